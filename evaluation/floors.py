@@ -1,0 +1,53 @@
+"""Floors: what is reached without looking or listening, by code, from the training split."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from .metrics import Metric, ratio, score_all
+from .tasks import Sample
+
+
+def most_frequent(answers: Counter[str]) -> str:
+    """The most frequent answer; of equally frequent ones the first in the alphabet."""
+    return min(answers, key=lambda answer: (-answers[answer], answer))
+
+
+def majority_answers(train: Sequence[Sample], test: Sequence[Sample]) -> list[str]:
+    """The most frequent training answer, for every row."""
+    answer = most_frequent(Counter(sample.reference for sample in train))
+    return [answer] * len(test)
+
+
+def question_only_answers(train: Sequence[Sample], test: Sequence[Sample]) -> list[str]:
+    """The most frequent training answer to exactly the row's question; for an unseen question, to all questions."""
+    by_question: dict[str, Counter[str]] = defaultdict(Counter)
+    for sample in train:
+        by_question[sample.question][sample.reference] += 1
+    known = {question: most_frequent(answers) for question, answers in by_question.items()}
+    return [
+        known.get(sample.question, majority)
+        for sample, majority in zip(test, majority_answers(train, test), strict=True)
+    ]
+
+
+_FLOORS = {"majority": majority_answers, "question_only": question_only_answers}
+
+
+def compute_floors(train: Sequence[Sample], test: Sequence[Sample], metric: Metric) -> dict[str, float]:
+    """Score every floor on the test rows with the task's metric, by name."""
+    floors = {}
+    for name, answer in _FLOORS.items():
+        predictions = answer(train, test)
+        triples = ((text, row.reference, row.answers) for text, row in zip(predictions, test, strict=True))
+        floors[name] = ratio(score_all(metric, triples))
+    return floors
+
+
+def best_floor(floors: dict[str, float], metric: Metric) -> float | None:
+    """The floor that is hardest to beat: the highest, or for error rates the lowest; None if there are none."""
+    if not floors:
+        return None
+    return max(floors.values()) if metric.higher_is_better else min(floors.values())
+
+
+__all__ = ["best_floor", "compute_floors", "majority_answers", "most_frequent", "question_only_answers"]

@@ -1,0 +1,104 @@
+"""Answers of a model to the rows of a task: batched, longest rows first, resumable.
+
+samples -> batches -> processor.apply_chat_template -> model.generate -> text -> predictions.jsonl
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from .errors import EvaluationError
+from .predictions import Header, append_predictions, open_predictions
+from .progress import track
+from .tasks import Sample
+
+
+def make_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
+    """Rows of similar length together, longest first, so that memory runs out at once or never."""
+    ordered = sorted(samples, key=lambda sample: (len(sample.media), len(sample.question)), reverse=True)
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def encode_batch(
+    processor: Any, samples: Sequence[Sample], *, device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Prompts of the rows as model inputs, padded on the left; features in the model's dtype.
+
+    Raises:
+        EvaluationError: If the processor refuses a row; names the rows.
+    """
+    try:
+        inputs = processor.apply_chat_template(
+            [list(sample.messages) for sample in samples],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",  # answers are appended at the end of every row
+            add_generation_prompt=True,
+        )
+    except (OSError, ValueError) as error:
+        if len(samples) > 1:  # which row was it? Its own error is raised here
+            for sample in samples:
+                encode_batch(processor, [sample], device=device, dtype=dtype)
+        ids = ", ".join(sample.id for sample in samples)
+        raise EvaluationError(f"row {ids}: the processor refused it: {error}") from error
+    return {
+        name: value.to(device, dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()
+    }
+
+
+def answer_batch(model: Any, processor: Any, samples: Sequence[Sample], decoding: dict[str, Any]) -> list[str]:
+    """Generate an answer to each row, without special tokens."""
+    inputs = encode_batch(processor, samples, device=model.device, dtype=model.dtype)
+    with torch.inference_mode():
+        sequences = model.generate(**inputs, **decoding)
+    answers = sequences[:, inputs["input_ids"].shape[1] :]  # (B, new tokens)
+    return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
+
+
+def generate_predictions(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    *,
+    path: Path,
+    header: Header,
+    decoding: dict[str, Any],
+    batch_size: int,
+    seed: int,
+    overwrite: bool,
+    description: str,
+    console: Console,
+) -> list[str]:
+    """Answer all rows, going on where an earlier run of the same header stopped.
+
+    Args:
+        path: predictions.jsonl: `{"id", "prediction", "reference"}` a line.
+        header: What the answers depend on; see `open_predictions`.
+        decoding: Arguments of `model.generate`.
+        seed: With sampling, batch i is drawn with seed + i, so a resumed run draws as an unbroken one.
+
+    Returns:
+        Predictions in the order of the rows.
+    """
+    done = open_predictions(path, header, overwrite=overwrite)
+    batches = list(enumerate(make_batches(samples, batch_size)))
+    open_batches = [(index, batch) for index, batch in batches if any(sample.id not in done for sample in batch)]
+    seeds = {batch[0].id: seed + index for index, batch in open_batches}
+    for batch in track([batch for _, batch in open_batches], description, console=console):
+        torch.manual_seed(seeds[batch[0].id])
+        answers = answer_batch(model, processor, batch, decoding)
+        fresh = [(row, text) for row, text in zip(batch, answers, strict=True) if row.id not in done]
+        append_predictions(
+            path, ({"id": row.id, "prediction": text, "reference": row.reference} for row, text in fresh)
+        )
+        done |= {row.id: text for row, text in fresh}
+    return [done[sample.id] for sample in samples]
+
+
+__all__ = ["answer_batch", "encode_batch", "generate_predictions", "make_batches"]

@@ -1,0 +1,38 @@
+"""Progress of a loop: a bar in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Batch = TypeVar("Batch")
+
+
+def track(batches: Sequence[list[Batch]], description: str, *, console: Console) -> Iterator[list[Batch]]:
+    """Yield the batches, showing how many of their rows are done."""
+    return _bar(batches, description, console) if console.is_terminal else _lines(batches, description, console)
+
+
+def _bar(batches: Sequence[list[Batch]], description: str, console: Console) -> Iterator[list[Batch]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task(description, total=sum(map(len, batches)))
+        for batch in batches:
+            yield batch
+            progress.advance(task, len(batch))
+
+
+def _lines(batches: Sequence[list[Batch]], description: str, console: Console) -> Iterator[list[Batch]]:
+    total, done, said = sum(map(len, batches)), 0, 0
+    start = time.monotonic()
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        if done == total or 4 * (done - said) >= total:
+            said = done
+            console.print(f"{description}  {done}/{total} rows  {time.monotonic() - start:.0f} s", highlight=False)
+
+
+__all__ = ["track"]

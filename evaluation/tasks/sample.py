@@ -1,0 +1,57 @@
+"""One row of a task: the messages that are asked, the reference answer, and which media it is about."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question with its reference answer.
+
+    Args:
+        id: Unique within the task.
+        messages: What is asked, typed items with resolved media paths; without the reference turn.
+        reference: Text of the last assistant turn.
+        answers: Those of several annotators; `(reference,)` if there is one.
+        cluster: Rows of one cluster are not independent (several questions about one picture).
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    reference: str
+    answers: tuple[str, ...]
+    cluster: str
+
+    @property
+    def media(self) -> list[Message]:
+        """Media items in order of appearance."""
+        return media_items(self.messages)
+
+    @property
+    def question(self) -> str:
+        """All text of the user turns: what a model sees that is blind to media."""
+        texts = (item["text"] for item in iterate_items(self.messages, role="user") if item["type"] == "text")
+        return "\n".join(texts)
+
+
+def iterate_items(messages: tuple[Message, ...], role: str | None = None) -> Iterator[Message]:
+    """Content items of all turns, or of the turns of one role."""
+    for message in messages:
+        if role is None or message["role"] == role:
+            yield from message["content"]
+
+
+def media_items(messages: tuple[Message, ...]) -> list[Message]:
+    """Items that are not text."""
+    return [item for item in iterate_items(messages) if item["type"] != "text"]
+
+
+def media_signature(items: list[Message]) -> str:
+    """Equal for equal media, as text."""
+    return repr([sorted(item.items()) for item in items])
+
+
+__all__ = ["Message", "Sample", "iterate_items", "media_items", "media_signature"]

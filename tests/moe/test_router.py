@@ -1,0 +1,119 @@
+"""The router against a per-token loop, and what each modality mode promises."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from unimoe import Modality, UniMoETextConfig
+from unimoe.moe import RoutingContext, TopKRouter
+
+T, D, E = 40, 16, 5
+
+
+def make_router(**text: Any) -> TopKRouter:
+    config = UniMoETextConfig(hidden_size=D, num_attention_heads=2, num_experts=E, **text)
+    router = TopKRouter(config)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(router.weight)
+    return router
+
+
+def tokens(seed: int = 1) -> tuple[torch.Tensor, RoutingContext]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(T, D, generator=generator),
+        RoutingContext(torch.randint(0, 5, (T,), generator=generator)),
+    )
+
+
+@pytest.mark.parametrize("renormalise", [True, False])
+@pytest.mark.parametrize("nulls", [0, 2])
+def test_router_equals_a_loop_over_tokens(renormalise: bool, nulls: int) -> None:
+    router = make_router(norm_topk_prob=renormalise, num_null_experts=nulls, num_experts_per_tok=3)
+    hidden, context = tokens()
+    logits, weights, index, mask = router(hidden, context)
+    for t in range(T):
+        p = (router.weight @ hidden[t]).softmax(-1).detach()
+        chosen = sorted(range(E + nulls), key=lambda e: -float(p[e]))[:3]
+        total = sum(float(p[e]) for e in chosen) if renormalise else 1.0
+        expected = {e: float(p[e]) / total for e in chosen if e < E}
+        actual = {int(e): float(w) for e, w in zip(index[t], weights[t].detach(), strict=True) if e < E}
+        assert actual == pytest.approx(expected, abs=1e-6)
+        assert mask[t].nonzero().flatten().tolist() == sorted(chosen)
+        assert float(weights[t][index[t] == E].abs().sum()) == 0.0
+    assert logits.shape == (T, E + nulls)
+
+
+def test_without_renormalisation_weights_sum_to_less_than_one() -> None:
+    _, weights, _, _ = make_router(norm_topk_prob=False)(*tokens())
+    assert float(weights.sum(-1).detach().max()) < 1
+
+
+def test_isolated_tokens_use_only_their_group() -> None:
+    groups = {"text": [0, 1], "image": [2, 3, 4]}
+    router = make_router(modality_routing="isolated", expert_groups=groups)
+    hidden, context = tokens()
+    _, _, index, _ = router(hidden, context)
+    for modality in (Modality.TEXT, Modality.IMAGE):
+        assert set(index[context.modality_ids == modality].unique().tolist()) <= set(groups[modality.key])
+
+
+def test_isolated_experts_of_one_modality_cannot_change_the_others_bit_for_bit() -> None:
+    router = make_router(modality_routing="isolated", expert_groups={"text": [0, 1], "image": [2, 3, 4]})
+    hidden, context = tokens()
+    text = context.modality_ids == Modality.TEXT
+    before = [value[text] for value in router(hidden, context)[1:3]]
+    with torch.no_grad():
+        router.weight[2:] += 3.0
+    after = [value[text] for value in router(hidden, context)[1:3]]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_modality_bias_of_zero_is_the_shared_router() -> None:
+    hidden, context = tokens()
+    shared, bias = make_router(), make_router(modality_routing="bias")
+    assert torch.equal(shared(hidden, context)[1], bias(hidden, context)[1])
+
+
+def test_modality_bias_moves_only_its_modality() -> None:
+    router = make_router(modality_routing="bias", num_experts_per_tok=1)
+    hidden, context = tokens()
+    before = router(hidden, context)[2]
+    with torch.no_grad():
+        router.modality_bias[Modality.SPEECH, 3] = 100.0
+    after = router(hidden, context)[2]
+    speech = context.modality_ids == Modality.SPEECH
+    assert (after[speech] == 3).all()
+    assert torch.equal(before[~speech], after[~speech])
+
+
+def test_top_1_without_renormalisation_has_a_router_gradient() -> None:
+    router = make_router(num_experts_per_tok=1, norm_topk_prob=False)
+    router(*tokens())[1].sum().backward()
+    assert router.weight.grad.abs().sum() > 0
+
+
+def test_routing_of_bfloat16_states_is_decided_in_float32() -> None:
+    router = make_router()
+    hidden, context = tokens()
+    hidden = hidden.bfloat16()
+    logits, weights, index, _ = router(hidden, context)
+    assert logits.dtype == torch.float32 and weights.dtype == torch.bfloat16
+    assert torch.equal(index, router(hidden.float(), context)[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ({"num_experts_per_tok": 6}, "num_experts_per_tok"),
+        ({"modality_routing": "isolated"}, "needs expert_groups"),
+        ({"modality_routing": "isolated", "expert_groups": {"image": [0]}}, "exceeds the 1 experts that image"),
+        ({"modality_routing": "isolated", "expert_groups": {"smell": [0, 1]}}, "Unknown modality 'smell'"),
+        ({"modality_routing": "isolated", "expert_groups": {"image": [0, 9]}}, "goes beyond the 5 experts"),
+        ({"expert_groups": {"image": [0, 1]}}, "needs modality_routing='isolated'"),
+    ],
+)
+def test_impossible_routing_is_refused(text: dict[str, Any], problem: str) -> None:
+    with pytest.raises(Exception, match=problem):
+        make_router(**text)

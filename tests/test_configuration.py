@@ -1,0 +1,86 @@
+"""Configurations: validated, strict, and the same after saving and loading."""
+
+from pathlib import Path
+
+import pytest
+from tiny import RESNET, tiny_config
+from transformers import AutoConfig
+
+from unimoe import (
+    UniMoEAudioConfig,
+    UniMoEConfig,
+    UniMoEConnectorConfig,
+    UniMoESpeechConfig,
+    UniMoETextConfig,
+    UniMoEVisionConfig,
+)
+
+CONFIGS = [
+    UniMoEConfig,
+    UniMoETextConfig,
+    UniMoEVisionConfig,
+    UniMoEAudioConfig,
+    UniMoESpeechConfig,
+    UniMoEConnectorConfig,
+]
+
+
+def test_configuration_survives_saving_and_loading(tmp_path: Path) -> None:
+    config = tiny_config(num_experts=4, modality_routing="isolated", expert_groups={"image": [0, 1]})
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert loaded.to_json_string() == config.to_json_string()
+    assert loaded.vision_config.tower_config.model_type == "resnet"
+    assert loaded.num_tokens == config.num_tokens
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_every_configuration_has_its_own_registered_model_type(config_class: type) -> None:
+    assert config_class.model_type.startswith("unimoe")
+    assert [c.model_type for c in CONFIGS].count(config_class.model_type) == 1
+    if config_class in (UniMoEConfig, UniMoETextConfig, UniMoEConnectorConfig):
+        assert type(AutoConfig.for_model(config_class.model_type)) is config_class
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_an_unknown_key_is_refused_by_name(config_class: type) -> None:
+    with pytest.raises(Exception, match="unknown key 'colour'"):
+        config_class(colour="red")
+
+
+def test_a_misspelt_key_gets_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match=r"unknown key 'num_expert'\. Did you mean 'num_experts'\?"):
+        UniMoETextConfig(num_expert=4)
+
+
+def test_a_wrong_choice_and_a_wrong_type_are_refused() -> None:
+    with pytest.raises(Exception, match="modality_routing"):
+        UniMoETextConfig(num_experts=2, modality_routing="per-token")
+    with pytest.raises(Exception, match="hidden_size"):
+        UniMoETextConfig(hidden_size="wide")
+
+
+def test_a_tower_of_unknown_size_must_be_measured() -> None:
+    with pytest.raises(ValueError, match="measure_tower"):
+        UniMoEVisionConfig(tower_config=RESNET)
+
+
+def test_a_medium_needs_its_placeholder_token() -> None:
+    values = {**tiny_config().to_dict(), "speech_token_id": None}
+    with pytest.raises(Exception, match="speech_token_id is None"):
+        UniMoEConfig.from_dict(values)
+
+
+def test_stack_must_divide_the_tokens() -> None:
+    values = {**tiny_config().to_dict(), "speech_connector_config": {"stack": 7}}
+    with pytest.raises(Exception, match=r"stack \(7\) does not divide 50 tokens"):
+        UniMoEConfig.from_dict(values)
+
+
+def test_text_only_configuration_has_no_media() -> None:
+    config = UniMoEConfig()
+    assert config.media == [] and config.num_tokens == {}
+
+
+def test_num_tokens_count_units() -> None:
+    assert tiny_config().num_tokens == {"image": 16, "video": 32, "audio": 3, "speech": 5}

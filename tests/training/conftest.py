@@ -1,0 +1,101 @@
+"""A tiny start (model and processor) and small data files from the demo media, made once for all training tests."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.config import StageConfig
+from training.quickstart.build import build_start
+from training.quickstart.rows import demo_rows, text_rows, write_rows
+from training.recipe import merge
+
+TINY_MODEL = {
+    "vocab_size": 320,
+    "image_size": 32,
+    "config": {
+        "text_config": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
+        "vision_config": {
+            "num_tokens": 4,
+            "tower_config": {
+                "model_type": "resnet",
+                "embedding_size": 8,
+                "hidden_sizes": [8, 16, 16],
+                "depths": [1, 1, 1],
+                "layer_type": "basic",
+            },
+        },
+        "audio_config": {
+            "tower_config": {
+                "model_type": "audio-spectrogram-transformer",
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
+                "patch_size": 16,
+                "frequency_stride": 16,
+                "time_stride": 16,
+                "num_mel_bins": 32,
+                "max_length": 96,
+            }
+        },
+        "speech_config": {
+            "tower_config": {
+                "model_type": "whisper",
+                "d_model": 16,
+                "encoder_layers": 1,
+                "encoder_attention_heads": 2,
+                "encoder_ffn_dim": 32,
+                "num_mel_bins": 80,
+                "max_source_positions": 50,
+            }
+        },
+        "speech_connector_config": {"stack": 10},
+    },
+}
+TASKS = ("image_kind", "spoken_word", "sound_kind")
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/{image_kind,spoken_word,sound_kind,text}_train.jsonl, start/ and start-dense/."""
+    folder = tmp_path_factory.mktemp("training")
+    data = folder / "data"
+    data.mkdir()
+    for task in TASKS:
+        rows = list(demo_rows(task, "train", relative_to=data.resolve()))
+        write_rows(data / f"{task}_train.jsonl", iter(rows[:: len(rows) // 12]))
+    write_rows(data / "text_train.jsonl", iter(list(text_rows())[::20]))
+    build_start(TINY_MODEL, data=data, output=folder, seed=0)
+    return folder
+
+
+@pytest.fixture
+def make_stage(workspace: Path, tmp_path: Path) -> Callable[..., StageConfig]:
+    """Build a stage on the tiny start; keyword arguments are merged over its values."""
+
+    def make(**changes: Any) -> StageConfig:
+        values = {
+            "start": str(workspace / "start"),
+            "train": {"parts": ["connectors"]},
+            "data": {"mixture": [str(workspace / "data" / f"{name}_train.jsonl") for name in (*TASKS, "text")]},
+            "trainer": {"max_steps": 1, "per_device_train_batch_size": 4, "logging_steps": 1, "use_cpu": True},
+            "output": str(tmp_path / "output"),
+        }
+        return StageConfig.model_validate(merge(values, changes))
+
+    return make
+
+
+@pytest.fixture
+def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows to a data file and return its path."""
+
+    def write(*rows: Any, name: str = "data.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+        return path
+
+    return write

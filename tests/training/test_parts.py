@@ -1,0 +1,114 @@
+"""What trains is chosen by name: named parts and low-rank deltas change in a step, everything else stays as it is."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.tiny import tiny_inputs, tiny_model
+from training.config import ConfigError, TrainConfig
+from training.parts import choose_trainable, keep_frozen_steady, trainable_table
+
+MOE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "modality_routing": "bias"}
+
+
+def one_step(model):
+    """Names of the parameters that one optimizer step changes."""
+    inputs = tiny_inputs(model.config)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.train()
+    keep_frozen_steady(model)
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    optimizer.step()
+    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+def logits(model):
+    inputs = tiny_inputs(model.config)
+    with torch.no_grad():
+        return model.eval()(**{k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}).logits
+
+
+@pytest.mark.parametrize("parts", [["connectors"], ["encoders.image", "router"], ["experts"], ["attention", "norms"]])
+def test_a_step_changes_the_named_parts_and_nothing_else(parts):
+    model = tiny_model(**MOE)
+    allowed = {name for part in parts for name in model.parts()[part]}
+    choose_trainable(model, TrainConfig(parts=parts))
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == allowed
+    changed = one_step(model)
+    assert changed and changed <= allowed
+    for part in parts:
+        assert changed & set(model.parts()[part]), f"{part} did not train"
+
+
+def test_a_part_that_does_not_exist_is_refused_with_the_list():
+    for config in (TrainConfig(parts=["conectors"]), TrainConfig(lora={"parts": ["conectors"]})):
+        with pytest.raises(ConfigError, match=r"no part 'conectors'. Did you mean 'connectors'\? Parts: .*router"):
+            choose_trainable(tiny_model(**MOE), config)
+    with pytest.raises(ConfigError, match="norms has neither linear layers nor stacked experts"):
+        choose_trainable(tiny_model(**MOE), TrainConfig(lora={"parts": ["norms"]}))
+
+
+def test_lora_sits_on_the_language_model_alone_and_starts_as_nothing():
+    model = tiny_model(**MOE)
+    before = logits(model)
+    trainable = choose_trainable(
+        model, TrainConfig(parts=["router"], lora={"parts": ["experts", "attention"], "r": 2})
+    )
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-6)
+    deltas = {name for name, parameter in model.named_parameters() if "lora_" in name}
+    assert deltas and all("language_model" in name for name in deltas)
+    assert set(trainable.deltas) == {"experts", "attention"}
+    changed = one_step(model)
+    assert all("lora_" in name or "router" in name for name in changed)
+    assert any("experts" in name for name in changed) and any("q_proj" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "dtype", "tolerance"), [("eager", "float64", 1e-7), ("grouped_mm", "float32", 1e-5)]
+)
+@pytest.mark.parametrize("lora_parts", [["experts"], ["attention"], ["experts", "attention"]])
+def test_merging_lora_leaves_the_logits_and_an_ordinary_model(lora_parts, implementation, dtype, tolerance):
+    model = tiny_model(**MOE).to(getattr(torch, dtype))
+    model.set_experts_implementation(implementation)
+    names = {name for name, _ in model.named_parameters()}
+    before = logits(model)
+    trainable = choose_trainable(model, TrainConfig(lora={"parts": lora_parts, "r": 2, "alpha": 16}))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    trained = logits(model)
+    assert (trained - before).abs().max() > 1e-3
+    trainable.merge()
+    assert {name for name, _ in model.named_parameters()} == names
+    torch.testing.assert_close(logits(model), trained, rtol=0, atol=tolerance * float(trained.abs().max()))
+
+
+def test_lora_works_on_dense_feed_forwards_too():
+    model = tiny_model()
+    trainable = choose_trainable(model, TrainConfig(lora={"parts": ["mlp"], "r": 2}))
+    assert set(trainable.deltas) == {"mlp"}
+    assert all("mlp" in name and "lora_" in name for name in one_step(model))
+
+
+def test_frozen_encoders_keep_their_batch_norm_statistics_and_trained_ones_do_not():
+    for parts, steady in ((["connectors"], True), (["encoders.image"], False)):
+        model = tiny_model(**MOE)
+        choose_trainable(model, TrainConfig(parts=parts))
+        buffers = copy.deepcopy(dict(model.named_buffers()))
+        one_step(model)
+        same = all(torch.equal(value, buffers[name]) for name, value in model.named_buffers() if "running" in name)
+        assert same is steady
+        assert model.model.language_model.layers[0].training
+
+
+def test_the_table_counts_each_parameter_once():
+    model = tiny_model(**MOE)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    table = trainable_table(choose_trainable(model, TrainConfig(parts=["connectors"])))
+    columns = [list(column.cells) for column in table.columns]
+    rows = {cells[0]: cells[1:] for cells in zip(*columns, strict=True)}
+    trained = sum(dict(model.named_parameters())[name].numel() for name in model.parts()["connectors"])
+    assert rows["all"][:2] == (f"{total:,}", f"{trained:,}")
+    assert rows["connectors"][1:] == (f"{trained:,}", "whole") and rows["router"][1:] == ("0", "frozen")

@@ -1,0 +1,99 @@
+"""The quickstart's data are real, split as their sources split them, and fit the model that is built beside them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+from training.data import Collator, MixtureDataset
+from training.data.dataset import read_mixture
+from training.data.schema import read_rows
+from training.quickstart.build import ModelConfig, build_config, build_model, train_tokenizer, training_texts
+from training.quickstart.rows import DEMO_TASKS, MEDIA_FOLDER, write_data
+from training.recipe import load_recipe
+
+RECIPE = Path(__file__).parents[2] / "configs" / "quickstart" / "quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart") / "data"
+    return folder, write_data(folder)
+
+
+def test_all_files_are_written_with_rows_that_the_schema_accepts(data):
+    folder, counts = data
+    assert counts["vqa_train.jsonl"] == 38575 and counts["vqa_test.jsonl"] == 9673
+    assert {name: counts[f"{name}_test.jsonl"] for name in DEMO_TASKS} == {
+        "image_kind": 85,
+        "spoken_word": 75,
+        "sound_kind": 18,
+    }
+    for name, count in counts.items():
+        if not name.startswith("vqa_train"):
+            assert len(read_rows(folder / name)) == count
+
+
+def test_test_media_are_never_shown_in_training(data):
+    folder, _ = data
+
+    def media(name):
+        return {row.messages[0]["content"][0]["path"] for row in read_rows(folder / name)}
+
+    for task in DEMO_TASKS:
+        assert not media(f"{task}_train.jsonl") & media(f"{task}_test.jsonl")
+    voices = {
+        split: {Path(path).stem.split("_", 1)[1] for path in media(f"spoken_word_{split}.jsonl")}
+        for split in ("train", "test")
+    }
+    assert len(voices["test"]) == 3 and not voices["train"] & voices["test"]
+
+
+def test_rows_have_unique_ids_a_task_and_the_label_as_answer(data):
+    folder, counts = data
+    for name in counts:
+        rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        assert max(Counter(row["id"] for row in rows).values()) == 1
+        assert {row["task"] for row in rows} == {name.rpartition("_")[0]}
+    rows = [json.loads(line) for line in (folder / "image_kind_test.jsonl").read_text().splitlines()]
+    assert all(
+        row["messages"][0]["content"][0]["path"].split("/")[-1].startswith(row["messages"][-1]["content"])
+        for row in rows
+    )
+
+
+def test_the_demo_media_carry_their_licences():
+    assert {"README.md", "LICENSES.md"} <= {path.name for path in MEDIA_FOLDER.iterdir()}
+    for task in DEMO_TASKS:
+        for line in (MEDIA_FOLDER / f"{task}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            assert row["license"] and (MEDIA_FOLDER / row["path"]).is_file()
+
+
+def test_the_recipe_builds_a_model_whose_baseline_has_as_many_active_parameters(data):
+    folder, _ = data
+    sizes = ModelConfig.model_validate(load_recipe(RECIPE).model)
+    tokenizer = train_tokenizer(training_texts(folder), vocab_size=sizes.vocab_size)
+    assert len(tokenizer) == sizes.vocab_size
+    for text in ("what color is the circle?", "<|im_start|>user\nyes<|im_end|>", "é 9 Ω"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    start, dense = (
+        build_config(sizes, tokenizer, width_factor=factor).text_config for factor in (1, sizes.dense_factor)
+    )
+    assemble = load_recipe(RECIPE).stages["mixed"].start.assemble
+    assert dense.intermediate_size == start.intermediate_size * assemble.num_experts_per_tok
+    weights = [build_model(build_config(sizes, tokenizer), tokenizer, seed=seed).state_dict() for seed in (0, 0, 1)]
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    assert (weights[0][name] == weights[1][name]).all() and (weights[0][name] != weights[2][name]).any()
+
+
+def test_the_built_folders_load_and_take_every_kind_of_row(workspace, make_stage):
+    for name in ("start", "start-dense"):
+        processor = AutoProcessor.from_pretrained(workspace / name)
+        model = AutoModelForMultimodalLM.from_pretrained(workspace / name)
+        dataset = MixtureDataset(read_mixture(make_stage().data), seed=0)
+        batch = Collator(processor)([dataset[row] for row in range(0, len(dataset), 9)])
+        batch.pop("row_ids")
+        assert model(**batch).loss.isfinite()

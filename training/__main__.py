@@ -1,0 +1,55 @@
+"""`python -m training FILE.yaml [key=value ...]`: runs a stage, or the stages of a recipe one after the other."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .config import ConfigError
+from .recipe import load_recipe, select_stages
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="YAML file with one stage, or a recipe of several.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g. scale=0.1.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run this stage alone; may be repeated.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Run this stage and those after it.")] = None,
+    local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = -1,
+) -> None:
+    """Train one stage or a whole recipe. Every stage's output is an ordinary `save_pretrained` folder."""
+    try:
+        stages = select_stages(load_recipe(file, overrides or []), only=only or [], start=start)
+    except ConfigError as error:
+        fail(error)
+    from transformers.utils import logging
+
+    from .data import DataError
+    from .stages import run_stage
+    from .trainer import NonFiniteLoss
+
+    logging.disable_progress_bar()
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes, the first one speaks
+    for number, (name, config) in enumerate(stages.items(), start=1):
+        title = f"stage {number}/{len(stages)} {name}"
+        console.rule(title)
+        try:
+            output = run_stage(config, name=name, title=title, console=console)
+        except (ConfigError, DataError, NonFiniteLoss) as error:
+            fail(error)
+        console.print(f"{name}: written to {output}")
+
+
+def fail(error: Exception) -> None:
+    """Say what is wrong, without a traceback, and exit with code 2."""
+    # A worker process wraps its error in a traceback; the last exception's own message is what counts.
+    message = re.split(r"\n[\w.]+Error: ", str(error))[-1].strip()
+    Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,285 @@
+"""What a stage may say, as data: pydantic models that refuse unknown keys and name the nearest known one.
+
+`training.recipe` reads these from YAML. A path is relative to the working directory; media paths inside a data file are
+relative to that file.
+"""
+
+import inspect
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from unimoe.suggest import did_you_mean
+
+# Arguments of transformers.TrainingArguments that a stage decides elsewhere, and where.
+MANAGED_ARGUMENTS = {
+    "output_dir": "the stage's `output`",
+    "seed": "the stage's `seed`",
+    "data_seed": "the stage's `seed`",
+    "dataloader_num_workers": "`data.num_workers`",
+    "remove_unused_columns": "the data mixture, which needs it off",
+    "train_sampling_strategy": "the data mixture, which has its own order",
+    "gradient_checkpointing": "its new name, `activation_checkpointing`",
+    "gradient_checkpointing_kwargs": "its new name, `activation_checkpointing_kwargs`",
+    "do_train": "the stage itself",
+    "average_tokens_across_devices": "the trainer, which counts tokens over all ranks",
+}
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the file, the key and the cure."""
+
+
+def unknown_key(key: str, options: Any) -> PydanticCustomError:
+    """The refusal of a key, with the nearest known one."""
+    context = {"key": key, "hint": did_you_mean(key, options)}
+    return PydanticCustomError("unknown_key", "unknown key.{hint}", context)
+
+
+class Strict(BaseModel):
+    """A part of a configuration; unknown keys are errors that offer the nearest name."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict) and cls.model_config.get("extra") == "forbid":
+            for key in values:
+                if key not in cls.model_fields:
+                    raise unknown_key(str(key), cls.model_fields)
+        return values
+
+
+class AssembleConfig(Strict):
+    """Build the start from dense models: a base and one specialist for each modality.
+
+    Further keys are arguments of `unimoe.surgery.assemble`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    base: str
+    experts: dict[str, str]
+    num_experts_per_tok: int = 2
+
+    @model_validator(mode="after")
+    def _check_arguments(self) -> Self:
+        from unimoe.surgery.assemble import assemble
+
+        known = {*inspect.signature(assemble).parameters, *type(self).model_fields}
+        for key in self.model_extra or {}:
+            if key not in known:
+                raise unknown_key(key, known)
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `assemble`, without the models themselves."""
+        return {"num_experts_per_tok": self.num_experts_per_tok, **(self.model_extra or {})}
+
+
+class StartConfig(Strict):
+    """Where a stage begins: the Hub id or folder of a model (written as a plain string), or models to assemble."""
+
+    path: str | None = None
+    assemble: AssembleConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_path(cls, values: Any) -> Any:
+        return {"path": values} if isinstance(values, str) else values
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.path is None) == (self.assemble is None):
+            raise PydanticCustomError(
+                "start", "give either a path (or Hub id) or `assemble: {{base: ..., experts: ...}}`."
+            )
+        return self
+
+    @model_serializer
+    def _as_written(self) -> Any:
+        return (
+            self.path if self.path is not None else {"assemble": self.assemble.model_dump() if self.assemble else {}}
+        )
+
+
+class LoraTraining(Strict):
+    """Train low-rank deltas of some parts (Hu et al. 2021, arXiv 2106.09685); they are merged when the stage ends.
+
+    Args:
+        parts: Parts whose linear layers and stacked experts get a delta; each expert gets its own.
+        r: Rank.
+        alpha: The delta is scaled by alpha / r.
+    """
+
+    parts: list[str] = Field(min_length=1)
+    r: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16, gt=0)
+
+
+class TrainConfig(Strict):
+    """Which parts of the model train. All others are frozen."""
+
+    parts: list[str] = []
+    lora: LoraTraining | None = None
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if not self.parts and self.lora is None:
+            raise PydanticCustomError("parts", "nothing would train. Name parts, or give `lora`.")
+        if both := sorted(set(self.parts) & set(self.lora.parts if self.lora else [])):
+            raise PydanticCustomError("parts", f"{', '.join(both)}: train a part either whole or by lora, not both.")
+        return self
+
+
+class ImageAugment(Strict):
+    """Random changes to pictures, drawn anew for each sample; 0 is off.
+
+    Args:
+        flip: Probability of a horizontal flip.
+        shift: Largest shift, as a fraction of width and height.
+        zoom: Largest change of size, as a fraction.
+        rotate: Largest rotation, in degrees.
+        jitter: Largest relative change of brightness, contrast and saturation.
+    """
+
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    shift: Fraction = 0.0
+    zoom: Fraction = 0.0
+    rotate: NonNegative = 0.0
+    jitter: Fraction = 0.0
+
+
+class SoundAugment(Strict):
+    """Random changes to waveforms and their spectrograms, drawn anew for each sample; 0 is off.
+
+    Args:
+        shift: Longest silence put in front, in seconds.
+        speed: Largest relative change of speed (and, with it, of pitch and formants).
+        gain: Largest change of loudness, in dB.
+        noise: Largest level of white noise, relative to the sound's root mean square.
+        mask_time: Largest fraction of frames of a window that is masked (SpecAugment, Park et al. 2019, arXiv
+            1904.08779, one mask of each kind).
+        mask_frequency: Largest fraction of mel bins that is masked.
+    """
+
+    shift: NonNegative = 0.0
+    speed: Fraction = 0.0
+    gain: NonNegative = 0.0
+    noise: NonNegative = 0.0
+    mask_time: Fraction = 0.0
+    mask_frequency: Fraction = 0.0
+
+
+class AugmentConfig(Strict):
+    """Augmentation of each modality; None is off."""
+
+    image: ImageAugment | None = None
+    audio: SoundAugment | None = None
+    speech: SoundAugment | None = None
+
+
+class SourceConfig(Strict):
+    """One data file of a mixture.
+
+    Args:
+        path: A .jsonl or .json file in one of the formats of `training.data.schema`.
+        weight: Passes over the file in one epoch; a fraction is a random part, drawn anew for each epoch.
+        media_root: Folder that media paths are relative to. None: the data file's own.
+        augment: Replaces the augmentation of the whole mixture for this file.
+    """
+
+    path: str
+    weight: float = Field(default=1.0, gt=0)
+    media_root: str | None = None
+    augment: AugmentConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_path(cls, values: Any) -> Any:
+        return {"path": values} if isinstance(values, str) else values
+
+
+class DataConfig(Strict):
+    """What a stage trains on.
+
+    Args:
+        mixture: Data files and their weights.
+        max_length: Longest row in tokens; a longer one is refused by name, never cut. None: no limit.
+        augment: Augmentation of all files that have none of their own.
+        num_workers: Processes that decode and process media beside the training process.
+        cache_media: Keep decoded media in memory; for small sets.
+    """
+
+    mixture: list[SourceConfig] = Field(min_length=1)
+    max_length: int | None = Field(default=None, ge=1)
+    augment: AugmentConfig = AugmentConfig()
+    num_workers: int = Field(default=0, ge=0)
+    cache_media: bool = False
+
+
+class StageConfig(Strict):
+    """A stage of training.
+
+    Args:
+        start: The model that the stage begins with.
+        train: What trains.
+        data: What it trains on.
+        trainer: Passed as it is to `transformers.TrainingArguments`.
+        seed: Decides order, augmentation, dropout and new weights.
+        output: Folder of the result, an ordinary `save_pretrained` folder.
+    """
+
+    start: StartConfig
+    train: TrainConfig
+    data: DataConfig
+    trainer: dict[str, Any] = {}
+    seed: int = 0
+    output: str
+
+    @model_validator(mode="after")
+    def _check_trainer(self) -> Self:
+        from transformers import TrainingArguments
+
+        known = {name for name, field in TrainingArguments.__dataclass_fields__.items() if field.init}
+        for key in self.trainer:
+            if key in MANAGED_ARGUMENTS:
+                raise PydanticCustomError(
+                    "trainer", f"trainer.{key} is decided by {MANAGED_ARGUMENTS[key]}; leave it out."
+                )
+            if key not in known:
+                context = {"key": f"trainer.{key}", "hint": did_you_mean(key, known - MANAGED_ARGUMENTS.keys())}
+                raise PydanticCustomError("unknown_key", "unknown key.{hint}", context)
+        return self
+
+
+def parse_stage(values: Any, *, source: str) -> StageConfig:
+    """Validate the values of one stage.
+
+    Args:
+        values: What YAML gave.
+        source: File (and stage) for error messages.
+
+    Raises:
+        ConfigError: One line for each problem: source, key, problem, cure.
+    """
+    try:
+        return StageConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(problem, source) for problem in error.errors())) from None
+
+
+def explain(problem: Any, source: str) -> str:
+    """Write one of pydantic's problems as `source: key: what is wrong`."""
+    where = [*map(str, problem["loc"]), *([key] if (key := problem.get("ctx", {}).get("key")) else [])]
+    given = (
+        ""
+        if problem["type"] in ("unknown_key", "missing", "parts", "start", "trainer")
+        else f" (got {problem['input']!r})"
+    )
+    return f"{source}: {'.'.join(where) or 'the file'}: {problem['msg']}{given}"

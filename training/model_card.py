@@ -1,0 +1,132 @@
+"""The papers of a trained folder: its model card, the history of its stages, and the stage as it was run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unimoe.surgery import Certificate
+
+from .config import StageConfig
+
+HISTORY_FILE = "history.json"
+STAGE_FILE = "stage.yaml"
+
+
+def read_history(start: StageConfig) -> list[dict[str, Any]]:
+    """Collect the stages that led to a stage's start, in order; none if it starts from anything but our own folders."""
+    assemble = start.start.assemble
+    folders = [assemble.base, *assemble.experts.values()] if assemble else [start.start.path or ""]
+    history: list[dict[str, Any]] = []
+    for path in (Path(folder) / HISTORY_FILE for folder in folders):
+        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        history += [entry for entry in entries if entry not in history]
+    return history
+
+
+def describe_stage(
+    name: str, config: StageConfig, *, rows: dict[str, int], steps: int, samples: int, loss: float, seconds: float
+) -> dict[str, Any]:
+    """Summarise a finished stage for the history.
+
+    Args:
+        name: The stage's name.
+        config: What was run.
+        rows: Rows of each data file.
+        steps: Optimizer steps.
+        samples: Rows shown, repetitions counted.
+        loss: Mean training loss over the whole stage.
+        seconds: Duration of the training.
+    """
+    values = config.model_dump()
+    return {
+        "stage": name,
+        "start": values["start"],
+        "train": values["train"],
+        "data": [
+            {"path": source.path, "rows": rows[source.path], "weight": source.weight} for source in config.data.mixture
+        ],
+        "seed": config.seed,
+        "steps": steps,
+        "samples": samples,
+        "loss": round(loss, 4),
+        "seconds": round(seconds, 1),
+        "output": config.output,
+    }
+
+
+def write_papers(
+    folder: Path, config: StageConfig, history: list[dict[str, Any]], *, certificate: Certificate | None
+) -> None:
+    """Write `README.md`, `history.json`, `stage.yaml` and, if the model was assembled, `certificate.json`."""
+    (folder / HISTORY_FILE).write_text(json.dumps(history, indent=2) + "\n", encoding="utf-8")
+    stage = yaml.safe_dump(config.model_dump(), sort_keys=False)
+    (folder / STAGE_FILE).write_text(f"# python -m training {STAGE_FILE}\n{stage}", encoding="utf-8")
+    if certificate is not None:
+        certificate.save(folder)
+    (folder / "README.md").write_text(model_card(folder.name, history, certificate), encoding="utf-8")
+
+
+def model_card(name: str, history: list[dict[str, Any]], certificate: Certificate | None) -> str:
+    """Write the model card: how to load the model, its stages and data, and its certificate."""
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [unimoe, multimodal, mixture-of-experts]",
+        "pipeline_tag: any-to-any",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        "A multimodal model trained with unimoe.",
+        "",
+        "```python",
+        "from transformers import AutoModelForMultimodalLM, AutoProcessor",
+        "",
+        'processor = AutoProcessor.from_pretrained("PATH/TO/THIS/FOLDER", trust_remote_code=True)',
+        'model = AutoModelForMultimodalLM.from_pretrained("PATH/TO/THIS/FOLDER", trust_remote_code=True)',
+        "```",
+        "",
+        "## Stages",
+        "",
+        "| stage | start | trained | steps | samples | mean loss | seed |",
+        "|---|---|---|---|---|---|---|",
+        *(_stage_row(entry) for entry in history),
+        "",
+        "The exact settings of the last stage are in `stage.yaml`, its losses in `metrics.jsonl`.",
+        "",
+        "## Data",
+        "",
+        "| stage | file | rows | weight |",
+        "|---|---|---|---|",
+        *(
+            f"| {entry['stage']} | `{source['path']}` | {source['rows']:,} | {source['weight']:g} |"
+            for entry in history
+            for source in entry["data"]
+        ),
+        "",
+    ]
+    return "\n".join(lines + (_certificate_lines(certificate) if certificate else []))
+
+
+def _stage_row(entry: dict[str, Any]) -> str:
+    start = entry["start"]
+    if isinstance(start, dict):
+        start = " + ".join([start["assemble"]["base"], *start["assemble"]["experts"].values()])
+    lora = entry["train"]["lora"]
+    trained = ", ".join(
+        [*entry["train"]["parts"], *([f"LoRA r={lora['r']}: {', '.join(lora['parts'])}"] if lora else [])]
+    )
+    numbers = f"{entry['steps']:,} | {entry['samples']:,} | {entry['loss']:.3f} | {entry['seed']}"
+    return f"| {entry['stage']} | {start} | {trained} | {numbers} |"
+
+
+def _certificate_lines(certificate: Certificate) -> list[str]:
+    return [
+        "## Certificate",
+        "",
+        f"Operation `{certificate.operation}`, {certificate.kind}: {certificate.claim} Largest difference: "
+        f"{certificate.difference:.1e} (before training). See `certificate.json`.",
+        "",
+    ]

@@ -1,0 +1,150 @@
+"""Which parameters train: parts by name, LoRA on parts, and the table of both. Everything else is frozen."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rich.table import Table
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from unimoe.encoders import Encoder
+from unimoe.suggest import did_you_mean
+
+from .config import ConfigError, LoraTraining, TrainConfig
+
+
+class HasParts(Protocol):
+    """A model that names its parts, as `UniMoEForConditionalGeneration` does."""
+
+    def parts(self) -> dict[str, list[str]]:
+        """Parameter names by part."""
+        ...
+
+
+@dataclass
+class Trainable:
+    """What trains in a model, after `choose_trainable`.
+
+    Args:
+        parts: Parameters of each part of the model, before low-rank deltas were added.
+        deltas: Low-rank parameters by the part that they belong to.
+        tuner: peft's tuner, which can merge the deltas; None without LoRA.
+    """
+
+    parts: dict[str, list[nn.Parameter]]
+    deltas: dict[str, list[nn.Parameter]] = field(default_factory=dict)
+    tuner: Any = None
+
+    def merge(self) -> None:
+        """Add the low-rank deltas to the weights that they belong to, and take them out of the model."""
+        if self.tuner is not None:
+            self.tuner.merge_and_unload(safe_merge=True)
+            self.tuner, self.deltas = None, {}
+
+
+def choose_trainable(model: nn.Module, config: TrainConfig) -> Trainable:
+    """Freeze a model but for the parts that a stage names, and add LoRA where it asks for it.
+
+    Args:
+        model: Model with `parts()`; changed in place.
+        config: The stage's `train`.
+
+    Returns:
+        The trained parameters; call its `merge` after training.
+
+    Raises:
+        ConfigError: If the model has no part of a name, or a part has nothing that LoRA can be put on.
+    """
+    names = model.parts()
+    for part in [*config.parts, *(config.lora.parts if config.lora else [])]:
+        if part not in names:
+            raise ConfigError(
+                f"This model has no part {part!r}.{did_you_mean(part, names)} Parts: {', '.join(names)}."
+            )
+    parameters = dict(model.named_parameters())
+    trainable = Trainable({part: [parameters[name] for name in members] for part, members in names.items()})
+    model.requires_grad_(False)
+    if config.lora is not None:
+        _add_lora(model, config.lora, names, trainable)
+    for part in config.parts:
+        for parameter in trainable.parts[part]:
+            parameter.requires_grad_(True)
+    return trainable
+
+
+def _add_lora(model: nn.Module, config: LoraTraining, names: dict[str, list[str]], trainable: Trainable) -> None:
+    """Wrap the linear layers and stacked experts of parts in peft's LoRA layers, in place."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    modules: list[str] = []
+    parameters: list[str] = []
+    for part in config.parts:
+        part_modules, part_parameters = lora_targets(model, names[part])
+        if not part_modules and not part_parameters:
+            raise ConfigError(
+                f"train.lora.parts: {part} has neither linear layers nor stacked experts; name it in train.parts."
+            )
+        modules += part_modules
+        parameters += part_parameters
+    settings = LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=0.0,  # dropout cannot be put between stacked experts and their delta
+        target_modules=modules or None,
+        target_parameters=parameters or None,
+    )
+    # `inject_adapter_in_model` makes this tuner too, but throws it away, and with it the means to merge.
+    trainable.tuner = LoraModel(model, settings, "default")
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            owner = next(part for part in config.parts if _belongs(name, names[part]))
+            trainable.deltas.setdefault(owner, []).append(parameter)
+
+
+def lora_targets(model: nn.Module, names: list[str]) -> tuple[list[str], list[str]]:
+    """Find what LoRA can be put on among parameters: names of linear modules, and names of stacked 3-D parameters."""
+    modules = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    linear = [name for name in modules if type(model.get_submodule(name)) is nn.Linear]
+    stacked = [name for name in names if model.get_parameter(name).dim() == 3]
+    return linear, stacked
+
+
+def _belongs(delta: str, names: list[str]) -> bool:
+    """Whether a low-rank parameter sits on a module of these parameters; peft adds `.base_layer` and `.lora_` to names."""
+    module = delta.partition(".lora_")[0].replace(".base_layer", "")
+    return any(name.startswith(f"{module}.") for name in names)
+
+
+def keep_frozen_steady(model: nn.Module) -> None:
+    """Put frozen encoders, and every frozen batch norm, in evaluation mode: no dropout, no drifting statistics.
+
+    The trainer puts the whole model in training mode before each step, so this is called after that. Frozen decoder layers stay
+    in training mode, because gradient checkpointing works there alone.
+    """
+    for module in model.modules():
+        steady = isinstance(module, Encoder | _BatchNorm)
+        if steady and not any(parameter.requires_grad for parameter in module.parameters()):
+            module.eval()
+
+
+def trainable_table(trainable: Trainable) -> Table:
+    """Show for each part how many parameters it has and how many train."""
+    table = Table(title="What trains")
+    table.add_column("part")
+    for column in ("parameters", "trainable"):
+        table.add_column(column, justify="right")
+    table.add_column("how")
+    whole: dict[int, nn.Parameter] = {}
+    for part, members in sorted(trainable.parts.items()):
+        deltas = trainable.deltas.get(part, [])
+        full = sum(parameter.numel() for parameter in members if parameter.requires_grad)
+        how = "whole" if full else "lora" if deltas else "frozen"
+        count = full + sum(delta.numel() for delta in deltas)
+        table.add_row(part, f"{sum(map(nn.Parameter.numel, members)):,}", f"{count:,}", how)
+        whole |= {id(parameter): parameter for parameter in [*members, *deltas]}
+    total = sum(parameter.numel() for parameter in whole.values())
+    trained = sum(parameter.numel() for parameter in whole.values() if parameter.requires_grad)
+    table.add_section()
+    table.add_row("all", f"{total:,}", f"{trained:,}", f"{trained / max(total, 1):.1%}")
+    return table

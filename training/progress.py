@@ -1,0 +1,114 @@
+"""What one sees of a running stage: a progress bar in a terminal, plain lines without one, and `metrics.jsonl` always."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsFile(TrainerCallback):
+    """Append what the trainer logs to a JSON Lines file, one object for each log; a new training starts it anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Empty the file, unless a checkpoint is being resumed."""
+        if state.is_world_process_zero and state.global_step == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("", encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write one line."""
+        if state.is_world_process_zero and logs:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class StageProgress(TrainerCallback):
+    """Show how far a stage is: a bar with the losses beside it, or one line for each log if there is no terminal."""
+
+    def __init__(self, console: Console, *, title: str) -> None:
+        self.console = console
+        self.title = title
+        self.bar: Progress | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar."""
+        if not state.is_world_process_zero or not self.console.is_terminal:
+            return
+        columns = [
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[losses]}"),
+        ]
+        self.bar = Progress(*columns, console=self.console)
+        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, losses="")
+        self.bar.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the losses, and which expert each modality uses most."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        text = summarize(logs)
+        if self.bar is not None:
+            self.bar.update(self.task, losses=text)
+        else:
+            self.console.print(f"{self.title}  step {state.global_step}/{state.max_steps}  {text}", highlight=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop drawing; also after an error."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def summarize(logs: dict[str, float]) -> str:
+    """Put a log into one line: losses, then each modality's shares of the experts in percent."""
+    parts = [f"loss {logs['loss']:.3f}"]
+    parts += [f"{name} {logs[f'loss_{name}']:.3f}" for name in ("balance", "z") if f"loss_{name}" in logs]
+    loads: dict[str, list[str]] = {}
+    for key, value in logs.items():
+        if key.startswith("load_"):
+            loads.setdefault(key.removeprefix("load_").partition("/")[0], []).append(f"{100 * value:.0f}")
+    parts += [f"{modality} {'/'.join(shares)}" for modality, shares in loads.items()]
+    return "  ".join(parts)

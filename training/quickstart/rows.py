@@ -1,0 +1,175 @@
+"""The quickstart's data: easy-vqa and the demo media in, `messages` rows out. Nothing is downloaded.
+
+A row is `{"id", "task", "messages"}`; its last assistant turn is the reference answer. Training questions about the demo
+media come in several phrasings; a test file asks each question once, in the first phrasing.
+"""
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+Split = Literal["train", "test"]
+Row = dict[str, Any]
+
+MEDIA_FOLDER = Path(__file__).parent / "media"
+
+
+@dataclass(frozen=True)
+class DemoTask:
+    """A set of the demo media: which modality its files are, and how one asks about them."""
+
+    modality: Literal["image", "audio", "speech"]
+    questions: tuple[str, ...]
+
+
+DEMO_TASKS = {
+    "image_kind": DemoTask(
+        "image",
+        (
+            "what kind of thing is this?",
+            "what kind of thing is in the picture?",
+            "which kind of thing does the picture show?",
+        ),
+    ),
+    "spoken_word": DemoTask(
+        "speech",
+        ("which word do you hear?", "what word is spoken?", "what did the voice say?"),
+    ),
+    "sound_kind": DemoTask(
+        "audio",
+        ("what makes this sound?", "what kind of sound is this?", "which instrument do you hear?"),
+    ),
+}
+
+_OPPOSITES = (
+    "hot cold,big small,up down,left right,yes no,stop go,open closed,black white,day night,old new,fast slow,high low,"
+    "wet dry,full empty,good bad,light dark,near far,early late,hard soft,loud quiet,long short,rich poor,happy sad"
+)
+_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_WORDS = (
+    "circle rectangle triangle red green blue yellow teal brown black gray animal food plant building tool vehicle bell "
+    "guitar bass drum house fish car hello open left right stop yes no up go picture sound word color shape"
+).split()
+
+
+def question_row(row_id: str, *, task: str, question: str, answer: str, media: dict[str, str] | None = None) -> Row:
+    """Make one row: a question, with a medium before it or none, and its answer."""
+    content = [*([media] if media else []), {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return {"id": row_id, "task": task, "messages": messages}
+
+
+def easy_vqa_folder() -> Path:
+    """Find the data of the installed package `easy-vqa`.
+
+    Raises:
+        FileNotFoundError: If it is not installed.
+    """
+    spec = find_spec("easy_vqa")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("The package easy-vqa is not installed. Run: pip install 'unimoe[quickstart]'")
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def vqa_rows(split: Split) -> Iterator[Row]:
+    """Yield the questions of easy-vqa about 64 x 64 pictures of one coloured shape each."""
+    folder = easy_vqa_folder() / split
+    questions = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    for index, (question, answer, image) in enumerate(questions):
+        media = {"type": "image", "path": str(folder / "images" / f"{image}.png")}
+        yield question_row(f"vqa-{split}-{index}", task="vqa", question=question, answer=answer, media=media)
+
+
+def vqa_conversations(*, turns: int = 4, seed: int = 0) -> Iterator[Row]:
+    """Yield the training questions of easy-vqa as conversations, so that a picture is encoded once for several questions.
+
+    Args:
+        turns: Questions about one picture in one row, at most.
+        seed: Seed of the order of a picture's questions.
+    """
+    by_picture: dict[str, list[Row]] = {}
+    for row in vqa_rows("train"):
+        by_picture.setdefault(row["messages"][0]["content"][0]["path"], []).append(row)
+    shuffle = random.Random(seed).shuffle
+    for rows in by_picture.values():
+        shuffle(rows)
+        for group in (rows[start : start + turns] for start in range(0, len(rows), turns)):
+            messages = [message for row in group for message in row["messages"]]
+            for message in messages[2::2]:  # the picture stays with the first question
+                message["content"] = message["content"][1:]
+            yield {**group[0], "messages": messages}
+
+
+def demo_rows(task: str, split: Split, *, relative_to: Path) -> Iterator[Row]:
+    """Yield the rows of one set of the demo media; their labels are the answers.
+
+    Args:
+        task: `image_kind`, `spoken_word` or `sound_kind`.
+        split: `train` asks about each file in every phrasing, `test` in the first.
+        relative_to: Folder of the data file; media paths are relative to it.
+    """
+    demo = DEMO_TASKS[task]
+    questions = demo.questions if split == "train" else demo.questions[:1]
+    with open(MEDIA_FOLDER / f"{task}.jsonl", encoding="utf-8") as manifest:
+        entries = [entry for entry in map(json.loads, manifest) if entry["split"] == split]
+    for entry, (number, question) in product(entries, enumerate(questions)):
+        path = os.path.relpath(MEDIA_FOLDER / entry["path"], relative_to)
+        row_id = f"{task}-{Path(entry['path']).stem}-{number}"
+        media = {"type": demo.modality, "path": path}
+        yield question_row(row_id, task=task, question=question, answer=entry["label"], media=media)
+
+
+def text_rows() -> Iterator[Row]:
+    """Yield generated rows without media: opposites, neighbouring numbers, spelling and letters."""
+    pairs = [pair.split() for pair in _OPPOSITES.split(",")]
+    questions = [(f"what is the opposite of {a}?", b) for one, other in pairs for a, b in ((one, other), (other, one))]
+    for before, after in zip(_NUMBERS, _NUMBERS[1:], strict=False):
+        questions += [(f"which number comes after {before}?", after), (f"which number comes before {after}?", before)]
+    for word in _WORDS:
+        questions += [
+            (f"spell the word {word}.", " ".join(word)),
+            (f"which letter does {word} start with?", word[0]),
+            (f"which letter does {word} end with?", word[-1]),
+            (f"how many letters has {word}?", _NUMBERS[len(word)]),
+            (f"repeat the word {word}.", word),
+        ]
+    for index, (question, answer) in enumerate(questions):
+        yield question_row(f"text-train-{index}", task="text", question=question, answer=answer)
+
+
+def write_rows(path: Path, rows: Iterator[Row]) -> int:
+    """Write rows as JSON Lines and return how many there were."""
+    count = 0
+    with open(path, "w", encoding="utf-8") as file:
+        for count, row in enumerate(rows, start=1):  # noqa: B007 (the last count is the result)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return count
+
+
+def write_data(folder: Path) -> dict[str, int]:
+    """Write all data files of the quickstart.
+
+    Args:
+        folder: Where the files `{vqa,image_kind,spoken_word,sound_kind}_{train,test}.jsonl`, `text_train.jsonl` and
+            `vqa_train_conversations.jsonl` go.
+
+    Returns:
+        Rows of each file, by file name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    base = folder.resolve()
+    files: dict[str, Iterator[Row]] = {
+        "text_train": text_rows(),
+        "vqa_train_conversations": vqa_conversations(),
+    }
+    for split in ("train", "test"):
+        files[f"vqa_{split}"] = vqa_rows(split)
+        for task in DEMO_TASKS:
+            files[f"{task}_{split}"] = demo_rows(task, split, relative_to=base)
+    return {f"{name}.jsonl": write_rows(folder / f"{name}.jsonl", rows) for name, rows in sorted(files.items())}

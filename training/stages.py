@@ -1,0 +1,183 @@
+"""Runs a stage: start -> what trains -> data -> training -> an ordinary `save_pretrained` folder with its papers."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+from transformers import PrinterCallback, TrainingArguments, set_seed
+
+from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe.surgery import Certificate, assemble
+
+from .config import ConfigError, StageConfig
+from .data import Collator, MixtureDataset, MixtureSampler
+from .data.collator import IGNORED
+from .data.dataset import read_mixture
+from .model_card import describe_stage, read_history, write_papers
+from .parts import Trainable, choose_trainable, trainable_table
+from .progress import METRICS_FILE, MetricsFile, StageProgress
+from .trainer import StageTrainer
+
+DEFAULT_ARGUMENTS = {"logging_steps": 10, "save_strategy": "no"}
+
+
+def run_stage(
+    config: StageConfig, *, name: str = "stage", title: str | None = None, console: Console | None = None
+) -> Path:
+    """Run one stage and return its output folder.
+
+    Args:
+        config: The stage.
+        name: Its name, for the model card.
+        title: What the progress bar says. None: the name.
+        console: Where progress goes. None: standard output.
+
+    Raises:
+        ConfigError: If the start, a part or an argument does not fit.
+        DataError: If a row of the data does not fit.
+        NonFiniteLoss: If the loss becomes NaN or infinite.
+    """
+    console = console or Console()
+    set_seed(config.seed)
+    model, processor, certificate = load_start(config)
+    trainable = choose_trainable(model, config.train)
+    sources = read_mixture(config.data)
+    dataset = MixtureDataset(sources, seed=config.seed, cache_media=config.data.cache_media)
+    collator = Collator(processor, max_length=config.data.max_length)
+    progress = StageProgress(console, title=title or name)
+    trainer = StageTrainer(
+        model=model,
+        args=training_arguments(config),
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[MetricsFile(Path(config.output) / METRICS_FILE), progress],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.is_world_process_zero():
+        console.print(trainable_table(trainable), show_sample(dataset, collator))
+    try:
+        result = trainer.train()
+    finally:
+        progress.close()
+    summary = describe_stage(
+        name,
+        config,
+        rows={source.path: len(source.rows) for source in sources},
+        steps=result.global_step,
+        samples=result.global_step * trainer.get_total_train_batch_size(trainer.args),
+        loss=result.training_loss,
+        seconds=result.metrics["train_runtime"],
+    )
+    return save_stage(trainer, trainable, processor, config, summary=summary, certificate=certificate)
+
+
+def load_start(config: StageConfig) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor, Certificate | None]:
+    """Load the model that a stage begins with, or assemble it; with its processor and, if assembled, its certificate.
+
+    Raises:
+        ConfigError: If a model cannot be found or assembled.
+    """
+    try:
+        if config.start.assemble is None:
+            path = config.start.path or ""
+            return _load_model(path), UniMoEProcessor.from_pretrained(path), None
+        sources = config.start.assemble
+        model, certificate = assemble(sources.base, dict(sources.experts), **sources.arguments())
+        return model, UniMoEProcessor.from_pretrained(sources.base), certificate
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The start of the stage cannot be made: {error}") from error
+
+
+def _load_model(path: str) -> UniMoEForConditionalGeneration:
+    return UniMoEForConditionalGeneration.from_pretrained(path)
+
+
+def training_arguments(config: StageConfig) -> TrainingArguments:
+    """Make transformers' arguments from a stage's `trainer`, with our defaults under it.
+
+    Raises:
+        ConfigError: If a value does not fit.
+    """
+    has_tensorboard = importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
+    values: dict[str, Any] = {
+        "report_to": ["tensorboard"] if has_tensorboard else [],
+        **DEFAULT_ARGUMENTS,
+        **config.trainer,
+        "output_dir": config.output,
+        "seed": config.seed,
+        "dataloader_num_workers": config.data.num_workers,
+        "dataloader_persistent_workers": config.data.num_workers > 0,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+        "activation_checkpointing_kwargs": checkpointing_arguments(config),
+    }
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(Path(config.output) / "tensorboard"))
+    try:
+        return TrainingArguments(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def checkpointing_arguments(config: StageConfig) -> dict[str, Any]:
+    """Arguments of gradient checkpointing: never re-entrant, since recorded router logits would carry no gradient then."""
+    given = config.trainer.get("activation_checkpointing_kwargs") or {}
+    if given.get("use_reentrant"):
+        raise ConfigError(
+            "trainer.activation_checkpointing_kwargs.use_reentrant must be false: with re-entrant checkpointing the router "
+            "losses have no gradient. Leave it out."
+        )
+    return {**given, "use_reentrant": False}
+
+
+def show_sample(dataset: MixtureDataset, collator: Collator) -> Panel:
+    """Decode the first sample of the training, runs of a placeholder shortened, with what is learned in bold."""
+    sample = dataset[next(iter(MixtureSampler(dataset)))]
+    batch = collator([sample])
+    tokenizer = collator.processor.tokenizer
+    text = Text()
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    kinds = batch["mm_token_type_ids"][0].tolist()
+    position = 0
+    while position < len(ids):
+        end = position + 1
+        while end < len(ids) and (kinds[end], labels[end] == IGNORED) == (
+            kinds[position],
+            labels[position] == IGNORED,
+        ):
+            end += 1
+        piece = tokenizer.decode(ids[position : position + 1] if kinds[position] else ids[position:end])
+        text.append(f"{piece} x {end - position}" if kinds[position] else piece, style=_style(kinds, labels, position))
+        position = end
+    return Panel(text, title=f"One sample: {sample.id} ({len(ids)} tokens; what is learned in bold)", expand=False)
+
+
+def _style(kinds: list[int], labels: list[int], position: int) -> str:
+    return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"
+
+
+def save_stage(
+    trainer: StageTrainer,
+    trainable: Trainable,
+    processor: UniMoEProcessor,
+    config: StageConfig,
+    *,
+    summary: dict[str, Any],
+    certificate: Certificate | None,
+) -> Path:
+    """Merge LoRA and write model, processor and papers to the stage's output; only the first process writes."""
+    folder = Path(config.output)
+    trainable.merge()
+    trainer.model.requires_grad_(True).eval()
+    if trainer.is_world_process_zero():
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_papers(folder, config, [*read_history(config), summary], certificate=certificate)
+    trainer.accelerator.wait_for_everyone()
+    return folder

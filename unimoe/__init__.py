@@ -1,0 +1,67 @@
+"""unimoe: multimodal mixture-of-experts models in Hugging Face style.
+
+`import unimoe` registers every configuration, model and processor with transformers' Auto classes.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+
+from .configuration_unimoe import (
+    UniMoEAudioConfig,
+    UniMoEConfig,
+    UniMoEConnectorConfig,
+    UniMoESpeechConfig,
+    UniMoETextConfig,
+    UniMoEVisionConfig,
+)
+from .modality import MEDIA, Modality
+from .modeling_unimoe import UniMoEForConditionalGeneration, UniMoEModel
+from .modeling_unimoe_text import UniMoEForCausalLM, UniMoETextModel
+from .processing_unimoe import CHAT_TEMPLATE, UniMoEProcessor, add_placeholder_tokens
+
+__version__ = "0.1.0"
+
+
+def _register() -> None:
+    for config_class in (
+        UniMoEConfig,
+        UniMoETextConfig,
+        UniMoEVisionConfig,
+        UniMoEAudioConfig,
+        UniMoESpeechConfig,
+        UniMoEConnectorConfig,
+    ):
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(UniMoEConfig, UniMoEModel, exist_ok=True)
+    AutoModel.register(UniMoETextConfig, UniMoETextModel, exist_ok=True)
+    AutoModelForCausalLM.register(UniMoETextConfig, UniMoEForCausalLM, exist_ok=True)
+    for auto_class in (AutoModelForMultimodalLM, AutoModelForImageTextToText):
+        auto_class.register(UniMoEConfig, UniMoEForConditionalGeneration, exist_ok=True)
+    AutoProcessor.register(UniMoEConfig, UniMoEProcessor, exist_ok=True)
+
+
+_register()
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "MEDIA",
+    "Modality",
+    "UniMoEAudioConfig",
+    "UniMoEConfig",
+    "UniMoEConnectorConfig",
+    "UniMoEForCausalLM",
+    "UniMoEForConditionalGeneration",
+    "UniMoEModel",
+    "UniMoEProcessor",
+    "UniMoESpeechConfig",
+    "UniMoETextConfig",
+    "UniMoETextModel",
+    "UniMoEVisionConfig",
+    "add_placeholder_tokens",
+]

@@ -1,0 +1,74 @@
+"""Any transformers or timm tower, read as a sequence of tokens: features of one medium in, (units, tokens, width)
+out.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from ..configuration_unimoe import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig
+
+# Model types of which only a part is the tower.
+_TOWERS: dict[str, type[PreTrainedModel]] = {"whisper": WhisperEncoder}
+
+
+def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build the tower that a configuration describes, with random weights."""
+    if tower := _TOWERS.get(config.model_type):
+        return tower._from_config(config)
+    return AutoModel.from_config(config)
+
+
+def read_tokens(tower: PreTrainedModel, features: Tensor, *, layer: int = -1, prefix: int = 0) -> Tensor:
+    """Run a tower and return its tokens (N, L, C): a feature map (N, C, H, W) row by row, prefix tokens dropped."""
+    output = tower(**{tower.main_input_name: features}, output_hidden_states=layer != -1, return_dict=True)
+    states = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
+    if states.dim() == 4:
+        states = states.flatten(2).transpose(1, 2)
+    return states[:, prefix:]
+
+
+class Encoder(nn.Module):
+    """A tower with the layer to read and the prefix tokens to drop. The tower keeps its own names and weights."""
+
+    def __init__(self, config: UniMoEVisionConfig | UniMoEAudioConfig | UniMoESpeechConfig) -> None:
+        super().__init__()
+        self.tower = build_tower(config.tower_config)
+        self.layer = config.feature_layer
+        self.prefix = config.num_prefix_tokens or 0
+        self.num_tokens = config.num_tokens
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features of N units, as the tower takes them, to (N, num_tokens, width).
+
+        Raises:
+            ValueError: If the tower gives another number of tokens than the configuration states.
+        """
+        tokens = read_tokens(self.tower, features.to(self.tower.dtype), layer=self.layer, prefix=self.prefix)
+        if tokens.shape[1] != self.num_tokens:
+            raise ValueError(
+                f"{type(self.tower).__name__} gave {tokens.shape[1]} tokens for features of shape "
+                f"{tuple(features.shape)}, but num_tokens is {self.num_tokens}. Check the size that the image "
+                "processor or feature extractor makes, or measure num_tokens with unimoe.encoders.measure_tower."
+            )
+        return tokens
+
+
+def measure_tower(
+    tower_config: PreTrainedConfig, features_shape: tuple[int, ...], *, num_prefix_tokens: int = 0
+) -> dict[str, int]:
+    """Measure `num_tokens` and `hidden_size` of any tower, on the meta device: no memory, no weights.
+
+    Args:
+        tower_config: Configuration of the tower.
+        features_shape: Shape of one unit of features, e.g. (3, 224, 224) for a picture.
+        num_prefix_tokens: Class and distillation tokens that will be dropped.
+
+    Returns:
+        The two values, as keyword arguments for an encoder configuration.
+    """
+    with torch.device("meta"), torch.no_grad():
+        tower = build_tower(tower_config).eval()
+        tokens = read_tokens(tower, torch.empty(1, *features_shape), prefix=num_prefix_tokens)
+    return {"num_tokens": tokens.shape[1], "hidden_size": tokens.shape[2]}

@@ -1,0 +1,356 @@
+"""The multimodal model: encoders -> connectors -> merge into the text embeddings -> language model -> logits and loss.
+
+The processor has settled all lengths; here features are scattered onto their placeholder tokens. B batch, S sequence,
+D hidden size, C encoder width. A *unit* is one picture, one clip, or one window of sound or speech.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
+
+from .configuration_unimoe import UniMoEConfig
+from .connectors import build_connector
+from .encoders import Encoder
+from .modality import Modality
+from .modeling_unimoe_text import LanguageHead, UniMoEModelOutput, UniMoEOutput, UniMoEPreTrainedModel, UniMoETextModel
+
+# Results of `UniMoEModel.encode` by modality key. transformers types `pooler_output` as one tensor; it is a tuple, one
+# a unit.
+EncoderOutputs = dict[str, Any]
+INPUT_MODALITIES: Any = ("image", "video", "audio", "text")  # those that transformers knows, and as a tuple
+
+
+class UniMoEModel(UniMoEPreTrainedModel):
+    """Encoders, connectors and language model, without the head."""
+
+    config_class = UniMoEConfig
+    input_modalities = INPUT_MODALITIES
+
+    def __init__(self, config: UniMoEConfig) -> None:
+        super().__init__(config)
+        self.language_model = UniMoETextModel._from_config(config.text_config)
+        self.encoders = nn.ModuleDict({key: Encoder(config.encoder_config(key)) for key in config.encoder_keys})
+        width = config.text_config.hidden_size
+        self.connectors = nn.ModuleDict(
+            {
+                key: build_connector(config.connector_config(key), config.encoder_config(key).hidden_size, width)
+                for key in config.encoder_keys
+            }
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embeddings of the language model."""
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings of the language model."""
+        self.language_model.embed_tokens = value
+
+    def encode(self, modality: Modality, features: Tensor) -> Any:
+        """Turn features of one modality into embeddings of the language model.
+
+        Args:
+            modality: Which encoder and connector to use.
+            features: What the processor returned under `modality.feature_name`; N units along the first dimension.
+
+        Returns:
+            BaseModelOutputWithPooling: `last_hidden_state`, the encoder's tokens; `pooler_output`, a tuple with the
+            embeddings (tokens, D) of each unit.
+
+        Raises:
+            ValueError: If the model has no encoder for the modality.
+        """
+        key = modality.encoder_key
+        if key not in self.encoders:
+            raise ValueError(
+                f"Got {modality.feature_name}, but this model takes {', '.join(self.encoders) or 'text only'}. "
+                f"Leave the {modality.key} out, or give the configuration an encoder for it."
+            )
+        is_video = modality is Modality.VIDEO
+        tokens = self.encode_frames(features) if is_video else self.encoders[key](features)  # (N, tokens, C)
+        embeddings = self.connectors[key](tokens)  # (N, tokens, D); for video, N counts frames
+        units: Any = tuple(embeddings.reshape(len(features), -1, embeddings.shape[-1]).unbind())
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=units)
+
+    def encode_frames(self, pixel_values_videos: Tensor) -> Tensor:
+        """Encode clips (N, F, channels, height, width) frame by frame; average over the temporal stride.
+
+        Returns:
+            Shape (N * F / stride, tokens, C).
+        """
+        clips, frames = pixel_values_videos.shape[:2]
+        stride = self.config.video_temporal_stride
+        tokens = self.encoders["image"](pixel_values_videos.flatten(0, 1))  # (N * F, tokens, C)
+        return tokens.view(clips * frames // stride, stride, *tokens.shape[1:]).mean(dim=1)
+
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        """Encode pictures (N, channels, height, width); see `encode`."""
+        return self.encode(Modality.IMAGE, pixel_values)
+
+    def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
+        """Encode clips (N, frames, channels, height, width); see `encode`."""
+        return self.encode(Modality.VIDEO, pixel_values_videos)
+
+    def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
+        """Encode windows of sound; see `encode`."""
+        return self.encode(Modality.AUDIO, audio_features)
+
+    def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
+        """Encode windows of speech; see `encode`."""
+        return self.encode(Modality.SPEECH, speech_features)
+
+    def encode_all(self, features: dict[str, Tensor | None], given: EncoderOutputs | None = None) -> EncoderOutputs:
+        """Encode every modality whose features are there, by modality key; `given` outputs are kept.
+
+        Raises:
+            ValueError: If a modality comes both raw and encoded.
+        """
+        outputs = dict(given or {})
+        for modality in Modality:
+            if (raw := features.get(modality.feature_name or "")) is None:
+                continue
+            if modality.key in outputs:
+                raise ValueError(f"Pass {modality.feature_name} or mm_encoder_outputs[{modality.key!r}], not both.")
+            outputs[modality.key] = self.encode(modality, raw)
+        return outputs
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        speech_features: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        mm_encoder_outputs: EncoderOutputs | None = None,
+        **kwargs: Any,
+    ) -> UniMoEModelOutput:
+        """Merge media into the text and run the language model.
+
+        Args:
+            pixel_values, pixel_values_videos, audio_features, speech_features: Units of the whole batch, in order.
+            mm_token_type_ids: `Modality` of each token, (B, S). None: read from the placeholder ids.
+            mm_encoder_outputs: Results of `encode` by modality key, instead of the raw features.
+
+        Raises:
+            ValueError: If placeholders and features differ in number.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Specify exactly one of input_ids and inputs_embeds.")
+        features = {
+            "pixel_values": pixel_values,
+            "pixel_values_videos": pixel_values_videos,
+            "audio_features": audio_features,
+            "speech_features": speech_features,
+        }
+        encoded = self.encode_all(features, mm_encoder_outputs)
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        placeholders = self.placeholders(input_ids, inputs_embeds)
+        if mm_token_type_ids is None:
+            mm_token_type_ids = modality_ids(placeholders)
+        inputs_embeds = self.merge(inputs_embeds, placeholders, encoded)
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            mm_token_type_ids=mm_token_type_ids,
+            **kwargs,
+        )
+
+    def placeholders(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> dict[Modality, Tensor]:
+        """Where each modality's placeholder tokens stand: bool masks (B, S), from ids or, without them, embeddings."""
+        masks: dict[Modality, Tensor] = {}
+        for modality in self.config.media:
+            token_id = self.config.token_id(modality)
+            if input_ids is not None:
+                masks[modality] = input_ids.eq(token_id)
+            elif inputs_embeds is not None:
+                token = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
+                masks[modality] = inputs_embeds.eq(token).all(dim=-1)
+        return masks
+
+    def merge(self, inputs_embeds: Tensor, placeholders: dict[Modality, Tensor], encoded: EncoderOutputs) -> Tensor:
+        """Put encoded media (tokens, D) in the place of their placeholder tokens in (B, S, D)."""
+        for modality, mask in placeholders.items():
+            if (output := encoded.get(modality.key)) is None:
+                if self.training:
+                    inputs_embeds = inputs_embeds + self.idle(modality)
+                continue
+            features = torch.cat(tuple(output.pooler_output)).to(inputs_embeds)
+            if mask.sum() != len(features):
+                raise ValueError(
+                    f"Found {int(mask.sum())} {modality.key} placeholder token(s) but {len(features)} {modality.key} "
+                    f"feature(s). Pass each {modality.key} once, and do not truncate the processed text."
+                )
+            inputs_embeds = inputs_embeds.masked_scatter(mask[..., None], features)
+        return inputs_embeds
+
+    def idle(self, modality: Modality) -> Tensor:
+        """Run a connector on no input: 0, with a gradient path to its parameters.
+
+        Ranks whose batches lack a modality must still agree with the others about which parameters took part.
+        """
+        key = modality.encoder_key
+        config = self.config.encoder_config(key)
+        parameter = next(self.connectors[key].parameters())
+        return self.connectors[key](parameter.new_zeros(0, config.num_tokens, config.hidden_size)).sum()
+
+
+class UniMoEForConditionalGeneration(LanguageHead):
+    """Answers in text to images, video, audio, speech and text. See `UniMoEProcessor` for its inputs."""
+
+    config_class = UniMoEConfig
+    input_modalities = INPUT_MODALITIES
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: UniMoEConfig) -> None:
+        super().__init__(config)
+        self.model = UniMoEModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+        # A generated placeholder would be a place without a medium.
+        self.generation_config.suppress_tokens = [config.token_id(modality) for modality in config.media] or None
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        speech_features: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        mm_encoder_outputs: EncoderOutputs | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> UniMoEOutput:
+        """Predict the next token at every position. Arguments as in `UniMoEModel` and `UniMoEForCausalLM`."""
+        if mm_token_type_ids is None and input_ids is not None:
+            mm_token_type_ids = modality_ids(self.model.placeholders(input_ids))
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "use_cache": use_cache,
+            "pixel_values": pixel_values,
+            "pixel_values_videos": pixel_values_videos,
+            "audio_features": audio_features,
+            "speech_features": speech_features,
+            "mm_token_type_ids": mm_token_type_ids,
+            "mm_encoder_outputs": mm_encoder_outputs,
+        }
+        return self.predict(
+            text_config=self.config.text_config,
+            labels=labels,
+            output_router_logits=output_router_logits,
+            logits_to_keep=logits_to_keep,
+            inputs=inputs,
+            **kwargs,
+        )
+
+    def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> Any:
+        """Encode all media once per generation; transformers does so for images and video only."""
+        names = [name for modality in Modality if (name := modality.feature_name)]
+        features = {name: model_kwargs.pop(name, None) for name in names}
+        given = model_kwargs.get("mm_encoder_outputs")
+        model_kwargs["mm_encoder_outputs"] = self.model.encode_all(features, given)
+        return model_kwargs
+
+    def _expand_multimodal_outputs(
+        self,
+        input_ids: Tensor,
+        mm_encoder_output: EncoderOutputs,
+        expand_size: int = 1,
+        inputs_embeds: Tensor | None = None,
+    ) -> Any:
+        """Repeat each row's media for its beams: units A, B of a row become A, B, A, B."""
+        has_ids = input_ids is not None and input_ids.numel() > 0
+        placeholders = self.model.placeholders(input_ids if has_ids else None, inputs_embeds)
+        expanded: EncoderOutputs = {}
+        for key, output in mm_encoder_output.items():
+            tokens_per_row = placeholders[Modality.from_key(key)].sum(-1).tolist()
+            units: Any = repeat_units(output.pooler_output, tokens_per_row, expand_size)
+            expanded[key] = BaseModelOutputWithPooling(pooler_output=units)
+        return expanded
+
+    def parts(self) -> dict[str, list[str]]:
+        """Names of the parameters of each part that can be trained or frozen; a parameter may stand in several
+        parts.
+        """
+        parts: dict[str, list[str]] = {}
+        for name, _ in self.named_parameters():
+            for part in parts_of(name):
+                parts.setdefault(part, []).append(name)
+        return parts
+
+
+def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:
+    """`Modality` of each token (B, S), from the placeholder masks; None if the model takes text only."""
+    ids = [mask.long() * int(modality) for modality, mask in placeholders.items()]
+    return torch.stack(ids).sum(dim=0) if ids else None
+
+
+def repeat_units(units: Sequence[Tensor], tokens_per_row: list[int], times: int) -> tuple[Tensor, ...]:
+    """Repeat the group of units that belongs to each row, whose tokens per row are known.
+
+    Raises:
+        ValueError: If units and rows do not meet.
+    """
+    repeated: list[Tensor] = []
+    rest = list(units)
+    for row, tokens in enumerate(tokens_per_row):
+        group: list[Tensor] = []
+        while rest and sum(map(len, group)) < tokens:
+            group.append(rest.pop(0))
+        if sum(map(len, group)) != tokens:
+            raise ValueError(f"Row {row} has {tokens} placeholder tokens, but its media give {sum(map(len, group))}.")
+        repeated += group * times
+    return tuple(repeated)
+
+
+# Module name within a parameter's name -> part. The first that matches decides.
+_PARTS = {
+    "lm_head": "lm_head",
+    "embed_tokens": "embeddings",
+    "self_attn": "attention",
+    "mlp.router": "router",
+    "mlp.experts": "experts",
+    "mlp.shared_expert": "shared_experts",
+    "mlp": "mlp",
+    "norm": "norms",
+}
+
+
+def parts_of(name: str) -> list[str]:
+    """Parts that a parameter belongs to, by its name in `UniMoEForConditionalGeneration`."""
+    scope = name.removeprefix("model.").split(".")
+    if scope[0] in ("encoders", "connectors"):
+        return [scope[0], f"{scope[0]}.{scope[1]}"]
+    return [next(part for module, part in _PARTS.items() if module in name)]
+
+
+__all__ = ["UniMoEForConditionalGeneration", "UniMoEModel"]

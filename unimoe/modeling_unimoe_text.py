@@ -1,0 +1,393 @@
+"""The language model: embeddings -> decoder layers (attention, then dense or sparse feed-forward) -> norm -> logits.
+
+Dense, it is Llama (or, with `qk_norm`, Qwen3), weight for weight. B batch, S sequence, D hidden size, T = B*S tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
+from transformers.models.llama.modeling_llama import (
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_unimoe import UniMoETextConfig
+from .connectors import QFormerConnector
+from .moe import Experts, GatedMLP, Router, SparseMoeBlock, router_balance_loss, router_z_loss
+from .moe.router import permitted_targets
+
+
+@dataclass
+class UniMoEModelOutput(MoeModelOutputWithPast):
+    """Hidden states, and what the routers recorded: for each sparse layer `router_logits` and `expert_mask` (T, E)."""
+
+    expert_mask: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class UniMoEOutput(MoeCausalLMOutputWithPast):
+    """Logits and loss. `losses` holds the unweighted parts (`language`, `balance`, `z`); `aux_loss` is the balance
+    loss.
+    """
+
+    expert_mask: tuple[Tensor, ...] | None = None
+    losses: dict[str, Tensor] | None = None
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions; with `qk_norm`, queries and keys are normalised per
+    head.
+    """
+
+    def __init__(self, config: UniMoETextConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        key_value_heads = config.num_key_value_heads or config.num_attention_heads
+        self.head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        query_size = config.num_attention_heads * self.head_dim
+        key_size = key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.q_norm = LlamaRMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = LlamaRMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map (B, S, D) to (B, S, D) and, if the implementation gives them, attention weights (B, heads, S, S)."""
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(hidden_states).view(shape)).transpose(1, 2)  # (B, heads, S, head_dim)
+        key = self.k_norm(self.k_proj(hidden_states).view(shape)).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.config.attention_dropout if self.training else 0.0
+        output, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """Pre-normalised attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: UniMoETextConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.is_sparse = config.is_sparse(layer_idx)
+        self.self_attn = Attention(config, layer_idx)
+        self.mlp = SparseMoeBlock(config) if self.is_sparse else GatedMLP(config, config.intermediate_size)
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, hidden_states: Tensor, modality_ids: Tensor, **kwargs: Any) -> Tensor:
+        """Map hidden states (B, S, D) of tokens with modality ids (B, S) to (B, S, D)."""
+        hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
+        normed = self.post_attention_layernorm(hidden_states)
+        return hidden_states + (self.mlp(normed, modality_ids) if self.is_sparse else self.mlp(normed))
+
+
+class UniMoEPreTrainedModel(PreTrainedModel):
+    """What all unimoe models share: flags, initialisation, and which implementations may be chosen."""
+
+    config: Any
+    config_class: type[PreTrainedConfig] = UniMoETextConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _keep_in_fp32_modules_strict = ["router"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    # transformers decides these two by searching the text of the file that defines the class; ours spans several
+    # files.
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, Experts):
+            init.normal_(module.gate_up_proj, mean=0.0, std=std)
+            init.normal_(module.down_proj, mean=0.0, std=std)
+        elif isinstance(module, Router):
+            init.normal_(module.weight, mean=0.0, std=std)
+            if module.modality_bias is not None:
+                init.zeros_(module.modality_bias)
+            if module.permitted is not None:
+                init.copy_(module.permitted, permitted_targets(self.config.get_text_config()))
+        elif isinstance(module, QFormerConnector):
+            init.normal_(module.queries, mean=0.0, std=std)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.normal_(module.in_proj_weight, mean=0.0, std=std)
+            init.zeros_(module.in_proj_bias)
+
+
+class UniMoETextModel(UniMoEPreTrainedModel):
+    """The decoder without its head."""
+
+    config_class = UniMoETextConfig
+    _can_record_outputs = {
+        "router_logits": OutputRecorder(Router, index=0),
+        "expert_mask": OutputRecorder(Router, index=3),
+        "hidden_states": DecoderLayer,
+        "attentions": OutputRecorder(Attention, index=1),
+    }
+
+    def __init__(self, config: UniMoETextConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config=config)  # type: ignore[arg-type]  # reads the RoPE fields alone
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> UniMoEModelOutput:
+        """Run the decoder.
+
+        Args:
+            mm_token_type_ids: `Modality` of each token, (B, S). None: all text.
+            The others are those of every transformers decoder.
+
+        Raises:
+            ValueError: Unless exactly one of `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Specify exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
+        modality_ids = text_if_none(mm_token_type_ids, inputs_embeds)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        position_embeddings = self.rotary_emb(inputs_embeds, position_ids=position_ids)
+        hidden_states = inputs_embeds
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                modality_ids,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                position_embeddings=position_embeddings,
+                **kwargs,
+            )
+        return UniMoEModelOutput(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+def text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
+    """Modality ids (B, S) for embeddings (B, S, D): those given, or all text."""
+    if mm_token_type_ids is None:
+        return torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+    if mm_token_type_ids.shape != inputs_embeds.shape[:2]:
+        raise ValueError(
+            f"mm_token_type_ids of shape {tuple(mm_token_type_ids.shape)} do not fit a batch of "
+            f"{tuple(inputs_embeds.shape[:2])} tokens. Pass those that the processor returned, uncut."
+        )
+    return mm_token_type_ids
+
+
+def add_router_losses(
+    config: UniMoETextConfig,
+    loss: Tensor | None,
+    outputs: UniMoEModelOutput,
+    *,
+    modality_ids: Tensor,
+    attention_mask: Tensor | None,
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Add balance and z-loss, with their coefficients, to the language loss.
+
+    Returns:
+        The total (None if there is no language loss), and the unweighted parts by name.
+    """
+    losses = {} if loss is None else {"language": loss}
+    if not outputs.router_logits or outputs.expert_mask is None:
+        return loss, losses
+    losses["balance"] = router_balance_loss(
+        outputs.router_logits,
+        outputs.expert_mask,
+        modality_ids=modality_ids,
+        attention_mask=attention_mask,
+        per_modality=config.router_aux_loss_scope == "modality",
+    )
+    losses["z"] = router_z_loss(outputs.router_logits, modality_ids=modality_ids, attention_mask=attention_mask)
+    if loss is not None:
+        loss = loss + config.router_aux_loss_coef * losses["balance"] + config.router_z_loss_coef * losses["z"]
+    return loss, losses
+
+
+class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
+    """Logits and losses on top of `self.model`; shared by the text-only and the multimodal model."""
+
+    lm_head: nn.Linear
+
+    def predict(
+        self,
+        *,
+        text_config: UniMoETextConfig,
+        labels: Tensor | None,
+        output_router_logits: bool | None,
+        logits_to_keep: int | Tensor,
+        inputs: dict[str, Any],
+        **loss_kwargs: Any,
+    ) -> UniMoEOutput:
+        """Run `self.model` on `inputs` and put logits and losses on top."""
+        if output_router_logits is None:
+            output_router_logits = text_config.output_router_logits
+        if output_router_logits is None:
+            output_router_logits = labels is not None
+        outputs = self.model(
+            **inputs,
+            **loss_kwargs,
+            output_router_logits=output_router_logits,
+            output_expert_mask=output_router_logits,
+            return_dict=True,
+        )
+        hidden_states = outputs.last_hidden_state
+        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, text_config.vocab_size, **loss_kwargs)
+        loss, losses = add_router_losses(
+            text_config,
+            loss,
+            outputs,
+            modality_ids=text_if_none(inputs.get("mm_token_type_ids"), hidden_states),
+            attention_mask=inputs.get("attention_mask"),
+        )
+        return UniMoEOutput(
+            loss=loss,
+            aux_loss=losses.get("balance"),
+            losses=losses or None,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
+            expert_mask=outputs.expert_mask,
+        )
+
+
+class UniMoEForCausalLM(LanguageHead):
+    """The language model alone, dense or sparse."""
+
+    config_class = UniMoETextConfig
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: UniMoETextConfig) -> None:
+        super().__init__(config)
+        self.model = UniMoETextModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> UniMoEOutput:
+        """Predict the next token at every position.
+
+        Args:
+            labels: Token ids, (B, S); -100 takes no part in the language loss.
+            mm_token_type_ids: `Modality` of each token, (B, S). None: all text.
+            output_router_logits: Return router logits and add the router losses. None: as configured, else when labels
+                are given.
+            logits_to_keep: Compute logits for the last so many positions only (0: all), or for these positions.
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "use_cache": use_cache,
+            "mm_token_type_ids": mm_token_type_ids,
+        }
+        return self.predict(
+            text_config=self.config,
+            labels=labels,
+            output_router_logits=output_router_logits,
+            logits_to_keep=logits_to_keep,
+            inputs=inputs,
+            **kwargs,
+        )
+
+
+__all__ = [
+    "UniMoEForCausalLM",
+    "UniMoEModelOutput",
+    "UniMoEOutput",
+    "UniMoEPreTrainedModel",
+    "UniMoETextModel",
+]

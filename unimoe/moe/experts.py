@@ -1,0 +1,70 @@
+"""Experts: `(hidden_states, top_k_index, top_k_weights) -> hidden_states`, and the gated MLP they are copies of.
+
+The weights of all experts of a layer are stacked in 3-D parameters, so that transformers' kernels (`grouped_mm`,
+`batched_mm`, ...) apply. E experts, I expert width, D hidden size, T tokens, K experts per token.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.integrations import use_experts_implementation
+
+from ..configuration_unimoe import UniMoETextConfig
+
+
+class GatedMLP(nn.Module):
+    """Feed-forward of Llama: `down(act(gate(x)) * up(x))` (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
+
+    def __init__(self, config: UniMoETextConfig, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+@use_experts_implementation
+class Experts(nn.Module):
+    """A layer's gated MLP experts. `forward` is the `eager` implementation: one expert after the other.
+
+    An index of E means "no expert": that slot contributes nothing, whichever implementation runs.
+    """
+
+    # The decorator sets this after construction; True makes transformers' kernels honour the index E (see
+    # `stacked_experts`).
+    _is_expert_parallel: bool
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.num_experts = config.num_experts
+        self.hidden_dim = config.hidden_size
+        self.intermediate_dim = config.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * self.intermediate_dim, self.hidden_dim))
+        self.down_proj = nn.Parameter(torch.empty(self.num_experts, self.hidden_dim, self.intermediate_dim))
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Return the weighted sum of the chosen experts, (T, D), for (T, D), (T, K), (T, K)."""
+        output = torch.zeros_like(hidden_states)
+        for expert in range(self.num_experts):
+            token, slot = torch.where(top_k_index == expert)
+            gate, up = F.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
+            expert_output = F.linear(self.act_fn(gate) * up, self.down_proj[expert])  # (tokens of this expert, D)
+            output.index_add_(0, token, expert_output * top_k_weights[token, slot, None])
+        return output
+
+
+def stacked_experts(config: UniMoETextConfig) -> Experts:
+    """Build a layer's experts so that every implementation skips slots with the index E.
+
+    transformers honours that index in `grouped_mm` and `batched_mm` only for experts that it believes to be sharded.
+    """
+    experts = Experts(config)
+    experts._is_expert_parallel = True
+    return experts

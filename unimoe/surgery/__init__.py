@@ -1,0 +1,6 @@
+"""Operations that change a trained model, each with a certificate of what it kept."""
+
+from .assemble import assemble
+from .certificate import Certificate
+
+__all__ = ["Certificate", "assemble"]
