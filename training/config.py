@@ -1,10 +1,11 @@
 """What a stage may say, as data: pydantic models that refuse unknown keys and name the nearest known one.
 
-`training.recipe` reads these from YAML. A path is relative to the working directory; media paths inside a data file are
-relative to that file.
+`training.recipe` reads these from YAML. Paths are relative to the working directory; media paths inside a data file
+are relative to that file.
 """
 
 import inspect
+from difflib import get_close_matches
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
@@ -12,18 +13,22 @@ from pydantic_core import PydanticCustomError
 
 from unimoe.suggest import did_you_mean
 
-# Arguments of transformers.TrainingArguments that a stage decides elsewhere, and where.
+# Arguments of transformers.TrainingArguments that a stage decides elsewhere, and what to do instead.
 MANAGED_ARGUMENTS = {
-    "output_dir": "the stage's `output`",
-    "seed": "the stage's `seed`",
-    "data_seed": "the stage's `seed`",
-    "dataloader_num_workers": "`data.num_workers`",
-    "remove_unused_columns": "the data mixture, which needs it off",
-    "train_sampling_strategy": "the data mixture, which has its own order",
-    "gradient_checkpointing": "its new name, `activation_checkpointing`",
-    "gradient_checkpointing_kwargs": "its new name, `activation_checkpointing_kwargs`",
-    "do_train": "the stage itself",
-    "average_tokens_across_devices": "the trainer, which counts tokens over all ranks",
+    "output_dir": "Set the stage's `output`.",
+    "seed": "Set the stage's `seed`.",
+    "data_seed": "Set the stage's `seed`.",
+    "dataloader_num_workers": "Set `data.num_workers`.",
+    "remove_unused_columns": "The data mixture needs it off.",
+    "train_sampling_strategy": "The data mixture has its own seeded order.",
+    "gradient_checkpointing": "Its new name is `activation_checkpointing`.",
+    "gradient_checkpointing_kwargs": "Its new name is `activation_checkpointing_kwargs`.",
+    "average_tokens_across_devices": "Tokens are always counted over all ranks.",
+    "logging_nan_inf_filter": "A loss that is not finite always stops the training.",
+    "disable_tqdm": "Progress is shown by our own bar.",
+    "label_smoothing_factor": "The loss is the model's own, without smoothing.",
+    "use_cache": "Training uses no cache.",
+    "do_train": "A stage always trains.",
 }
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -119,7 +124,7 @@ class LoraTraining(Strict):
 
     parts: list[str] = Field(min_length=1)
     r: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16, gt=0)
+    alpha: int = Field(default=16, ge=1)
 
 
 class TrainConfig(Strict):
@@ -249,12 +254,11 @@ class StageConfig(Strict):
         known = {name for name, field in TrainingArguments.__dataclass_fields__.items() if field.init}
         for key in self.trainer:
             if key in MANAGED_ARGUMENTS:
-                raise PydanticCustomError(
-                    "trainer", f"trainer.{key} is decided by {MANAGED_ARGUMENTS[key]}; leave it out."
-                )
+                raise PydanticCustomError("trainer", f"trainer.{key}: leave it out. {MANAGED_ARGUMENTS[key]}")
             if key not in known:
-                context = {"key": f"trainer.{key}", "hint": did_you_mean(key, known - MANAGED_ARGUMENTS.keys())}
-                raise PydanticCustomError("unknown_key", "unknown key.{hint}", context)
+                near = get_close_matches(key, known - MANAGED_ARGUMENTS.keys(), n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else " See transformers.TrainingArguments."
+                raise PydanticCustomError("unknown_key", "unknown key.{hint}", {"key": f"trainer.{key}", "hint": hint})
         return self
 
 

@@ -15,7 +15,7 @@ STAGE_FILE = "stage.yaml"
 
 
 def read_history(start: StageConfig) -> list[dict[str, Any]]:
-    """Collect the stages that led to a stage's start, in order; none if it starts from anything but our own folders."""
+    """Collect the stages that led to a stage's start, in order; none if it does not start from our own folders."""
     assemble = start.start.assemble
     folders = [assemble.base, *assemble.experts.values()] if assemble else [start.start.path or ""]
     history: list[dict[str, Any]] = []

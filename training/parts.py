@@ -1,24 +1,17 @@
 """Which parameters train: parts by name, LoRA on parts, and the table of both. Everything else is frozen."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from rich.table import Table
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from unimoe import UniMoEForConditionalGeneration
 from unimoe.encoders import Encoder
 from unimoe.suggest import did_you_mean
 
 from .config import ConfigError, LoraTraining, TrainConfig
-
-
-class HasParts(Protocol):
-    """A model that names its parts, as `UniMoEForConditionalGeneration` does."""
-
-    def parts(self) -> dict[str, list[str]]:
-        """Parameter names by part."""
-        ...
 
 
 @dataclass
@@ -42,11 +35,11 @@ class Trainable:
             self.tuner, self.deltas = None, {}
 
 
-def choose_trainable(model: nn.Module, config: TrainConfig) -> Trainable:
+def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig) -> Trainable:
     """Freeze a model but for the parts that a stage names, and add LoRA where it asks for it.
 
     Args:
-        model: Model with `parts()`; changed in place.
+        model: Changed in place.
         config: The stage's `train`.
 
     Returns:
@@ -111,7 +104,7 @@ def lora_targets(model: nn.Module, names: list[str]) -> tuple[list[str], list[st
 
 
 def _belongs(delta: str, names: list[str]) -> bool:
-    """Whether a low-rank parameter sits on a module of these parameters; peft adds `.base_layer` and `.lora_` to names."""
+    """Whether a low-rank parameter sits on a module of these; peft adds `.base_layer` and `.lora_` to names."""
     module = delta.partition(".lora_")[0].replace(".base_layer", "")
     return any(name.startswith(f"{module}.") for name in names)
 
@@ -119,8 +112,8 @@ def _belongs(delta: str, names: list[str]) -> bool:
 def keep_frozen_steady(model: nn.Module) -> None:
     """Put frozen encoders, and every frozen batch norm, in evaluation mode: no dropout, no drifting statistics.
 
-    The trainer puts the whole model in training mode before each step, so this is called after that. Frozen decoder layers stay
-    in training mode, because gradient checkpointing works there alone.
+    The trainer puts the whole model in training mode before each step, so this is called after that. Frozen decoder
+    layers stay in training mode, because activation checkpointing works there alone.
     """
     for module in model.modules():
         steady = isinstance(module, Encoder | _BatchNorm)

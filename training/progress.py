@@ -1,11 +1,13 @@
-"""What one sees of a running stage: a progress bar in a terminal, plain lines without one, and `metrics.jsonl` always."""
+"""What one sees of a running stage: a bar in a terminal, plain lines without one, and `metrics.jsonl` always."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 METRICS_FILE = "metrics.jsonl"
@@ -40,12 +42,14 @@ class MetricsFile(TrainerCallback):
 
 
 class StageProgress(TrainerCallback):
-    """Show how far a stage is: a bar with the losses beside it, or one line for each log if there is no terminal."""
+    """Show how far a stage is: a bar with the losses below it, or one line for each log if there is no terminal."""
 
     def __init__(self, console: Console, *, title: str) -> None:
         self.console = console
         self.title = title
+        self.losses = Text()
         self.bar: Progress | None = None
+        self.live: Live | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -59,11 +63,11 @@ class StageProgress(TrainerCallback):
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[losses]}"),
         ]
         self.bar = Progress(*columns, console=self.console)
-        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, losses="")
-        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step)
+        self.live = Live(Group(self.bar, self.losses), console=self.console)
+        self.live.start()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -85,9 +89,11 @@ class StageProgress(TrainerCallback):
             return
         text = summarize(logs)
         if self.bar is not None:
-            self.bar.update(self.task, losses=text)
+            self.losses.plain = text
         else:
-            self.console.print(f"{self.title}  step {state.global_step}/{state.max_steps}  {text}", highlight=False)
+            self.console.print(
+                f"{self.title}  step {state.global_step}/{state.max_steps}  {text}", highlight=False, soft_wrap=True
+            )
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -97,9 +103,9 @@ class StageProgress(TrainerCallback):
 
     def close(self) -> None:
         """Stop drawing; also after an error."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        if self.live is not None:
+            self.live.stop()
+        self.bar = self.live = None
 
 
 def summarize(logs: dict[str, float]) -> str:

@@ -1,8 +1,8 @@
 """Reads YAML files of stages: one stage, or a recipe of several; and applies `key.sub=value` overrides.
 
-A recipe has `stages: {name: stage}`, and may have `output` (a stage's own output is OUTPUT/NAME), `seed` and `defaults` (merged
-under each stage), `scale` (multiplies every stage's length) and `model` (read by the quickstart's builder alone). In every
-string of a recipe, `${output}` stands for its output folder, so that stages can refer to each other.
+A recipe has `stages: {name: stage}`, and may have `output` (a stage's own output is OUTPUT/NAME), `seed`, `defaults`
+(merged under each stage), `scale` (multiplies every stage's length) and `model` (for the quickstart's builder alone).
+In every string of a recipe, `${output}` stands for its output folder, so that stages can refer to each other.
 """
 
 import copy

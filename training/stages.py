@@ -1,7 +1,6 @@
 """Runs a stage: start -> what trains -> data -> training -> an ordinary `save_pretrained` folder with its papers."""
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from .parts import Trainable, choose_trainable, trainable_table
 from .progress import METRICS_FILE, MetricsFile, StageProgress
 from .trainer import StageTrainer
 
-DEFAULT_ARGUMENTS = {"logging_steps": 10, "save_strategy": "no"}
+# A batch without pictures leaves a trained image encoder without a gradient, so unused parameters are expected.
+DEFAULT_ARGUMENTS = {"logging_steps": 10, "save_strategy": "no", "ddp_find_unused_parameters": True}
 
 
 def run_stage(
@@ -106,19 +106,18 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     has_tensorboard = importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
     values: dict[str, Any] = {
         "report_to": ["tensorboard"] if has_tensorboard else [],
+        "dataloader_persistent_workers": config.data.num_workers > 0,
+        "dataloader_pin_memory": torch.cuda.is_available(),
         **DEFAULT_ARGUMENTS,
         **config.trainer,
         "output_dir": config.output,
         "seed": config.seed,
         "dataloader_num_workers": config.data.num_workers,
-        "dataloader_persistent_workers": config.data.num_workers > 0,
-        "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,
         "activation_checkpointing_kwargs": checkpointing_arguments(config),
     }
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(Path(config.output) / "tensorboard"))
     try:
         return TrainingArguments(**values)
     except (TypeError, ValueError) as error:
@@ -126,12 +125,12 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
 
 
 def checkpointing_arguments(config: StageConfig) -> dict[str, Any]:
-    """Arguments of gradient checkpointing: never re-entrant, since recorded router logits would carry no gradient then."""
+    """Arguments of activation checkpointing: never re-entrant, or recorded router logits would carry no gradient."""
     given = config.trainer.get("activation_checkpointing_kwargs") or {}
     if given.get("use_reentrant"):
         raise ConfigError(
-            "trainer.activation_checkpointing_kwargs.use_reentrant must be false: with re-entrant checkpointing the router "
-            "losses have no gradient. Leave it out."
+            "trainer.activation_checkpointing_kwargs.use_reentrant must be false: with re-entrant checkpointing the "
+            "router losses have no gradient. Leave it out."
         )
     return {**given, "use_reentrant": False}
 
@@ -174,9 +173,10 @@ def save_stage(
     """Merge LoRA and write model, processor and papers to the stage's output; only the first process writes."""
     folder = Path(config.output)
     trainable.merge()
-    trainer.model.requires_grad_(True).eval()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.requires_grad_(True).eval()
     if trainer.is_world_process_zero():
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        model.save_pretrained(folder)
         processor.save_pretrained(folder)
         write_papers(folder, config, [*read_history(config), summary], certificate=certificate)
     trainer.accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""transformers' Trainer, told what a mixture of experts needs: loss split, expert load, seeded order, a stop at NaN."""
+"""transformers' Trainer with what a mixture of experts needs: loss split, expert load, seeded order, stop at NaN."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ class NonFiniteLoss(RuntimeError):
 class StageTrainer(Trainer):
     """Trainer of one stage.
 
-    Under gradient accumulation and on several ranks, language and z-loss are those of one large batch: the language loss is
-    divided by the number of labels of all of it, and a router loss, a mean over tokens, is weighted by its share of the
-    tokens. (A balance loss is a product of two means, so that its weighted mean is an approximation.)
+    Under gradient accumulation and on several ranks, language and z-loss are those of one large batch: the language
+    loss is divided by the number of labels of all of it, and a router loss, a mean over tokens, is weighted by its
+    share of the tokens. (A balance loss is a product of two means, so that its weighted mean is an approximation.)
     """
 
     loss_is_scaled_for_ga = True
@@ -33,7 +33,7 @@ class StageTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
-        vars(self.model.config).pop("use_cache", None)
+        vars(self.accelerator.unwrap_model(self.model).config).pop("use_cache", None)
         self._batch_tokens: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
@@ -96,8 +96,9 @@ class StageTrainer(Trainer):
     def _record(self, outputs: Any, inputs: dict[str, Any]) -> None:
         """Add losses and routing to what the next log shows; nothing is copied from the device until then."""
         for name, value in outputs.losses.items():
-            # The language loss is a part of a sum over the step's batches; the others are means.
-            steps = self.current_gradient_accumulation_steps if name == "language" else 1
+            # The language loss is a part of a sum over the step's batches on all ranks; the others are means.
+            language = name == "language"
+            steps = self.current_gradient_accumulation_steps * self.accelerator.num_processes if language else 1
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach() * steps
             self._counts[name] += 1
         if outputs.expert_mask:
@@ -105,11 +106,11 @@ class StageTrainer(Trainer):
             self._routing = counts if self._routing is None else self._routing + counts
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the loss split and each expert's share of each modality's tokens since the last log."""
+        """Log, with the loss split and the experts' shares of each modality since the last log, over all ranks."""
         for name, total in self._sums.items():
-            logs[f"loss_{name}"] = float(total) / self._counts[name]
+            logs[f"loss_{name}"] = float(self.accelerator.reduce(total, "mean")) / self._counts[name]
         if self._routing is not None:
-            logs |= expert_load(self._routing)
+            logs |= expert_load(self.accelerator.reduce(self._routing, "sum"))
         self._sums, self._counts, self._routing = {}, defaultdict(int), None
         super().log(logs, start_time)
 

@@ -189,6 +189,11 @@ class UniMoETextConfig(_CheckedConfig):
 _PREFIX_TOKENS = {"vit": 1, "clip_vision_model": 1, "dinov2": 1, "deit": 2, "audio-spectrogram-transformer": 2}
 
 
+def prefix_tokens(tower: PreTrainedConfig) -> int:
+    """Class and distillation tokens that a tower puts before its patches; 0 for towers that are not known by name."""
+    return _PREFIX_TOKENS.get(tower.model_type, 0)
+
+
 def _tower_width(tower: PreTrainedConfig) -> int | None:
     for name in ("hidden_size", "d_model", "num_features"):
         if isinstance(width := getattr(tower, name, None), int):
@@ -239,7 +244,7 @@ class _EncoderConfig(_CheckedConfig):
         if self.hidden_size is None:
             self.hidden_size = _tower_width(tower)
         if self.num_prefix_tokens is None:
-            self.num_prefix_tokens = _PREFIX_TOKENS.get(tower.model_type, 0)
+            self.num_prefix_tokens = prefix_tokens(tower)
         if self.num_tokens is None:
             self.num_tokens = _tower_tokens(tower)
         for name in ("hidden_size", "num_tokens"):

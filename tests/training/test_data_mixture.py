@@ -1,4 +1,4 @@
-"""The order of a mixture, its augmentation and its batches follow from the seed; labels are the assistant's words alone."""
+"""Order, augmentation and batches of a mixture follow from the seed; labels are the assistant's words alone."""
 
 from collections import Counter
 
@@ -153,7 +153,7 @@ def test_rows_that_are_too_long_or_teach_nothing_are_refused_by_name(dataset, pr
     silent = Collator(processor)
     silent.processor = UniMoEProcessor.from_pretrained(
         processor.tokenizer.name_or_path,
-        chat_template="{%- for message in messages -%}{{- message['role'] -}}{%- endfor -%}{%- generation -%}{%- endgeneration -%}",
+        chat_template="{{- messages[0]['role'] -}}{%- generation -%}{%- endgeneration -%}",
     )
     text_only = [sample for sample in samples if len(sample.messages[0]["content"]) == 1]
     with pytest.raises(DataError, match=f"{text_only[0].id}.*no token of the assistant to learn"):

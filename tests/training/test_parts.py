@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from tiny import tiny_inputs, tiny_model
 
-from tests.tiny import tiny_inputs, tiny_model
 from training.config import ConfigError, TrainConfig
 from training.parts import choose_trainable, keep_frozen_steady, trainable_table
 

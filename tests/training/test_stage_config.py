@@ -50,7 +50,8 @@ def problem(folder: Path, values: object, *overrides: str) -> str:
             {"data": {"augment": {"image": {"flipp": 1}}}},
             "data.augment.image.flipp: unknown key. Did you mean 'flip'?",
         ),
-        ({"trainer": {"output_dir": "x"}}, "trainer.output_dir is decided by the stage's `output`"),
+        ({"trainer": {"output_dir": "x"}}, "trainer.output_dir: leave it out. Set the stage's `output`."),
+        ({"trainer": {"lr": 1}}, "file.yaml: trainer.lr: unknown key. See transformers.TrainingArguments."),
         ({"train": {"parts": []}}, "nothing would train"),
         ({"train": {"lora": {"parts": ["connectors"]}}}, "connectors: train a part either whole or by lora"),
         ({"seed": "many"}, "file.yaml: seed: Input should be a valid integer"),
@@ -143,10 +144,10 @@ def test_a_resolved_stage_is_a_stage_again(tmp_path):
 
 
 def test_stages_are_selected_by_name(tmp_path):
-    recipe = load_recipe(write(tmp_path, {"stages": {name: STAGE for name in ("one", "two", "three")}}))
+    recipe = load_recipe(write(tmp_path, {"stages": dict.fromkeys(("one", "two", "three"), STAGE)}))
     assert list(select_stages(recipe, only=[], start="two")) == ["two", "three"]
     assert list(select_stages(recipe, only=["three", "one"], start=None)) == ["one", "three"]
-    with pytest.raises(ConfigError, match="no stage 'thre'. Did you mean 'three'"):
+    with pytest.raises(ConfigError, match=r"no stage 'thre'\. Did you mean 'three'"):
         select_stages(recipe, only=["thre"], start=None)
 
 

@@ -1,4 +1,4 @@
-"""Stages end to end on real demo media: what comes out is an ordinary folder, its papers are true, and a NaN stops it."""
+"""Stages end to end on real media: an ordinary folder comes out, its papers are true, and a NaN stops it."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def changed_names(before, after):
 
 @pytest.fixture(scope="module")
 def recipe_outputs(workspace, tmp_path_factory):
-    """align -> one specialist -> assembled mixture with LoRA, one or two steps each; run once through the command line."""
+    """align -> one specialist -> assembled mixture with LoRA; run once, through the command line."""
     output = tmp_path_factory.mktemp("recipe")
     data = [f"{workspace}/data/{name}_train.jsonl" for name in ("image_kind", "spoken_word", "sound_kind", "text")]
     stage = {"trainer": {"max_steps": 2, "per_device_train_batch_size": 6, "logging_steps": 1, "learning_rate": 0.01}}
@@ -266,3 +266,28 @@ def test_an_error_in_a_worker_process_reaches_the_command_line_as_one_message(ma
     command = [sys.executable, "-m", "training", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == 2 and "data.max_length is 5" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.distributed
+def test_two_processes_learn_what_one_learns(make_stage, mixture_start, tmp_path):
+    logs = []
+    for processes in (1, 2):
+        stage = make_stage(
+            start=mixture_start,
+            train={"parts": ["router", "experts", "connectors"]},
+            trainer={"per_device_train_batch_size": 8 // processes, "max_steps": 2, **PLAIN},
+            output=str(tmp_path / f"by-{processes}"),
+        )
+        file = tmp_path / "stage.yaml"
+        file.write_text(json.dumps(stage.model_dump()))
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [sys.executable, *launch, "-m", "training", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("What trains") == 1
+        logs.append(read_metrics(stage.output))
+    for name, value in state(tmp_path / "by-1").items():
+        torch.testing.assert_close(state(tmp_path / "by-2")[name], value, rtol=1e-5, atol=1e-6)
+    for one, two in zip(*logs, strict=True):
+        for key in [key for key in one if key.startswith("load_") or key in ("loss", "loss_language")]:
+            assert two[key] == pytest.approx(one[key], rel=1e-4)

@@ -1,4 +1,4 @@
-"""From data files to batches: schema (rows) -> dataset (weighted mixture, decoded media) -> collator (tensors and labels)."""
+"""From data files to batches: schema (rows) -> dataset (mixture, decoded media) -> collator (tensors and labels)."""
 
 from .collator import Collator
 from .dataset import MixtureDataset, MixtureSampler, Sample

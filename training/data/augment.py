@@ -98,7 +98,7 @@ def mask_spectrogram(features: Tensor, *, axis: int, fraction: float, generator:
 def mask_windows(
     features: Tensor, configs: Sequence[SoundAugment | None], generators: Sequence[torch.Generator], *, time_axis: int
 ) -> None:
-    """Mask each window (N, a, b) of a batch, in place, as its own configuration says; `time_axis` is 0 (a) or 1 (b)."""
+    """Mask each window of a batch (N, a, b), in place, as its own configuration says; `time_axis` is 0 (a) or 1."""
     for window, config, generator in zip(features, configs, generators, strict=True):
         if config is not None and config.mask_time:
             mask_spectrogram(window, axis=time_axis, fraction=config.mask_time, generator=generator)

@@ -1,4 +1,4 @@
-"""Samples in, one batch of tensors out: the processor's inputs, labels on the assistant's tokens, and the rows' ids."""
+"""Samples in, one batch out: the processor's tensors, labels on the assistant's tokens, and the rows' ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,8 +53,8 @@ class Collator:
         learned = batch.pop("assistant_masks").bool() & batch["attention_mask"].bool()  # (B, S)
         if empty := [sample for sample, row in zip(samples, learned.tolist(), strict=True) if not any(row)]:
             raise DataError(
-                f"{name_rows(empty)}: no token of the assistant to learn. Check that the answer is not empty, and that "
-                "the chat template marks what the assistant says with {% generation %}."
+                f"{name_rows(empty)}: no token of the assistant to learn. Check that the answer is not empty, and "
+                "that the chat template marks what the assistant says with {% generation %}."
             )
         batch["labels"] = batch["input_ids"].masked_fill(~learned, IGNORED)
         self._mask_spectrograms(batch, samples)
@@ -66,12 +66,12 @@ class Collator:
         limit = self.max_length or max(lengths)
         if too_long := [sample for sample, length in zip(samples, lengths, strict=True) if length > limit]:
             raise DataError(
-                f"{name_rows(too_long)}: {max(lengths)} tokens at most, but data.max_length is {limit}. Rows are never "
-                "cut: raise max_length, or take these rows out."
+                f"{name_rows(too_long)}: {max(lengths)} tokens at most, but data.max_length is {limit}. Rows are "
+                "never cut: raise max_length, or take these rows out."
             )
 
     def _mask_spectrograms(self, batch: dict[str, Any], samples: Sequence[Sample]) -> None:
-        """Mask stretches of time and frequency of the windows of sound and speech, where the augmentation asks for it."""
+        """Mask stretches of time and frequency in windows of sound and speech, where the augmentation asks for it."""
         for modality, extractor_name in _EXTRACTORS.items():
             features = batch.get(modality.feature_name or "")
             configs = [getattr(sample.augment, modality.key) for sample in samples]

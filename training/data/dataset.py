@@ -1,7 +1,7 @@
 """A weighted mixture of data files as a map-style dataset: rows in, samples with decoded (and augmented) media out.
 
-The order of an epoch and every random change to a sample follow from (seed, epoch, position) alone, whichever process does the
-work.
+The order of an epoch and every random change to a sample follow from (seed, epoch, position) alone, whichever process
+does the work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from .augment import augment_image, augment_sound, sample_generator
 from .schema import Row, read_rows
 
 SAMPLING_RATE = 16_000
-"""Rate at which sounds are decoded and augmented, Hz; the processor resamples if its feature extractor wants another."""
+"""Rate at which sounds are decoded and augmented, Hz; the processor resamples if an extractor wants another."""
 
 
 class Place(NamedTuple):

@@ -1,8 +1,8 @@
 """Data files in, validated rows out. Every error names file and line, the key, and the cure.
 
 Formats, told apart row by row:
-- messages, JSON Lines: `{"id"?, "messages": [{"role", "content": text or [{"type": "image", "path": ...}, {"type": "text", "text": ...}]}]}`
-- LLaVA, JSON list or JSON Lines: `{"id"?, "image"?: path or list, "conversations": [{"from": "human", "value": "<image>\\n..."}, ...]}`;
+- messages: `{"id"?, "messages": [{"role", "content": text or [{"type": "image", "path"}, {"type": "text", "text"}]}]}`
+- LLaVA: `{"id"?, "image"?: path or list, "conversations": [{"from": "human", "value": "<image>\\n..."}, ...]}`;
   `video`, `audio` and `speech` with `<video>`, `<audio>`, `<speech>` work alike.
 """
 
@@ -31,7 +31,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """A conversation whose media are paths that exist. `content` is a list of items with `type` and `text` or `path`."""
+    """A dialogue whose media are files that exist; contents are lists of items with `type` and `text` or `path`."""
 
     id: str
     where: str
@@ -61,7 +61,7 @@ def read_rows(path: str | Path, *, media_root: str | Path | None = None) -> list
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield `file:line` and the parsed value of each row; in a JSON list, the number of the row stands for the line."""
+    """Yield `file:line` and the parsed value of each row; in a JSON list, the row's number stands for the line."""
     with open(path, encoding="utf-8") as file:
         if path.suffix == ".json":
             values = _parse_json(file.read(), str(path), "The file must hold one JSON list")
@@ -160,7 +160,8 @@ def _media_path(value: Any, kind: str, where: str, root: Path) -> str | list[str
     path = root / value
     if not path.is_file():
         raise DataError(
-            f"{where}: there is no file {str(path)!r}. Media paths are relative to the data file, or to the mixture's `media_root`."
+            f"{where}: there is no file {str(path)!r}. Media paths are relative to the "
+            "data file, or to the mixture's `media_root`."
         )
     return str(path)
 

@@ -1,1 +1,1 @@
-"""The quickstart: small real data and a small randomly initialised model. Run with `python -m training.quickstart OUT`."""
+"""The quickstart: small real data, a small model with random weights. Run with `python -m training.quickstart OUT`."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ..recipe import load_recipe
 
@@ -17,9 +18,12 @@ def main(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, as for `training`.")] = None,
 ) -> None:
     """Write the quickstart's data and starting models; downloads nothing."""
+    from transformers.utils import logging
+
     from .build import build_start
     from .rows import write_data
 
+    logging.disable_progress_bar()
     console = Console()
     try:
         recipe = load_recipe(config, overrides or [])
@@ -32,7 +36,7 @@ def main(
         for folder in folders.values():
             console.print(f"{folder}: model and processor, random weights from seed {recipe.seed}")
     except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False, markup=True)
+        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 

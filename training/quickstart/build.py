@@ -1,7 +1,7 @@
 """The quickstart's start: a tokenizer trained on its texts, and a small model with random weights and its processor.
 
-Two folders are written: `start`, from which the stages make the mixture of experts, and `start-dense`, the same model with
-wider feed-forwards, so that it has as many active parameters as the mixture will have.
+Two folders are written: `start`, from which the stages make the mixture of experts, and `start-dense`, the same model
+with wider feed-forwards, so that it has as many active parameters as the mixture will have.
 """
 
 import json

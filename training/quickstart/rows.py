@@ -1,7 +1,7 @@
 """The quickstart's data: easy-vqa and the demo media in, `messages` rows out. Nothing is downloaded.
 
-A row is `{"id", "task", "messages"}`; its last assistant turn is the reference answer. Training questions about the demo
-media come in several phrasings; a test file asks each question once, in the first phrasing.
+A row is `{"id", "task", "messages"}`; its last assistant turn is the reference answer. Training questions about the
+demo media come in several phrasings; a test file asks each question once, in the first phrasing.
 """
 
 import json
@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,14 +48,15 @@ DEMO_TASKS = {
 }
 
 _OPPOSITES = (
-    "hot cold,big small,up down,left right,yes no,stop go,open closed,black white,day night,old new,fast slow,high low,"
-    "wet dry,full empty,good bad,light dark,near far,early late,hard soft,loud quiet,long short,rich poor,happy sad"
+    "hot cold,big small,up down,left right,yes no,stop go,open closed,black white,day night,old new,fast slow,"
+    "high low,wet dry,full empty,good bad,light dark,near far,early late,hard soft,loud quiet,long short,rich poor,"
+    "happy sad"
 )
-_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _WORDS = (
-    "circle rectangle triangle red green blue yellow teal brown black gray animal food plant building tool vehicle bell "
-    "guitar bass drum house fish car hello open left right stop yes no up go picture sound word color shape"
-).split()
+    "circle rectangle triangle red green blue yellow teal brown black gray animal food plant building tool vehicle "
+    "bell guitar bass drum house fish car hello open left right stop yes no up go picture sound word color shape"
+)
 
 
 def question_row(row_id: str, *, task: str, question: str, answer: str, media: dict[str, str] | None = None) -> Row:
@@ -87,7 +88,7 @@ def vqa_rows(split: Split) -> Iterator[Row]:
 
 
 def vqa_conversations(*, turns: int = 4, seed: int = 0) -> Iterator[Row]:
-    """Yield the training questions of easy-vqa as conversations, so that a picture is encoded once for several questions.
+    """Yield the training questions of easy-vqa as conversations: a picture is encoded once for several questions.
 
     Args:
         turns: Questions about one picture in one row, at most.
@@ -129,9 +130,9 @@ def text_rows() -> Iterator[Row]:
     """Yield generated rows without media: opposites, neighbouring numbers, spelling and letters."""
     pairs = [pair.split() for pair in _OPPOSITES.split(",")]
     questions = [(f"what is the opposite of {a}?", b) for one, other in pairs for a, b in ((one, other), (other, one))]
-    for before, after in zip(_NUMBERS, _NUMBERS[1:], strict=False):
+    for before, after in pairwise(_NUMBERS):
         questions += [(f"which number comes after {before}?", after), (f"which number comes before {after}?", before)]
-    for word in _WORDS:
+    for word in _WORDS.split():
         questions += [
             (f"spell the word {word}.", " ".join(word)),
             (f"which letter does {word} start with?", word[0]),

@@ -1,0 +1,44 @@
+# make quickstart: from a clone to a trained, measured model.  make test: the fast tests.  make check: format, lint, types.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/quickstart
+# Multiplies the number of training steps of the quickstart: `make quickstart SCALE=0.2` takes about 3 minutes.
+SCALE ?= 1
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: quickstart test test-distributed test-slow check format clean
+
+quickstart: $(VENV)/.unimoe-dev
+	$(BIN)/python -m training.quickstart $(OUT) --set output=$(OUT)
+	$(BIN)/python -m training configs/quickstart/quickstart.yaml output=$(OUT) scale=$(SCALE)
+	$(BIN)/python -m evaluation --model $(OUT)/model --config configs/evaluation/quickstart.yaml \
+		--baseline $(OUT)/dense --shuffled-media --overwrite output=$(OUT) data_root=$(OUT)/data
+
+test: $(VENV)/.unimoe-dev
+	$(BIN)/python -m pytest -q
+
+test-distributed: $(VENV)/.unimoe-dev
+	$(BIN)/python -m pytest -q -m distributed
+
+test-slow: $(VENV)/.unimoe-dev
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(VENV)/.unimoe-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: $(VENV)/.unimoe-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+# One virtual environment for all targets, made once and again when the dependencies change.
+$(VENV)/.unimoe-dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@

@@ -1,0 +1,192 @@
+"""The house stands: imports go down only, no circle, no file or function outgrows its idea, light imports stay light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("unimoe", "training", "evaluation")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+# Floor of each room of `unimoe`. A room may import from its own floor's rooms only if named in NEIGHBOURS, else from below.
+FLOORS = {
+    "modality": 1,
+    "suggest": 1,
+    "remote_code": 1,
+    "configuration_unimoe": 2,
+    "media": 2,
+    "placeholders": 2,
+    "processing_unimoe": 2,
+    "moe": 3,
+    "encoders": 3,
+    "connectors": 3,
+    "modeling_unimoe_text": 4,
+    "modeling_unimoe": 4,
+    "build": 5,
+    "surgery": 5,
+    "cli": 6,
+}
+NEIGHBOURS = {
+    ("placeholders", "media"),
+    ("processing_unimoe", "media"),
+    ("processing_unimoe", "placeholders"),
+    ("modeling_unimoe", "modeling_unimoe_text"),
+}
+HEAVY = ("deepspeed", "timm", "torchaudio", "peft", "datasets", "torchcodec", "matplotlib", "jiwer", "soundfile")
+WALK = ("processing_unimoe", "modeling_unimoe", "connectors", "moe.block", "moe.losses")
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
+    """Absolute names of the modules that a file imports; `from x import y` gives x.y too if that is a module."""
+    tree = parse(path)
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            submodules = [f"{name}.{alias.name}" for alias in node.names]
+            found = [module for module in submodules if is_module(module)]
+            yield from found or [name]
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def describe(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=describe)
+def test_imports_go_down_only(path: Path) -> None:
+    here = module_name(path)
+    package = here.split(".")[0]
+    for target in imports(path):
+        other = target.split(".")[0]
+        if other not in PACKAGES:
+            continue
+        assert other in (package, "unimoe"), f"{here} imports {target}: only unimoe may be shared"
+        if package == "unimoe" == other and room(here):
+            assert room(here) in FLOORS, f"{here} has no floor"
+            same = room(here) == room(target) or (room(here), room(target)) in NEIGHBOURS
+            below = FLOORS.get(room(target), 9) < FLOORS[room(here)]
+            assert same or below, f"{here} (floor {FLOORS[room(here)]}) imports {target}, which is not below it"
+
+
+def test_there_is_no_circle() -> None:
+    arrows: dict[str, set[str]] = {}
+    for path in FILES:
+        here = module_name(path)
+        arrows[here] = {target for target in imports(path) if target.split(".")[0] in PACKAGES and target != here}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"circle: {' -> '.join([*trail, module])}"
+        if module in done:
+            return
+        for target in arrows.get(module, ()):
+            visit(target, (*trail, module))
+        done.add(module)
+
+    for module in arrows:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=describe)
+def test_file_and_functions_hold_one_idea(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+    assert path.stem not in ("utils", "helpers")
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 60, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=describe)
+def test_libraries_neither_print_nor_swallow_errors(path: Path) -> None:
+    for node in ast.walk(parse(path)):
+        is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        assert not is_print, f"print in line {node.lineno}"
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"bare except in line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "unimoe")], ids=describe)
+def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
+    for target in imports(path, top_level=True):
+        assert target.split(".")[0] not in HEAVY, f"{target} is imported at the top of {describe(path)}"
+
+
+def test_unimoe_runs_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys;"
+        "sys.modules.update(dict.fromkeys(['deepspeed', 'timm', 'torchaudio', 'peft', 'datasets']));"
+        "import unimoe; from tiny import tiny_inputs, tiny_model; model = tiny_model(num_experts=4);"
+        "assert model(**tiny_inputs(model.config)).logits.isfinite().all()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "tests",
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_the_walk_of_a_sample_visits_each_of_its_files_once() -> None:
+    """Read in this order, a newcomer meets every stop after the one before, and never has to turn back."""
+    for stop in WALK:
+        assert is_module(f"unimoe.{stop}")
+    reached = {stop: set(reach(f"unimoe.{stop}")) for stop in WALK}
+    for earlier, later in zip(WALK, WALK[1:], strict=False):
+        assert f"unimoe.{earlier}" not in reached[later], f"{later} leads back to {earlier}"
+
+
+def reach(module: str) -> Iterator[str]:
+    """Modules of this project that a module imports, directly or through others."""
+    seen: set[str] = set()
+    queue = [module]
+    while queue:
+        path = ROOT.joinpath(*queue.pop().split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        for target in imports(file):
+            if target.startswith("unimoe.") and target not in seen:
+                seen.add(target)
+                queue.append(target)
+                yield target
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=describe)
+def test_every_yaml_starts_with_the_command_that_runs_it(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ") and any(word in first for word in ("python -m", "deepspeed", "make "))
+    assert describe(path) in first or "make " in first

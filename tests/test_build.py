@@ -1,0 +1,106 @@
+"""A model composed of saved parts: text is answered as before, and every tower keeps its weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import AST, TEXT, WHISPER
+from tiny_processor import byte_tokenizer, image_processor, item, picture, process, sound, turn
+from transformers import (
+    ASTFeatureExtractor,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedModel,
+    WhisperFeatureExtractor,
+)
+
+from unimoe import UniMoEForConditionalGeneration
+from unimoe.build import build_model
+
+CLIP_PART = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+CLIP = CLIPConfig(
+    text_config={**CLIP_PART, "vocab_size": 16},
+    vision_config={**CLIP_PART, "image_size": 32, "patch_size": 16},
+    projection_dim=8,
+)
+
+
+def save(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, PreTrainedModel]]:
+    """Folders language/, vision/, speech/ and audio/ as a hub would have them, and their models."""
+    root = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer(placeholders=False)
+    config = AutoConfig.for_model("qwen3", **{**TEXT, "vocab_size": len(tokenizer), "head_dim": 8})
+    models = {
+        "language": save(AutoModelForCausalLM.from_config(config), root / "language"),
+        "vision": save(CLIPModel(CLIP), root / "vision"),
+        "speech": save(
+            AutoModel.from_config(AutoConfig.for_model(**WHISPER, decoder_layers=1, decoder_attention_heads=2)),
+            root / "speech",
+        ),
+        "audio": save(AutoModel.from_config(AutoConfig.for_model(**AST)), root / "audio"),
+    }
+    tokenizer.save_pretrained(root / "language")
+    image_processor().save_pretrained(root / "vision")
+    WhisperFeatureExtractor(feature_size=80, chunk_length=1).save_pretrained(root / "speech")
+    ASTFeatureExtractor(max_length=56, num_mel_bins=32).save_pretrained(root / "audio")
+    return root, models
+
+
+def build(root: Path, **options):
+    return build_model(
+        root / "language", vision=root / "vision", speech=root / "speech", audio=root / "audio", **options
+    )
+
+
+@torch.no_grad()
+def test_text_is_answered_as_by_the_language_model(parts) -> None:
+    root, models = parts
+    model, _ = build(root)
+    ids = torch.randint(0, 200, (2, 12))
+    expected = models["language"](ids).logits
+    actual = model(ids).logits[..., : expected.shape[-1]]
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_towers_keep_their_weights_and_are_measured(parts) -> None:
+    root, models = parts
+    model, _ = build(root, connectors={"speech": {"stack": 10}})
+    encoders = model.model.encoders
+    vision = {
+        name.removeprefix("vision_model."): value for name, value in encoders["image"].tower.state_dict().items()
+    }
+    for name, tensor in models["vision"].vision_model.state_dict().items():
+        assert torch.equal(vision[name], tensor)
+    for name, tensor in models["speech"].encoder.state_dict().items():
+        assert torch.equal(encoders["speech"].tower.state_dict()[name], tensor)
+    assert model.config.num_tokens == {"image": 4, "video": 32, "audio": 10, "speech": 5}
+
+
+def test_the_built_model_saves_loads_and_answers_about_all_media(parts, tmp_path: Path) -> None:
+    root, _ = parts
+    model, processor = build(root)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded = UniMoEForConditionalGeneration.from_pretrained(tmp_path)
+    chat = [turn(item("image", picture()), item("speech", sound(1.2)), item("audio", sound(0.1)), "what is this?")]
+    inputs = process(type(processor).from_pretrained(tmp_path), chat, add_generation_prompt=True)
+    outputs = [m.generate(**inputs, max_new_tokens=3, do_sample=False) for m in (model, loaded)]
+    assert torch.equal(*outputs)
+
+
+def test_a_language_model_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("gpt2", n_embd=16, n_layer=1, n_head=2, vocab_size=300)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    byte_tokenizer(placeholders=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="A 'gpt2' language model cannot be used; llama, qwen3 models can"):
+        build_model(tmp_path)

@@ -1,0 +1,55 @@
+"""The command line: what it prints, and how it refuses."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from tiny_processor import FOLDER
+from typer.testing import CliRunner
+
+from unimoe.cli import app
+
+runner = CliRunner()
+IMAGE, SOUND = str(FOLDER / "image_kind/food_00.png"), str(FOLDER / "spoken_word/zero_flite-kal16.flac")
+
+
+def test_env_names_every_package_with_its_version() -> None:
+    output = runner.invoke(app, ["env"]).output
+    assert f"torch {version('torch')}" in output and "deepspeed" in output and "devices:" in output
+
+
+def test_info_describes_experts_media_and_parameters(model_folder: Path) -> None:
+    result = runner.invoke(app, ["info", str(model_folder)])
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
+    assert "4 of width 48, 1 null" in words and "top 2, modality mode bias" in words
+    assert "16 x id" in words and "active for a token" in words
+
+
+@pytest.mark.parametrize("option", [["--image", IMAGE], ["--speech", SOUND], ["--audio", SOUND, "--image", IMAGE], []])
+def test_chat_answers_about_real_media(model_folder: Path, option: list[str]) -> None:
+    result = runner.invoke(app, ["chat", str(model_folder), *option, "--max-new-tokens", "3", "what is this?"])
+    assert result.exit_code == 0, result.output
+
+
+def test_chat_without_a_question_goes_on_for_several_turns(model_folder: Path) -> None:
+    arguments = ["chat", str(model_folder), "--image", IMAGE, "--max-new-tokens", "2"]
+    result = runner.invoke(app, arguments, input="what is this?\nand why?\n\n")
+    assert result.exit_code == 0 and result.output.count("you:") == 3, result.output
+
+
+def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["info", str(tmp_path / "nothing")])
+    assert result.exit_code == 2 and "cannot be loaded" in result.output and "Traceback" not in result.output
+
+
+def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    result = runner.invoke(app, ["chat", str(tmp_path), "hello"])
+    assert result.exit_code == 2 and "holds a 'llama' model, not a unimoe model" in result.output
+
+
+def test_a_medium_that_does_not_exist_is_refused(model_folder: Path) -> None:
+    result = runner.invoke(app, ["chat", str(model_folder), "--image", "nowhere.png", "what is this?"])
+    assert result.exit_code == 2 and "nowhere.png" in result.output

@@ -1,0 +1,156 @@
+"""Build a dense multimodal model from pretrained parts: a language model, towers, and connectors with random weights.
+
+What comes out answers text exactly as its language model did; the connectors are what the first stage of training is for.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .configuration_unimoe import UniMoEConfig, UniMoETextConfig, prefix_tokens
+from .encoders import measure_tower
+from .modality import MEDIA
+from .modeling_unimoe import UniMoEForConditionalGeneration
+from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
+
+# Decoders that `UniMoETextModel` reproduces, and what tells them apart.
+LANGUAGE_MODELS: dict[str, dict[str, Any]] = {"llama": {}, "qwen3": {"qk_norm": True}}
+
+
+def build_model(
+    language: str | Path,
+    *,
+    vision: str | Path | None = None,
+    speech: str | Path | None = None,
+    audio: str | Path | None = None,
+    connectors: dict[str, dict[str, Any]] | None = None,
+    dtype: torch.dtype | str = "auto",
+    seed: int = 0,
+) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor]:
+    """Compose a model and its processor.
+
+    Args:
+        language: Folder or Hub id of a Llama or Qwen3 causal language model.
+        vision: Of an image tower: CLIP, SigLIP, ViT, a CNN, any timm model.
+        speech: Of a Whisper model; its encoder is taken.
+        audio: Of an audio spectrogram transformer (AST).
+        connectors: Encoder key (`image`, `audio`, `speech`) -> fields of `UniMoEConnectorConfig`.
+        dtype: Of the language model and the towers.
+        seed: Of the connectors' random weights.
+
+    Returns:
+        A dense model in evaluation mode, and its processor.
+
+    Raises:
+        ValueError: If a part is of a kind that cannot be used; the message names it.
+    """
+    decoder = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(language)
+    extend_vocabulary(decoder, tokenizer)
+    sources = {"image": vision, "audio": audio, "speech": speech}
+    towers = {key: load_tower(source, dtype) for key, source in sources.items() if source}
+    extractors = {key: load_extractor(key, source) for key, source in sources.items() if source}
+    encoder_configs = {
+        "vision_config" if key == "image" else f"{key}_config": {
+            "tower_config": tower.config.to_dict(),
+            **measure_tower(
+                tower.config, feature_shape(key, extractors[key]), num_prefix_tokens=prefix_tokens(tower.config)
+            ),
+        }
+        for key, tower in towers.items()
+    }
+    config = UniMoEConfig(
+        text_config=text_config(decoder),
+        tie_word_embeddings=decoder.config.tie_word_embeddings,
+        **encoder_configs,
+        **{f"{key}_connector_config": fields for key, fields in (connectors or {}).items()},
+        **{f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(modality.token) for modality in MEDIA},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = UniMoEForConditionalGeneration._from_config(config, dtype=decoder.dtype).eval()
+    copy_parts(model, decoder, towers)
+    processor = UniMoEProcessor.from_config(
+        config,
+        tokenizer,
+        image_processor=extractors.get("image"),
+        audio_feature_extractor=extractors.get("audio"),
+        speech_feature_extractor=extractors.get("speech"),
+    )
+    return model, processor
+
+
+def text_config(decoder: PreTrainedModel) -> dict[str, Any]:
+    """Read the language model's configuration as fields of `UniMoETextConfig`.
+
+    Raises:
+        ValueError: If the decoder is not one that `UniMoETextModel` reproduces.
+    """
+    config = decoder.config
+    if config.model_type not in LANGUAGE_MODELS:
+        raise ValueError(
+            f"A {config.model_type!r} language model cannot be used; {', '.join(LANGUAGE_MODELS)} models can."
+        )
+    if getattr(config, "use_sliding_window", False):
+        raise ValueError("A language model with sliding-window attention cannot be used.")
+    own = UniMoETextConfig.__dataclass_fields__
+    fields = {name: value for name, value in config.to_dict().items() if name in own and value is not None}
+    fields = {name: value for name, value in fields.items() if name not in ("architectures", "dtype", "model_type")}
+    fields["rope_parameters"] = copy.deepcopy(config.rope_parameters)
+    return {**fields, **LANGUAGE_MODELS[config.model_type]}
+
+
+def extend_vocabulary(decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add the tokens of the chat template and the placeholders; transformers draws new embeddings around the old mean."""
+    add_placeholder_tokens(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if len(tokenizer) > decoder.config.vocab_size:
+        decoder.resize_token_embeddings(len(tokenizer))
+
+
+def load_tower(source: str | Path, dtype: torch.dtype | str) -> PreTrainedModel:
+    """Load a tower with its weights: a whole CLIP or SigLIP gives its vision part, a Whisper its encoder."""
+    config = AutoConfig.from_pretrained(source)
+    model = AutoModel.from_pretrained(source, config=getattr(config, "vision_config", config), dtype=dtype)
+    return model.encoder if config.model_type == "whisper" else model
+
+
+def load_extractor(key: str, source: str | Path) -> Any:
+    """Load the image processor or feature extractor that a tower was trained with."""
+    return (AutoImageProcessor if key == "image" else AutoFeatureExtractor).from_pretrained(source)
+
+
+def feature_shape(key: str, extractor: Any) -> tuple[int, ...]:
+    """Shape of one unit of features, found by extracting them from a blank picture or a moment of silence."""
+    if key == "image":
+        pixels = extractor(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]
+        return tuple(pixels.shape[1:])
+    silence = np.zeros(extractor.sampling_rate // 10, dtype=np.float32)
+    features = extractor(silence, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    return tuple(features[extractor.model_input_names[0]].shape[1:])
+
+
+def copy_parts(
+    model: UniMoEForConditionalGeneration, decoder: PreTrainedModel, towers: dict[str, PreTrainedModel]
+) -> None:
+    """Copy the weights of the language model and the towers; every name must be found on both sides."""
+    model.model.language_model.load_state_dict(decoder.model.state_dict())
+    model.lm_head.load_state_dict(decoder.lm_head.state_dict())
+    for key, tower in towers.items():
+        model.model.encoders[key].tower.load_state_dict(tower.state_dict())
+    model.generation_config.update(**decoder.generation_config.to_diff_dict())

@@ -1,0 +1,170 @@
+"""`unimoe`: look at a model folder, talk to it, and describe the environment."""
+
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+console = Console()
+
+PACKAGES = (
+    "unimoe torch transformers accelerate peft timm torchaudio torchvision datasets safetensors deepspeed torchcodec"
+).split()
+Files = Annotated[list[Path] | None, typer.Option(exists=True, help="A file; repeat the option for several.")]
+Folder = Annotated[str, typer.Argument(help="Model folder, or Hub id.")]
+
+
+@app.command()
+def env() -> None:
+    """Print versions and devices: a block to paste into an issue."""
+    import torch
+
+    console.print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}", highlight=False)
+    for name in PACKAGES:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            version = "not installed"
+        console.print(f"{name} {version}", highlight=False)
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    console.print(f"devices: {', '.join(devices) or 'CPU only'}", highlight=False)
+
+
+@app.command()
+def info(folder: Folder) -> None:
+    """Describe a model: its parts, experts, parameters, and tokens per medium."""
+    model, _ = load(folder, with_processor=False)
+    table = Table("part", "what it is", title=escape(folder))
+    for name, text in describe(model):
+        table.add_row(name, escape(text))
+    console.print(table)
+
+
+@app.command()
+def build(
+    language: Annotated[str, typer.Option(help="Llama or Qwen3 language model: folder or Hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model and its processor.")],
+    vision: Annotated[str | None, typer.Option(help="Image tower: CLIP, SigLIP, ViT, a CNN, any timm model.")] = None,
+    speech: Annotated[str | None, typer.Option(help="Whisper model, of which the encoder is taken.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Audio spectrogram transformer.")] = None,
+) -> None:
+    """Compose a dense model from pretrained parts, with new connectors: where the first stage of training starts."""
+    from .build import build_model
+
+    try:
+        model, processor = build_model(language, vision=vision, speech=speech, audio=audio)
+    except (OSError, ValueError) as error:
+        fail(str(error).strip().splitlines()[0])
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    console.print(f"written to {out}", highlight=False)
+
+
+@app.command()
+def chat(
+    folder: Folder,
+    question: Annotated[str | None, typer.Argument(help="The question. Without it: a conversation.")] = None,
+    image: Files = None,
+    video: Files = None,
+    audio: Files = None,
+    speech: Files = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+) -> None:
+    """Ask a model about images, video, sounds or speech. Media stand before the first question."""
+    from transformers import TextStreamer
+
+    model, processor = load(folder)
+    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    media = {"image": image, "video": video, "audio": audio, "speech": speech}
+    content: list[dict[str, Any]] = [
+        {"type": key, "path": str(path)} for key, paths in media.items() for path in paths or []
+    ]
+    messages: list[dict[str, Any]] = []
+    for text in [question] if question else ask():
+        content.append({"type": "text", "text": text})
+        messages.append({"role": "user", "content": content})
+        content = []
+        try:
+            inputs = processor.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            ).to(model.device)
+        except (ValueError, ImportError) as error:
+            fail(str(error))
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer)
+        answer = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        messages.append({"role": "assistant", "content": answer})
+
+
+def ask() -> Iterator[str]:
+    """Yield questions typed at a prompt until an empty one or the end of input."""
+    while True:
+        try:
+            text = console.input("[bold]you:[/bold] ").strip()
+        except EOFError:
+            return
+        if not text:
+            return
+        yield text
+
+
+def load(folder: str, *, with_processor: bool = True) -> tuple[Any, Any]:
+    """Load a unimoe model and its processor, or say in one line why not and exit with code 2."""
+    from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+    from transformers.utils import logging
+
+    from .configuration_unimoe import UniMoEConfig
+
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if not isinstance(config, UniMoEConfig):
+            fail(f"{folder} holds a {config.model_type!r} model, not a unimoe model.")
+        model = AutoModelForMultimodalLM.from_pretrained(folder).eval()
+        return model, AutoProcessor.from_pretrained(folder) if with_processor else None
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        fail(f"{folder} cannot be loaded: {reason}")
+
+
+def fail(message: str) -> Any:
+    """Print one line to standard error and exit with code 2."""
+    Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(2)
+
+
+def describe(model: Any) -> Iterator[tuple[str, str]]:
+    """Yield the rows of `unimoe info`."""
+    from .moe.counting import count_parameters
+
+    config, text = model.config, model.config.text_config
+    kind = f"{text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary {text.vocab_size:,}"
+    yield "language model", kind
+    if text.num_experts:
+        sparse = [str(index) for index in range(text.num_hidden_layers) if text.is_sparse(index)]
+        yield "sparse layers", ", ".join(sparse)
+        extra = f", {text.num_null_experts} null" if text.num_null_experts else ""
+        extra += f", a shared one of width {text.shared_expert_intermediate_size}" * bool(
+            text.shared_expert_intermediate_size
+        )
+        yield "experts", f"{text.num_experts} of width {text.moe_intermediate_size}{extra}"
+        yield "routing", f"top {text.num_experts_per_tok}, modality mode {text.modality_routing}"
+    else:
+        yield "feed-forward", f"dense, width {text.intermediate_size}"
+    for key in config.encoder_keys:
+        encoder, connector = config.encoder_config(key), config.connector_config(key)
+        yield f"{key} encoder", f"{encoder.tower_config.model_type}, {encoder.num_tokens} tokens -> {connector.type}"
+    for key, tokens in config.num_tokens.items():
+        yield f"tokens of one {key}", f"{tokens} x id {getattr(config, f'{key}_token_id')}"
+    counts = count_parameters(model)
+    yield "parameters", f"{counts['total']:,}, of which {counts['active']:,} active for a token"
+
+
+if __name__ == "__main__":
+    app()
