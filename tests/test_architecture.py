@@ -1,9 +1,10 @@
-"""The house stands: imports go down only, no circle, no file or function outgrows its idea, light imports stay light."""
+"""The house stands: imports go down only, no circle, no file or function outgrows its idea, imports stay light."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("unimoe", "training", "evaluation")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-# Floor of each room of `unimoe`. A room may import from its own floor's rooms only if named in NEIGHBOURS, else from below.
+# Floor of each room of `unimoe`. A room imports from the floors below, and from its own floor if NEIGHBOURS says so.
 FLOORS = {
     "modality": 1,
     "suggest": 1,
@@ -167,7 +168,7 @@ def test_the_walk_of_a_sample_visits_each_of_its_files_once() -> None:
     for stop in WALK:
         assert is_module(f"unimoe.{stop}")
     reached = {stop: set(reach(f"unimoe.{stop}")) for stop in WALK}
-    for earlier, later in zip(WALK, WALK[1:], strict=False):
+    for earlier, later in pairwise(WALK):
         assert f"unimoe.{earlier}" not in reached[later], f"{later} leads back to {earlier}"
 
 

@@ -1,4 +1,4 @@
-"""A saved folder in a fresh process: through the Auto classes, with and without importing unimoe, and in a pipeline."""
+"""A saved folder in a fresh process: through the Auto classes, with and without `import unimoe`, and in a pipeline."""
 
 import os
 import subprocess
@@ -9,7 +9,8 @@ import pytest
 from tiny_processor import FOLDER
 
 ASK = """
-messages = [{{"role": "user", "content": [{{"type": "{kind}", "path": "{path}"}}, {{"type": "text", "text": "what?"}}]}}]
+content = [{{"type": "{kind}", "path": "{path}"}}, {{"type": "text", "text": "what?"}}]
+messages = [{{"role": "user", "content": content}}]
 inputs = processor.apply_chat_template(
     messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
 )
@@ -44,6 +45,7 @@ import unimoe
 from transformers import pipeline
 pipe = pipeline("image-text-to-text", model={str(model_folder)!r})
 content = [{{"type": "image", "path": {str(MEDIA["image"])!r}}}, {{"type": "text", "text": "what?"}}]
-print(type(pipe([{{"role": "user", "content": content}}], max_new_tokens=2, return_full_text=False)[0]["generated_text"]))
+answers = pipe([{{"role": "user", "content": content}}], max_new_tokens=2, return_full_text=False)
+print(type(answers[0]["generated_text"]))
 """
     assert run(code, tmp_path) == "<class 'str'>"

@@ -1,6 +1,6 @@
 """Build a dense multimodal model from pretrained parts: a language model, towers, and connectors with random weights.
 
-What comes out answers text exactly as its language model did; the connectors are what the first stage of training is for.
+What comes out answers text as its language model did; the connectors are what the first stage of training is for.
 """
 
 import copy
@@ -64,22 +64,15 @@ def build_model(
     sources = {"image": vision, "audio": audio, "speech": speech}
     towers = {key: load_tower(source, dtype) for key, source in sources.items() if source}
     extractors = {key: load_extractor(key, source) for key, source in sources.items() if source}
-    encoder_configs = {
-        "vision_config" if key == "image" else f"{key}_config": {
-            "tower_config": tower.config.to_dict(),
-            **measure_tower(
-                tower.config, feature_shape(key, extractors[key]), num_prefix_tokens=prefix_tokens(tower.config)
-            ),
-        }
-        for key, tower in towers.items()
+    values: dict[str, Any] = {
+        "text_config": text_config(decoder),
+        "tie_word_embeddings": decoder.config.tie_word_embeddings,
     }
-    config = UniMoEConfig(
-        text_config=text_config(decoder),
-        tie_word_embeddings=decoder.config.tie_word_embeddings,
-        **encoder_configs,
-        **{f"{key}_connector_config": fields for key, fields in (connectors or {}).items()},
-        **{f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(modality.token) for modality in MEDIA},
-    )
+    values |= {f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA}
+    values |= {f"{key}_connector_config": fields for key, fields in (connectors or {}).items()}
+    for key, tower in towers.items():
+        values["vision_config" if key == "image" else f"{key}_config"] = encoder_config(key, tower, extractors[key])
+    config = UniMoEConfig(**values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = UniMoEForConditionalGeneration._from_config(config, dtype=decoder.dtype).eval()
@@ -92,6 +85,13 @@ def build_model(
         speech_feature_extractor=extractors.get("speech"),
     )
     return model, processor
+
+
+def encoder_config(key: str, tower: PreTrainedModel, extractor: Any) -> dict[str, Any]:
+    """Fields of the encoder configuration of a loaded tower, its tokens measured."""
+    shape = feature_shape(key, extractor)
+    measured = measure_tower(tower.config, shape, num_prefix_tokens=prefix_tokens(tower.config))
+    return {"tower_config": tower.config.to_dict(), **measured}
 
 
 def text_config(decoder: PreTrainedModel) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def text_config(decoder: PreTrainedModel) -> dict[str, Any]:
 
 
 def extend_vocabulary(decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add the tokens of the chat template and the placeholders; transformers draws new embeddings around the old mean."""
+    """Add the chat template's tokens and the placeholders; transformers draws new embeddings around the old mean."""
     add_placeholder_tokens(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,8 +15,19 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pret
 console = Console()
 
 PACKAGES = (
-    "unimoe torch transformers accelerate peft timm torchaudio torchvision datasets safetensors deepspeed torchcodec"
-).split()
+    "unimoe",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "timm",
+    "torchaudio",
+    "torchvision",
+    "datasets",
+    "safetensors",
+    "deepspeed",
+    "torchcodec",
+)
 Files = Annotated[list[Path] | None, typer.Option(exists=True, help="A file; repeat the option for several.")]
 Folder = Annotated[str, typer.Argument(help="Model folder, or Hub id.")]
 
@@ -133,7 +144,7 @@ def load(folder: str, *, with_processor: bool = True) -> tuple[Any, Any]:
         fail(f"{folder} cannot be loaded: {reason}")
 
 
-def fail(message: str) -> Any:
+def fail(message: str) -> NoReturn:
     """Print one line to standard error and exit with code 2."""
     Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(2)

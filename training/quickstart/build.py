@@ -13,7 +13,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     ASTFeatureExtractor,
-    GenerationConfig,
     PreTrainedTokenizerFast,
     ViTImageProcessor,
     WhisperFeatureExtractor,
@@ -120,7 +119,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = UniMoEForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
+    model.generation_config.update(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=32
     )
     return model
