@@ -7,7 +7,7 @@ demo media come in several phrasings; a test file asks each question once, in th
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise, product
@@ -87,24 +87,37 @@ def vqa_rows(split: Split) -> Iterator[Row]:
         yield question_row(f"vqa-{split}-{index}", task="vqa", question=question, answer=answer, media=media)
 
 
-def vqa_conversations(*, turns: int = 4, seed: int = 0) -> Iterator[Row]:
-    """Yield the training questions of easy-vqa as conversations: a picture is encoded once for several questions.
+def conversations(rows: Iterable[Row], *, turns: int, same_medium: bool = False, seed: int = 0) -> Iterator[Row]:
+    """Join single questions into conversations of like length, so that a batch is not mostly padding.
 
     Args:
-        turns: Questions about one picture in one row, at most.
-        seed: Seed of the order of a picture's questions.
+        rows: Single questions.
+        turns: Questions in a conversation, at most.
+        same_medium: Join questions about one medium, which is shown with the first of them only.
+        seed: Seed of the order in which questions meet.
     """
-    by_picture: dict[str, list[Row]] = {}
-    for row in vqa_rows("train"):
-        by_picture.setdefault(row["messages"][0]["content"][0]["path"], []).append(row)
-    shuffle = random.Random(seed).shuffle
-    for rows in by_picture.values():
-        shuffle(rows)
-        for group in (rows[start : start + turns] for start in range(0, len(rows), turns)):
-            messages = [message for row in group for message in row["messages"]]
-            for message in messages[2::2]:  # the picture stays with the first question
-                message["content"] = message["content"][1:]
-            yield {**group[0], "messages": messages}
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        medium = row["messages"][0]["content"][0].get("path", "") if same_medium else ""
+        groups.setdefault(medium, []).append(row)
+    generator = random.Random(seed)
+    for group in groups.values():
+        generator.shuffle(group)
+        for start in range(0, len(group), turns):
+            yield join(group[start : start + turns])
+
+
+def join(rows: list[Row]) -> Row:
+    """Join rows into one conversation; a medium that the turn before already showed is not shown again."""
+    messages: list[dict[str, Any]] = []
+    shown = None
+    for row in rows:
+        question, answer = row["messages"]
+        media = [item for item in question["content"] if item["type"] != "text"]
+        content = question["content"] if media != shown else question["content"][len(media) :]
+        messages += [{**question, "content": content}, answer]
+        shown = media
+    return {**rows[0], "messages": messages}
 
 
 def demo_rows(task: str, split: Split, *, relative_to: Path) -> Iterator[Row]:
@@ -157,8 +170,8 @@ def write_data(folder: Path) -> dict[str, int]:
     """Write all data files of the quickstart.
 
     Args:
-        folder: Where the files `{vqa,image_kind,spoken_word,sound_kind}_{train,test}.jsonl`, `text_train.jsonl` and
-            `vqa_train_conversations.jsonl` go.
+        folder: Where the files `{vqa,image_kind,spoken_word,sound_kind}_{train,test}.jsonl` and `text_train.jsonl` go,
+            and for each training file one with the same questions joined, `TASK_train_conversations.jsonl`.
 
     Returns:
         Rows of each file, by file name.
@@ -167,8 +180,12 @@ def write_data(folder: Path) -> dict[str, int]:
     base = folder.resolve()
     files: dict[str, Iterator[Row]] = {
         "text_train": text_rows(),
-        "vqa_train_conversations": vqa_conversations(),
+        "text_train_conversations": conversations(text_rows(), turns=4),
+        "vqa_train_conversations": conversations(vqa_rows("train"), turns=4, same_medium=True),
     }
+    for task in DEMO_TASKS:
+        rows = demo_rows(task, "train", relative_to=base)
+        files[f"{task}_train_conversations"] = conversations(rows, turns=3)
     for split in ("train", "test"):
         files[f"vqa_{split}"] = vqa_rows(split)
         for task in DEMO_TASKS:
