@@ -6,11 +6,13 @@ OUT ?= runs/quickstart
 SCALE ?= 1
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
+# Threads that wait for each other sleep: spinning ones make a busy machine several times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: quickstart test test-distributed test-slow check format clean
 
 quickstart: $(VENV)/.unimoe-dev
-	$(BIN)/python -m training.quickstart $(OUT) --set output=$(OUT)
+	$(BIN)/python -m training.quickstart $(OUT)
 	$(BIN)/python -m training configs/quickstart/quickstart.yaml output=$(OUT) scale=$(SCALE)
 	$(BIN)/python -m evaluation --model $(OUT)/model --config configs/evaluation/quickstart.yaml \
 		--baseline $(OUT)/dense --shuffled-media --overwrite output=$(OUT) data_root=$(OUT)/data
@@ -35,7 +37,7 @@ format: $(VENV)/.unimoe-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # One virtual environment for all targets, made once and again when the dependencies change.
 $(VENV)/.unimoe-dev: pyproject.toml

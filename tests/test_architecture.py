@@ -1,13 +1,18 @@
 """The house stands: imports go down only, no circle, no file or function outgrows its idea, imports stay light."""
 
 import ast
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
+from tiny_processor import FOLDER
+from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("unimoe", "training", "evaluation")
@@ -51,12 +56,14 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
-    """Absolute names of the modules that a file imports; `from x import y` gives x.y too if that is a module."""
-    tree = parse(path)
+    """Absolute names of the modules that a file imports; `from x import y` gives x.y too if that is a module.
+
+    With `top_level`, only the imports that run when the file is imported: not those in functions.
+    """
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    for node in tree.body if top_level else ast.walk(tree):
+    for node in run_at_import(parse(path)) if top_level else ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -65,6 +72,15 @@ def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
             submodules = [f"{name}.{alias.name}" for alias in node.names]
             found = [module for module in submodules if is_module(module)]
             yield from found or [name]
+
+
+def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Nodes outside functions and `if TYPE_CHECKING:`, however deep in `try`, `if` or a class."""
+    for child in ast.iter_child_nodes(node):
+        typing_only = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+        if not typing_only and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from run_at_import(child)
 
 
 def is_module(name: str) -> bool:
@@ -120,7 +136,7 @@ def test_file_and_functions_hold_one_idea(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
     assert path.stem not in ("utils", "helpers")
     for node in ast.walk(parse(path)):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= 60, f"{node.name} has {lines} lines"
 
@@ -158,8 +174,6 @@ def test_unimoe_runs_without_the_heavy_libraries() -> None:
 
 
 def environment() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -184,6 +198,44 @@ def reach(module: str) -> Iterator[str]:
                 seen.add(target)
                 queue.append(target)
                 yield target
+
+
+def test_a_sample_walks_through_the_five_files_in_order_and_never_turns_back(model_folder: Path) -> None:
+    processor = AutoProcessor.from_pretrained(model_folder)
+    model = AutoModelForMultimodalLM.from_pretrained(model_folder).eval()
+    picture = {"type": "image", "path": str(FOLDER / "image_kind/food_00.png")}
+    messages = [{"role": "user", "content": [picture, {"type": "text", "text": "what is this?"}]}]
+
+    def sample() -> None:
+        inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+        model(**inputs, labels=inputs["input_ids"])
+
+    calls = stops_called(sample)
+    assert tuple(dict.fromkeys(calls)) == WALK, "order of the first arrivals"
+    for index, stop in enumerate(WALK):
+        # what the connectors gave is merged into the text by the file that called them
+        gone = set(WALK[:index]) - ({"modeling_unimoe"} if stop == "connectors" else set())
+        again = gone.intersection(calls[calls.index(stop) :])
+        assert not again, f"after {stop}, the sample is back in {again}"
+
+
+def stops_called(action: Callable[[], None]) -> list[str]:
+    """Stops of the walk in which functions are called while an action runs, one entry for each call."""
+    paths = {str(ROOT / "unimoe" / stop.replace(".", "/")): stop for stop in WALK}
+    calls: list[str] = []
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            file = frame.f_code.co_filename.removesuffix(".py")
+            stop = paths.get(file) or paths.get(str(Path(file).parent))
+            calls.extend([stop] if stop else [])
+
+    sys.setprofile(note)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return calls
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=describe)

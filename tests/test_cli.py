@@ -1,6 +1,7 @@
 """The command line: what it prints, and how it refuses."""
 
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,6 +51,37 @@ def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "holds a 'llama' model, not a unimoe model" in result.output
 
 
+def refusal(arguments: list[str]) -> str:
+    """Standard error of a command that must end with exit code 2 and one line."""
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "nowhere", "a/b/c", __file__])
+def test_a_path_that_is_no_folder_is_named_as_such(path: str) -> None:
+    assert f"{path} cannot be loaded: there is no such folder" in refusal(["info", path])
+
+
 def test_a_medium_that_does_not_exist_is_refused(model_folder: Path) -> None:
-    result = runner.invoke(app, ["chat", str(model_folder), "--image", "nowhere.png", "what is this?"])
-    assert result.exit_code == 2 and "nowhere.png" in result.output
+    arguments = ["chat", str(model_folder), "--image", "nowhere.png", "what is this?"]
+    assert "--image nowhere.png: there is no such file" in refusal(arguments)
+
+
+@pytest.mark.parametrize("option", ["--image", "--speech", "--audio", "--video"])
+def test_a_file_that_is_no_medium_is_refused(model_folder: Path, option: str) -> None:
+    assert Path(__file__).name in refusal(["chat", str(model_folder), option, __file__, "what is this?"])
+
+
+def test_an_invalid_configuration_is_refused_with_the_check_that_failed(model_folder: Path, tmp_path: Path) -> None:
+    values = json.loads((model_folder / "config.json").read_text())
+    values["text_config"]["num_experts_per_tok"] = 99
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert "num_experts_per_tok (99) must lie between" in refusal(["info", str(tmp_path)])
+
+
+def test_a_damaged_weight_file_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    assert "cannot be loaded" in refusal(["info", str(folder)])

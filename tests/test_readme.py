@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?:<!-- needs: (\w+) -->\n)?```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line for _, language, text in BLOCKS if language == "bash" for line in text.strip().splitlines()]
+
+
+KINDS = ("make ", ".venv/bin/unimoe ", ".venv/bin/python -m training ", ".venv/bin/python -m evaluation ")
 
 
 def commands(start: str) -> list[list[str]]:
@@ -71,6 +75,24 @@ def test_the_stage_shown_is_a_valid_stage(tmp_path: Path) -> None:
     (tmp_path / "stage.yaml").write_text(block, encoding="utf-8")
     values = {**read_yaml(tmp_path / "stage.yaml"), "output": str(tmp_path)}
     assert parse_stage(values, source="README.md").train.parts == ["connectors", "router"]
+
+
+def test_every_command_is_of_a_kind_that_is_tested_here() -> None:
+    for need, _, text in BLOCKS:
+        assert need in ("", "hub", "quickstart"), text
+    for command in COMMANDS:
+        assert command.startswith(KINDS), command
+
+
+def test_the_tree_is_true() -> None:
+    tree = README.split("## Where things are")[1].split("```")[1].strip()
+    rooms = dict(line.split(maxsplit=1) for line in tree.splitlines())
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    folders = {f"{name.split('/')[0]}/" for name in tracked.splitlines() if "/" in name and name[0] != "."}
+    assert set(rooms) == folders or not folders  # an unpacked archive has no list of files
+    for room, text in rooms.items():
+        for name in re.findall(r"\w+/|\w+\.(?:py|md)", text):
+            assert (ROOT / room / name).exists(), f"{room}{name}"
 
 
 def test_the_files_that_the_readme_links_exist() -> None:

@@ -1,6 +1,7 @@
 """`unimoe`: look at a model folder, talk to it, and describe the environment."""
 
 import platform
+import re
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +29,8 @@ PACKAGES = (
     "deepspeed",
     "torchcodec",
 )
-Files = Annotated[list[Path] | None, typer.Option(exists=True, help="A file; repeat the option for several.")]
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+Files = Annotated[list[Path] | None, typer.Option(help="A file; repeat the option for several.")]
 Folder = Annotated[str, typer.Argument(help="Model folder, or Hub id.")]
 
 
@@ -67,12 +69,14 @@ def build(
     audio: Annotated[str | None, typer.Option(help="Audio spectrogram transformer.")] = None,
 ) -> None:
     """Compose a dense model from pretrained parts, with new connectors: where the first stage of training starts."""
+    from huggingface_hub.errors import StrictDataclassError
+
     from .build import build_model
 
     try:
         model, processor = build_model(language, vision=vision, speech=speech, audio=audio)
-    except (OSError, ValueError) as error:
-        fail(str(error).strip().splitlines()[0])
+    except (OSError, ValueError, StrictDataclassError) as error:
+        fail(reason(error))
     model.save_pretrained(out)
     processor.save_pretrained(out)
     console.print(f"written to {out}", highlight=False)
@@ -91,12 +95,9 @@ def chat(
     """Ask a model about images, video, sounds or speech. Media stand before the first question."""
     from transformers import TextStreamer
 
+    content = media_items(image=image, video=video, audio=audio, speech=speech)
     model, processor = load(folder)
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    media = {"image": image, "video": video, "audio": audio, "speech": speech}
-    content: list[dict[str, Any]] = [
-        {"type": key, "path": str(path)} for key, paths in media.items() for path in paths or []
-    ]
     messages: list[dict[str, Any]] = []
     for text in [question] if question else ask():
         content.append({"type": "text", "text": text})
@@ -106,11 +107,20 @@ def chat(
             inputs = processor.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
             ).to(model.device)
-        except (ValueError, ImportError) as error:
-            fail(str(error))
+        except (OSError, ValueError, ImportError) as error:
+            fail(reason(error))
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer)
         answer = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         messages.append({"role": "assistant", "content": answer})
+
+
+def media_items(**media: list[Path] | None) -> list[dict[str, Any]]:
+    """Return the content items of the files given for each kind of medium, or exit with code 2 if one is missing."""
+    items = [(key, path) for key, paths in media.items() for path in paths or []]
+    for key, path in items:
+        if not path.is_file():
+            fail(f"--{key} {path}: there is no such file.")
+    return [{"type": key, "path": str(path)} for key, path in items]
 
 
 def ask() -> Iterator[str]:
@@ -127,11 +137,16 @@ def ask() -> Iterator[str]:
 
 def load(folder: str, *, with_processor: bool = True) -> tuple[Any, Any]:
     """Load a unimoe model and its processor, or say in one line why not and exit with code 2."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
     from transformers.utils import logging
 
     from .configuration_unimoe import UniMoEConfig
 
+    path = Path(folder)
+    if path.is_file() or not (path.is_dir() or HUB_ID.fullmatch(folder)):
+        fail(f"{folder} cannot be loaded: there is no such folder.")
     logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -139,9 +154,16 @@ def load(folder: str, *, with_processor: bool = True) -> tuple[Any, Any]:
             fail(f"{folder} holds a {config.model_type!r} model, not a unimoe model.")
         model = AutoModelForMultimodalLM.from_pretrained(folder).eval()
         return model, AutoProcessor.from_pretrained(folder) if with_processor else None
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        fail(f"{folder} cannot be loaded: {reason}")
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        fail(f"{folder} cannot be loaded: {reason(error)}")
+
+
+def reason(error: Exception) -> str:
+    """Return an error's message in one line; of a configuration that failed validation, what the check said."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    source = error.__cause__ if isinstance(error, StrictDataclassError) else None
+    return " ".join(str(source or error).split())
 
 
 def fail(message: str) -> NoReturn:

@@ -269,6 +269,7 @@ def test_an_error_in_a_worker_process_reaches_the_command_line_as_one_message(ma
 
 
 @pytest.mark.distributed
+@pytest.mark.smoke
 def test_two_processes_learn_what_one_learns(make_stage, mixture_start, tmp_path):
     logs = []
     for processes in (1, 2):
