@@ -56,12 +56,13 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
             )
     parameters = dict(model.named_parameters())
     trainable = Trainable({part: [parameters[name] for name in members] for part, members in names.items()})
+    fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}  # Whisper's sinusoids
     model.requires_grad_(False)
     if config.lora is not None:
         _add_lora(model, config.lora, names, trainable)
     for part in config.parts:
-        for parameter in trainable.parts[part]:
-            parameter.requires_grad_(True)
+        for name in set(names[part]) - fixed:
+            parameters[name].requires_grad_(True)
     return trainable
 
 

@@ -87,14 +87,16 @@ def load_start(config: StageConfig) -> tuple[UniMoEForConditionalGeneration, Uni
             path = config.start.path or ""
             return _load_model(path), UniMoEProcessor.from_pretrained(path), None
         sources = config.start.assemble
-        model, certificate = assemble(sources.base, dict(sources.experts), **sources.arguments())
+        experts = {key: _load_model(path) for key, path in sources.experts.items()}
+        model, certificate = assemble(_load_model(sources.base), experts, **sources.arguments())
         return model, UniMoEProcessor.from_pretrained(sources.base), certificate
     except (OSError, ValueError) as error:
         raise ConfigError(f"The start of the stage cannot be made: {error}") from error
 
 
 def _load_model(path: str) -> UniMoEForConditionalGeneration:
-    return UniMoEForConditionalGeneration.from_pretrained(path)
+    # float32 whatever was saved: in bf16 weights, small steps round away. `trainer.bf16` computes in bf16 all the same.
+    return UniMoEForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
 
 
 def training_arguments(config: StageConfig) -> TrainingArguments:

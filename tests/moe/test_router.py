@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unimoe import Modality, UniMoETextConfig
-from unimoe.moe import RoutingContext, TopKRouter
+from unimoe.moe import RoutingContext, TopKRouter, load_balancing_loss
 
 T, D, E = 40, 16, 5
 
@@ -101,6 +101,17 @@ def test_routing_of_bfloat16_states_is_decided_in_float32() -> None:
     logits, weights, index, _ = router(hidden, context)
     assert logits.dtype == torch.float32 and weights.dtype == torch.bfloat16
     assert torch.equal(index, router(hidden.float(), context)[2])
+
+
+def test_routing_and_losses_are_float32_under_autocast() -> None:
+    router = make_router()
+    hidden, context = tokens()
+    expected = router(hidden.bfloat16(), context)
+    loss = load_balancing_loss(expected[0], expected[3], torch.ones(T, 1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = router(hidden.bfloat16(), context)
+        assert torch.equal(load_balancing_loss(actual[0], actual[3], torch.ones(T, 1)), loss)
+    assert torch.equal(actual[0], expected[0]) and torch.equal(actual[2], expected[2])
 
 
 @pytest.mark.parametrize(

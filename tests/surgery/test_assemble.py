@@ -58,6 +58,13 @@ def test_tokens_start_out_preferring_their_own_expert(sources) -> None:
     assert best == {"text": 0, "image": 1, "video": 1, "audio": 0, "speech": 2}
 
 
+def test_the_generation_settings_of_the_base_are_kept(sources) -> None:
+    base = tiny_model()
+    base.generation_config.update(max_new_tokens=32, eos_token_id=[2, 9])
+    moe, _ = assemble(base, specialists(sources))
+    assert (moe.generation_config.max_new_tokens, moe.generation_config.eos_token_id) == (32, [2, 9])
+
+
 def test_the_seed_decides_the_router(sources) -> None:
     routers = [
         assemble(sources["base"], specialists(sources), seed=seed)[0].model.language_model.layers[0].mlp.router.weight

@@ -30,6 +30,13 @@ def logits(model):
         return model.eval()(**{k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}).logits
 
 
+def test_what_a_tower_holds_fixed_stays_fixed():
+    model = tiny_model()
+    choose_trainable(model, TrainConfig(parts=["encoders"]))
+    frozen = {name for name in model.parts()["encoders"] if not model.get_parameter(name).requires_grad}
+    assert frozen == {"model.encoders.speech.tower.embed_positions.weight"}  # Whisper's sinusoids
+
+
 @pytest.mark.parametrize("parts", [["connectors"], ["encoders.image", "router"], ["experts"], ["attention", "norms"]])
 def test_a_step_changes_the_named_parts_and_nothing_else(parts):
     model = tiny_model(**MOE)

@@ -28,11 +28,15 @@ def load_balancing_loss(router_logits: Tensor, expert_mask: Tensor, token_groups
     Returns:
         Mean over the groups that have tokens; scalar, dimensionless, float32. 0 if all groups are empty.
     """
-    groups = token_groups.float()
+    with torch.autocast(router_logits.device.type, enabled=False):  # bf16 cannot count beyond 256
+        return _balance_of_groups(router_logits.float(), expert_mask.float(), token_groups.float())
+
+
+def _balance_of_groups(router_logits: Tensor, expert_mask: Tensor, groups: Tensor) -> Tensor:
     tokens = groups.sum(dim=0)  # (G,)
-    load = groups.T @ expert_mask.float()  # (G, E)
+    load = groups.T @ expert_mask  # (G, E)
     load = load / load.sum(dim=-1, keepdim=True).clamp(min=1)
-    probability = groups.T @ router_logits.float().softmax(dim=-1) / tokens.clamp(min=1)[:, None]  # (G, E)
+    probability = groups.T @ router_logits.softmax(dim=-1) / tokens.clamp(min=1)[:, None]  # (G, E)
     open_experts = (groups.T @ torch.isfinite(router_logits).float() > 0).sum(dim=-1)  # (G,)
     per_group = open_experts * (load.detach() * probability).sum(dim=-1)
     return per_group.sum() / (tokens > 0).sum().clamp(min=1)

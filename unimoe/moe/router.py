@@ -27,8 +27,7 @@ class TopKRouter(nn.Module):
 
     With `norm_topk_prob` the weights are renormalised over the chosen experts (Mixtral, arXiv 2401.04088, section 2),
     otherwise they are the probabilities themselves (Qwen1.5-MoE, OLMoE). Modality awareness is applied to the logits
-    before the
-    softmax: a bias for each modality, or a mask that leaves only the experts which the modality may use.
+    before the softmax: a bias for each modality, or a mask that leaves only the experts which the modality may use.
 
     Null experts are E, ..., E+N-1 in `router_logits` and `expert_mask`; they compute nothing, and keep their weight,
     so that the routed output is attenuated (Uni-MoE-2.0, arXiv 2511.12609).
@@ -61,8 +60,10 @@ class TopKRouter(nn.Module):
             top_k_index: Expert indices, (T, K); E where no expert computes.
             expert_mask: Which targets each token chose, nulls told apart, bool, (T, E+N).
         """
-        # float32 throughout: ties of bf16 logits would make the choice depend on rounding.
-        router_logits = self.modality_logits(F.linear(hidden_states.float(), self.weight.float()), context)
+        # float32 throughout, under autocast too: ties of bf16 logits would make the choice depend on rounding.
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            router_logits = F.linear(hidden_states.float(), self.weight.float())
+        router_logits = self.modality_logits(router_logits, context)
         probabilities = router_logits.softmax(dim=-1)
         weights, chosen = probabilities.topk(self.top_k, dim=-1)  # (T, K)
         if self.norm_topk_prob:

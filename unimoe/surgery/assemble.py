@@ -5,6 +5,8 @@ and embeddings come from the base; the encoder and connector of a modality come 
 with them. (Li et al. 2024, Uni-MoE, arXiv 2405.11273, section 3.2: modality-specific experts, then unified training.)
 """
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5, torch.bfloat16: 1e-2, tor
 
 def assemble(
     base: Source,
-    experts: dict[str, Source],
+    experts: Mapping[str, Source],
     *,
     num_experts_per_tok: int = 2,
     modality_routing: ModalityRouting = "bias",
@@ -50,6 +52,7 @@ def assemble(
     _check_sources(base_model, specialists)
     config = _moe_config(base_model.config, list(specialists), num_experts_per_tok, modality_routing)
     model = UniMoEForConditionalGeneration._from_config(config, dtype=base_model.dtype).eval()
+    model.generation_config = copy.deepcopy(base_model.generation_config)
     _copy_dense_parts(model, base_model, specialists)
     sources = [base_model, *specialists.values()]
     generator = torch.Generator().manual_seed(seed)
@@ -164,7 +167,7 @@ def _largest_difference(experts: Experts, feed_forwards: list[GatedMLP], generat
 
 
 def _certificate(
-    difference: float, base: Source, experts: dict[str, Source], model: UniMoEForConditionalGeneration
+    difference: float, base: Source, experts: Mapping[str, Source], model: UniMoEForConditionalGeneration
 ) -> Certificate:
     tolerance = TOLERANCE[model.dtype]
     if difference > tolerance:
@@ -176,7 +179,7 @@ def _certificate(
     return Certificate(
         operation="assemble",
         kind="exact",
-        claim="Each expert computes the feed-forward of its source; the router is new and untrained.",
+        claim="At assembly, before any training, each expert computes the feed-forward of its source.",
         difference=difference,
         details={
             "base": name(base),
