@@ -41,7 +41,7 @@ def encode_batch(
             padding_side="left",  # answers are appended at the end of every row
             add_generation_prompt=True,
         )
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         if len(samples) > 1:  # which row was it? Its own error is raised here
             for sample in samples:
                 encode_batch(processor, [sample], device=device, dtype=dtype)

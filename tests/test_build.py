@@ -12,13 +12,14 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     CLIPConfig,
+    CLIPImageProcessor,
     CLIPModel,
     PreTrainedModel,
     WhisperFeatureExtractor,
 )
 
 from unimoe import UniMoEForConditionalGeneration
-from unimoe.build import build_model
+from unimoe.build import build_model, encoder_config
 
 CLIP_PART = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 CLIP = CLIPConfig(
@@ -104,3 +105,25 @@ def test_a_language_model_of_another_kind_is_refused_by_name(tmp_path: Path) -> 
     byte_tokenizer(placeholders=False).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="A 'gpt2' language model cannot be used; llama, qwen3 models can"):
         build_model(tmp_path)
+
+
+def test_an_answer_ends_where_the_chat_template_ends_a_turn(parts, tmp_path: Path) -> None:
+    root, models = parts
+    tokenizer = byte_tokenizer(placeholders=False, eos_token="z")  # as Llama's </s>: not what ends a turn of the chat
+    tokenizer.save_pretrained(tmp_path)
+    models["language"].save_pretrained(tmp_path)
+    model, processor = build_model(tmp_path, vision=root / "vision")
+    settings = model.generation_config
+    assert processor.tokenizer.convert_tokens_to_ids("<|im_end|>") in settings.eos_token_id
+    assert models["language"].generation_config.eos_token_id in settings.eos_token_id
+    assert settings.pad_token_id == processor.tokenizer.pad_token_id
+    assert set(settings.suppress_tokens) == {model.config.image_token_id, model.config.video_token_id}
+
+
+@pytest.mark.parametrize(("architecture", "tokens"), [("test_vit", 100), ("swin_tiny_patch4_window7_224", 49)])
+def test_timm_towers_give_patches_whatever_their_layout(architecture: str, tokens: int) -> None:
+    tower = AutoModel.from_config(AutoConfig.for_model("timm_wrapper", architecture=architecture))
+    size = 160 if architecture == "test_vit" else 224
+    extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    config = encoder_config("image", tower, extractor)
+    assert (config["num_tokens"], config["hidden_size"]) == (tokens, tower.timm_model.num_features)

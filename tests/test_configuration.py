@@ -84,3 +84,27 @@ def test_text_only_configuration_has_no_media() -> None:
 
 def test_num_tokens_count_units() -> None:
     assert tiny_config().num_tokens == {"image": 16, "video": 32, "audio": 3, "speech": 5}
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"num_experts": 2, "mlp_bias": True}, "mlp_bias: experts have no bias"),
+        ({"num_experts": 2, "num_null_experts": -1}, "num_null_experts is -1"),
+        ({"hidden_act": "nope"}, "hidden_act 'nope'"),
+        ({"num_experts": 2, "moe_layers": [8]}, "moe_layers names layer 8"),
+        ({"num_attention_heads": 8, "num_key_value_heads": 3}, "must be a multiple"),
+    ],
+)
+def test_impossible_language_models_are_refused(values: dict, problem: str) -> None:
+    with pytest.raises(Exception, match=problem):
+        UniMoETextConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [({"stack": 0}, "stack is 0"), ({"type": "qformer", "stack": 2}, "a qformer has num_queries")],
+)
+def test_impossible_connectors_are_refused(values: dict, problem: str) -> None:
+    with pytest.raises(Exception, match=problem):
+        UniMoEConnectorConfig(**values)

@@ -107,6 +107,28 @@ def test_permuting_experts_with_their_router_rows_changes_nothing(inputs) -> Non
     torch.testing.assert_close(logits(model, **inputs), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_router_logits_can_be_asked_for_while_decoding_with_a_cache(model, inputs) -> None:
+    first = model(**inputs, use_cache=True)
+    mask = torch.ones(1, inputs["input_ids"].shape[1] + 1)
+    step = model(
+        torch.tensor([[5]]), attention_mask=mask, past_key_values=first.past_key_values, output_router_logits=True
+    )
+    assert len(step.router_logits) == 2 and step.losses is None
+
+
+def test_losses_from_embeddings_are_those_from_ids(inputs) -> None:
+    model = tiny_model(num_experts=4, router_aux_loss_scope="modality")
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    others = {name: value for name, value in inputs.items() if name != "input_ids"}
+    expected = model(**inputs, labels=inputs["input_ids"]).loss
+    torch.testing.assert_close(model(inputs_embeds=embeds, **others, labels=inputs["input_ids"]).loss, expected)
+
+
+def test_no_units_give_no_features(model) -> None:
+    for modality, shape in ((Modality.IMAGE, (0, 3, 32, 32)), (Modality.VIDEO, (0, 4, 3, 32, 32))):
+        assert model.model.encode(modality, torch.zeros(shape)).pooler_output == ()
+
+
 def test_loss_is_the_weighted_sum_of_its_parts(model, inputs) -> None:
     output = model(**inputs, labels=inputs["input_ids"])
     text = model.config.text_config

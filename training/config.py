@@ -29,6 +29,9 @@ MANAGED_ARGUMENTS = {
     "label_smoothing_factor": "The loss is the model's own, without smoothing.",
     "use_cache": "Training uses no cache.",
     "do_train": "A stage always trains.",
+    "resume_from_checkpoint": "Stages cannot be resumed yet; start the stage again.",
+    "deepspeed": "DeepSpeed is not supported yet; several processes run with torchrun.",
+    "fsdp": "FSDP is not supported; several processes run with torchrun.",
 }
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]

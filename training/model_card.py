@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from unimoe.surgery import Certificate
+from unimoe.surgery.certificate import FILE_NAME as CERTIFICATE_FILE
 
 from .config import StageConfig
 
@@ -65,6 +66,8 @@ def write_papers(
     (folder / STAGE_FILE).write_text(f"# python -m training {STAGE_FILE}\n{stage}", encoding="utf-8")
     if certificate is not None:
         certificate.save(folder)
+    else:  # of a model that was here before
+        (folder / CERTIFICATE_FILE).unlink(missing_ok=True)
     (folder / "README.md").write_text(model_card(folder.name, history, certificate), encoding="utf-8")
 
 
@@ -127,6 +130,6 @@ def _certificate_lines(certificate: Certificate) -> list[str]:
         "## Certificate",
         "",
         f"Operation `{certificate.operation}`, {certificate.kind}: {certificate.claim} Largest difference: "
-        f"{certificate.difference:.1e} (before training). See `certificate.json`.",
+        f"{certificate.difference:.1e}. See `certificate.json`.",
         "",
     ]

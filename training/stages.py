@@ -95,7 +95,7 @@ def load_start(config: StageConfig) -> tuple[UniMoEForConditionalGeneration, Uni
 
 
 def _load_model(path: str) -> UniMoEForConditionalGeneration:
-    # float32 whatever was saved: in bf16 weights, small steps round away. `trainer.bf16` computes in bf16 all the same.
+    # float32 whatever was saved: in bf16 weights, small steps round away. `trainer.bf16` still computes in bf16.
     return UniMoEForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
 
 
@@ -121,9 +121,15 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         "activation_checkpointing_kwargs": checkpointing_arguments(config),
     }
     try:
-        return TrainingArguments(**values)
+        arguments = TrainingArguments(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {error}") from error
+    if arguments.n_gpu > 1:  # one process would split text and media of a batch at unrelated places
+        raise ConfigError(
+            f"One process sees {arguments.n_gpu} GPUs. Start one process for each with `torchrun --nproc_per_node "
+            f"{arguments.n_gpu} -m training ...`, or show it one with CUDA_VISIBLE_DEVICES=0."
+        )
+    return arguments
 
 
 def checkpointing_arguments(config: StageConfig) -> dict[str, Any]:

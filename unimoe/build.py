@@ -25,6 +25,7 @@ from .configuration_unimoe import UniMoEConfig, UniMoETextConfig, prefix_tokens
 from .encoders import measure_tower
 from .modality import MEDIA
 from .modeling_unimoe import UniMoEForConditionalGeneration
+from .placeholders import CHAT_TOKENS
 from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 
 # Decoders that `UniMoETextModel` reproduces, and what tells them apart.
@@ -77,6 +78,7 @@ def build_model(
         torch.manual_seed(seed)
         model = UniMoEForConditionalGeneration._from_config(config, dtype=decoder.dtype).eval()
     copy_parts(model, decoder, towers)
+    set_generation(model, decoder, tokenizer)
     processor = UniMoEProcessor.from_config(
         config,
         tokenizer,
@@ -90,8 +92,10 @@ def build_model(
 def encoder_config(key: str, tower: PreTrainedModel, extractor: Any) -> dict[str, Any]:
     """Fields of the encoder configuration of a loaded tower, its tokens measured."""
     shape = feature_shape(key, extractor)
-    measured = measure_tower(tower.config, shape, num_prefix_tokens=prefix_tokens(tower.config))
-    return {"tower_config": tower.config.to_dict(), **measured}
+    timm_model = getattr(tower, "timm_model", None)
+    prefix = prefix_tokens(tower.config) if timm_model is None else getattr(timm_model, "num_prefix_tokens", 0)
+    measured = measure_tower(tower.config, shape, num_prefix_tokens=prefix)
+    return {"tower_config": tower.config.to_dict(), "num_prefix_tokens": prefix, **measured}
 
 
 def text_config(decoder: PreTrainedModel) -> dict[str, Any]:
@@ -153,4 +157,15 @@ def copy_parts(
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
     for key, tower in towers.items():
         model.model.encoders[key].tower.load_state_dict(tower.state_dict())
+
+
+def set_generation(
+    model: UniMoEForConditionalGeneration, decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Keep the language model's generation settings, and stop also where the chat template ends a turn."""
     model.generation_config.update(**decoder.generation_config.to_diff_dict())
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    end_of_turn = tokenizer.convert_tokens_to_ids(CHAT_TOKENS[1])
+    model.generation_config.eos_token_id = [*ends, *({end_of_turn} - set(ends))]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id

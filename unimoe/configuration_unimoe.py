@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_rope_utils import RopeParameters
 
@@ -145,8 +146,11 @@ class UniMoETextConfig(_CheckedConfig):
             f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
             f"({self.num_key_value_heads}).",
         )
+        _require(self.hidden_act in ACT2FN, f"hidden_act {self.hidden_act!r} is not an activation of transformers.")
         if self.num_experts == 0:
             return
+        _require(not self.mlp_bias, "mlp_bias: experts have no bias; use a language model without, or no experts.")
+        _require(self.num_null_experts >= 0, f"num_null_experts is {self.num_null_experts}; it cannot be negative.")
         _require(
             1 <= self.num_experts_per_tok <= self.num_experts + self.num_null_experts,
             f"num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and num_experts + num_null_experts "
@@ -186,12 +190,21 @@ class UniMoETextConfig(_CheckedConfig):
 
 
 # Tokens in front of the patches (class, distillation) of towers that are known by name.
-_PREFIX_TOKENS = {"vit": 1, "clip_vision_model": 1, "dinov2": 1, "deit": 2, "audio-spectrogram-transformer": 2}
+_PREFIX_TOKENS = {
+    "vit": 1,
+    "beit": 1,
+    "clip_vision_model": 1,
+    "dinov2": 1,
+    "dinov2_with_registers": 1,
+    "dinov3_vit": 1,
+    "deit": 2,
+    "audio-spectrogram-transformer": 2,
+}
 
 
 def prefix_tokens(tower: PreTrainedConfig) -> int:
-    """Class and distillation tokens that a tower puts before its patches; 0 for towers that are not known by name."""
-    return _PREFIX_TOKENS.get(tower.model_type, 0)
+    """Class, distillation and register tokens before a tower's patches; 0 for towers that are not known by name."""
+    return _PREFIX_TOKENS.get(tower.model_type, 0) + (getattr(tower, "num_register_tokens", 0) or 0)
 
 
 def _tower_width(tower: PreTrainedConfig) -> int | None:
@@ -303,6 +316,16 @@ class UniMoEConnectorConfig(_CheckedConfig):
     num_hidden_layers: int = 2
     num_attention_heads: int = 8
     initializer_range: float = 0.02
+
+    def validate_architecture(self) -> None:
+        """Check the fields against each other.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        _require(self.stack >= 1, f"stack is {self.stack}; it counts tokens and is at least 1.")
+        _require(self.stack == 1 or self.type == "mlp", "stack is for type='mlp'; a qformer has num_queries.")
+        _require(self.hidden_act in ACT2FN, f"hidden_act {self.hidden_act!r} is not an activation of transformers.")
 
     def num_tokens(self, encoder_tokens: int) -> int:
         """Tokens in the language model for one unit of `encoder_tokens` features."""

@@ -75,7 +75,8 @@ class UniMoEModel(UniMoEPreTrainedModel):
         is_video = modality is Modality.VIDEO
         tokens = self.encode_frames(features) if is_video else self.encoders[key](features)  # (N, tokens, C)
         embeddings = self.connectors[key](tokens)  # (N, tokens, D); for video, N counts frames
-        units: Any = tuple(embeddings.reshape(len(features), -1, embeddings.shape[-1]).unbind())
+        per_unit = embeddings.shape[0] // max(len(features), 1) * embeddings.shape[1]
+        units: Any = tuple(embeddings.reshape(len(features), per_unit, embeddings.shape[-1]).unbind())
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=units)
 
     def encode_frames(self, pixel_values_videos: Tensor) -> Tensor:
@@ -247,8 +248,8 @@ class UniMoEForConditionalGeneration(LanguageHead):
         **kwargs: Any,
     ) -> UniMoEOutput:
         """Predict the next token at every position. Arguments as in `UniMoEModel` and `UniMoEForCausalLM`."""
-        if mm_token_type_ids is None and input_ids is not None:
-            mm_token_type_ids = modality_ids(self.model.placeholders(input_ids))
+        if mm_token_type_ids is None:
+            mm_token_type_ids = modality_ids(self.model.placeholders(input_ids, inputs_embeds))
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,

@@ -249,18 +249,18 @@ def text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Ten
 
 def add_router_losses(
     config: UniMoETextConfig,
-    loss: Tensor | None,
+    loss: Tensor,
     outputs: UniMoEModelOutput,
     *,
     modality_ids: Tensor,
     attention_mask: Tensor | None,
-) -> tuple[Tensor | None, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Add balance and z-loss, with their coefficients, to the language loss.
 
     Returns:
-        The total (None if there is no language loss), and the unweighted parts by name.
+        The total, and the unweighted parts by name.
     """
-    losses = {} if loss is None else {"language": loss}
+    losses = {"language": loss}
     if not outputs.router_logits or outputs.expert_mask is None:
         return loss, losses
     losses["balance"] = router_balance_loss(
@@ -271,9 +271,7 @@ def add_router_losses(
         per_modality=config.router_aux_loss_scope == "modality",
     )
     losses["z"] = router_z_loss(outputs.router_logits, modality_ids=modality_ids, attention_mask=attention_mask)
-    if loss is not None:
-        loss = loss + config.router_aux_loss_coef * losses["balance"] + config.router_z_loss_coef * losses["z"]
-    return loss, losses
+    return loss + config.router_aux_loss_coef * losses["balance"] + config.router_z_loss_coef * losses["z"], losses
 
 
 class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
@@ -305,16 +303,15 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
         )
         hidden_states = outputs.last_hidden_state
         logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
-        loss = None
+        loss, losses = None, {}
         if labels is not None:
-            loss = self.loss_function(logits, labels, text_config.vocab_size, **loss_kwargs)
-        loss, losses = add_router_losses(
-            text_config,
-            loss,
-            outputs,
-            modality_ids=text_if_none(inputs.get("mm_token_type_ids"), hidden_states),
-            attention_mask=inputs.get("attention_mask"),
-        )
+            loss, losses = add_router_losses(
+                text_config,
+                self.loss_function(logits, labels, text_config.vocab_size, **loss_kwargs),
+                outputs,
+                modality_ids=text_if_none(inputs.get("mm_token_type_ids"), hidden_states),
+                attention_mask=inputs.get("attention_mask"),
+            )
         return UniMoEOutput(
             loss=loss,
             aux_loss=losses.get("balance"),
@@ -361,8 +358,8 @@ class UniMoEForCausalLM(LanguageHead):
         Args:
             labels: Token ids, (B, S); -100 takes no part in the language loss.
             mm_token_type_ids: `Modality` of each token, (B, S). None: all text.
-            output_router_logits: Return router logits and add the router losses. None: as configured, else when labels
-                are given.
+            output_router_logits: Return router logits and, with labels, add the router losses. None: as configured,
+                else when labels are given.
             logits_to_keep: Compute logits for the last so many positions only (0: all), or for these positions.
         """
         inputs = {

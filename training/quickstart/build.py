@@ -25,6 +25,20 @@ from ..config import Strict
 
 PAD_TOKEN = "<|endoftext|>"
 END_TOKEN = "<|im_end|>"
+# Turns alternate, so that an end token says all that ChatML says in ten: half the tokens for short questions.
+SHORT_TEMPLATE = (
+    "{%- macro render(content) -%}"
+    "{%- if content is string -%}{{- content -}}{%- else -%}{%- for item in content -%}"
+    "{%- if item['type'] == 'text' -%}{{- item['text'] -}}{%- else -%}{{- '<|' ~ item['type'] ~ '|>' -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{- '<|im_end|>' -}}"
+    "{%- endmacro -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- render(message['content']) -}}{%- endgeneration -%}"
+    "{%- else -%}{{- render(message['content']) -}}{%- endif -%}"
+    "{%- endfor -%}"
+)
 
 
 class ModelConfig(Strict):
@@ -74,8 +88,7 @@ def training_texts(data: Path) -> Iterator[str]:
                 for message in row["messages"]:
                     content = message["content"]
                     items = [{"text": content}] if isinstance(content, str) else content
-                    text = "".join(item.get("text", "") for item in items)
-                    yield f"{message['role']}\n{text}"
+                    yield "".join(item.get("text", "") for item in items)
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
@@ -132,6 +145,7 @@ def build_processor(config: UniMoEConfig, tokenizer: PreTrainedTokenizerFast, *,
     return UniMoEProcessor.from_config(
         config,
         tokenizer,
+        chat_template=SHORT_TEMPLATE,
         image_processor=ViTImageProcessor(size=size) if config.vision_config else None,
         audio_feature_extractor=ASTFeatureExtractor(
             num_mel_bins=audio.tower_config.num_mel_bins, max_length=audio.tower_config.max_length

@@ -25,7 +25,8 @@ def read_tokens(tower: PreTrainedModel, features: Tensor, *, layer: int = -1, pr
     output = tower(**{tower.main_input_name: features}, output_hidden_states=layer != -1, return_dict=True)
     states = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
     if states.dim() == 4:
-        states = states.flatten(2).transpose(1, 2)
+        timm_format = str(getattr(getattr(tower, "timm_model", None), "output_fmt", "NCHW"))
+        states = states.flatten(1, 2) if timm_format.endswith("NHWC") else states.flatten(2).transpose(1, 2)
     return states[:, prefix:]
 
 
