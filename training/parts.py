@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.encoders import Encoder
+from unimoe.moe import Experts
 from unimoe.suggest import did_you_mean
 
 from .config import ConfigError, LoraTraining, TrainConfig
@@ -53,6 +54,12 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
         if part not in names:
             raise ConfigError(
                 f"This model has no part {part!r}.{did_you_mean(part, names)} Parts: {', '.join(names)}."
+            )
+    whole = {name for part in config.parts for name in names[part]}
+    for part in config.lora.parts if config.lora else []:
+        if both := sorted(whole.intersection(names[part])):
+            raise ConfigError(
+                f"train.lora.parts: {part} would train whole and by lora ({both[0]}). Name it in one of them."
             )
     parameters = dict(model.named_parameters())
     trainable = Trainable({part: [parameters[name] for name in members] for part, members in names.items()})
@@ -100,7 +107,7 @@ def lora_targets(model: nn.Module, names: list[str]) -> tuple[list[str], list[st
     """Find what LoRA can be put on among parameters: names of linear modules, and names of stacked 3-D parameters."""
     modules = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
     linear = [name for name in modules if type(model.get_submodule(name)) is nn.Linear]
-    stacked = [name for name in names if model.get_parameter(name).dim() == 3]
+    stacked = [name for name in names if isinstance(model.get_submodule(name.rpartition(".")[0]), Experts)]
     return linear, stacked
 
 

@@ -303,7 +303,8 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
         )
         hidden_states = outputs.last_hidden_state
         logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
-        loss, losses = None, {}
+        loss: Tensor | None = None
+        losses: dict[str, Tensor] = {}
         if labels is not None:
             loss, losses = add_router_losses(
                 text_config,

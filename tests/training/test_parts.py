@@ -119,3 +119,20 @@ def test_the_table_counts_each_parameter_once():
     trained = sum(dict(model.named_parameters())[name].numel() for name in model.parts()["connectors"])
     assert rows["all"][:2] == (f"{total:,}", f"{trained:,}")
     assert rows["connectors"][1:] == (f"{trained:,}", "whole") and rows["router"][1:] == ("0", "frozen")
+
+
+def test_a_part_inside_a_part_that_trains_whole_cannot_train_by_lora_too():
+    config = TrainConfig(parts=["connectors"], lora={"parts": ["connectors.image"]})
+    with pytest.raises(ConfigError, match=r"connectors\.image would train whole and by lora"):
+        choose_trainable(tiny_model(), config)
+
+
+def test_lora_on_an_encoder_changes_its_linear_layers_only():
+    model = tiny_model()
+    trainable = choose_trainable(model, TrainConfig(lora={"parts": ["encoders.speech"]}))
+    before = logits(model)
+    one_step(model)
+    trained = logits(model)
+    trainable.merge()
+    assert not torch.allclose(before, trained)
+    torch.testing.assert_close(logits(model), trained, atol=1e-5, rtol=1e-4)
