@@ -23,6 +23,7 @@ FLOORS = {
     "modality": 1,
     "suggest": 1,
     "remote_code": 1,
+    "configuration_parts": 2,
     "configuration_unimoe": 2,
     "media": 2,
     "placeholders": 2,
@@ -37,6 +38,7 @@ FLOORS = {
     "cli": 6,
 }
 NEIGHBOURS = {
+    ("configuration_unimoe", "configuration_parts"),
     ("placeholders", "media"),
     ("processing_unimoe", "media"),
     ("processing_unimoe", "placeholders"),

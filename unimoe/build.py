@@ -21,7 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .configuration_unimoe import UniMoEConfig, UniMoETextConfig, prefix_tokens
+from .configuration_parts import prefix_tokens
+from .configuration_unimoe import UniMoEConfig, UniMoETextConfig
 from .encoders import measure_tower
 from .modality import MEDIA
 from .modeling_unimoe import UniMoEForConditionalGeneration

@@ -142,7 +142,7 @@ def test_labels_are_the_answers_with_their_end_token(dataset, processor):
         learned = labels != -100
         assert (labels[learned] == ids[learned]).all() and mask[learned].all()
         text = tokenizer.decode(ids[mask.bool()])
-        assert tokenizer.decode(labels[learned]) == text.partition("<|im_start|>assistant\n")[2].rstrip("\n")
+        assert tokenizer.decode(labels[learned]) == text.partition("<|im_end|>")[2]
     assert len(batch["row_ids"]) == len(batch["labels"]) == 8
 
 

@@ -70,7 +70,7 @@ def test_a_recipe_runs_and_shows_what_trains_a_sample_and_its_losses(recipe_outp
         "stage 1/3 align",
         "What trains",
         "One sample:",
-        "assistant",
+        "<|im_end|>",
         "step 2/2",
         "balance",
         "image ",

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..configuration_unimoe import UniMoEConnectorConfig
+from ..configuration_parts import UniMoEConnectorConfig
 from .mlp import MLPConnector
 from .qformer import QFormerConnector
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from ..configuration_unimoe import UniMoEConnectorConfig
+from ..configuration_parts import UniMoEConnectorConfig
 
 
 class QFormerConnector(nn.Module):

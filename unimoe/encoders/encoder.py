@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ..configuration_unimoe import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig
+from ..configuration_parts import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig
 
 # Model types of which only a part is the tower.
 _TOWERS: dict[str, type[PreTrainedModel]] = {"whisper": WhisperEncoder}
