@@ -14,6 +14,7 @@ messages = [{{"role": "user", "content": content}}]
 inputs = processor.apply_chat_template(
     messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
 )
+assert type(processor).__name__ == "UniMoEProcessor" and len(inputs) == 4, (type(processor), list(inputs))
 print(model.generate(**inputs, max_new_tokens=3).shape[1] - inputs["input_ids"].shape[1])
 """
 MEDIA = {"image": FOLDER / "image_kind/food_00.png", "speech": FOLDER / "spoken_word/zero_flite-kal16.flac"}

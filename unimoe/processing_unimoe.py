@@ -30,6 +30,7 @@ from .placeholders import (
     placeholder_id,
     require_placeholder_id,
 )
+from .remote_code import AUTO_MAP
 from .suggest import did_you_mean
 
 SAMPLING_RATE = 16_000
@@ -242,6 +243,10 @@ class UniMoEProcessor(ProcessorMixin):
     def get_attributes(cls) -> list[str]:
         """Parts that transformers must load itself; `from_args_and_dict` builds the others, which are optional."""
         return ["tokenizer"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As every processor's, with what finds this class where unimoe was not imported."""
+        return {**super().to_dict(), "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}}
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
