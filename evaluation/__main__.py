@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from unimoe.settings import ConfigError
+
 from .config import load_config
 from .errors import EvaluationError
 from .report import print_report
@@ -39,7 +41,7 @@ def main(
         settings = load_config(config, overrides or ())
         run = Run(config=settings, output=output or settings.output, overwrite=overwrite, console=console)
         results = evaluate(run, model=model, baseline=baseline, shuffled_media=shuffled_media)
-    except EvaluationError as error:
+    except (ConfigError, EvaluationError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
     print_report(results, console=console)

@@ -4,32 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field
 
-from unimoe.suggest import did_you_mean
-
-from .errors import EvaluationError
+from unimoe.settings import Section, read_yaml, validate
 
 MetricName = Literal["exact_match", "vqa_accuracy", "wer"]
 
 
-class _Section(BaseModel):
-    """A mapping whose unknown keys are refused, with the nearest known name."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}.{did_you_mean(str(key), cls.model_fields)}")
-        return values
-
-
-class TaskConfig(_Section):
+class TaskConfig(Section):
     """One task: rows with a reference answer, and how answers are scored.
 
     Args:
@@ -47,13 +29,13 @@ class TaskConfig(_Section):
     prompt: str | None = None
 
 
-class BootstrapConfig(_Section):
+class BootstrapConfig(Section):
     """Resampling behind the 95 % intervals."""
 
     samples: int = Field(default=1000, ge=100)
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """An evaluation.
 
     Args:
@@ -88,62 +70,17 @@ class EvaluationConfig(_Section):
         return path if self.data_root is None else self.data_root / path
 
 
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set `key.sub=value` in nested mappings; the value is read as YAML.
-
-    Raises:
-        EvaluationError: If it is no assignment, or goes through something that is no mapping.
-    """
-    path, equals, text = override.partition("=")
-    *parents, last = path.split(".")
-    if not equals or not all([*parents, last]):
-        raise EvaluationError(f"override {override!r}: expected key.sub=value, for example tasks.vqa.limit=100")
-    section: Any = values
-    for key in parents:
-        if section.get(key) is None:
-            section[key] = {}
-        section = section[key]
-        if not isinstance(section, dict):
-            raise EvaluationError(f"override {override!r}: {key!r} holds a value, not a section with keys")
-    try:
-        section[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise EvaluationError(f"override {override!r}: the value is not YAML ({_one_line(error)})") from error
-
-
 def load_config(path: Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
     """Read and validate a configuration file.
 
+    Args:
+        path: The file.
+        overrides: `key.sub=value` each, the value in YAML.
+
     Raises:
-        EvaluationError: In one line: the file, the key and what is wrong with it.
+        ConfigError: One line for each problem: file, key, problem, cure.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EvaluationError(
-            f"{path}: cannot be read ({error.strerror}). Check the path given to --config."
-        ) from error
-    except yaml.YAMLError as error:
-        raise EvaluationError(f"{path}: not valid YAML: {_one_line(error)}") from error
-    if not isinstance(values, dict):
-        raise EvaluationError(f"{path}: expected keys such as output and tasks, found {type(values).__name__}")
-    for override in overrides:
-        apply_override(values, override)
-    try:
-        return EvaluationConfig.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(_problem(detail) for detail in error.errors())
-        raise EvaluationError(f"{path}: {problems}") from error
+    return validate(EvaluationConfig, read_yaml(path, overrides), source=path)
 
 
-def _problem(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-__all__ = ["BootstrapConfig", "EvaluationConfig", "MetricName", "TaskConfig", "apply_override", "load_config"]
+__all__ = ["BootstrapConfig", "EvaluationConfig", "MetricName", "TaskConfig", "load_config"]

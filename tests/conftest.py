@@ -18,6 +18,12 @@ from unimoe import Modality, UniMoEForConditionalGeneration, UniMoEProcessor
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Give every test the same chance, whichever tests ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny sparse model with random weights and its processor: what a user would load."""

@@ -22,6 +22,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 FLOORS = {
     "modality": 1,
     "suggest": 1,
+    "settings": 1,
     "remote_code": 1,
     "configuration_parts": 2,
     "configuration_unimoe": 2,
@@ -38,6 +39,7 @@ FLOORS = {
     "cli": 6,
 }
 NEIGHBOURS = {
+    ("settings", "suggest"),
     ("configuration_unimoe", "configuration_parts"),
     ("placeholders", "media"),
     ("processing_unimoe", "media"),

@@ -167,7 +167,7 @@ def test_gradient_checkpointing_keeps_the_gradients_of_router_losses(inputs) -> 
     for checkpointing in (False, True):
         model = tiny_model(**SPARSE).train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         model(**inputs, labels=inputs["input_ids"]).losses["balance"].backward()
         gradients.append(model.model.language_model.layers[0].mlp.router.weight.grad)
     assert gradients[0].abs().sum() > 0

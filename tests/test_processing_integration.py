@@ -56,6 +56,7 @@ def test_save_and_load_round_trip_keeps_both_feature_extractors(processor, tmp_p
         "chat_template.jinja",
         "tokenizer.json",
         "tokenizer_config.json",
+        "load_unimoe.py",
     }
     saved = json.loads((tmp_path / "processor_config.json").read_text())
     assert saved["audio_feature_extractor"]["feature_extractor_type"] == "ASTFeatureExtractor"

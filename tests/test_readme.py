@@ -9,9 +9,10 @@ import pytest
 from test_build import parts  # noqa: F401  # a fixture: saved language model and towers
 from typer.testing import CliRunner
 
-from training.config import parse_stage
-from training.recipe import load_recipe, read_yaml
+from training.config import StageConfig
+from training.recipe import load_recipe
 from unimoe.cli import app
+from unimoe.settings import read_yaml, validate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,7 +75,7 @@ def test_the_stage_shown_is_a_valid_stage(tmp_path: Path) -> None:
     block = next(text for _, language, text in BLOCKS if language == "yaml")
     (tmp_path / "stage.yaml").write_text(block, encoding="utf-8")
     values = {**read_yaml(tmp_path / "stage.yaml"), "output": str(tmp_path)}
-    assert parse_stage(values, source="README.md").train.parts == ["connectors", "router"]
+    assert validate(StageConfig, values, source="README.md").train.parts == ["connectors", "router"]
 
 
 def test_every_command_is_of_a_kind_that_is_tested_here() -> None:

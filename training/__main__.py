@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .config import ConfigError
+from unimoe.settings import ConfigError
+
 from .recipe import load_recipe, select_stages
 
 

@@ -8,10 +8,10 @@ import inspect
 from difflib import get_close_matches
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import ConfigDict, Field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from unimoe.suggest import did_you_mean
+from unimoe.settings import Section, unknown_key
 
 # Arguments of transformers.TrainingArguments that a stage decides elsewhere, and what to do instead.
 MANAGED_ARGUMENTS = {
@@ -38,32 +38,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the file, the key and the cure."""
-
-
-def unknown_key(key: str, options: Any) -> PydanticCustomError:
-    """The refusal of a key, with the nearest known one."""
-    context = {"key": key, "hint": did_you_mean(key, options)}
-    return PydanticCustomError("unknown_key", "unknown key.{hint}", context)
-
-
-class Strict(BaseModel):
-    """A part of a configuration; unknown keys are errors that offer the nearest name."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict) and cls.model_config.get("extra") == "forbid":
-            for key in values:
-                if key not in cls.model_fields:
-                    raise unknown_key(str(key), cls.model_fields)
-        return values
-
-
-class AssembleConfig(Strict):
+class AssembleConfig(Section):
     """Build the start from dense models: a base and one specialist for each modality.
 
     Further keys are arguments of `unimoe.surgery.assemble`.
@@ -90,7 +65,7 @@ class AssembleConfig(Strict):
         return {"num_experts_per_tok": self.num_experts_per_tok, **(self.model_extra or {})}
 
 
-class StartConfig(Strict):
+class StartConfig(Section):
     """Where a stage begins: the Hub id or folder of a model (written as a plain string), or models to assemble."""
 
     path: str | None = None
@@ -105,7 +80,7 @@ class StartConfig(Strict):
     def _one_start(self) -> Self:
         if (self.path is None) == (self.assemble is None):
             raise PydanticCustomError(
-                "start", "give either a path (or Hub id) or `assemble: {{base: ..., experts: ...}}`."
+                "refused", "give either a path (or Hub id) or `assemble: {{base: ..., experts: ...}}`."
             )
         return self
 
@@ -116,7 +91,7 @@ class StartConfig(Strict):
         )
 
 
-class LoraTraining(Strict):
+class LoraTraining(Section):
     """Train low-rank deltas of some parts (Hu et al. 2021, arXiv 2106.09685); they are merged when the stage ends.
 
     Args:
@@ -130,7 +105,7 @@ class LoraTraining(Strict):
     alpha: int = Field(default=16, ge=1)
 
 
-class TrainConfig(Strict):
+class TrainConfig(Section):
     """Which parts of the model train. All others are frozen."""
 
     parts: list[str] = []
@@ -139,13 +114,13 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         if not self.parts and self.lora is None:
-            raise PydanticCustomError("parts", "nothing would train. Name parts, or give `lora`.")
+            raise PydanticCustomError("refused", "nothing would train. Name parts, or give `lora`.")
         if both := sorted(set(self.parts) & set(self.lora.parts if self.lora else [])):
-            raise PydanticCustomError("parts", f"{', '.join(both)}: train a part either whole or by lora, not both.")
+            raise PydanticCustomError("refused", f"{', '.join(both)}: train a part either whole or by lora, not both.")
         return self
 
 
-class ImageAugment(Strict):
+class ImageAugment(Section):
     """Random changes to pictures, drawn anew for each sample; 0 is off.
 
     Args:
@@ -163,7 +138,7 @@ class ImageAugment(Strict):
     jitter: Fraction = 0.0
 
 
-class SoundAugment(Strict):
+class SoundAugment(Section):
     """Random changes to waveforms and their spectrograms, drawn anew for each sample; 0 is off.
 
     Args:
@@ -184,7 +159,7 @@ class SoundAugment(Strict):
     mask_frequency: Fraction = 0.0
 
 
-class AugmentConfig(Strict):
+class AugmentConfig(Section):
     """Augmentation of each modality; None is off."""
 
     image: ImageAugment | None = None
@@ -192,7 +167,7 @@ class AugmentConfig(Strict):
     speech: SoundAugment | None = None
 
 
-class SourceConfig(Strict):
+class SourceConfig(Section):
     """One data file of a mixture.
 
     Args:
@@ -213,7 +188,7 @@ class SourceConfig(Strict):
         return {"path": values} if isinstance(values, str) else values
 
 
-class DataConfig(Strict):
+class DataConfig(Section):
     """What a stage trains on.
 
     Args:
@@ -231,7 +206,7 @@ class DataConfig(Strict):
     cache_media: bool = False
 
 
-class StageConfig(Strict):
+class StageConfig(Section):
     """A stage of training.
 
     Args:
@@ -257,36 +232,9 @@ class StageConfig(Strict):
         known = {name for name, field in TrainingArguments.__dataclass_fields__.items() if field.init}
         for key in self.trainer:
             if key in MANAGED_ARGUMENTS:
-                raise PydanticCustomError("trainer", f"trainer.{key}: leave it out. {MANAGED_ARGUMENTS[key]}")
+                raise PydanticCustomError("refused", f"trainer.{key}: leave it out. {MANAGED_ARGUMENTS[key]}")
             if key not in known:
                 near = get_close_matches(key, known - MANAGED_ARGUMENTS.keys(), n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else " See transformers.TrainingArguments."
                 raise PydanticCustomError("unknown_key", "unknown key.{hint}", {"key": f"trainer.{key}", "hint": hint})
         return self
-
-
-def parse_stage(values: Any, *, source: str) -> StageConfig:
-    """Validate the values of one stage.
-
-    Args:
-        values: What YAML gave.
-        source: File (and stage) for error messages.
-
-    Raises:
-        ConfigError: One line for each problem: source, key, problem, cure.
-    """
-    try:
-        return StageConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("\n".join(explain(problem, source) for problem in error.errors())) from None
-
-
-def explain(problem: Any, source: str) -> str:
-    """Write one of pydantic's problems as `source: key: what is wrong`."""
-    where = [*map(str, problem["loc"]), *([key] if (key := problem.get("ctx", {}).get("key")) else [])]
-    given = (
-        ""
-        if problem["type"] in ("unknown_key", "missing", "parts", "start", "trainer")
-        else f" (got {problem['input']!r})"
-    )
-    return f"{source}: {'.'.join(where) or 'the file'}: {problem['msg']}{given}"

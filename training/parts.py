@@ -10,9 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.encoders import Encoder
 from unimoe.moe import Experts
+from unimoe.settings import ConfigError
 from unimoe.suggest import did_you_mean
 
-from .config import ConfigError, LoraTraining, TrainConfig
+from .config import LoraTraining, TrainConfig
 
 
 @dataclass

@@ -6,36 +6,17 @@ In every string of a recipe, `${output}` stands for its output folder, so that s
 """
 
 import copy
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from unimoe.settings import ConfigError, read_yaml, validate
 from unimoe.suggest import did_you_mean
 
-from .config import ConfigError, StageConfig, parse_stage
+from .config import StageConfig
 
 RECIPE_KEYS = ("output", "seed", "scale", "defaults", "model", "stages")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 4e-5 as a number, as YAML 1.2 does, and refuses a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {twice[0]!r} is given twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 @dataclass(frozen=True)
@@ -59,72 +40,19 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         ConfigError: If the file, a key or a value does not fit; the message names it.
     """
     source = Path(path).name
-    values = read_yaml(path)
-    for override in overrides:
-        apply_override(values, override)
+    values = read_yaml(path, overrides)
     if "stages" not in values:
-        stage = parse_stage(values, source=source)
+        stage = validate(StageConfig, values, source=source)
         return Recipe({Path(path).stem: stage}, stage.output, stage.seed, {})
     for key in values:
         if key not in RECIPE_KEYS:
             raise ConfigError(f"{source}: {key}: unknown key.{did_you_mean(str(key), RECIPE_KEYS)}")
     values = substitute_output(values, values.get("output"))
     stages = {
-        name: parse_stage(stage, source=f"{source}: stages.{name}") for name, stage in resolve_stages(values, source)
+        name: validate(StageConfig, stage, source=f"{source}: stages.{name}")
+        for name, stage in resolve_stages(values, source)
     }
     return Recipe(stages, values.get("output"), values.get("seed", 0), values.get("model") or {})
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: If there is no such file, or it is not YAML, or not a mapping.
-    """
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping with `stages`, or with `start`, `train`, `data`, `output`.")
-    return values
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one value in place, e.g. `stages.align.trainer.max_steps=5`.
-
-    Raises:
-        ConfigError: If it is not of the form key=value, or the key does not lead anywhere.
-    """
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"{override!r}: write overrides as key.sub=value, e.g. scale=0.1.")
-    *parents, last = key.split(".")
-    target: Any = values
-    for parent in parents:
-        target = _step(target, parent, key)
-    if isinstance(target, list):
-        _step(target, last, key)
-        target[int(last)] = yaml.load(text, _Loader)
-    elif isinstance(target, dict):
-        target[last] = yaml.load(text, _Loader)
-    else:
-        raise ConfigError(f"{key}: {'.'.join(parents)} is {target!r}, which has no keys.")
-
-
-def _step(target: Any, key: str, whole: str) -> Any:
-    """The value under one key of an override; an empty mapping is made where there is none."""
-    if isinstance(target, list):
-        if not key.isdigit() or int(key) >= len(target):
-            raise ConfigError(f"{whole}: {key!r} is no index into a list of {len(target)}.")
-        return target[int(key)]
-    if not isinstance(target, dict):
-        raise ConfigError(f"{whole}: {key!r} leads into {target!r}, which has no keys.")
-    if target.get(key) is None:
-        target[key] = {}
-    return target[key]
 
 
 def substitute_output(values: Any, output: str | None) -> Any:

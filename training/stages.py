@@ -11,9 +11,10 @@ from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe.settings import ConfigError
 from unimoe.surgery import Certificate, assemble
 
-from .config import ConfigError, StageConfig
+from .config import StageConfig
 from .data import Collator, MixtureDataset, MixtureSampler
 from .data.collator import IGNORED
 from .data.dataset import read_mixture

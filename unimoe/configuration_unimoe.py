@@ -6,7 +6,6 @@ refused.
 """
 
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -216,7 +215,6 @@ class UniMoEConfig(CheckedConfig):
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save as every configuration, with the file that loads the folder where unimoe was not imported."""
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
         write_remote_code(save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 

@@ -82,6 +82,26 @@ def count_placeholders(text: str, modality: Modality) -> int:
     return sum(token == modality.token for token in PLACEHOLDER.findall(text))
 
 
+def check_text(text: Any, *, where: str, sanitized: bool = False) -> None:
+    """Refuse a message's text that is no string, or holds a placeholder.
+
+    Args:
+        text: What a text item holds.
+        where: Row and message, for the error.
+        sanitized: Placeholders in the text will be read as plain text, so they are allowed.
+
+    Raises:
+        ValueError: If it does not fit; the message names the place and the cure.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: a text item needs a string under 'text', got {text!r}.")
+    if not sanitized and (match := PLACEHOLDER.search(text)):
+        raise ValueError(
+            f"{where}: the text holds {match.group()}, which would be taken for a medium. Remove it, or pass "
+            "sanitize_control_tokens=True to have it read as plain text."
+        )
+
+
 def expand_placeholders(text: str, lengths: dict[Modality, Iterator[int]]) -> tuple[str, list[dict[str, Any]]]:
     """Repeat every placeholder of a text to the number of tokens of its medium.
 
@@ -184,6 +204,7 @@ __all__ = [
     "MediaRows",
     "add_placeholder_tokens",
     "arrange_media",
+    "check_text",
     "collect_media",
     "count_placeholders",
     "expand_placeholders",

@@ -10,6 +10,7 @@ processors know image, video and audio; speech, with its own extractor, is added
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,16 @@ from .media import cut_windows, load_clip, load_picture, load_sound, window_samp
 from .modality import MEDIA, Modality
 from .placeholders import (
     CHAT_TEMPLATE,
-    PLACEHOLDER,
     add_placeholder_tokens,
     arrange_media,
+    check_text,
     collect_media,
     count_placeholders,
     expand_placeholders,
     placeholder_id,
     require_placeholder_id,
 )
-from .remote_code import AUTO_MAP
+from .remote_code import AUTO_MAP, write_remote_code
 from .suggest import did_you_mean
 
 SAMPLING_RATE = 16_000
@@ -248,6 +249,11 @@ class UniMoEProcessor(ProcessorMixin):
         """As every processor's, with what finds this class where unimoe was not imported."""
         return {**super().to_dict(), "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}}
 
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Save all parts, and the file that `trust_remote_code=True` loads this class from."""
+        write_remote_code(save_directory)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build the processor from a loaded tokenizer and the contents of `processor_config.json`."""
@@ -413,16 +419,10 @@ class UniMoEProcessor(ProcessorMixin):
             if kind not in (keys := [modality.key for modality in Modality]):
                 raise ValueError(f"{where}: unknown item type {kind!r}.{did_you_mean(str(kind), keys)}")
             modality = Modality.from_key(kind)
-            if modality is not Modality.TEXT:
-                if modality not in self.modalities:
-                    raise ValueError(self._cannot_take(modality, where))
-            elif not isinstance(item.get("text"), str):
-                raise ValueError(f"{where}: a text item needs a string under 'text', got {item.get('text')!r}.")
-            elif not sanitized and (match := PLACEHOLDER.search(item["text"])):
-                raise ValueError(
-                    f"{where}: the text holds {match.group()}, which would be taken for a medium. Remove it, or pass "
-                    "sanitize_control_tokens=True to have it read as plain text."
-                )
+            if modality is Modality.TEXT:
+                check_text(item.get("text"), where=where, sanitized=sanitized)
+            elif modality not in self.modalities:
+                raise ValueError(self._cannot_take(modality, where))
 
     def _multimodal_inputs_from_conversations(
         self, conversations: list[Any], audio_loading_params: dict[str, Any], load_audio_from_video: bool = False

@@ -27,5 +27,6 @@ AUTO_MAP = {auto_class: f"{_MODULE}.{name}" for auto_class, name in _CLASSES.ite
 
 
 def write_remote_code(folder: str | PathLike) -> None:
-    """Write the file that `AUTO_MAP` refers to into a checkpoint folder."""
+    """Write the file that `AUTO_MAP` refers to into a checkpoint folder, which is made if there is none."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / f"{_MODULE}.py").write_text(_SOURCE, encoding="utf-8")

@@ -21,8 +21,8 @@ def test_shape_is_what_the_configuration_counts(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_units_do_not_see_each_other(kind: str) -> None:
-    connector = build_connector(KINDS[kind], 10, 16).eval()
-    features = torch.randn(4, 12, 10)
+    connector = build_connector(KINDS[kind], 10, 16).eval().double()
+    features = torch.randn(4, 12, 10, dtype=torch.float64)
     torch.testing.assert_close(connector(features)[1:2], connector(features[1:2]))
 
 

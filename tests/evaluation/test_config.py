@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.config import load_config
-from evaluation.errors import EvaluationError
+from unimoe.settings import ConfigError
 
 VALID = "output: out\ntasks:\n  vqa: {data: a.jsonl, train: b.jsonl}\n"
 
@@ -32,7 +32,7 @@ def test_overrides_are_read_as_yaml_and_may_open_new_sections(config_file: Path)
     ("override", "key", "hint"),
     [
         ("batch_sise=4", "batch_sise", "Did you mean 'batch_size'?"),
-        ("tasks.vqa.metrik=wer", "tasks.vqa: unknown key 'metrik'", "Did you mean 'metric'?"),
+        ("tasks.vqa.metrik=wer", "tasks.vqa.metrik: unknown key", "Did you mean 'metric'?"),
         ("tasks.vqa.metric=accuracy", "tasks.vqa.metric", "'exact_match', 'vqa_accuracy' or 'wer'"),
         ("tasks.vqa.limit=0", "tasks.vqa.limit", "greater than or equal to 1"),
         ("bootstrap.sample=300", "bootstrap", "Did you mean 'samples'?"),
@@ -41,7 +41,7 @@ def test_overrides_are_read_as_yaml_and_may_open_new_sections(config_file: Path)
 def test_a_wrong_key_is_named_with_file_and_cure_in_one_line(
     config_file: Path, override: str, key: str, hint: str
 ) -> None:
-    with pytest.raises(EvaluationError) as error:
+    with pytest.raises(ConfigError) as error:
         load_config(config_file, [override])
     message = str(error.value)
     assert message.startswith(f"{config_file}: ")
@@ -52,16 +52,16 @@ def test_a_wrong_key_is_named_with_file_and_cure_in_one_line(
 
 @pytest.mark.parametrize("override", ["batch_size", "=3", "output.sub=1", "tasks.vqa.limit=[1"])
 def test_a_malformed_override_is_refused(config_file: Path, override: str) -> None:
-    with pytest.raises(EvaluationError, match="override"):
+    with pytest.raises(ConfigError, match="override"):
         load_config(config_file, [override])
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"none\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
         load_config(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1\nb: 2")
-    with pytest.raises(EvaluationError, match="not valid YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         load_config(broken)
 
 

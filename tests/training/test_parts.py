@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny import tiny_inputs, tiny_model
 
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.parts import choose_trainable, keep_frozen_steady, trainable_table
+from unimoe.settings import ConfigError
 
 MOE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "modality_routing": "bias"}
 

@@ -99,7 +99,7 @@ def test_the_built_folders_load_and_take_every_kind_of_row(workspace, make_stage
         assert model(**batch).loss.isfinite()
 
 
-@pytest.mark.parametrize("task", ["text", "image_kind", "spoken_word", "sound_kind", "vqa"])
+@pytest.mark.parametrize("task", ["text", "image_kind", "spoken_word", "sound_kind"])
 def test_conversations_hold_every_question_once_with_its_answer(data, task):
     folder, _ = data
 
@@ -114,3 +114,36 @@ def test_conversations_hold_every_question_once_with_its_answer(data, task):
         return sorted(found, key=str)
 
     assert pairs(f"{task}_train_conversations") == pairs(f"{task}_train")
+
+
+def test_conversations_about_a_picture_ask_one_question_of_every_kind(data):
+    folder, _ = data
+    single = {
+        (
+            row["messages"][0]["content"][0]["path"],
+            row["messages"][0]["content"][1]["text"],
+            row["messages"][1]["content"],
+        )
+        for row in map(json.loads, (folder / "vqa_train.jsonl").read_text().splitlines())
+    }
+    shapes = {"circle", "rectangle", "triangle"}
+
+    def kind(question, answer):
+        if answer in ("yes", "no"):
+            return "shape: yes or no" if shapes & set(question[:-1].split()) else "colour: yes or no"
+        return "which shape" if answer in shapes else "which colour"
+
+    kinds, asked = Counter(), set()
+    for row in map(json.loads, (folder / "vqa_train_conversations.jsonl").read_text().splitlines()):
+        picture = row["messages"][0]["content"][0]["path"]
+        turns = [
+            (picture, question["content"][-1]["text"], answer["content"])
+            for question, answer in zip(row["messages"][::2], row["messages"][1::2], strict=True)
+        ]
+        assert single.issuperset(turns)
+        found = [kind(question, answer) for _, question, answer in turns]
+        assert len(set(found)) == len(found)
+        kinds.update(found)
+        asked.update(turns)
+    assert len(kinds) == 4 and min(kinds.values()) > 0.7 * max(kinds.values())
+    assert len(asked) > 0.6 * len(single)

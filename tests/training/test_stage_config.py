@@ -7,8 +7,9 @@ import yaml
 from typer.testing import CliRunner
 
 from training.__main__ import main
-from training.config import ConfigError, StageConfig
-from training.recipe import apply_override, load_recipe, merge, select_stages
+from training.config import StageConfig
+from training.recipe import load_recipe, merge, select_stages
+from unimoe.settings import ConfigError, apply_override
 
 STAGE = {
     "start": "models/start",

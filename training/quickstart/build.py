@@ -20,8 +20,7 @@ from transformers import (
 
 from unimoe import MEDIA, UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.processing_unimoe import add_placeholder_tokens
-
-from ..config import Strict
+from unimoe.settings import Section
 
 PAD_TOKEN = "<|endoftext|>"
 END_TOKEN = "<|im_end|>"
@@ -41,7 +40,7 @@ SHORT_TEMPLATE = (
 )
 
 
-class ModelConfig(Strict):
+class ModelConfig(Section):
     """Sizes of the quickstart's model: the recipe's `model`.
 
     Args:

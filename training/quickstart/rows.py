@@ -47,6 +47,7 @@ DEMO_TASKS = {
     ),
 }
 
+_SHAPES = ("circle", "rectangle", "triangle")
 _OPPOSITES = (
     "hot cold,big small,up down,left right,yes no,stop go,open closed,black white,day night,old new,fast slow,"
     "high low,wet dry,full empty,good bad,light dark,near far,early late,hard soft,loud quiet,long short,rich poor,"
@@ -87,24 +88,50 @@ def vqa_rows(split: Split) -> Iterator[Row]:
         yield question_row(f"vqa-{split}-{index}", task="vqa", question=question, answer=answer, media=media)
 
 
-def conversations(rows: Iterable[Row], *, turns: int, same_medium: bool = False, seed: int = 0) -> Iterator[Row]:
-    """Join single questions into conversations of like length, so that a batch is not mostly padding.
+def conversations(rows: Iterable[Row], *, turns: int, seed: int = 0) -> Iterator[Row]:
+    """Join single questions, shuffled, into conversations of like length, so that a batch is not mostly padding.
 
     Args:
         rows: Single questions.
         turns: Questions in a conversation, at most.
-        same_medium: Join questions about one medium, which is shown with the first of them only.
         seed: Seed of the order in which questions meet.
     """
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        medium = row["messages"][0]["content"][0].get("path", "") if same_medium else ""
-        groups.setdefault(medium, []).append(row)
+    shuffled = list(rows)
+    random.Random(seed).shuffle(shuffled)
+    for start in range(0, len(shuffled), turns):
+        yield join(shuffled[start : start + turns])
+
+
+def vqa_conversations(*, per_picture: int = 3, seed: int = 0) -> Iterator[Row]:
+    """Yield conversations about one picture each, with a question of every kind that the picture has.
+
+    The kinds are open or yes/no, about the shape or about the colour. More than half of the questions in easy-vqa are
+    yes/no about a colour; here every kind counts about the same. A kind with few questions repeats them.
+
+    Args:
+        per_picture: Conversations about each picture.
+        seed: Seed of the order of the questions.
+    """
     generator = random.Random(seed)
-    for group in groups.values():
-        generator.shuffle(group)
-        for start in range(0, len(group), turns):
-            yield join(group[start : start + turns])
+    pictures: dict[str, dict[tuple[bool, bool], list[Row]]] = {}
+    for row in vqa_rows("train"):
+        picture = row["messages"][0]["content"][0]["path"]
+        pictures.setdefault(picture, {}).setdefault(question_kind(row), []).append(row)
+    for kinds in pictures.values():
+        for questions in kinds.values():
+            generator.shuffle(questions)
+        for number in range(per_picture):
+            chosen = [questions[number % len(questions)] for questions in kinds.values()]
+            generator.shuffle(chosen)
+            conversation = join(chosen)
+            yield {**conversation, "id": f"{conversation['id']}-{number}"}
+
+
+def question_kind(row: Row) -> tuple[bool, bool]:
+    """Tell the kind of an easy-vqa question: whether it is a yes/no question, and whether it is about the shape."""
+    question, answer = (message["content"] for message in row["messages"])
+    yes_no = answer in ("yes", "no")
+    return yes_no, any(shape in (question[-1]["text"] if yes_no else answer) for shape in _SHAPES)
 
 
 def join(rows: list[Row]) -> Row:
@@ -171,7 +198,7 @@ def write_data(folder: Path) -> dict[str, int]:
 
     Args:
         folder: Where the files `{vqa,image_kind,spoken_word,sound_kind}_{train,test}.jsonl` and `text_train.jsonl` go,
-            and for each training file one with the same questions joined, `TASK_train_conversations.jsonl`.
+            and for each training file one with its questions joined, `TASK_train_conversations.jsonl`.
 
     Returns:
         Rows of each file, by file name.
@@ -181,7 +208,7 @@ def write_data(folder: Path) -> dict[str, int]:
     files: dict[str, Iterator[Row]] = {
         "text_train": text_rows(),
         "text_train_conversations": conversations(text_rows(), turns=4),
-        "vqa_train_conversations": conversations(vqa_rows("train"), turns=4, same_medium=True),
+        "vqa_train_conversations": vqa_conversations(),
     }
     for task in DEMO_TASKS:
         rows = demo_rows(task, "train", relative_to=base)
