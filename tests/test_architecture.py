@@ -36,6 +36,7 @@ FLOORS = {
     "modeling_unimoe": 4,
     "build": 5,
     "surgery": 5,
+    "analysis": 5,
     "cli": 6,
 }
 NEIGHBOURS = {

@@ -1,11 +1,12 @@
-"""`unimoe`: look at a model folder, talk to it, and describe the environment."""
+"""`unimoe`: build a model, look at its folder, verify it, talk to it, and describe the environment."""
 
 import platform
 import re
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -29,6 +30,8 @@ PACKAGES = (
     "deepspeed",
     "torchcodec",
 )
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+ModalityRouting = Literal["shared", "bias"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Files = Annotated[list[Path] | None, typer.Option(help="A file; repeat the option for several.")]
 Folder = Annotated[str, typer.Argument(help="Model folder, or Hub id.")]
@@ -67,19 +70,58 @@ def build(
     vision: Annotated[str | None, typer.Option(help="Image tower: CLIP, SigLIP, ViT, a CNN, any timm model.")] = None,
     speech: Annotated[str | None, typer.Option(help="Whisper model, of which the encoder is taken.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio spectrogram transformer.")] = None,
+    experts: Annotated[int, typer.Option(min=0, help="Copies of each feed-forward as experts. 0: dense.")] = 0,
+    top_k: Annotated[int, typer.Option(min=1, help="Experts that each token passes.")] = 2,
+    routing: Annotated[ModalityRouting, typer.Option(help="Modality mode of the routers.")] = "shared",
+    dtype: Annotated[Precision, typer.Option(help="Of the weights. auto: as the parts were saved.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the connectors and the routers.")] = 0,
 ) -> None:
-    """Compose a dense model from pretrained parts, with new connectors: where the first stage of training starts."""
+    """Compose a model from pretrained parts, with new connectors: where the first stage of training starts.
+
+    With experts, the model answers text exactly as the language model did; certificate.json says so.
+    """
     from huggingface_hub.errors import StrictDataclassError
 
     from .build import build_model
+    from .surgery import upcycle
 
+    started = time.perf_counter()
     try:
-        model, processor = build_model(language, vision=vision, speech=speech, audio=audio)
+        model, processor = build_model(language, vision=vision, speech=speech, audio=audio, dtype=dtype, seed=seed)
+        certificate = None
+        if experts:
+            model, certificate = upcycle(
+                model, num_experts=experts, num_experts_per_tok=top_k, modality_routing=routing, seed=seed
+            )
     except (OSError, ValueError, StrictDataclassError) as error:
         fail(reason(error))
     model.save_pretrained(out)
     processor.save_pretrained(out)
-    console.print(f"written to {out}", highlight=False)
+    if certificate:
+        certificate.save(out)
+        console.print(f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}.")
+    seconds = time.perf_counter() - started
+    console.print(f"written to {out} in {seconds:.0f} s{peak_memory()}", highlight=False)
+
+
+@app.command("verify")
+def verify_folder(
+    folder: Folder,
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="To compute in.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of the pictures, sounds and the order of the experts.")] = 0,
+) -> None:
+    """Check that answers depend on the inputs alone, not on kernels, batches, padding, caches or expert order."""
+    from .analysis import verify
+
+    model, processor = load(folder, dtype=dtype)
+    table = Table("what was changed", "largest difference", "limit", "", title=escape(folder))
+    checks = verify(model, processor, seed=seed)
+    for check in checks:
+        verdict = "[green]equal[/green]" if check.passed else "[red]DIFFERENT[/red]"
+        table.add_row(check.name, f"{check.difference:.1e}", f"{check.tolerance:.0e}", verdict)
+    console.print(table)
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -135,7 +177,7 @@ def ask() -> Iterator[str]:
         yield text
 
 
-def load(folder: str, *, with_processor: bool = True) -> tuple[Any, Any]:
+def load(folder: str, *, with_processor: bool = True, dtype: str = "auto") -> tuple[Any, Any]:
     """Load a unimoe model and its processor, or say in one line why not and exit with code 2."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -152,7 +194,7 @@ def load(folder: str, *, with_processor: bool = True) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(folder)
         if not isinstance(config, UniMoEConfig):
             fail(f"{folder} holds a {config.model_type!r} model, not a unimoe model.")
-        model = AutoModelForMultimodalLM.from_pretrained(folder).eval()
+        model = AutoModelForMultimodalLM.from_pretrained(folder, dtype=dtype).eval()
         return model, AutoProcessor.from_pretrained(folder) if with_processor else None
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         fail(f"{folder} cannot be loaded: {reason(error)}")
@@ -166,6 +208,16 @@ def reason(error: Exception) -> str:
     return " ".join(str(source or error).split())
 
 
+def peak_memory() -> str:
+    """Largest resident memory of this process so far, as the end of a sentence; nothing where it is not known."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    return f", with {peak / 1e9:.1f} GB of memory at the peak"
+
+
 def fail(message: str) -> NoReturn:
     """Print one line to standard error and exit with code 2."""
     Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
@@ -174,7 +226,7 @@ def fail(message: str) -> NoReturn:
 
 def describe(model: Any) -> Iterator[tuple[str, str]]:
     """Yield the rows of `unimoe info`."""
-    from .moe.counting import count_parameters
+    from .moe.counting import count_parameters, count_per_token
 
     config, text = model.config, model.config.text_config
     kind = f"{text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary {text.vocab_size:,}"
@@ -197,6 +249,12 @@ def describe(model: Any) -> Iterator[tuple[str, str]]:
         yield f"tokens of one {key}", f"{tokens} x id {getattr(config, f'{key}_token_id')}"
     counts = count_parameters(model)
     yield "parameters", f"{counts['total']:,}, of which {counts['active']:,} active for a token"
+    for key, cost in count_per_token(model).items():
+        yield (
+            f"one {key} token",
+            f"meets {cost.parameters:,} parameters, multiplies {cost.flops / 1e6:,.1f} MFLOPs and reads "
+            f"{cost.weight_bytes / 1e6:,.1f} MB of weights in the language model",
+        )
 
 
 if __name__ == "__main__":

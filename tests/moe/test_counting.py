@@ -1,7 +1,15 @@
-import pytest
-from tiny import tiny_model
+"""Counts equal the sizes of tensors, and the operations that torch counts."""
 
-from unimoe.moe.counting import count_parameters
+import re
+
+import pytest
+import torch
+from tiny import tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from unimoe import Modality
+from unimoe.moe import SparseMoeBlock
+from unimoe.moe.counting import count_parameters, count_per_token
 
 
 def test_a_dense_model_is_all_active() -> None:
@@ -32,3 +40,68 @@ def test_tied_parameters_count_once() -> None:
     text = model.config.text_config
     saved = text.vocab_size * text.hidden_size
     assert count_parameters(model)["total"] == count_parameters(tiny_model())["total"] - saved
+
+
+def flops_counted_by_torch(model, ids, kinds) -> int:
+    """All matrix products of the decoder layers and the head, for one row of tokens."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=ids, mm_token_type_ids=kinds, use_cache=False)
+    counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    return sum(value for name, value in counts.items() if re.search(r"layers\.\d+$|lm_head$", name))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {},
+        {"num_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 24},
+        {"num_experts": 4, "num_experts_per_tok": 1, "moe_layers": [1]},
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "num_null_experts": 1,
+            "modality_routing": "isolated",
+            "expert_groups": {"image": [3], "text": [0, 1]},
+        },
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("modality", [Modality.TEXT, Modality.IMAGE])
+def test_flops_equal_those_that_torch_counts(text, modality) -> None:
+    model = tiny_model(**text)
+    for module in model.modules():
+        if isinstance(module, SparseMoeBlock) and module.router.permitted is not None:
+            module.router.permitted[:, model.config.text_config.num_experts :] = False  # no token goes to a null
+            module.router.top_k = min(module.router.top_k, int(module.router.permitted[modality].sum()))
+    model.set_attn_implementation("eager")
+    model.set_experts_implementation("eager")
+    tokens = 11
+    ids, kinds = torch.full((1, tokens), 5), torch.full((1, tokens), int(modality))
+    counted = count_per_token(model, context=tokens)[modality.key].flops * tokens
+    assert counted == flops_counted_by_torch(model, ids, kinds)
+
+
+def test_a_modality_adds_its_encoder_and_connector_and_meets_its_own_experts() -> None:
+    model = tiny_model(
+        num_experts=4, num_experts_per_tok=2, modality_routing="isolated", expert_groups={"image": [1, 2]}
+    )
+    costs = count_per_token(model)
+    assert set(costs) == {"text", "image", "video", "audio", "speech"}
+    own = sum(p.numel() for name, p in model.named_parameters() if ".image." in name)
+    assert costs["image"].parameters - costs["text"].parameters == own
+    assert costs["image"].flops == costs["text"].flops
+    every = sum(p.numel() for name, p in model.named_parameters() if "encoders" in name or "connectors" in name)
+    assert count_parameters(model)["active"] == costs["text"].parameters + every
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weight_bytes_are_those_of_the_tensors_that_a_token_reads(tied) -> None:
+    model = tiny_model(num_experts=4, num_experts_per_tok=1).bfloat16()
+    text = model.config.text_config
+    if tied:
+        model.lm_head.weight = model.get_input_embeddings().weight
+    expert = 3 * text.hidden_size * text.moe_intermediate_size
+    language = sum(p.numel() for p in model.model.language_model.parameters())
+    by_hand = language - text.vocab_size * text.hidden_size - 3 * expert * text.num_hidden_layers
+    by_hand += text.vocab_size * text.hidden_size + (0 if tied else text.hidden_size)
+    assert count_per_token(model)["text"].weight_bytes == 2 * by_hand

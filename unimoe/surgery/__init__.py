@@ -2,5 +2,6 @@
 
 from .assemble import assemble
 from .certificate import Certificate
+from .upcycle import upcycle
 
-__all__ = ["Certificate", "assemble"]
+__all__ = ["Certificate", "assemble", "upcycle"]

@@ -5,21 +5,26 @@ and embeddings come from the base; the encoder and connector of a modality come 
 with them. (Li et al. 2024, Uni-MoE, arXiv 2405.11273, section 3.2: modality-specific experts, then unified training.)
 """
 
-import copy
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from ..configuration_unimoe import ModalityRouting, UniMoEConfig
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import Experts, GatedMLP, SparseMoeBlock
 from .certificate import Certificate
-
-Source = str | Path | UniMoEForConditionalGeneration
-TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+from .dense_sources import (
+    TOLERANCE,
+    Source,
+    draw_router,
+    fill_experts,
+    load_dense,
+    probe_states,
+    relative_difference,
+    source_name,
+    sparse_like,
+)
 
 
 def assemble(
@@ -48,27 +53,22 @@ def assemble(
     Raises:
         ValueError: If a source is not dense, or if sources differ in architecture; both are named.
     """
-    base_model, specialists = _load(base), {key: _load(source) for key, source in experts.items()}
+    base_model = load_dense(base, role="base")
+    specialists = {key: load_dense(source, role=key) for key, source in experts.items()}
     _check_sources(base_model, specialists)
     config = _moe_config(base_model.config, list(specialists), num_experts_per_tok, modality_routing)
-    model = UniMoEForConditionalGeneration._from_config(config, dtype=base_model.dtype).eval()
-    model.generation_config = copy.deepcopy(base_model.generation_config)
-    _copy_dense_parts(model, base_model, specialists)
+    model = sparse_like(base_model, config)
+    _copy_media_parts(model, specialists)
     sources = [base_model, *specialists.values()]
     generator = torch.Generator().manual_seed(seed)
     differences = []
     for index, layer in enumerate(model.model.language_model.layers):
         feed_forwards = [source.model.language_model.layers[index].mlp for source in sources]
-        _fill_experts(layer.mlp.experts, feed_forwards)
-        _init_router(layer.mlp, list(specialists), router_bias, config.text_config.initializer_range, generator)
+        fill_experts(layer.mlp.experts, feed_forwards)
+        draw_router(layer.mlp, config.text_config.initializer_range, generator)
+        _prefer_own_expert(layer.mlp, list(specialists), router_bias)
         differences.append(_largest_difference(layer.mlp.experts, feed_forwards, generator))
     return model, _certificate(max(differences), base, experts, model)
-
-
-def _load(source: Source) -> UniMoEForConditionalGeneration:
-    if isinstance(source, UniMoEForConditionalGeneration):
-        return source
-    return UniMoEForConditionalGeneration.from_pretrained(source)
 
 
 def _check_sources(
@@ -80,10 +80,6 @@ def _check_sources(
     for key, model in {"base": base, **specialists}.items():
         if key != "base" and Modality.from_key(key).encoder_key != key:
             raise ValueError(f"{key!r} has no encoder of its own; use {base.config.encoder_keys}.")
-        if model.config.text_config.num_experts:
-            raise ValueError(
-                f"The {key} model already has {model.config.text_config.num_experts} experts; pass a dense one."
-            )
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         if differing := sorted(
             name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)
@@ -117,53 +113,38 @@ def _moe_config(
 
 
 @torch.no_grad()
-def _copy_dense_parts(
-    model: UniMoEForConditionalGeneration,
-    base: UniMoEForConditionalGeneration,
-    specialists: dict[str, UniMoEForConditionalGeneration],
+def _copy_media_parts(
+    model: UniMoEForConditionalGeneration, specialists: dict[str, UniMoEForConditionalGeneration]
 ) -> None:
-    """Copy everything but the feed-forwards: media parts from their specialist, the rest from the base."""
-    target = model.state_dict()
-    states = {key: source.state_dict() for key, source in specialists.items()}
-    for name, value in base.state_dict().items():
-        if name not in target:
-            continue
-        owner = next((key for key in states if f"encoders.{key}." in name or f"connectors.{key}." in name), None)
-        target[name].copy_(states[owner][name] if owner else value)
+    """Copy the encoder and the connector of a modality from its specialist."""
+    places = model.state_dict()
+    for key, source in specialists.items():
+        for name, value in source.state_dict().items():
+            if f"encoders.{key}." in name or f"connectors.{key}." in name:
+                places[name].copy_(value)
 
 
 @torch.no_grad()
-def _fill_experts(experts: Experts, feed_forwards: list[GatedMLP]) -> None:
-    for index, mlp in enumerate(feed_forwards):
-        experts.gate_up_proj[index].copy_(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]))
-        experts.down_proj[index].copy_(mlp.down_proj.weight)
-
-
-@torch.no_grad()
-def _init_router(
-    block: SparseMoeBlock, keys: list[str], router_bias: float, std: float, generator: torch.Generator
-) -> None:
-    router = block.router
-    router.weight.copy_(torch.randn(router.weight.shape, generator=generator) * std)
-    if router.modality_bias is None:
+def _prefer_own_expert(block: SparseMoeBlock, keys: list[str], router_bias: float) -> None:
+    """Give the tokens of each modality an advantage at their own expert."""
+    bias = block.router.modality_bias
+    if bias is None:
         return
-    router.modality_bias.zero_()
+    bias.zero_()
     for modality in Modality:
         key = modality.encoder_key
-        router.modality_bias[modality, 1 + keys.index(key) if key in keys else 0] = router_bias
+        bias[modality, 1 + keys.index(key) if key in keys else 0] = router_bias
 
 
 @torch.no_grad()
 def _largest_difference(experts: Experts, feed_forwards: list[GatedMLP], generator: torch.Generator) -> float:
     """Compare each expert with its source on random hidden states, relative to the largest output."""
-    probe = torch.randn(64, experts.hidden_dim, generator=generator).to(experts.down_proj)  # (T, D)
+    probe = probe_states(experts.hidden_dim, experts.down_proj, generator)
     weights = torch.ones(len(probe), 1).to(probe)
-    largest = 0.0
-    for index, mlp in enumerate(feed_forwards):
-        expected: Tensor = mlp(probe)
-        actual = experts(probe, torch.full((len(probe), 1), index), weights)
-        largest = max(largest, float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-30)))
-    return largest
+    return max(
+        relative_difference(experts(probe, torch.full((len(probe), 1), index), weights), mlp(probe))
+        for index, mlp in enumerate(feed_forwards)
+    )
 
 
 def _certificate(
@@ -173,17 +154,14 @@ def _certificate(
     if difference > tolerance:
         raise ValueError(f"An expert differs from its source by {difference:.2e} > {tolerance:.0e}: this is a defect.")
 
-    def name(source: Source) -> str:
-        return str(source.name_or_path) if isinstance(source, nn.Module) else str(source)
-
     return Certificate(
         operation="assemble",
         kind="exact",
         claim="At assembly, before any training, each expert computes the feed-forward of its source.",
         difference=difference,
         details={
-            "base": name(base),
-            "experts": {key: name(source) for key, source in experts.items()},
+            "base": source_name(base),
+            "experts": {key: source_name(source) for key, source in experts.items()},
             "expert_order": ["base", *experts],
             "num_experts_per_tok": model.config.text_config.num_experts_per_tok,
             "modality_routing": model.config.text_config.modality_routing,

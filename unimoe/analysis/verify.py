@@ -1,0 +1,247 @@
+"""Verify that a model's answers depend on its inputs alone: not on kernels, batches, padding, or expert order."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..modality import Modality
+from ..modeling_unimoe import UniMoEForConditionalGeneration
+from ..moe import SparseMoeBlock
+from ..moe.router import Router
+from ..processing_unimoe import UniMoEProcessor
+from .replay import record, replay
+
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5}
+"""Largest difference that is rounding, relative to the largest absolute logit."""
+
+EXPERT_KERNELS = {torch.float64: ("batched_mm",), torch.float32: ("grouped_mm", "batched_mm")}
+ATTENTION_KERNELS = {torch.float64: (), torch.float32: ("eager", "sdpa")}  # eager's softmax is float32, always
+STEPS = 4
+"""Tokens decoded one by one."""
+
+
+class Check(NamedTuple):
+    """One invariance: what was changed, and by how much the logits moved."""
+
+    name: str
+    difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the logits are equal to rounding."""
+        return self.difference <= self.tolerance
+
+
+class _Probe(NamedTuple):
+    """A model, its processor, and conversations of unequal length: one with every medium, others with text alone."""
+
+    model: UniMoEForConditionalGeneration
+    processor: UniMoEProcessor
+    conversations: list[list[dict[str, Any]]]
+
+    def inputs(self, rows: list[int], **options: Any) -> dict[str, Tensor]:
+        batch = self.processor.apply_chat_template(
+            [self.conversations[row] for row in rows],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            padding=True,
+            **options,
+        )
+        floating = {name: value.to(self.model.dtype) for name, value in batch.items() if value.is_floating_point()}
+        return {name: value.to(self.model.device) for name, value in {**batch, **floating}.items()}
+
+    def logits(self, rows: list[int] | None = None, **options: Any) -> list[Tensor]:
+        """Logits of the real tokens of each row, (tokens, V), in the order of the conversations."""
+        rows = list(range(len(self.conversations))) if rows is None else rows
+        inputs = self.inputs(rows, **options)
+        logits = self.model(**inputs, use_cache=False).logits
+        found = {row: logits[place][inputs["attention_mask"][place].bool()] for place, row in enumerate(rows)}
+        return [found[row] for row in sorted(found)]
+
+
+@torch.no_grad()
+def verify(model: UniMoEForConditionalGeneration, processor: UniMoEProcessor, *, seed: int = 0) -> list[Check]:
+    """Compare a model's logits on random pictures, sounds and texts under changes that must not matter.
+
+    Args:
+        model: In float32 or float64; put into evaluation mode, and left as it was found.
+        processor: Its processor.
+        seed: Seed of the inputs and of the order of the experts.
+
+    Returns:
+        One check for each invariance: kernels of attention and experts, rows alone, row order, side of the padding,
+        step by step decoding, replayed routing, order of the experts.
+
+    Raises:
+        ValueError: If the model is in another dtype, in which rounding hides defects.
+    """
+    if model.dtype not in TOLERANCE:
+        raise ValueError(f"The model is in {model.dtype}. Load it with dtype=torch.float32 or torch.float64.")
+    training = model.training
+    model.eval()
+    probe = _Probe(model, processor, _conversations(processor, np.random.default_rng(seed)))
+    with _experts_computed_by("eager", model):
+        expected = probe.logits()
+        checks = [
+            Check(name, _difference(actual(), expected), TOLERANCE[model.dtype])
+            for name, actual in _changes(probe, seed)
+        ]
+    model.train(training)
+    return checks
+
+
+def _changes(probe: _Probe, seed: int) -> Iterator[tuple[str, Callable[[], list[Tensor]]]]:
+    """Yield what must not matter: a name, and the logits under that change."""
+    model, rows = probe.model, list(range(len(probe.conversations)))
+    for kernel in ATTENTION_KERNELS[model.dtype]:
+        yield f"attention computed by {kernel}", partial(_with_attention, probe, kernel)
+    yield "every row alone", lambda: [logits for row in rows for logits in probe.logits([row])]
+    yield "rows in another order", lambda: probe.logits(rows[::-1])
+    yield "padding on the left", lambda: probe.logits(padding_side="left")
+    yield f"last {STEPS} tokens decoded one by one", lambda: [_decode(probe, row) for row in rows]
+    if not any(isinstance(module, SparseMoeBlock) for module in model.modules()):
+        return
+    for kernel in EXPERT_KERNELS[model.dtype]:
+        yield f"experts computed by {kernel}", partial(_with_experts, probe, kernel)
+    yield "routing recorded and replayed", lambda: _replayed(probe)
+    yield "experts in another order", lambda: _permuted(probe, seed)
+
+
+def _conversations(processor: UniMoEProcessor, generator: np.random.Generator) -> list[list[dict[str, Any]]]:
+    """One conversation with every medium that the processor takes, filled with noise, and two with text alone."""
+    picture = Image.fromarray(generator.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    sound = {"array": generator.normal(0, 0.1, 16_000).astype(np.float32), "sampling_rate": 16_000}
+    media = {
+        Modality.IMAGE: picture,
+        Modality.VIDEO: [picture] * processor.video_num_frames,
+        Modality.AUDIO: sound,
+        Modality.SPEECH: sound,
+    }
+    items = [{"type": modality.key, modality.key: media[modality]} for modality in processor.modalities]
+    question = {"type": "text", "text": "What do you see, and what do you hear? Answer in one word."}
+    return [
+        [{"role": "user", "content": [*items, question]}, {"role": "assistant", "content": "Noise."}],
+        [{"role": "user", "content": "Name three colours."}, {"role": "assistant", "content": "Red, green and blue."}],
+        [{"role": "user", "content": "Hello there, how are you today?"}],
+    ]
+
+
+def _difference(actual: list[Tensor], expected: list[Tensor]) -> float:
+    """Largest difference of the logits compared (the last ones of each row, where fewer are given)."""
+    pairs = list(zip(actual, expected, strict=True))
+    largest = max(float((a - e[-len(a) :]).abs().max()) for a, e in pairs)
+    return largest / max(float(e.abs().max()) for _, e in pairs)
+
+
+def _with_attention(probe: _Probe, kernel: str) -> list[Tensor]:
+    decoder = probe.model.model.language_model
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation(kernel)
+    try:
+        return probe.logits()
+    finally:
+        decoder.set_attn_implementation(before)
+
+
+def _with_experts(probe: _Probe, kernel: str) -> list[Tensor]:
+    with _experts_computed_by(kernel, probe.model):
+        return probe.logits()
+
+
+@contextmanager
+def _experts_computed_by(kernel: str, model: UniMoEForConditionalGeneration) -> Iterator[None]:
+    decoder = model.model.language_model
+    before = decoder.config._experts_implementation
+    decoder.set_experts_implementation(kernel)
+    try:
+        yield
+    finally:
+        decoder.set_experts_implementation(before)
+
+
+def _decode(probe: _Probe, row: int) -> Tensor:
+    """Logits of the last tokens of a row, computed with the cache: first all before them, then one by one."""
+    inputs = probe.inputs([row])
+    ids, mask, kinds = (inputs.pop(name) for name in ("input_ids", "attention_mask", "mm_token_type_ids"))
+    start = ids.shape[1] - STEPS
+    output = probe.model(
+        input_ids=ids[:, :start],
+        attention_mask=mask[:, :start],
+        mm_token_type_ids=kinds[:, :start],
+        use_cache=True,
+        **inputs,
+    )
+    steps = []
+    for position in range(start, ids.shape[1]):
+        output = probe.model(
+            input_ids=ids[:, position : position + 1],
+            attention_mask=mask[:, : position + 1],
+            mm_token_type_ids=kinds[:, position : position + 1],
+            past_key_values=output.past_key_values,
+            use_cache=True,
+        )
+        steps.append(output.logits[0])
+    return torch.cat(steps)
+
+
+def _replayed(probe: _Probe) -> list[Tensor]:
+    with record(probe.model) as routing:
+        probe.logits()
+    routers = [module.router for module in probe.model.modules() if isinstance(module, SparseMoeBlock)]
+    with replay(probe.model, routing), _negated(routers):
+        return probe.logits()
+
+
+@contextmanager
+def _negated(routers: list[Router]) -> Iterator[None]:
+    """Turn the preferences of routers around, so that they would choose otherwise."""
+    for router in routers:
+        router.weight.neg_()
+    try:
+        yield
+    finally:
+        for router in routers:
+            router.weight.neg_()
+
+
+def _permuted(probe: _Probe, seed: int) -> list[Tensor]:
+    """Logits with the experts of every layer shifted round, so that none keeps its place, and the router with them."""
+    generator = np.random.default_rng(seed)
+    blocks = [module for module in probe.model.modules() if isinstance(module, SparseMoeBlock)]
+    numbers = [block.experts.num_experts for block in blocks]
+    orders = [torch.arange(number).roll(int(generator.integers(1, max(number, 2)))) for number in numbers]
+    with _reordered(blocks, orders):
+        return probe.logits()
+
+
+@contextmanager
+def _reordered(blocks: list[SparseMoeBlock], orders: list[Tensor]) -> Iterator[None]:
+    for block, order in zip(blocks, orders, strict=True):
+        _reorder(block, order)
+    try:
+        yield
+    finally:
+        for block, order in zip(blocks, orders, strict=True):
+            _reorder(block, order.argsort())
+
+
+def _reorder(block: SparseMoeBlock, order: Tensor) -> None:
+    """Put the experts of a block into another order, in place; null experts stay last."""
+    router, number = block.router, block.experts.num_experts
+    for weights in block.experts.parameters():
+        weights.copy_(weights[order])
+    router.weight[:number] = router.weight[:number][order]
+    for by_modality in (router.modality_bias, router.permitted):
+        if by_modality is not None:
+            by_modality[:, :number] = by_modality[:, :number][:, order]
+
+
+__all__ = ["Check", "verify"]
