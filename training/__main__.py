@@ -19,6 +19,9 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g. scale=0.1.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run this stage alone; may be repeated.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="Run this stage and those after it.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip complete stages; go on from the last checkpoint.")
+    ] = False,
     local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = -1,
 ) -> None:
     """Train one stage or a whole recipe. Every stage's output is an ordinary `save_pretrained` folder."""
@@ -38,7 +41,7 @@ def main(
         title = f"stage {number}/{len(stages)} {name}"
         console.rule(title)
         try:
-            output = run_stage(config, name=name, title=title, console=console)
+            output = run_stage(config, name=name, title=title, resume=resume, console=console)
         except (ConfigError, DataError, NonFiniteLoss) as error:
             fail(error)
         console.print(f"{name}: written to {output}")

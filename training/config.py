@@ -6,7 +6,7 @@ are relative to that file.
 
 import inspect
 from difflib import get_close_matches
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
@@ -29,8 +29,8 @@ MANAGED_ARGUMENTS = {
     "label_smoothing_factor": "The loss is the model's own, without smoothing.",
     "use_cache": "Training uses no cache.",
     "do_train": "A stage always trains.",
-    "resume_from_checkpoint": "Stages cannot be resumed yet; start the stage again.",
-    "deepspeed": "DeepSpeed is not supported yet; several processes run with torchrun.",
+    "resume_from_checkpoint": "Resume with `python -m training FILE --resume`.",
+    "deepspeed": "Set the stage's `parallel.zero`.",
     "fsdp": "FSDP is not supported; several processes run with torchrun.",
 }
 
@@ -105,11 +105,19 @@ class LoraTraining(Section):
     alpha: int = Field(default=16, ge=1)
 
 
+class LossConfig(Section):
+    """Coefficients of the router losses, for this stage and those after it. None: as the model says."""
+
+    balance: NonNegative | None = None
+    z: NonNegative | None = None
+
+
 class TrainConfig(Section):
-    """Which parts of the model train. All others are frozen."""
+    """Which parts of the model train, and by which losses beside that of the language. All other parts are frozen."""
 
     parts: list[str] = []
     lora: LoraTraining | None = None
+    losses: LossConfig = LossConfig()
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -206,6 +214,17 @@ class DataConfig(Section):
     cache_media: bool = False
 
 
+class ParallelConfig(Section):
+    """How the work of a stage is spread over the processes that `deepspeed` or `torchrun` starts.
+
+    Args:
+        zero: Stage of DeepSpeed's ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): 1 shards the optimizer states, 2
+            the gradients too. None: every process keeps all (plain data parallel).
+    """
+
+    zero: Literal[1, 2] | None = None
+
+
 class StageConfig(Section):
     """A stage of training.
 
@@ -213,6 +232,7 @@ class StageConfig(Section):
         start: The model that the stage begins with.
         train: What trains.
         data: What it trains on.
+        parallel: How it is spread over processes.
         trainer: Passed as it is to `transformers.TrainingArguments`.
         seed: Decides order, augmentation, dropout and new weights.
         output: Folder of the result, an ordinary `save_pretrained` folder.
@@ -221,6 +241,7 @@ class StageConfig(Section):
     start: StartConfig
     train: TrainConfig
     data: DataConfig
+    parallel: ParallelConfig = ParallelConfig()
     trainer: dict[str, Any] = {}
     seed: int = 0
     output: str

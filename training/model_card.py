@@ -38,7 +38,7 @@ def describe_stage(
         steps: Optimizer steps.
         samples: Rows shown, repetitions counted.
         loss: Mean training loss over the whole stage.
-        seconds: Duration of the training.
+        seconds: Duration of the training, since it was last resumed.
     """
     values = config.model_dump()
     return {
@@ -61,14 +61,20 @@ def write_papers(
     folder: Path, config: StageConfig, history: list[dict[str, Any]], *, certificate: Certificate | None
 ) -> None:
     """Write `README.md`, `history.json`, `stage.yaml` and, if the model was assembled, `certificate.json`."""
-    (folder / HISTORY_FILE).write_text(json.dumps(history, indent=2) + "\n", encoding="utf-8")
-    stage = yaml.safe_dump(config.model_dump(), sort_keys=False)
-    (folder / STAGE_FILE).write_text(f"# python -m training {STAGE_FILE}\n{stage}", encoding="utf-8")
+    write_stage(folder, config)
     if certificate is not None:
         certificate.save(folder)
     else:  # of a model that was here before
         (folder / CERTIFICATE_FILE).unlink(missing_ok=True)
     (folder / "README.md").write_text(model_card(folder.name, history, certificate), encoding="utf-8")
+    # Last: it says that the stage is complete.
+    (folder / HISTORY_FILE).write_text(json.dumps(history, indent=2) + "\n", encoding="utf-8")
+
+
+def write_stage(folder: Path, config: StageConfig) -> None:
+    """Write `stage.yaml`, a configuration that runs the stage again."""
+    stage = yaml.safe_dump(config.model_dump(), sort_keys=False)
+    (folder / STAGE_FILE).write_text(f"# python -m training {STAGE_FILE}\n{stage}", encoding="utf-8")
 
 
 def model_card(name: str, history: list[dict[str, Any]], certificate: Certificate | None) -> str:

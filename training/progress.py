@@ -14,7 +14,9 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsFile(TrainerCallback):
-    """Append what the trainer logs to a JSON Lines file, one object for each log; a new training starts it anew."""
+    """Append what the trainer logs to a JSON Lines file, one object for each log; lines after a checkpoint that a
+    training goes on from are dropped, for they will be written again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -22,10 +24,12 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Empty the file, unless a checkpoint is being resumed."""
-        if state.is_world_process_zero and state.global_step == 0:
+        """Keep the lines up to the step that the training begins at: none, or those of the checkpoint."""
+        if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("", encoding="utf-8")
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            self.path.write_text("".join(kept if state.global_step else []), encoding="utf-8")
 
     def on_log(
         self,

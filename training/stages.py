@@ -14,21 +14,28 @@ from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.settings import ConfigError
 from unimoe.surgery import Certificate, assemble
 
-from .config import StageConfig
+from .checkpoint import LogAtCheckpoints, begin, find_checkpoint, is_complete, mean_loss, remove_checkpoints
+from .config import LossConfig, StageConfig
 from .data import Collator, MixtureDataset, MixtureSampler
 from .data.collator import IGNORED
 from .data.dataset import read_mixture
 from .model_card import describe_stage, read_history, write_papers
+from .parallel import check_engaged, deepspeed_arguments, stand_alone
 from .parts import Trainable, choose_trainable, trainable_table
 from .progress import METRICS_FILE, MetricsFile, StageProgress
 from .trainer import StageTrainer
 
 # A batch without pictures leaves a trained image encoder without a gradient, so unused parameters are expected.
-DEFAULT_ARGUMENTS = {"logging_steps": 10, "save_strategy": "no", "ddp_find_unused_parameters": True}
+DEFAULT_ARGUMENTS = {"logging_steps": 10, "save_steps": 500, "save_total_limit": 1, "ddp_find_unused_parameters": True}
 
 
 def run_stage(
-    config: StageConfig, *, name: str = "stage", title: str | None = None, console: Console | None = None
+    config: StageConfig,
+    *,
+    name: str = "stage",
+    title: str | None = None,
+    resume: bool = False,
+    console: Console | None = None,
 ) -> Path:
     """Run one stage and return its output folder.
 
@@ -36,6 +43,7 @@ def run_stage(
         config: The stage.
         name: Its name, for the model card.
         title: What the progress bar says. None: the name.
+        resume: Go on from the last checkpoint in the output, if there is one; do nothing if the stage is complete.
         console: Where progress goes. None: standard output.
 
     Raises:
@@ -44,11 +52,14 @@ def run_stage(
         NonFiniteLoss: If the loss becomes NaN or infinite.
     """
     console = console or Console()
+    if resume and is_complete(config):
+        return Path(config.output)
+    checkpoint = find_checkpoint(config, resume=resume)
     set_seed(config.seed)
     model, processor, certificate = load_start(config)
+    set_losses(model, config.train.losses)
     trainable = choose_trainable(model, config.train)
-    sources = read_mixture(config.data)
-    dataset = MixtureDataset(sources, seed=config.seed, cache_media=config.data.cache_media)
+    dataset = MixtureDataset(read_mixture(config.data), seed=config.seed, cache_media=config.data.cache_media)
     collator = Collator(processor, max_length=config.data.max_length)
     progress = StageProgress(console, title=title or name)
     trainer = StageTrainer(
@@ -56,25 +67,32 @@ def run_stage(
         args=training_arguments(config),
         train_dataset=dataset,
         data_collator=collator,
-        callbacks=[MetricsFile(Path(config.output) / METRICS_FILE), progress],
+        callbacks=[LogAtCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
     )
     trainer.remove_callback(PrinterCallback)
+    check_engaged(trainer, config)
+    history = read_history(config)
     if trainer.is_world_process_zero():
+        begin(config)
         console.print(trainable_table(trainable), show_sample(dataset, collator))
+        if checkpoint:
+            console.print(f"going on from {checkpoint}")
     try:
-        result = trainer.train()
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
-    summary = describe_stage(
-        name,
-        config,
-        rows={source.path: len(source.rows) for source in sources},
-        steps=result.global_step,
-        samples=result.global_step * trainer.get_total_train_batch_size(trainer.args),
-        loss=result.training_loss,
-        seconds=result.metrics["train_runtime"],
+    history.append(
+        describe_stage(
+            name,
+            config,
+            rows={source.path: len(source.rows) for source in dataset.sources},
+            steps=result.global_step,
+            samples=result.global_step * trainer.get_total_train_batch_size(trainer.args),
+            loss=mean_loss(trainer.state.log_history),
+            seconds=result.metrics["train_runtime"],
+        )
     )
-    return save_stage(trainer, trainable, processor, config, summary=summary, certificate=certificate)
+    return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
 
 
 def load_start(config: StageConfig) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor, Certificate | None]:
@@ -100,12 +118,23 @@ def _load_model(path: str) -> UniMoEForConditionalGeneration:
     return UniMoEForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
 
 
+def set_losses(model: UniMoEForConditionalGeneration, losses: LossConfig) -> None:
+    """Put a stage's coefficients of the router losses into the model's configuration."""
+    text = model.config.text_config
+    if losses.balance is not None:
+        text.router_aux_loss_coef = losses.balance
+    if losses.z is not None:
+        text.router_z_loss_coef = losses.z
+
+
 def training_arguments(config: StageConfig) -> TrainingArguments:
     """Make transformers' arguments from a stage's `trainer`, with our defaults under it.
 
     Raises:
         ConfigError: If a value does not fit.
     """
+    if config.parallel.zero is not None:
+        stand_alone()
     has_tensorboard = importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
     values: dict[str, Any] = {
         "report_to": ["tensorboard"] if has_tensorboard else [],
@@ -113,6 +142,7 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         "dataloader_pin_memory": torch.cuda.is_available(),
         **DEFAULT_ARGUMENTS,
         **config.trainer,
+        **deepspeed_arguments(config),
         "output_dir": config.output,
         "seed": config.seed,
         "dataloader_num_workers": config.data.num_workers,
@@ -176,17 +206,18 @@ def save_stage(
     processor: UniMoEProcessor,
     config: StageConfig,
     *,
-    summary: dict[str, Any],
+    history: list[dict[str, Any]],
     certificate: Certificate | None,
 ) -> Path:
     """Merge LoRA and write model, processor and papers to the stage's output; only the first process writes."""
     folder = Path(config.output)
-    trainable.merge()
     model = trainer.accelerator.unwrap_model(trainer.model)
+    trainable.merge()
     model.requires_grad_(True).eval()
     if trainer.is_world_process_zero():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        write_papers(folder, config, [*read_history(config), summary], certificate=certificate)
+        write_papers(folder, config, history, certificate=certificate)
+        remove_checkpoints(config)
     trainer.accelerator.wait_for_everyone()
     return folder

@@ -2,17 +2,22 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from unimoe import Modality
 from unimoe.moe.statistics import count_routing
+from unimoe.settings import ConfigError
 
 from .data import MixtureDataset, MixtureSampler
+from .parallel import order_reduction
 from .parts import keep_frozen_steady
 
 
@@ -34,14 +39,50 @@ class StageTrainer(Trainer):
         super().__init__(*args, **kwargs)
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
         vars(self.accelerator.unwrap_model(self.model).config).pop("use_cache", None)
+        self._sampler: MixtureSampler | None = None
         self._batch_tokens: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._routing: Tensor | None = None
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint's weights under the names that they have in memory, under which Trainer loads them.
+
+        `save_pretrained` gives the weights of some towers the names of older releases; Trainer would not find them.
+        """
+        model: Any = self.accelerator.unwrap_model(self.model)
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = state_dict or model.state_dict()
+        own = {name: value.contiguous() for name, value in weights.items() if name not in model.all_tied_weights_keys}
+        save_file(own, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint whose weights are not the model's; transformers would warn."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        tied = set(model.all_tied_weights_keys)
+        if wrong := sorted({*load_result.missing_keys, *load_result.unexpected_keys} - tied):
+            raise ConfigError(
+                f"The checkpoint does not hold this stage's model: {', '.join(wrong[:3])}"
+                f"{f' and {len(wrong) - 3} more weights' if len(wrong) > 3 else ''} are missing or unknown."
+            )
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        return MixtureSampler(dataset) if isinstance(dataset, MixtureDataset) else super()._get_train_sampler(dataset)
+        if not isinstance(dataset, MixtureDataset):
+            return super()._get_train_sampler(dataset)
+        self._sampler = MixtureSampler(dataset)
+        return self._sampler
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # type: ignore[override]
+        """Run an epoch, in its own order.
+
+        After a resume, several processes read through one more wrapper, through which Trainer's epoch does not reach
+        the sampler: it would repeat the first epoch's order.
+        """
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -52,6 +93,12 @@ class StageTrainer(Trainer):
             tokens = torch.stack([batch["attention_mask"].sum() for batch in batches]).sum().to(device)
             self._batch_tokens = self.accelerator.gather(tokens).sum()
         return batches, num_items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As in Trainer; under DeepSpeed, gradients are reduced in an order that all processes share."""
+        if self.is_deepspeed_enabled:
+            order_reduction(self)
+        return super().training_step(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -84,22 +131,25 @@ class StageTrainer(Trainer):
         """Language loss, and router losses with their coefficients and this batch's share of the step's tokens."""
         config = self.accelerator.unwrap_model(self.model).config.get_text_config()
         total = losses["language"]
-        tokens = attention_mask.sum()
-        share = tokens / self._batch_tokens if self._batch_tokens is not None else 1.0
+        share = self._share(attention_mask)
         coefficients = {"balance": config.router_aux_loss_coef, "z": config.router_z_loss_coef}
         for name, coefficient in coefficients.items():
             if name in losses:
                 total = total + coefficient * share * losses[name]
         return total
 
+    def _share(self, attention_mask: Tensor) -> Tensor | float:
+        """This batch's share of the tokens of the step, all its batches on all ranks counted."""
+        return attention_mask.sum() / self._batch_tokens if self._batch_tokens is not None else 1.0
+
     @torch.no_grad()
     def _record(self, outputs: Any, inputs: dict[str, Any]) -> None:
         """Add losses and routing to what the next log shows; nothing is copied from the device until then."""
+        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
         for name, value in outputs.losses.items():
-            # The language loss is a part of a sum over the step's batches on all ranks; the others are means.
-            language = name == "language"
-            steps = self.current_gradient_accumulation_steps * self.accelerator.num_processes if language else 1
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach() * steps
+            # The language loss is a part of the sum over the step's batches on all ranks; the others are means.
+            part = value.detach() if name == "language" else value.detach() * self._share(inputs["attention_mask"])
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + part * parts
             self._counts[name] += 1
         if outputs.expert_mask:
             counts = count_routing(outputs.expert_mask, inputs["mm_token_type_ids"], inputs["attention_mask"])

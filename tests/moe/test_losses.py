@@ -117,3 +117,28 @@ def test_counts_conserve_assignments_for_each_modality() -> None:
     for modality in range(5):
         real = int(((ids == modality) & attention.bool()).sum())
         assert counts[:, modality].sum(-1).tolist() == [2 * real] * 2
+
+
+def test_parts_of_a_batch_miss_the_covariance_of_load_and_probability() -> None:
+    """Why several processes, or accumulated batches, do not add up to the balance loss of one large batch.
+
+    With a part's share s of the tokens, its loads f and mean probabilities P, the parts' weighted mean exceeds the
+    loss of the whole by E * sum over experts of the covariance of f and P over the parts.
+    """
+    tokens, experts, top_k = 60, 5, 2
+    logits = 2 * torch.randn(tokens, experts, dtype=torch.float64)
+    logits[:20, 0] += 1.5  # the parts differ
+    mask = torch.zeros(tokens, experts).scatter(-1, logits.topk(top_k).indices, 1).bool()
+    parts = [slice(0, 20), slice(20, 60)]
+
+    def loss(part: slice) -> float:
+        return float(load_balancing_loss(logits[part], mask[part], torch.ones(len(logits[part]), 1)))
+
+    shares = torch.tensor([20 / 60, 40 / 60], dtype=torch.float64)
+    loads = torch.stack([mask[part].double().mean(0) / top_k for part in parts])
+    probabilities = torch.stack([logits[part].softmax(-1).mean(0) for part in parts])
+    means = [(shares[:, None] * values).sum(0) for values in (loads, probabilities)]
+    covariance = (shares[:, None] * (loads - means[0]) * (probabilities - means[1])).sum()
+    of_parts = sum(float(share) * loss(part) for share, part in zip(shares, parts, strict=True))
+    assert of_parts - loss(slice(0, tokens)) == pytest.approx(experts * float(covariance), abs=1e-6)
+    assert abs(experts * float(covariance)) > 1e-2

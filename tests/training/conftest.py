@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoProcessor
 
 from training.config import StageConfig
 from training.quickstart.build import build_start
 from training.quickstart.rows import demo_rows, text_rows, write_rows
 from training.recipe import merge
+from unimoe.surgery import assemble
 
 TINY_MODEL = {
     "vocab_size": 320,
@@ -70,6 +72,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(data / "text_train.jsonl", iter(list(text_rows())[::20]))
     build_start(TINY_MODEL, data=data, output=folder, seed=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def mixture_start(workspace, tmp_path_factory):
+    """An assembled start with a strong z-loss and no balance loss, whose gradient is not additive over batches."""
+    folder = tmp_path_factory.mktemp("mixture")
+    model, _ = assemble(workspace / "start", {"image": workspace / "start"})
+    model.config.text_config.router_aux_loss_coef = 0.0
+    model.config.text_config.router_z_loss_coef = 0.1
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(workspace / "start").save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from training.progress import summarize
 from training.stages import load_start, run_stage, training_arguments
 from training.trainer import NonFiniteLoss, StageTrainer, expert_load
 from unimoe.settings import ConfigError
-from unimoe.surgery import assemble
 
 
 @pytest.fixture
@@ -178,18 +177,6 @@ def test_an_epoch_that_ends_is_followed_by_another_order(make_stage, quiet, monk
     assert sorted(seen[:half]) == sorted(seen[half:]) and seen[:half] != seen[half:]
 
 
-@pytest.fixture(scope="module")
-def mixture_start(workspace, tmp_path_factory):
-    """An assembled start with a strong z-loss and no balance loss, whose gradient is not additive over batches."""
-    folder = tmp_path_factory.mktemp("mixture")
-    model, _ = assemble(workspace / "start", {"image": workspace / "start"})
-    model.config.text_config.router_aux_loss_coef = 0.0
-    model.config.text_config.router_z_loss_coef = 0.1
-    model.save_pretrained(folder)
-    AutoProcessor.from_pretrained(workspace / "start").save_pretrained(folder)
-    return str(folder)
-
-
 def assert_same_training(stages, console):
     """Run stages that should learn the same; compare their weights and first logs."""
     folders = [run_stage(stage, console=console) for stage in stages]
@@ -266,29 +253,3 @@ def test_an_error_in_a_worker_process_reaches_the_command_line_as_one_message(ma
     command = [sys.executable, "-m", "training", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == 2 and "data.max_length is 5" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.mark.distributed
-@pytest.mark.smoke
-def test_two_processes_learn_what_one_learns(make_stage, mixture_start, tmp_path):
-    logs = []
-    for processes in (1, 2):
-        stage = make_stage(
-            start=mixture_start,
-            train={"parts": ["router", "experts", "connectors"]},
-            trainer={"per_device_train_batch_size": 8 // processes, "max_steps": 2, **PLAIN},
-            output=str(tmp_path / f"by-{processes}"),
-        )
-        file = tmp_path / "stage.yaml"
-        file.write_text(json.dumps(stage.model_dump()))
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, *launch, "-m", "training", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("What trains") == 1
-        logs.append(read_metrics(stage.output))
-    for name, value in state(tmp_path / "by-1").items():
-        torch.testing.assert_close(state(tmp_path / "by-2")[name], value, rtol=1e-5, atol=1e-6)
-    for one, two in zip(*logs, strict=True):
-        for key in [key for key in one if key.startswith("load_") or key in ("loss", "loss_language")]:
-            assert two[key] == pytest.approx(one[key], rel=1e-4)

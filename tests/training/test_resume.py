@@ -1,0 +1,137 @@
+"""A stage that was killed and resumed ends as one that was never stopped; what does not fit is refused."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from launch import train, train_and_kill
+from rich.console import Console
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+from training.checkpoint import mean_loss
+from training.stages import run_stage
+from unimoe.settings import ConfigError
+from unimoe.surgery import assemble
+
+STEPS, KILLED_AT = 30, 10
+WALL_CLOCK = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
+
+
+@pytest.fixture(scope="module")
+def start(workspace, tmp_path_factory):
+    """A mixture with dropout, so that the state of the random generators matters."""
+    folder = tmp_path_factory.mktemp("dropout")
+    model, _ = assemble(workspace / "start", {"image": workspace / "start"})
+    model.config.text_config.attention_dropout = 0.1
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(workspace / "start").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def make_long_stage(make_stage, start):
+    def make(**changes):
+        return make_stage(
+            start=start,
+            train={"parts": ["router", "connectors"], "lora": {"parts": ["experts", "attention"], "r": 2}},
+            trainer={"max_steps": STEPS, "save_steps": KILLED_AT, "logging_steps": 4, "learning_rate": 0.01},
+            **changes,
+        )
+
+    return make
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in WALL_CLOCK} for line in lines]
+
+
+def state(folder):
+    return AutoModelForMultimodalLM.from_pretrained(folder).state_dict()
+
+
+def assert_equal_runs(one, two):
+    expected, actual = state(one), state(two)
+    assert expected.keys() == actual.keys()
+    assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
+    assert metrics(one) == metrics(two)
+    losses = [json.loads((Path(folder) / "history.json").read_text())[-1]["loss"] for folder in (one, two)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.distributed
+@pytest.mark.smoke
+@pytest.mark.parametrize(("processes", "zero"), [(0, None), (2, 2)], ids=["one process", "two under ZeRO-2"])
+def test_a_killed_stage_that_is_resumed_ends_like_an_unbroken_one(make_long_stage, tmp_path, processes, zero):
+    unbroken, broken = (
+        make_long_stage(output=str(tmp_path / name), parallel={"zero": zero}) for name in ("unbroken", "broken")
+    )
+    file = tmp_path / "stage.yaml"
+    train(unbroken, file, processes=processes)
+    train_and_kill(broken, file, at=KILLED_AT, processes=processes)
+    done = train(broken, file, "--resume", processes=processes)
+    assert "going on from" in done.stdout
+    assert_equal_runs(unbroken.output, broken.output)
+    assert not list(Path(broken.output).glob("checkpoint-*"))
+
+
+@pytest.fixture
+def unfinished(make_long_stage, tmp_path):
+    """A stage with checkpoints, as one that was killed leaves it, and the console to run it on."""
+    console = Console(file=io.StringIO(), width=120)
+    stage = make_long_stage(output=str(tmp_path / "unfinished"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.stages.save_stage", lambda *args, **kwargs: Path(stage.output))
+        run_stage(stage, console=console)
+    assert list(Path(stage.output).glob("checkpoint-*"))
+    return stage, console
+
+
+def test_an_unfinished_stage_is_not_begun_again_by_accident(unfinished):
+    stage, console = unfinished
+    with pytest.raises(ConfigError, match=r"holds checkpoint-30 of an unfinished stage\. Go on .*--resume"):
+        run_stage(stage, console=console)
+
+
+def test_a_checkpoint_is_refused_under_other_settings_or_processes(unfinished, monkeypatch):
+    stage, console = unfinished
+    other = stage.model_copy(update={"trainer": {**stage.trainer, "learning_rate": 0.5}})
+    with pytest.raises(ConfigError, match=r"other settings: trainer\.learning_rate was 0\.01, is 0\.5\."):
+        run_stage(other, resume=True, console=console)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(
+        ConfigError, match=r"checkpoint-30 was written by 1 process\(es\); go on with as many, not with 4"
+    ):
+        run_stage(stage, resume=True, console=console)
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(unfinished):
+    stage, console = unfinished
+    (Path(stage.output) / "checkpoint-30" / "trainer_state.json").rename(Path(stage.output) / "lost.json")
+    folder = run_stage(stage, resume=True, console=console)
+    assert metrics(folder)[-1]["step"] == STEPS and not list(folder.glob("checkpoint-*"))
+
+
+def test_a_complete_stage_is_skipped_and_one_with_other_settings_is_not(unfinished):
+    stage, console = unfinished
+    folder = run_stage(stage, resume=True, console=console)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert run_stage(stage, resume=True, console=console) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(ConfigError, match="seed was 0, is 1"):
+        run_stage(stage.model_copy(update={"seed": 1}), resume=True, console=console)
+
+
+def test_a_checkpoint_of_another_model_is_refused(unfinished, workspace):
+    stage, console = unfinished
+    weights = Path(stage.output) / "checkpoint-30" / "model.safetensors"
+    weights.write_bytes((workspace / "start" / "model.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match=r"does not hold this stage's model: .* more weights are missing or unknown"):
+        run_stage(stage, resume=True, console=console)
+
+
+def test_the_mean_loss_counts_every_step_once():
+    log = [{"step": 4, "loss": 2.0}, {"step": 10, "loss": 1.0, "other": 3}, {"step": 10, "train_loss": 9.0}]
+    assert mean_loss(log) == pytest.approx((4 * 2.0 + 6 * 1.0) / 10)
