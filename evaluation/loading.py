@@ -61,14 +61,13 @@ def load_model(name: str, *, device: str) -> LoadedModel:
         EvaluationError: If it is no model folder, or one that cannot be used; the message says why.
     """
     folder = Path(name) if Path(name).is_dir() else _download(name)
-    fingerprint = model_fingerprint(folder)
     try:
         model, processor = load_any(folder)
     except CheckpointError as error:
         raise EvaluationError(f"{error} Check --model and --baseline.") from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return LoadedModel(name, model.to(device), processor, fingerprint)
+    return LoadedModel(name, model.to(device), processor, model_fingerprint(folder))
 
 
 def _download(name: str) -> Path:

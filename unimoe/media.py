@@ -100,11 +100,13 @@ def load_sound(
     """
     default_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
     samples, rate = _read_samples(medium, default_rate, where)
+    if isinstance(medium, (str, os.PathLike)):
+        where = f"{where}: {_name(medium)}"
     if not 0 < rate < float("inf"):
         raise ValueError(f"{where}: the sampling rate is {rate} Hz. State the rate of the samples, such as 16000.")
-    samples = _mono(samples, where)
     if samples.size == 0:
         raise ValueError(f"{where}: the sound is empty (0 samples). Leave it out, or pass at least one sample.")
+    samples = _mono(samples, where)
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
         raise ValueError(

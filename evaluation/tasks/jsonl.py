@@ -89,7 +89,7 @@ def _parse_row(line: str, *, where: str, folder: Path, prompt: str | None, defau
     sample_id = str(row.get("id", default_id))
     media = media_items(asked)
     cluster = row.get("cluster", media_signature(media) if media else sample_id)
-    return Sample(sample_id, asked, reference, _answers(row, reference, where=where), str(cluster))
+    return Sample(sample_id, asked, reference, _answers(row, reference, where=where), str(cluster), where)
 
 
 def _answers(row: dict[str, Any], reference: str, *, where: str) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ class MixtureDataset(Dataset):
                 else load_sound(path, sampling_rate=SAMPLING_RATE, where=where)
             )
         except (ImportError, ValueError) as error:
-            raise DataError(f"{error} File: {path}") from error
+            raise DataError(str(error)) from error
         if self.cache is not None:
             self.cache[path] = medium
         return medium
