@@ -45,8 +45,9 @@ def encode_batch(
         if len(samples) > 1:  # which row was it? Its own error is raised here
             for sample in samples:
                 encode_batch(processor, [sample], device=device, dtype=dtype)
-        ids = ", ".join(sample.id for sample in samples)
-        raise EvaluationError(f"row {ids}: the processor refused it: {error}") from error
+        sample = samples[0]
+        place = f"{sample.where}: row {sample.id}" if sample.where else f"row {sample.id}"
+        raise EvaluationError(f"{place}: the processor refused it: {error}") from error
     return {
         name: value.to(device, dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()
     }

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForMultimodalLM, AutoProcessor
 
+from unimoe.loading import CheckpointError, load_any
 from unimoe.moe.counting import count_parameters
 
 from .config import EvaluationConfig, TaskConfig
@@ -58,15 +58,16 @@ def load_model(name: str, *, device: str) -> LoadedModel:
     """Load a folder or a Hub id through the Auto classes.
 
     Raises:
-        EvaluationError: If it is no model folder.
+        EvaluationError: If it is no model folder, or one that cannot be used; the message says why.
     """
     folder = Path(name) if Path(name).is_dir() else _download(name)
-    fingerprint = model_fingerprint(folder)
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForMultimodalLM.from_pretrained(folder)
+    try:
+        model, processor = load_any(folder)
+    except CheckpointError as error:
+        raise EvaluationError(f"{error} Check --model and --baseline.") from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return LoadedModel(name, model.to(device).eval(), processor, fingerprint)
+    return LoadedModel(name, model.to(device), processor, model_fingerprint(folder))
 
 
 def _download(name: str) -> Path:

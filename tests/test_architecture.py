@@ -34,6 +34,7 @@ FLOORS = {
     "connectors": 3,
     "modeling_unimoe_text": 4,
     "modeling_unimoe": 4,
+    "loading": 5,
     "build": 5,
     "surgery": 5,
     "analysis": 5,
@@ -46,6 +47,8 @@ NEIGHBOURS = {
     ("processing_unimoe", "media"),
     ("processing_unimoe", "placeholders"),
     ("modeling_unimoe", "modeling_unimoe_text"),
+    ("build", "loading"),
+    ("surgery", "loading"),
 }
 HEAVY = ("deepspeed", "timm", "torchaudio", "peft", "datasets", "torchcodec", "matplotlib", "jiwer", "soundfile")
 WALK = ("processing_unimoe", "modeling_unimoe", "connectors", "moe.block", "moe.losses")

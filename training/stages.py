@@ -11,6 +11,7 @@ from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe.loading import load_model, load_processor
 from unimoe.settings import ConfigError
 from unimoe.surgery import Certificate, assemble
 
@@ -104,18 +105,19 @@ def load_start(config: StageConfig) -> tuple[UniMoEForConditionalGeneration, Uni
     try:
         if config.start.assemble is None:
             path = config.start.path or ""
-            return _load_model(path), UniMoEProcessor.from_pretrained(path), None
+            model = _load_model(path)
+            return model, load_processor(path, model.config), None
         sources = config.start.assemble
         experts = {key: _load_model(path) for key, path in sources.experts.items()}
         model, certificate = assemble(_load_model(sources.base), experts, **sources.arguments())
-        return model, UniMoEProcessor.from_pretrained(sources.base), certificate
+        return model, load_processor(sources.base, model.config), certificate
     except (OSError, ValueError) as error:
         raise ConfigError(f"The start of the stage cannot be made: {error}") from error
 
 
 def _load_model(path: str) -> UniMoEForConditionalGeneration:
     # float32 whatever was saved: in bf16 weights, small steps round away. `trainer.bf16` still computes in bf16.
-    return UniMoEForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+    return load_model(path, dtype=torch.float32)
 
 
 def set_losses(model: UniMoEForConditionalGeneration, losses: LossConfig) -> None:

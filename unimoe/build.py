@@ -4,6 +4,8 @@ What comes out answers text as its language model did; the connectors are what t
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from transformers import (
 from .configuration_parts import prefix_tokens
 from .configuration_unimoe import UniMoEConfig, UniMoETextConfig
 from .encoders import measure_tower
+from .loading import LOADING_ERRORS, explain, load_weights, read_config
 from .modality import MEDIA
 from .modeling_unimoe import UniMoEForConditionalGeneration
 from .placeholders import CHAT_TOKENS
@@ -31,6 +34,10 @@ from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 
 # Decoders that `UniMoETextModel` reproduces, and what tells them apart.
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {"llama": {}, "qwen3": {"qk_norm": True}}
+
+
+class PartError(ValueError):
+    """A part that a model cannot be composed of; one line with its option, where it is, and what is wrong."""
 
 
 def build_model(
@@ -58,22 +65,25 @@ def build_model(
         A dense model in evaluation mode, and its processor.
 
     Raises:
-        ValueError: If a part is of a kind that cannot be used; the message names it.
+        PartError: If a part cannot be loaded, or is of a kind that cannot be used; the message names it.
     """
-    decoder = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(language)
-    extend_vocabulary(decoder, tokenizer)
-    sources = {"image": vision, "audio": audio, "speech": speech}
-    towers = {key: load_tower(source, dtype) for key, source in sources.items() if source}
-    extractors = {key: load_extractor(key, source) for key, source in sources.items() if source}
-    values: dict[str, Any] = {
-        "text_config": text_config(decoder),
-        "tie_word_embeddings": decoder.config.tie_word_embeddings,
-    }
+    with naming("language", language):
+        decoder, tokenizer = load_language(language, dtype)
+        extend_vocabulary(decoder, tokenizer)
+        values: dict[str, Any] = {
+            "text_config": text_config(decoder),
+            "tie_word_embeddings": decoder.config.tie_word_embeddings,
+        }
+    towers: dict[str, PreTrainedModel] = {}
+    extractors: dict[str, Any] = {}
+    for key, source in {"image": vision, "audio": audio, "speech": speech}.items():
+        option = "vision" if key == "image" else key
+        if source:
+            with naming(option, source):
+                towers[key], extractors[key] = load_tower(source, dtype), load_extractor(key, source)
+                values[f"{option}_config"] = encoder_config(key, towers[key], extractors[key])
     values |= {f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA}
     values |= {f"{key}_connector_config": fields for key, fields in (connectors or {}).items()}
-    for key, tower in towers.items():
-        values["vision_config" if key == "image" else f"{key}_config"] = encoder_config(key, tower, extractors[key])
     config = UniMoEConfig(**values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -90,6 +100,30 @@ def build_model(
     return model, processor
 
 
+@contextmanager
+def naming(option: str, source: str | Path) -> Iterator[None]:
+    """Turn whatever is wrong with a part into one line that starts with its name: `vision models/x: ...`."""
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        raise PartError(f"{option} {source}: {explain(source, error)}") from error
+
+
+def load_language(source: str | Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the language model, which must have all its weights, and its tokenizer.
+
+    Raises:
+        ValueError: If `UniMoETextModel` does not reproduce the decoder, or a weight or the tokenizer is missing.
+    """
+    if (kind := read_config(source).get("model_type")) not in LANGUAGE_MODELS:
+        raise ValueError(f"A {kind!r} language model cannot be used; {', '.join(LANGUAGE_MODELS)} models can.")
+    decoder = load_weights(AutoModelForCausalLM, source, dtype=dtype, exact=False)
+    try:
+        return decoder, AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError("it has no tokenizer. Save that of the language model into it (tokenizer.json).") from error
+
+
 def encoder_config(key: str, tower: PreTrainedModel, extractor: Any) -> dict[str, Any]:
     """Fields of the encoder configuration of a loaded tower, its tokens measured."""
     shape = feature_shape(key, extractor)
@@ -103,13 +137,9 @@ def text_config(decoder: PreTrainedModel) -> dict[str, Any]:
     """Read the language model's configuration as fields of `UniMoETextConfig`.
 
     Raises:
-        ValueError: If the decoder is not one that `UniMoETextModel` reproduces.
+        ValueError: If the decoder attends in a way that `UniMoETextModel` does not.
     """
     config = decoder.config
-    if config.model_type not in LANGUAGE_MODELS:
-        raise ValueError(
-            f"A {config.model_type!r} language model cannot be used; {', '.join(LANGUAGE_MODELS)} models can."
-        )
     if getattr(config, "use_sliding_window", False):
         raise ValueError("A language model with sliding-window attention cannot be used.")
     own = UniMoETextConfig.__dataclass_fields__
@@ -130,14 +160,21 @@ def extend_vocabulary(decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 def load_tower(source: str | Path, dtype: torch.dtype | str) -> PreTrainedModel:
     """Load a tower with its weights: a whole CLIP or SigLIP gives its vision part, a Whisper its encoder."""
+    read_config(source)
     config = AutoConfig.from_pretrained(source)
-    model = AutoModel.from_pretrained(source, config=getattr(config, "vision_config", config), dtype=dtype)
+    config_of_tower = getattr(config, "vision_config", config)
+    # An encoder reads hidden states; a classifier's checkpoint has no pooler.
+    model = load_weights(AutoModel, source, dtype=dtype, exact=False, unread="pooler", config=config_of_tower)
     return model.encoder if config.model_type == "whisper" else model
 
 
 def load_extractor(key: str, source: str | Path) -> Any:
     """Load the image processor or feature extractor that a tower was trained with."""
-    return (AutoImageProcessor if key == "image" else AutoFeatureExtractor).from_pretrained(source)
+    try:
+        return (AutoImageProcessor if key == "image" else AutoFeatureExtractor).from_pretrained(source)
+    except (OSError, ValueError) as error:
+        name = "image processor" if key == "image" else "feature extractor"
+        raise ValueError(f"it has no {name}. Give a model for {key} with its preprocessor_config.json.") from error
 
 
 def feature_shape(key: str, extractor: Any) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """`unimoe`: build a model, look at its folder, verify it, talk to it, and describe the environment."""
 
 import platform
-import re
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -32,7 +31,6 @@ PACKAGES = (
 )
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 ModalityRouting = Literal["shared", "bias"]
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Files = Annotated[list[Path] | None, typer.Option(help="A file; repeat the option for several.")]
 Folder = Annotated[str, typer.Argument(help="Model folder, or Hub id.")]
 
@@ -81,10 +79,13 @@ def build(
     With experts, the model answers text exactly as the language model did; certificate.json says so.
     """
     from huggingface_hub.errors import StrictDataclassError
+    from transformers.utils import logging
 
-    from .build import build_model
+    from .build import PartError, build_model
+    from .loading import reason
     from .surgery import upcycle
 
+    logging.disable_progress_bar()
     started = time.perf_counter()
     try:
         model, processor = build_model(language, vision=vision, speech=speech, audio=audio, dtype=dtype, seed=seed)
@@ -93,6 +94,8 @@ def build(
             model, certificate = upcycle(
                 model, num_experts=experts, num_experts_per_tok=top_k, modality_routing=routing, seed=seed
             )
+    except PartError as error:
+        fail(f"--{error}")
     except (OSError, ValueError, StrictDataclassError) as error:
         fail(reason(error))
     model.save_pretrained(out)
@@ -137,6 +140,8 @@ def chat(
     """Ask a model about images, video, sounds or speech. Media stand before the first question."""
     from transformers import TextStreamer
 
+    from .loading import reason
+
     content = media_items(image=image, video=video, audio=audio, speech=speech)
     model, processor = load(folder)
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -179,33 +184,16 @@ def ask() -> Iterator[str]:
 
 def load(folder: str, *, with_processor: bool = True, dtype: str = "auto") -> tuple[Any, Any]:
     """Load a unimoe model and its processor, or say in one line why not and exit with code 2."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
     from transformers.utils import logging
 
-    from .configuration_unimoe import UniMoEConfig
+    from .loading import CheckpointError, load_model, load_processor
 
-    path = Path(folder)
-    if path.is_file() or not (path.is_dir() or HUB_ID.fullmatch(folder)):
-        fail(f"{folder} cannot be loaded: there is no such folder.")
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder)
-        if not isinstance(config, UniMoEConfig):
-            fail(f"{folder} holds a {config.model_type!r} model, not a unimoe model.")
-        model = AutoModelForMultimodalLM.from_pretrained(folder, dtype=dtype).eval()
-        return model, AutoProcessor.from_pretrained(folder) if with_processor else None
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        fail(f"{folder} cannot be loaded: {reason(error)}")
-
-
-def reason(error: Exception) -> str:
-    """Return an error's message in one line; of a configuration that failed validation, what the check said."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    source = error.__cause__ if isinstance(error, StrictDataclassError) else None
-    return " ".join(str(source or error).split())
+        model = load_model(folder, dtype=dtype)
+        return model, load_processor(folder, model.config) if with_processor else None
+    except CheckpointError as error:
+        fail(str(error))
 
 
 def peak_memory() -> str:

@@ -41,11 +41,12 @@ def load_picture(medium: Any, *, where: str = "image") -> Image.Image:
         return ImageOps.exif_transpose(medium).convert("RGB")
     if hasattr(medium, "ndim"):
         return _image_from_array(medium, where)
+    file = _file(medium, where)
     try:
-        with Image.open(_file(medium, where)) as image:
+        with Image.open(file) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{where}: {_name(medium)} cannot be read as a picture ({error}).") from error
+    except Exception as error:  # of a damaged file, Pillow's decoders raise whatever the damage leads them to
+        raise _unreadable(medium, where, "picture", error) from error
 
 
 def load_clip(medium: Any, *, num_frames: int, where: str = "video") -> list[Image.Image]:
@@ -93,19 +94,25 @@ def load_sound(
         where: Name of the medium in error messages.
 
     Raises:
-        ValueError: If the file is missing or is no sound, the sound is empty, or a sample is not finite.
+        ValueError: If the file is missing or is no sound, the sound is empty, a sample is not finite, or its rate is
+            not positive.
         ImportError: If the rate must change and torchaudio is not installed.
     """
-    samples, rate = _read_samples(medium, array_sampling_rate or sampling_rate, where)
-    samples = _mono(samples, where)
+    default_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
+    samples, rate = _read_samples(medium, default_rate, where)
+    if isinstance(medium, (str, os.PathLike)):
+        where = f"{where}: {_name(medium)}"
+    if not 0 < rate < float("inf"):
+        raise ValueError(f"{where}: the sampling rate is {rate} Hz. State the rate of the samples, such as 16000.")
     if samples.size == 0:
         raise ValueError(f"{where}: the sound is empty (0 samples). Leave it out, or pass at least one sample.")
+    samples = _mono(samples, where)
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
         raise ValueError(
             f"{where}: {bad} of {samples.size} samples are NaN or infinite. Repair or leave out the sound."
         )
-    return samples if rate == sampling_rate else _resample(samples, rate, sampling_rate)
+    return samples if rate == sampling_rate else _resample(samples, int(rate), sampling_rate)
 
 
 def window_samples(extractor: Any) -> int:
@@ -138,6 +145,13 @@ def _name(medium: Any) -> str:
     if isinstance(medium, dict):
         return _name(medium["path"]) if medium.get("path") else f"a dict with {sorted(map(str, medium))}"
     return repr(str(medium)) if isinstance(medium, (str, os.PathLike)) else f"a {type(medium).__name__}"
+
+
+def _unreadable(medium: Any, where: str, kind: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{where}: {_name(medium)} cannot be read as a {kind} ({' '.join(str(error).split())}). Replace the file, or "
+        "leave it out."
+    )
 
 
 def _file(medium: Any, where: str) -> str | io.BytesIO:
@@ -207,6 +221,8 @@ def _decode_clip(medium: Any, num_frames: int, where: str) -> list[Image.Image]:
             return frames
     except UnidentifiedImageError:
         pass  # not an animated picture: a film
+    except Exception as error:  # as for pictures
+        raise _unreadable(medium, where, "video", error) from error
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError) as error:  # RuntimeError: installed, but FFmpeg's libraries are not
@@ -217,16 +233,17 @@ def _decode_clip(medium: Any, num_frames: int, where: str) -> list[Image.Image]:
     try:
         decoder = VideoDecoder(file.getvalue() if isinstance(file, io.BytesIO) else file)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}: {_name(medium)} cannot be read as a video ({error}).") from error
+        raise _unreadable(medium, where, "video", error) from error
     return load_clip(decoder, num_frames=num_frames, where=where)
 
 
-def _read_samples(medium: Any, default_rate: int, where: str) -> tuple[np.ndarray, int]:
+def _read_samples(medium: Any, default_rate: int, where: str) -> tuple[np.ndarray, float]:
     if hasattr(medium, "get_all_samples"):
         decoded = medium.get_all_samples()
         return _to_numpy(decoded.data), int(decoded.sample_rate)
     if isinstance(medium, dict) and medium.get("array") is not None:
-        return _to_numpy(medium["array"]), int(medium.get("sampling_rate") or default_rate)
+        rate = medium.get("sampling_rate")
+        return _to_numpy(medium["array"]), default_rate if rate is None else rate
     if hasattr(medium, "ndim") or _is_samples(medium):
         return _to_numpy(medium), default_rate
     return _read_sound_file(medium, where)
@@ -256,7 +273,7 @@ def _read_sound_file(medium: Any, where: str) -> tuple[np.ndarray, int]:
     try:
         decoded = AudioDecoder(file.getvalue() if isinstance(file, io.BytesIO) else file).get_all_samples()
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}: {_name(medium)} cannot be read as a sound ({error}).") from error
+        raise _unreadable(medium, where, "sound", error) from error
     return _to_numpy(decoded.data), int(decoded.sample_rate)
 
 

@@ -73,6 +73,11 @@ def _parse_row(line: str, *, where: str, folder: Path, prompt: str | None, defau
         raise EvaluationError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
         raise EvaluationError(f"{where}: expected an object with a list 'messages'")
+    if lost := [key for key, value in row.items() if value and key.removesuffix("s") in _KINDS]:
+        raise EvaluationError(
+            f"{where}: the media under {lost[0]!r} would not be read. Write them into the content of a message, such "
+            'as {"type": "image", "path": "a.png"}'
+        )
     messages = [_parse_message(message, where=where, folder=folder) for message in row["messages"]]
     if not messages or messages[-1]["role"] != "assistant":
         raise EvaluationError(f"{where}: the last message must be the assistant's reference answer")
@@ -84,7 +89,7 @@ def _parse_row(line: str, *, where: str, folder: Path, prompt: str | None, defau
     sample_id = str(row.get("id", default_id))
     media = media_items(asked)
     cluster = row.get("cluster", media_signature(media) if media else sample_id)
-    return Sample(sample_id, asked, reference, _answers(row, reference, where=where), str(cluster))
+    return Sample(sample_id, asked, reference, _answers(row, reference, where=where), str(cluster), where)
 
 
 def _answers(row: dict[str, Any], reference: str, *, where: str) -> tuple[str, ...]:

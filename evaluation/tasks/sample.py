@@ -17,6 +17,7 @@ class Sample:
         reference: Text of the last assistant turn.
         answers: Those of several annotators; `(reference,)` if there is one.
         cluster: Rows of one cluster are not independent (several questions about one picture).
+        where: File and line, for errors.
     """
 
     id: str
@@ -24,6 +25,7 @@ class Sample:
     reference: str
     answers: tuple[str, ...]
     cluster: str
+    where: str = ""
 
     @property
     def media(self) -> list[Message]:

@@ -38,17 +38,9 @@ class Collator:
             The processor's tensors, `labels` (B, S) with -100 wherever the assistant does not speak, and `row_ids`.
 
         Raises:
-            DataError: If rows are too long, or have no token to learn; they are named.
+            DataError: If the processor refuses a row, or rows are too long or have no token to learn; they are named.
         """
-        inputs = self.processor.apply_chat_template(
-            [sample.messages for sample in samples],
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-            return_assistant_tokens_mask=True,
-        )
-        batch = dict(inputs)
+        batch = self._process(samples)
         self._check_lengths(batch["attention_mask"], samples)
         learned = batch.pop("assistant_masks").bool() & batch["attention_mask"].bool()  # (B, S)
         if empty := [sample for sample, row in zip(samples, learned.tolist(), strict=True) if not any(row)]:
@@ -60,6 +52,25 @@ class Collator:
         self._mask_spectrograms(batch, samples)
         batch["row_ids"] = [sample.id for sample in samples]
         return batch
+
+    def _process(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Call the processor; what it refuses in a batch is processed row by row, to find the row."""
+        try:
+            inputs = self.processor.apply_chat_template(
+                [sample.messages for sample in samples],
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                padding=True,
+                return_assistant_tokens_mask=True,
+            )
+        except (ImportError, OSError, ValueError) as error:
+            if len(samples) > 1:
+                for sample in samples:
+                    self._process([sample])
+            problem = str(error).removeprefix("Row 0").removeprefix("row 0").lstrip(":, ")
+            raise DataError(f"{name_rows(samples)}: {problem}") from error
+        return dict(inputs)
 
     def _check_lengths(self, attention_mask: Tensor, samples: Sequence[Sample]) -> None:
         lengths = attention_mask.sum(dim=-1).tolist()

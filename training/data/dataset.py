@@ -18,7 +18,7 @@ from unimoe.media import load_picture, load_sound
 
 from ..config import AugmentConfig, DataConfig
 from .augment import augment_image, augment_sound, sample_generator
-from .schema import Row, read_rows
+from .schema import DataError, Row, read_rows
 
 SAMPLING_RATE = 16_000
 """Rate at which sounds are decoded and augmented, Hz; the processor resamples if an extractor wants another."""
@@ -96,7 +96,11 @@ class MixtureDataset(Dataset):
         return together[torch.randperm(len(together), generator=generator)].tolist()
 
     def __getitem__(self, place: Place | int) -> Sample:
-        """Decode and augment one sample."""
+        """Decode and augment one sample.
+
+        Raises:
+            DataError: If a medium cannot be read; the row and the file are named.
+        """
         if not isinstance(place, tuple):
             place = Place(0, int(place), int(place))
         epoch, position, number = place
@@ -127,9 +131,14 @@ class MixtureDataset(Dataset):
             return self.cache[path]
         where = f"{row.where} ({row.id})"
         is_image = kind == Modality.IMAGE.key
-        medium = (
-            load_picture(path, where=where) if is_image else load_sound(path, sampling_rate=SAMPLING_RATE, where=where)
-        )
+        try:
+            medium = (
+                load_picture(path, where=where)
+                if is_image
+                else load_sound(path, sampling_rate=SAMPLING_RATE, where=where)
+            )
+        except (ImportError, ValueError) as error:
+            raise DataError(str(error)) from error
         if self.cache is not None:
             self.cache[path] = medium
         return medium

@@ -97,6 +97,7 @@ def parse_row(values: Any, *, where: str, root: Path) -> Row:
     """
     if not isinstance(values, dict):
         raise DataError(f"{where}: expected a JSON object, got {type(values).__name__}.")
+    _check_media_keys(values, where)
     if "messages" in values:
         messages = values["messages"]
     elif "conversations" in values:
@@ -114,12 +115,25 @@ def parse_row(values: Any, *, where: str, root: Path) -> Row:
     return Row(str(values.get("id", where)), where, parsed)
 
 
+def _check_media_keys(values: dict[str, Any], where: str) -> None:
+    """Refuse media that would not be read: beside `messages`, or under a name such as `images`."""
+    read = () if "messages" in values else MEDIA_KEYS
+    for key, value in values.items():
+        if value and key not in read and key.removesuffix("s") in MEDIA_KEYS:
+            cure = ' Write them into `content`, such as {"type": "image", "path": "a.png"}.'
+            raise DataError(
+                f"{where}: {key}: these media would not be read.{did_you_mean(key, read) if read else cure}"
+            )
+
+
 def _message(message: Any, where: str, root: Path) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise DataError(f"{where}: expected an object with `role` and `content`, got {message!r}.")
     for key in ("role", "content"):
         if key not in message:
             raise DataError(f"{where}: `{key}` is missing.{did_you_mean(key, message)}")
+    if unknown := [key for key in message if key not in ("role", "content") and message[key] is not None]:
+        raise DataError(f"{where}.{unknown[0]}: unknown key, which would not be read. Take it out.")
     if message["role"] not in ROLES:
         raise DataError(f"{where}.role: unknown role {message['role']!r}.{did_you_mean(str(message['role']), ROLES)}")
     content = message["content"]
@@ -193,7 +207,8 @@ def _from_llava(values: dict[str, Any], where: str) -> list[dict[str, Any]]:
     for key, count in tags.items():
         if count != given.get(key, 0):
             raise DataError(
-                f"{where}: {count} <{key}> tag(s) but {given.get(key, 0)} {key} file(s). Give each file one tag."
+                f"{where}: {count} <{key}> tag(s) but {given.get(key, 0)} {key} file(s). Give each file one tag; "
+                f"where <{key}> is plain text, write the row as `messages`."
             )
     return messages
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..configuration_unimoe import UniMoEConfig
+from ..loading import load_model
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import Experts, GatedMLP, SparseMoeBlock
 
@@ -25,10 +26,10 @@ def load_dense(source: Source, *, role: str) -> UniMoEForConditionalGeneration:
         role: What it is for, for the error.
 
     Raises:
-        ValueError: If it has experts already.
+        ValueError: If it has experts already, or cannot be loaded.
     """
     if not isinstance(source, UniMoEForConditionalGeneration):
-        source = UniMoEForConditionalGeneration.from_pretrained(source)
+        source = load_model(source)
     if num_experts := source.config.text_config.num_experts:
         raise ValueError(f"The {role} model already has {num_experts} experts; pass a dense one.")
     return source
