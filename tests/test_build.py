@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import AST, TEXT, WHISPER
 from tiny_processor import byte_tokenizer, image_processor, item, picture, process, sound, turn
 from transformers import (
     ASTFeatureExtractor,
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     CLIPConfig,
@@ -17,9 +20,10 @@ from transformers import (
     PreTrainedModel,
     WhisperFeatureExtractor,
 )
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from unimoe import UniMoEForConditionalGeneration
-from unimoe.build import build_model, encoder_config
+from unimoe.build import build_model, encoder_config, from_timm
 
 CLIP_PART = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 CLIP = CLIPConfig(
@@ -127,3 +131,16 @@ def test_timm_towers_give_patches_whatever_their_layout(architecture: str, token
     extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     config = encoder_config("image", tower, extractor)
     assert (config["num_tokens"], config["hidden_size"]) == (tokens, tower.timm_model.num_features)
+
+
+def test_a_timm_towers_pictures_are_prepared_as_timm_does_by_a_processor_that_can_be_saved(tmp_path) -> None:
+    settings = {"input_size": [3, 32, 32], "crop_pct": 0.8, "interpolation": "bicubic", "mean": [0.5] * 3}
+    timm = TimmWrapperImageProcessor({**settings, "std": [0.2] * 3}, architecture="resnet18")
+    noise = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((70, 50), Image.Resampling.BICUBIC)
+    from_timm(timm).save_pretrained(tmp_path)
+    actual = AutoImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="pt")["pixel_values"]
+    expected = timm(picture)["pixel_values"]
+    assert actual.shape == expected.shape and (actual - expected).abs().mean() < 0.02
+    with pytest.raises(ValueError, match="crop_mode 'squash' is not supported"):
+        from_timm(TimmWrapperImageProcessor({**settings, "std": [0.2] * 3, "crop_mode": "squash"}))

@@ -30,7 +30,7 @@ def commands(start: str) -> list[list[str]]:
 def test_the_two_commands_are_targets_of_the_makefile() -> None:
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     wanted = [shlex.split(command)[1] for command in COMMANDS if command.startswith("make ")]
-    assert wanted == ["quickstart", "test"] and set(wanted) <= set(targets)
+    assert wanted == ["quickstart", "test", "real-parts"] and set(wanted) <= set(targets)
 
 
 def test_python_blocks_run_as_written(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,20 +46,24 @@ def test_unimoe_commands_run_as_written(model_folder: Path, monkeypatch: pytest.
     found = [shlex.split(command)[1:] for command in COMMANDS if command.startswith(".venv/bin/unimoe ")]
     for arguments in found:
         if arguments[0] != "build":
-            local = [argument.replace("runs/quickstart/model", str(model_folder)) for argument in arguments]
+            local = [re.sub("runs/quickstart/model|models/mixture", str(model_folder), word) for word in arguments]
             result = CliRunner().invoke(app, local)
             assert result.exit_code == 0, result.output
-    assert [arguments[0] for arguments in found] == ["info", "chat", "env", "build"]
+    assert [arguments[0] for arguments in found] == ["info", "chat", "env", "build", "build", "verify"]
 
 
 def test_the_build_command_runs_with_local_folders(parts, tmp_path: Path) -> None:  # noqa: F811
     root, _ = parts
-    arguments = next(shlex.split(c)[1:] for c in COMMANDS if c.startswith(".venv/bin/unimoe build"))
-    for option in ("--language", "--vision", "--speech", "--audio"):
-        arguments[arguments.index(option) + 1] = str(root / option.removeprefix("--"))
-    arguments[arguments.index("--out") + 1] = str(tmp_path)
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0 and (tmp_path / "model.safetensors").is_file(), result.output
+    builds = [shlex.split(c)[1:] for c in COMMANDS if c.startswith(".venv/bin/unimoe build")]
+    assert len(builds) == 2
+    for number, arguments in enumerate(builds):
+        for option in {"--language", "--vision", "--speech", "--audio"} & set(arguments):
+            arguments[arguments.index(option) + 1] = str(root / option.removeprefix("--"))
+        out = tmp_path / str(number)
+        arguments[arguments.index("--out") + 1] = str(out)
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0 and (out / "model.safetensors").is_file(), result.output
+        assert (out / "certificate.json").is_file() == ("--experts" in arguments)
 
 
 def test_training_and_evaluation_commands_name_files_and_settings_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +84,7 @@ def test_the_stage_shown_is_a_valid_stage(tmp_path: Path) -> None:
 
 def test_every_command_is_of_a_kind_that_is_tested_here() -> None:
     for need, _, text in BLOCKS:
-        assert need in ("", "hub", "quickstart"), text
+        assert need in ("", "hub", "quickstart", "real-parts"), text
     for command in COMMANDS:
         assert command.startswith(KINDS), command
 

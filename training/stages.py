@@ -63,15 +63,7 @@ def run_stage(
     dataset = MixtureDataset(read_mixture(config.data), seed=config.seed, cache_media=config.data.cache_media)
     collator = Collator(processor, max_length=config.data.max_length)
     progress = StageProgress(console, title=title or name)
-    trainer = StageTrainer(
-        model=model,
-        args=training_arguments(config),
-        train_dataset=dataset,
-        data_collator=collator,
-        callbacks=[LogAtCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
-    )
-    trainer.remove_callback(PrinterCallback)
-    check_engaged(trainer, config)
+    trainer = make_trainer(config, model, dataset, collator, progress)
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
@@ -94,6 +86,26 @@ def run_stage(
         )
     )
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+
+
+def make_trainer(
+    config: StageConfig,
+    model: UniMoEForConditionalGeneration,
+    dataset: MixtureDataset,
+    collator: Collator,
+    progress: StageProgress,
+) -> StageTrainer:
+    """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
+    trainer = StageTrainer(
+        model=model,
+        args=training_arguments(config),
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[LogAtCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
+    )
+    trainer.remove_callback(PrinterCallback)
+    check_engaged(trainer, config)
+    return trainer
 
 
 def load_start(config: StageConfig) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor, Certificate | None]:

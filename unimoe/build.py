@@ -19,9 +19,11 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    CLIPImageProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from .configuration_parts import prefix_tokens
 from .configuration_unimoe import UniMoEConfig, UniMoETextConfig
@@ -171,10 +173,30 @@ def load_tower(source: str | Path, dtype: torch.dtype | str) -> PreTrainedModel:
 def load_extractor(key: str, source: str | Path) -> Any:
     """Load the image processor or feature extractor that a tower was trained with."""
     try:
-        return (AutoImageProcessor if key == "image" else AutoFeatureExtractor).from_pretrained(source)
+        extractor = (AutoImageProcessor if key == "image" else AutoFeatureExtractor).from_pretrained(source)
+        return from_timm(extractor) if isinstance(extractor, TimmWrapperImageProcessor) else extractor
     except (OSError, ValueError) as error:
         name = "image processor" if key == "image" else "feature extractor"
         raise ValueError(f"it has no {name}. Give a model for {key} with its preprocessor_config.json.") from error
+
+
+def from_timm(processor: TimmWrapperImageProcessor) -> CLIPImageProcessor:
+    """Make an image processor that can be saved in a model folder out of timm's, which cannot.
+
+    Raises:
+        ValueError: If the pictures are not resized by their shorter side and cropped at the centre.
+    """
+    data = processor.data_config
+    if data["crop_mode"] != "center":
+        raise ValueError(f"its crop_mode {data['crop_mode']!r} is not supported; a tower with 'center' is.")
+    height, width = data["input_size"][1:]
+    return CLIPImageProcessor(
+        size={"shortest_edge": int(min(height, width) / data["crop_pct"])},
+        crop_size={"height": height, "width": width},
+        resample=Image.Resampling[data["interpolation"].upper()],
+        image_mean=list(data["mean"]),
+        image_std=list(data["std"]),
+    )
 
 
 def feature_shape(key: str, extractor: Any) -> tuple[int, ...]:

@@ -20,7 +20,6 @@ from .replay import record, replay
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5}
 """Largest difference that is rounding, relative to the largest absolute logit."""
 
-EXPERT_KERNELS = {torch.float64: ("batched_mm",), torch.float32: ("grouped_mm", "batched_mm")}
 ATTENTION_KERNELS = {torch.float64: (), torch.float32: ("eager", "sdpa")}  # eager's softmax is float32, always
 STEPS = 4
 """Tokens decoded one by one."""
@@ -109,8 +108,10 @@ def _changes(probe: _Probe, seed: int) -> Iterator[tuple[str, Callable[[], list[
     yield f"last {STEPS} tokens decoded one by one", lambda: [_decode(probe, row) for row in rows]
     if not any(isinstance(module, SparseMoeBlock) for module in model.modules()):
         return
-    for kernel in EXPERT_KERNELS[model.dtype]:
-        yield f"experts computed by {kernel}", partial(_with_experts, probe, kernel)
+    if model.dtype == torch.float32:  # grouped_mm has no other that is precise enough
+        yield "experts computed by grouped_mm", partial(_with_experts, probe, "grouped_mm")
+    # batched_mm copies an expert's weights for every token, so it is for decoding alone.
+    yield "experts computed by batched_mm, token by token", lambda: [_decode(probe, row, "batched_mm") for row in rows]
     yield "routing recorded and replayed", lambda: _replayed(probe)
     yield "experts in another order", lambda: _permuted(probe, seed)
 
@@ -167,8 +168,12 @@ def _experts_computed_by(kernel: str, model: UniMoEForConditionalGeneration) -> 
         decoder.set_experts_implementation(before)
 
 
-def _decode(probe: _Probe, row: int) -> Tensor:
-    """Logits of the last tokens of a row, computed with the cache: first all before them, then one by one."""
+def _decode(probe: _Probe, row: int, kernel: str = "eager") -> Tensor:
+    """Logits of the last tokens of a row, computed with the cache: first all before them, then one by one.
+
+    Args:
+        kernel: Computes the experts of the tokens that come one by one.
+    """
     inputs = probe.inputs([row])
     ids, mask, kinds = (inputs.pop(name) for name in ("input_ids", "attention_mask", "mm_token_type_ids"))
     start = ids.shape[1] - STEPS
@@ -180,15 +185,16 @@ def _decode(probe: _Probe, row: int) -> Tensor:
         **inputs,
     )
     steps = []
-    for position in range(start, ids.shape[1]):
-        output = probe.model(
-            input_ids=ids[:, position : position + 1],
-            attention_mask=mask[:, : position + 1],
-            mm_token_type_ids=kinds[:, position : position + 1],
-            past_key_values=output.past_key_values,
-            use_cache=True,
-        )
-        steps.append(output.logits[0])
+    with _experts_computed_by(kernel, probe.model):
+        for position in range(start, ids.shape[1]):
+            output = probe.model(
+                input_ids=ids[:, position : position + 1],
+                attention_mask=mask[:, : position + 1],
+                mm_token_type_ids=kinds[:, position : position + 1],
+                past_key_values=output.past_key_values,
+                use_cache=True,
+            )
+            steps.append(output.logits[0])
     return torch.cat(steps)
 
 

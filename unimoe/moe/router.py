@@ -55,14 +55,16 @@ class TopKRouter(nn.Module):
             context: The tokens' modality.
 
         Returns:
-            router_logits: What the softmax saw, float32, (T, E+N); -inf where the modality may not go.
+            router_logits: What the softmax saw, float32 or (of a float64 model) float64, (T, E+N); -inf where the
+                modality may not go.
             top_k_weights: Combine weights in the dtype of the hidden states, (T, K); 0 where the index is E.
             top_k_index: Expert indices, (T, K); E where no expert computes.
             expert_mask: Which targets each token chose, nulls told apart, bool, (T, E+N).
         """
-        # float32 throughout, under autocast too: ties of bf16 logits would make the choice depend on rounding.
+        # At least float32, under autocast too: ties of bf16 logits would make the choice depend on rounding.
+        precise = torch.promote_types(hidden_states.dtype, torch.float32)
         with torch.autocast(hidden_states.device.type, enabled=False):
-            router_logits = F.linear(hidden_states.float(), self.weight.float())
+            router_logits = F.linear(hidden_states.to(precise), self.weight.to(precise))
         router_logits = self.modality_logits(router_logits, context)
         probabilities = router_logits.softmax(dim=-1)
         weights, chosen = probabilities.topk(self.top_k, dim=-1)  # (T, K)
@@ -75,7 +77,7 @@ class TopKRouter(nn.Module):
     def modality_logits(self, router_logits: Tensor, context: RoutingContext) -> Tensor:
         """Apply the modality mode to logits of shape (T, E+N)."""
         if self.modality_bias is not None:
-            return router_logits + self.modality_bias.float()[context.modality_ids]
+            return router_logits + self.modality_bias.to(router_logits.dtype)[context.modality_ids]
         if self.permitted is not None:
             return router_logits.masked_fill(~self.permitted[context.modality_ids], float("-inf"))
         return router_logits
