@@ -96,6 +96,8 @@ def make_trainer(
     progress: StageProgress,
 ) -> StageTrainer:
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
+    if config.parallel.zero is not None:
+        stand_alone()
     trainer = StageTrainer(
         model=model,
         args=training_arguments(config),
@@ -147,8 +149,6 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     Raises:
         ConfigError: If a value does not fit.
     """
-    if config.parallel.zero is not None:
-        stand_alone()
     has_tensorboard = importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
     values: dict[str, Any] = {
         "report_to": ["tensorboard"] if has_tensorboard else [],
