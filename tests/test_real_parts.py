@@ -108,7 +108,7 @@ def test_the_build_says_what_it_cost_and_certifies_that_it_is_exactly_the_same(m
     assert certificate.kind == "exact" and certificate.difference <= 1e-5
 
 
-def test_verify_passes_on_exactly_this_model(mixture) -> None:
+def test_verify_passes_on_this_model(mixture) -> None:
     result = CliRunner().invoke(app, ["verify", str(mixture[0])])
     print(result.output)
     assert result.exit_code == 0, result.output
