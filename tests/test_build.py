@@ -23,7 +23,7 @@ from transformers import (
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from unimoe import UniMoEForConditionalGeneration
-from unimoe.build import build_model, encoder_config, from_timm
+from unimoe.build import build_model, connector_config, encoder_config, from_timm
 
 CLIP_PART = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 CLIP = CLIPConfig(
@@ -89,6 +89,21 @@ def test_towers_keep_their_weights_and_are_measured(parts) -> None:
     for name, tensor in models["speech"].encoder.state_dict().items():
         assert torch.equal(encoders["speech"].tower.state_dict()[name], tensor)
     assert model.config.num_tokens == {"image": 4, "video": 32, "audio": 10, "speech": 5}
+
+
+def test_a_window_of_speech_becomes_at_most_five_tokens_a_second() -> None:
+    assert connector_config("speech", 1500, {}) == {"stack": 10}
+    assert connector_config("audio", 1212, {}) == {"stack": 12}  # AST: 101 steps in time, 12 bands
+    assert connector_config("speech", 100, {}) == {"stack": 1}
+    assert connector_config("speech", 1500, {"type": "qformer"}) == {"type": "qformer"}
+    assert connector_config("speech", 1500, {"stack": 2}) == {"stack": 2}
+    assert connector_config("image", 576, {}) == {}
+
+
+def test_a_connector_without_an_encoder_is_refused(parts) -> None:
+    root, _ = parts
+    with pytest.raises(ValueError, match="connector speach: there is no such encoder; this model takes image"):
+        build_model(root / "language", vision=root / "vision", connectors={"speach": {"stack": 5}})
 
 
 def test_the_built_model_saves_loads_and_answers_about_all_media(parts, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_verify_passes_on_this_model(mixture) -> None:
     result = CliRunner().invoke(app, ["verify", str(mixture[0])])
     print(result.output)
     assert result.exit_code == 0, result.output
+    assert re.search(r"verified in \d+ s, with \d+\.\d GB of memory at the peak", result.output)
 
 
 def changed(before: Path, after: Path) -> set[str]:

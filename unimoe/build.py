@@ -37,6 +37,9 @@ from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 # Decoders that `UniMoETextModel` reproduces, and what tells them apart.
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {"llama": {}, "qwen3": {"qk_norm": True}}
 
+WINDOW_TOKENS = 160
+"""Most tokens that a window of sound or speech becomes unless its connector is described: 5 a second for Whisper."""
+
 
 class PartError(ValueError):
     """A part that a model cannot be composed of; one line with its option, where it is, and what is wrong."""
@@ -59,7 +62,8 @@ def build_model(
         vision: Of an image tower: CLIP, SigLIP, ViT, a CNN, any timm model.
         speech: Of a Whisper model; its encoder is taken.
         audio: Of an audio spectrogram transformer (AST).
-        connectors: Encoder key (`image`, `audio`, `speech`) -> fields of `UniMoEConnectorConfig`.
+        connectors: Encoder key (`image`, `audio`, `speech`) -> fields of `UniMoEConnectorConfig`. What is not given
+            is its default, but for sounds and speech: there neighbours are stacked to at most `WINDOW_TOKENS`.
         dtype: Of the language model and the towers.
         seed: Of the connectors' random weights.
 
@@ -69,6 +73,9 @@ def build_model(
     Raises:
         PartError: If a part cannot be loaded, or is of a kind that cannot be used; the message names it.
     """
+    sources = {key: source for key, source in {"image": vision, "audio": audio, "speech": speech}.items() if source}
+    connectors = connectors or {}
+    refuse_idle_connectors(connectors, sources)
     with naming("language", language):
         decoder, tokenizer = load_language(language, dtype)
         extend_vocabulary(decoder, tokenizer)
@@ -78,28 +85,34 @@ def build_model(
         }
     towers: dict[str, PreTrainedModel] = {}
     extractors: dict[str, Any] = {}
-    for key, source in {"image": vision, "audio": audio, "speech": speech}.items():
+    for key, source in sources.items():
         option = "vision" if key == "image" else key
-        if source:
-            with naming(option, source):
-                towers[key], extractors[key] = load_tower(source, dtype), load_extractor(key, source)
-                values[f"{option}_config"] = encoder_config(key, towers[key], extractors[key])
+        with naming(option, source):
+            towers[key], extractors[key] = load_tower(source, dtype), load_extractor(key, source)
+            fields = encoder_config(key, towers[key], extractors[key])
+            connector = connector_config(key, fields["num_tokens"], connectors.get(key, {}))
+            values |= {f"{option}_config": fields, f"{key}_connector_config": connector}
     values |= {f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA}
-    values |= {f"{key}_connector_config": fields for key, fields in (connectors or {}).items()}
     config = UniMoEConfig(**values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = UniMoEForConditionalGeneration._from_config(config, dtype=decoder.dtype).eval()
     copy_parts(model, decoder, towers)
     set_generation(model, decoder, tokenizer)
-    processor = UniMoEProcessor.from_config(
-        config,
-        tokenizer,
-        image_processor=extractors.get("image"),
-        audio_feature_extractor=extractors.get("audio"),
-        speech_feature_extractor=extractors.get("speech"),
-    )
-    return model, processor
+    names = {"image": "image_processor"} | {key: f"{key}_feature_extractor" for key in ("audio", "speech")}
+    extracting = {names[key]: extractor for key, extractor in extractors.items()}
+    return model, UniMoEProcessor.from_config(config, tokenizer, **extracting)
+
+
+def refuse_idle_connectors(connectors: dict[str, dict[str, Any]], sources: dict[str, Any]) -> None:
+    """Refuse a connector without an encoder.
+
+    Raises:
+        PartError: Naming it.
+    """
+    for key in connectors.keys() - sources.keys():
+        have = ", ".join(sources) or "text only"
+        raise PartError(f"connector {key}: there is no such encoder; this model takes {have}.")
 
 
 @contextmanager
@@ -133,6 +146,14 @@ def encoder_config(key: str, tower: PreTrainedModel, extractor: Any) -> dict[str
     prefix = prefix_tokens(tower.config) if timm_model is None else getattr(timm_model, "num_prefix_tokens", 0)
     measured = measure_tower(tower.config, shape, num_prefix_tokens=prefix)
     return {"tower_config": tower.config.to_dict(), "num_prefix_tokens": prefix, **measured}
+
+
+def connector_config(key: str, num_tokens: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """Complete the fields of the configuration of a connector behind an encoder of `num_tokens` tokens."""
+    if key == "image" or "stack" in fields or fields.get("type", "mlp") != "mlp":
+        return fields
+    stacks = (stack for stack in range(1, num_tokens + 1) if num_tokens % stack == 0)
+    return {**fields, "stack": next(stack for stack in stacks if num_tokens // stack <= WINDOW_TOKENS)}
 
 
 def text_config(decoder: PreTrainedModel) -> dict[str, Any]:

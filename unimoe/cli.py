@@ -71,6 +71,10 @@ def build(
     experts: Annotated[int, typer.Option(min=0, help="Copies of each feed-forward as experts. 0: dense.")] = 0,
     top_k: Annotated[int, typer.Option(min=1, help="Experts that each token passes.")] = 2,
     routing: Annotated[ModalityRouting, typer.Option(help="Modality mode of the routers.")] = "shared",
+    connector: Annotated[
+        list[str] | None,
+        typer.Option(help="A field of a connector, e.g. speech.stack=5 or image.type=qformer; repeat for several."),
+    ] = None,
     dtype: Annotated[Precision, typer.Option(help="Of the weights. auto: as the parts were saved.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the connectors and the routers.")] = 0,
 ) -> None:
@@ -83,12 +87,18 @@ def build(
 
     from .build import PartError, build_model
     from .loading import reason
+    from .settings import apply_override
     from .surgery import upcycle
 
     logging.disable_progress_bar()
     started = time.perf_counter()
+    connectors: dict[str, Any] = {}
     try:
-        model, processor = build_model(language, vision=vision, speech=speech, audio=audio, dtype=dtype, seed=seed)
+        for field in connector or []:
+            apply_override(connectors, field)
+        model, processor = build_model(
+            language, vision=vision, speech=speech, audio=audio, connectors=connectors, dtype=dtype, seed=seed
+        )
         certificate = None
         if experts:
             model, certificate = upcycle(
@@ -103,8 +113,7 @@ def build(
     if certificate:
         certificate.save(out)
         console.print(f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}.")
-    seconds = time.perf_counter() - started
-    console.print(f"written to {out} in {seconds:.0f} s{peak_memory()}", highlight=False)
+    console.print(f"written to {out} in {cost(started)}", highlight=False)
 
 
 @app.command("verify")
@@ -116,6 +125,7 @@ def verify_folder(
     """Check that answers depend on the inputs alone, not on kernels, batches, padding, caches or expert order."""
     from .analysis import verify
 
+    started = time.perf_counter()
     model, processor = load(folder, dtype=dtype)
     table = Table("what was changed", "largest difference", "limit", "", title=escape(folder))
     checks = verify(model, processor, seed=seed)
@@ -123,6 +133,7 @@ def verify_folder(
         verdict = "[green]equal[/green]" if check.passed else "[red]DIFFERENT[/red]"
         table.add_row(check.name, f"{check.difference:.1e}", f"{check.tolerance:.0e}", verdict)
     console.print(table)
+    console.print(f"verified in {cost(started)}", highlight=False)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
@@ -196,14 +207,15 @@ def load(folder: str, *, with_processor: bool = True, dtype: str = "auto") -> tu
         fail(str(error))
 
 
-def peak_memory() -> str:
-    """Largest resident memory of this process so far, as the end of a sentence; nothing where it is not known."""
+def cost(started: float) -> str:
+    """Seconds since a moment of `time.perf_counter`, and this process's largest resident memory where it is known."""
+    seconds = f"{time.perf_counter() - started:.0f} s"
     try:
         import resource
     except ModuleNotFoundError:  # Windows
-        return ""
+        return seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-    return f", with {peak / 1e9:.1f} GB of memory at the peak"
+    return f"{seconds}, with {peak / 1e9:.1f} GB of memory at the peak"
 
 
 def fail(message: str) -> NoReturn:
