@@ -25,6 +25,7 @@ FLOORS = {
     "settings": 1,
     "remote_code": 1,
     "configuration_parts": 2,
+    "configuration_moe": 2,
     "configuration_unimoe": 2,
     "media": 2,
     "placeholders": 2,
@@ -42,6 +43,8 @@ FLOORS = {
 }
 NEIGHBOURS = {
     ("settings", "suggest"),
+    ("configuration_moe", "configuration_parts"),
+    ("configuration_unimoe", "configuration_moe"),
     ("configuration_unimoe", "configuration_parts"),
     ("placeholders", "media"),
     ("processing_unimoe", "media"),

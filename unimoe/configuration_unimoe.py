@@ -6,7 +6,7 @@ refused.
 """
 
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -14,6 +14,7 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_rope_utils import RopeParameters
 
+from .configuration_moe import MoEConfig
 from .configuration_parts import (
     CheckedConfig,
     UniMoEAudioConfig,
@@ -25,30 +26,13 @@ from .configuration_parts import (
 from .modality import MEDIA, Modality
 from .remote_code import AUTO_MAP, write_remote_code
 
-ModalityRouting = Literal["shared", "bias", "isolated"]
-BalanceScope = Literal["layer", "modality"]
-
 
 @strict
-class UniMoETextConfig(CheckedConfig):
-    """Decoder of the Llama/Qwen3 kind whose feed-forward layers may be sparse mixtures of experts.
-
-    `num_experts = 0` is the dense decoder. The names are those of transformers' MoE models; what is new:
+class UniMoETextConfig(MoEConfig):
+    """Decoder of the Llama/Qwen3 kind whose feed-forward layers may be sparse mixtures of experts, see `MoEConfig`.
 
     Args:
         qk_norm: RMS-normalise queries and keys per head, as Qwen3 does.
-        shared_expert_intermediate_size: Width of one expert that every token passes, added with weight 1. 0: none.
-        num_null_experts: Router targets that compute nothing. A null keeps its weight, so the output is attenuated.
-        modality_routing: `shared`: one router, blind to the modality. `bias`: a learned bias for each modality and
-            expert is added to the router logits. `isolated`: a token sees only its modality's group of experts.
-        expert_groups: For `isolated`, modality key -> expert indices. A modality without an entry sees all experts.
-        moe_layers: Indices of the sparse layers. None: all layers, if there are experts.
-        router_aux_loss_coef: Coefficient of the balance loss.
-        router_aux_loss_scope: Over which tokens expert use is balanced: all tokens of a `layer`, or those of each
-            `modality` apart, within its permitted experts. None: `modality` if routing is isolated, else `layer`.
-        router_z_loss_coef: Coefficient of the router z-loss (Zoph et al. 2022, ST-MoE, eq. 5).
-        output_router_logits: Whether forward returns router logits and adds the router losses. None: when labels are
-            given.
     """
 
     model_type = "unimoe_text"
@@ -56,9 +40,6 @@ class UniMoETextConfig(CheckedConfig):
     keys_to_ignore_at_inference = ["past_key_values"]
 
     vocab_size: int = 32000
-    hidden_size: int = 512
-    intermediate_size: int = 1536
-    num_hidden_layers: int = 8
     num_attention_heads: int = 8
     num_key_value_heads: int | None = None
     head_dim: int | None = None
@@ -77,36 +58,10 @@ class UniMoETextConfig(CheckedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 
-    num_experts: int = 0
-    num_experts_per_tok: int = 2
-    moe_intermediate_size: int | None = None
-    norm_topk_prob: bool = True
-    shared_expert_intermediate_size: int = 0
-    num_null_experts: int = 0
-    modality_routing: ModalityRouting = "shared"
-    expert_groups: dict[str, list[int]] | None = None
-    moe_layers: list[int] | None = None
-    router_aux_loss_coef: float | int = 0.01
-    router_aux_loss_scope: BalanceScope | None = None
-    router_z_loss_coef: float | int = 0.001
-    output_router_logits: bool | None = None
-
     def __post_init__(self, **kwargs: Any) -> None:
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        self.moe_intermediate_size = self.moe_intermediate_size or self.intermediate_size
-        if self.router_aux_loss_scope is None:
-            self.router_aux_loss_scope = "modality" if self.modality_routing == "isolated" else "layer"
         super().__post_init__(**kwargs)
-
-    def is_sparse(self, layer_index: int) -> bool:
-        """Whether the feed-forward of this decoder layer is a mixture of experts."""
-        return self.num_experts > 0 and (self.moe_layers is None or layer_index in self.moe_layers)
-
-    def permitted_experts(self, modality: Modality) -> list[int]:
-        """Experts that tokens of this modality may be routed to, in ascending order."""
-        groups = self.expert_groups or {}
-        return sorted(groups.get(modality.key, range(self.num_experts)))
 
     def validate_architecture(self) -> None:
         """Check the fields against each other.
@@ -120,46 +75,11 @@ class UniMoETextConfig(CheckedConfig):
             f"({self.num_key_value_heads}).",
         )
         require(self.hidden_act in ACT2FN, f"hidden_act {self.hidden_act!r} is not an activation of transformers.")
-        if self.num_experts == 0:
-            return
-        require(not self.mlp_bias, "mlp_bias: experts have no bias; use a language model without, or no experts.")
-        require(self.num_null_experts >= 0, f"num_null_experts is {self.num_null_experts}; it cannot be negative.")
         require(
-            1 <= self.num_experts_per_tok <= self.num_experts + self.num_null_experts,
-            f"num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and num_experts + num_null_experts "
-            f"({self.num_experts + self.num_null_experts}).",
+            not (self.num_experts and self.mlp_bias),
+            "mlp_bias: experts have no bias; use a language model without, or no experts.",
         )
-        for index in self.moe_layers or []:
-            require(
-                0 <= index < self.num_hidden_layers,
-                f"moe_layers names layer {index}, but there are {self.num_hidden_layers} layers (0-based).",
-            )
-        self._validate_groups()
-
-    def _validate_groups(self) -> None:
-        if self.modality_routing != "isolated":
-            require(self.expert_groups is None, "expert_groups needs modality_routing='isolated'.")
-            return
-        require(bool(self.expert_groups), "modality_routing='isolated' needs expert_groups.")
-        require(
-            self.router_aux_loss_scope == "modality",
-            "modality_routing='isolated' needs router_aux_loss_scope='modality': groups of different load cannot "
-            "be balanced against each other.",
-        )
-        for key, experts in (self.expert_groups or {}).items():
-            Modality.from_key(key)
-            require(len(set(experts)) == len(experts), f"expert_groups[{key!r}] names an expert twice: {experts}.")
-            require(
-                all(0 <= expert < self.num_experts for expert in experts),
-                f"expert_groups[{key!r}] = {experts} goes beyond the {self.num_experts} experts (0-based).",
-            )
-        for modality in Modality:
-            permitted = len(self.permitted_experts(modality)) + self.num_null_experts
-            require(
-                self.num_experts_per_tok <= permitted,
-                f"num_experts_per_tok ({self.num_experts_per_tok}) exceeds the {permitted} experts that "
-                f"{modality.key} tokens may use.",
-            )
+        super().validate_architecture()
 
 
 def _optional(config_class: type[PreTrainedConfig]) -> SubConfigSpec:
