@@ -26,7 +26,7 @@ CONFIGS = [
 
 
 def test_configuration_survives_saving_and_loading(tmp_path: Path) -> None:
-    config = tiny_config(num_experts=4, modality_routing="isolated", expert_groups={"image": [0, 1]})
+    config = tiny_config(num_experts=4, modality_routing="semi_isolated", expert_groups={"image": [0, 1]})
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert loaded.to_json_string() == config.to_json_string()

@@ -30,7 +30,7 @@ PACKAGES = (
     "torchcodec",
 )
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-ModalityRouting = Literal["shared", "bias"]
+ModalityRouting = Literal["shared", "bias", "separate"]
 Files = Annotated[list[Path] | None, typer.Option(help="A file; repeat the option for several.")]
 Folder = Annotated[str, typer.Argument(help="Model folder, or Hub id.")]
 

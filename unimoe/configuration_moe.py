@@ -70,15 +70,15 @@ class MoEConfig(CheckedConfig):
             arXiv 2106.04426), `expert_choice` (Zhou et al. 2022, arXiv 2202.09368), `soft` (Puigcerver et al. 2023,
             arXiv 2308.00951).
         scoring_func: What makes scores of router logits: `softmax`, or `sigmoid` for each expert apart (DeepSeek-V3).
-        norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1. None: if K > 1; the one weight of
-            K = 1 would be 1, and the router would get no gradient from the language loss.
+        norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1. None: if K > 1 and the tokens
+            choose; the one weight of K = 1 would be 1, and the router would get no gradient from the language loss.
         routed_scaling_factor: Factor of the combine weights.
         balance_bias: Add a bias to the scores for the choice of experts, not for their weights, and move it against
             uneven loads during training (auxiliary-loss-free, Wang et al. 2024, arXiv 2408.15664).
         balance_bias_update_rate: Its step after each optimiser step.
         n_group, topk_group: Experts stand in this many groups; a token may use the best `topk_group` of them, by the
             sum of the two best scores in each (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). None: all groups.
-        top_p: For `top_p`: the smallest set of experts whose probabilities sum to at least this.
+        router_top_p: For `top_p`: the smallest set of experts whose probabilities sum to at least this.
         min_experts_per_tok: For `top_p`: the least experts of a token.
         slots_per_expert: For `soft`.
         capacity_factor: Most tokens of an expert, as a multiple of K times the tokens over E. None: no limit.
@@ -89,6 +89,7 @@ class MoEConfig(CheckedConfig):
             chosen experts. `straight_through`: as if the weights were their scores before renormalisation.
             `sparsemixer`: sampled experts and a mid-point estimate (GRIN, arXiv 2409.12136). `dense`: through what
             every expert would have answered (DenseMixer).
+        sparsemixer_epsilon: Experts are sampled among those within twice this relative gap of the largest logit.
 
     The modality axis:
         modality_routing: `shared`: one router, blind to the modality. `bias`: a learned bias for each modality and
@@ -143,13 +144,14 @@ class MoEConfig(CheckedConfig):
     balance_bias_update_rate: float = 0.001
     n_group: int = 1
     topk_group: int | None = None
-    top_p: float | int = 0.4
+    router_top_p: float | int = 0.4
     min_experts_per_tok: int = 1
     slots_per_expert: int = 1
     capacity_factor: float | int | None = None
     capacity_priority: CapacityPriority = "probability"
     router_jitter_noise: float | int = 0.0
     router_gradient: RouterGradient = "plain"
+    sparsemixer_epsilon: float = 0.01
 
     modality_routing: ModalityRouting = "shared"
     expert_groups: dict[str, list[int]] | None = None
@@ -168,7 +170,7 @@ class MoEConfig(CheckedConfig):
         self.expert_latent_size = self.expert_latent_size or self.moe_intermediate_size
         self.topk_group = self.topk_group or self.n_group
         if self.norm_topk_prob is None:
-            self.norm_topk_prob = self.num_experts_per_tok > 1
+            self.norm_topk_prob = self.num_experts_per_tok > 1 and self.router_type not in ("hash", "expert_choice")
         if self.router_aux_loss_scope is None:
             self.router_aux_loss_scope = "modality" if self.is_isolated else "layer"
         super().__post_init__(**kwargs)
@@ -283,13 +285,18 @@ def _check_choice(config: MoEConfig) -> Checks:
         yield 1 <= kept <= groups, f"topk_group ({kept}) must lie between 1 and n_group ({groups})."
         yield k <= kept * experts // groups, f"{kept} groups hold fewer than num_experts_per_tok ({k}) experts."
         yield nulls == 0, "null experts belong to no group: set num_null_experts=0, or n_group=1."
+    yield kind != "hash" or k == 1, f"router_type='hash' gives each token one expert; num_experts_per_tok is {k}."
+    yield (
+        config.null_experts_keep_mass or bool(config.norm_topk_prob),
+        "null_experts_keep_mass=False renormalises over the real experts; set norm_topk_prob=True.",
+    )
     yield kind != "hierarchical" or groups > 1, "router_type='hierarchical' needs n_group > 1."
     yield (
         config.scoring_func == "softmax" or kind in ("top_k", "expert_choice"),
         f"scoring_func='sigmoid' is for router_type top_k or expert_choice; {kind} needs probabilities.",
     )
     yield not config.balance_bias or kind == "top_k", f"balance_bias is for router_type top_k, not {kind}."
-    yield 0 < config.top_p <= 1, f"top_p is {config.top_p}; it lies in (0, 1]."
+    yield 0 < config.router_top_p <= 1, f"router_top_p is {config.router_top_p}; it lies in (0, 1]."
     least = config.min_experts_per_tok
     yield 1 <= least <= k, f"min_experts_per_tok ({least}) must lie between 1 and num_experts_per_tok ({k})."
     yield least == 1 or kind == "top_p", "min_experts_per_tok is for router_type='top_p'."

@@ -169,6 +169,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             past_key_values=past_key_values,
             use_cache=use_cache,
             mm_token_type_ids=mm_token_type_ids,
+            token_ids=input_ids,
             **kwargs,
         )
 

@@ -27,8 +27,17 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimoe import UniMoETextConfig
 from .connectors import QFormerConnector
-from .moe import Experts, GatedMLP, Router, SparseMoeBlock, router_balance_loss, router_z_loss
-from .moe.router import permitted_targets
+from .moe import (
+    Experts,
+    GatedMLP,
+    Router,
+    RoutingContext,
+    SoftMoeBlock,
+    SparseMoeBlock,
+    router_balance_loss,
+    router_z_loss,
+)
+from .moe.router_types import init_router
 
 
 @dataclass
@@ -104,15 +113,16 @@ class DecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.is_sparse = config.is_sparse(layer_idx)
         self.self_attn = Attention(config, layer_idx)
-        self.mlp = SparseMoeBlock(config) if self.is_sparse else GatedMLP(config, config.intermediate_size)
+        sparse = SoftMoeBlock if config.router_type == "soft" else SparseMoeBlock
+        self.mlp = sparse(config) if self.is_sparse else GatedMLP(config, config.intermediate_size)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, hidden_states: Tensor, modality_ids: Tensor, **kwargs: Any) -> Tensor:
-        """Map hidden states (B, S, D) of tokens with modality ids (B, S) to (B, S, D)."""
+    def forward(self, hidden_states: Tensor, context: RoutingContext, **kwargs: Any) -> Tensor:
+        """Map hidden states (B, S, D) of the tokens that the context describes to (B, S, D)."""
         hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
         normed = self.post_attention_layernorm(hidden_states)
-        return hidden_states + (self.mlp(normed, modality_ids) if self.is_sparse else self.mlp(normed))
+        return hidden_states + (self.mlp(normed, context) if self.is_sparse else self.mlp(normed))
 
 
 class UniMoEPreTrainedModel(PreTrainedModel):
@@ -149,11 +159,10 @@ class UniMoEPreTrainedModel(PreTrainedModel):
             init.normal_(module.gate_up_proj, mean=0.0, std=std)
             init.normal_(module.down_proj, mean=0.0, std=std)
         elif isinstance(module, Router):
-            init.normal_(module.weight, mean=0.0, std=std)
-            if module.modality_bias is not None:
-                init.zeros_(module.modality_bias)
-            if module.permitted is not None:
-                init.copy_(module.permitted, permitted_targets(self.config.get_text_config()))
+            init_router(module, std)
+        elif isinstance(module, SoftMoeBlock):
+            init.normal_(module.slots, mean=0.0, std=std)
+            init.ones_(module.scale)
         elif isinstance(module, QFormerConnector):
             init.normal_(module.queries, mean=0.0, std=std)
         elif isinstance(module, nn.MultiheadAttention):
@@ -192,12 +201,14 @@ class UniMoETextModel(UniMoEPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         mm_token_type_ids: Tensor | None = None,
+        token_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> UniMoEModelOutput:
         """Run the decoder.
 
         Args:
             mm_token_type_ids: `Modality` of each token, (B, S). None: all text.
+            token_ids: What the embeddings were made from, (B, S), for routers that look at it. None: `input_ids`.
             The others are those of every transformers decoder.
 
         Raises:
@@ -212,7 +223,11 @@ class UniMoETextModel(UniMoEPreTrainedModel):
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
-        modality_ids = text_if_none(mm_token_type_ids, inputs_embeds)
+        context = routing_context(
+            text_if_none(mm_token_type_ids, inputs_embeds),
+            token_ids=input_ids if token_ids is None else token_ids,
+            attention_mask=attention_mask,
+        )
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -225,7 +240,7 @@ class UniMoETextModel(UniMoEPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
-                modality_ids,
+                context,
                 attention_mask=mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
@@ -233,6 +248,17 @@ class UniMoETextModel(UniMoEPreTrainedModel):
                 **kwargs,
             )
         return UniMoEModelOutput(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+def routing_context(
+    modality_ids: Tensor, *, token_ids: Tensor | None, attention_mask: Tensor | None
+) -> RoutingContext:
+    """What routers may know of the tokens (B, S): their modality, ids, and which are padding."""
+    real = None
+    if attention_mask is not None and attention_mask.dim() == 2:  # prepared masks (4-D) come in generation
+        real = attention_mask[:, -modality_ids.shape[1] :].bool().reshape(-1)
+    ids = None if token_ids is None else token_ids.reshape(-1)
+    return RoutingContext(modality_ids.reshape(-1), token_ids=ids, real=real)
 
 
 def text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
@@ -278,6 +304,17 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
     """Logits and losses on top of `self.model`; shared by the text-only and the multimodal model."""
 
     lm_head: nn.Linear
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Generate as every transformers model does.
+
+        Raises:
+            ValueError: If the router lets a token's experts depend on other tokens, so that there is no next token.
+        """
+        text_config = self.config.get_text_config()
+        if reason := text_config.generation_obstacle:
+            raise ValueError(f"A model with router_type={text_config.router_type!r} cannot generate: {reason}.")
+        return super().generate(*args, **kwargs)
 
     def predict(
         self,

@@ -9,7 +9,7 @@ from unimoe.analysis import verify
 from unimoe.analysis.verify import TOLERANCE
 from unimoe.cli import app
 from unimoe.moe.experts import Experts
-from unimoe.moe.router import TopKRouter
+from unimoe.moe.router import Router
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_a_router_that_looks_at_the_batch_is_found(loaded, monkeypatch) -> None:
     def route(self, hidden_states, context):
         return original(self, hidden_states - hidden_states.mean(0), context)
 
-    original = TopKRouter.forward
-    monkeypatch.setattr(TopKRouter, "forward", route)
+    original = Router.forward
+    monkeypatch.setattr(Router, "forward", route)
     assert {"every row alone", "last 4 tokens decoded one by one"} <= failed(verify(*loaded))
 
 

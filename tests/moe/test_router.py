@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from unimoe import Modality, UniMoETextConfig
-from unimoe.moe import RoutingContext, TopKRouter, load_balancing_loss
+from unimoe.moe import Router, RoutingContext, build_router, load_balancing_loss
 
 T, D, E = 40, 16, 5
 
 
-def make_router(**text: Any) -> TopKRouter:
+def make_router(**text: Any) -> Router:
     config = UniMoETextConfig(hidden_size=D, num_attention_heads=2, num_experts=E, **text)
-    router = TopKRouter(config)
+    router = build_router(config)
     torch.manual_seed(0)
     torch.nn.init.normal_(router.weight)
     return router
@@ -32,7 +32,7 @@ def tokens(seed: int = 1) -> tuple[torch.Tensor, RoutingContext]:
 def test_router_equals_a_loop_over_tokens(renormalise: bool, nulls: int) -> None:
     router = make_router(norm_topk_prob=renormalise, num_null_experts=nulls, num_experts_per_tok=3)
     hidden, context = tokens()
-    logits, weights, index, mask = router(hidden, context)
+    logits, weights, index, mask = router(hidden, context)[:4]
     for t in range(T):
         p = (router.weight @ hidden[t]).softmax(-1).detach()
         chosen = sorted(range(E + nulls), key=lambda e: -float(p[e]))[:3]
@@ -46,7 +46,7 @@ def test_router_equals_a_loop_over_tokens(renormalise: bool, nulls: int) -> None
 
 
 def test_without_renormalisation_weights_sum_to_less_than_one() -> None:
-    _, weights, _, _ = make_router(norm_topk_prob=False)(*tokens())
+    weights = make_router(norm_topk_prob=False)(*tokens()).top_k_weights
     assert float(weights.sum(-1).detach().max()) < 1
 
 
@@ -54,7 +54,7 @@ def test_isolated_tokens_use_only_their_group() -> None:
     groups = {"text": [0, 1], "image": [2, 3, 4]}
     router = make_router(modality_routing="isolated", expert_groups=groups)
     hidden, context = tokens()
-    _, _, index, _ = router(hidden, context)
+    index = router(hidden, context).top_k_index
     for modality in (Modality.TEXT, Modality.IMAGE):
         assert set(index[context.modality_ids == modality].unique().tolist()) <= set(groups[modality.key])
 
@@ -98,7 +98,7 @@ def test_routing_of_bfloat16_states_is_decided_in_float32() -> None:
     router = make_router()
     hidden, context = tokens()
     hidden = hidden.bfloat16()
-    logits, weights, index, _ = router(hidden, context)
+    logits, weights, index = router(hidden, context)[:3]
     assert logits.dtype == torch.float32 and weights.dtype == torch.bfloat16
     assert torch.equal(index, router(hidden.float(), context)[2])
 
@@ -119,7 +119,19 @@ def test_routing_and_losses_are_float32_under_autocast() -> None:
     [
         ({"num_experts_per_tok": 6}, "num_experts_per_tok"),
         ({"modality_routing": "isolated"}, "needs expert_groups"),
-        ({"modality_routing": "isolated", "expert_groups": {"image": [0]}}, "exceeds the 1 experts that image"),
+        ({"modality_routing": "isolated", "expert_groups": {"image": [0, 1, 2, 3, 4]}}, "needs a group for 'text'"),
+        (
+            {"modality_routing": "isolated", "expert_groups": {"text": [0], "image": [1]}},
+            r"experts \[2, 3, 4\] are in no",
+        ),
+        ({"modality_routing": "isolated", "expert_groups": {"text": [0, 1, 2], "image": [2, 3, 4]}}, "overlap"),
+        ({"modality_routing": "semi_isolated", "expert_groups": {"text": [0, 1, 2, 3, 4]}}, "needs such experts"),
+        ({"router_type": "hash"}, "gives each token one expert"),
+        ({"router_type": "hierarchical"}, "needs n_group > 1"),
+        ({"n_group": 2}, r"n_group \(2\) does not divide the 5 experts"),
+        ({"null_experts_keep_mass": False, "norm_topk_prob": False}, "renormalises over the real experts"),
+        ({"router_losses": {"loads": 1.0}}, "no loss 'loads'"),
+        ({"router_gradient": "sparsemixer", "balance_bias": True}, "samples from one softmax"),
         ({"modality_routing": "isolated", "expert_groups": {"smell": [0, 1]}}, "Unknown modality 'smell'"),
         ({"modality_routing": "isolated", "expert_groups": {"image": [0, 9]}}, "goes beyond the 5 experts"),
         ({"expert_groups": {"image": [0, 1]}}, "needs modality_routing='isolated'"),

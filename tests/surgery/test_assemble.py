@@ -19,7 +19,7 @@ def specialists(sources: dict) -> dict:
     return {key: sources[key] for key in ("image", "speech")}
 
 
-@pytest.mark.parametrize("mode", ["shared", "bias", "isolated"])
+@pytest.mark.parametrize("mode", ["shared", "bias", "separate", "isolated", "semi_isolated"])
 def test_identical_specialists_leave_the_logits_unchanged(mode) -> None:
     base = tiny_model()
     inputs = tiny_inputs(base.config)

@@ -7,9 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..moe.router import Router
-
-RouterOutput = tuple[Tensor, Tensor, Tensor, Tensor]
+from ..moe.router import Router, RouterOutput
 
 
 @dataclass
@@ -40,7 +38,7 @@ def record(model: nn.Module) -> Iterator[Routing]:
     routing = Routing({name: [] for name, _ in _routers(model)})
 
     def keep(name: str) -> Callable:
-        return lambda module, arguments, output: routing.layers[name].append(tuple(t.detach() for t in output))
+        return lambda module, arguments, output: routing.layers[name].append(_each(output, Tensor.detach))
 
     with _hooks(model, keep):
         yield routing
@@ -64,18 +62,24 @@ def replay(model: nn.Module, routing: Routing) -> Iterator[None]:
             decided = next(recorded[name], None)
             if decided is None:
                 raise ValueError(f"{name}: only {routing.passes} passes were recorded, and this is one more.")
-            if decided[1].shape != output[1].shape:
+            then, now = decided.top_k_weights, output.top_k_weights
+            if then.shape != now.shape:
                 raise ValueError(
-                    f"{name}: (tokens, experts of each) was {tuple(decided[1].shape)} when it was recorded, and is "
-                    f"{tuple(output[1].shape)} now. Replay with the inputs of the recording."
+                    f"{name}: (tokens, experts of each) was {tuple(then.shape)} when it was recorded, and is "
+                    f"{tuple(now.shape)} now. Replay with the inputs of the recording."
                 )
-            logits, weights, index, mask = (new.to(old.device) for new, old in zip(decided, output, strict=True))
-            return logits, weights.to(output[1].dtype), index, mask
+            return _each(decided, lambda tensor: tensor.to(now.device))._replace(top_k_weights=then.to(now))
 
         return hook
 
     with _hooks(model, substitute):
         yield
+
+
+def _each(output: RouterOutput, change: Callable[[Tensor], Tensor]) -> RouterOutput:
+    """Change every tensor of an output."""
+    changed: list[Any] = [tensor if tensor is None else change(tensor) for tensor in output]
+    return RouterOutput(*changed)
 
 
 def _routers(model: nn.Module) -> list[tuple[str, nn.Module]]:

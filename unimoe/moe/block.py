@@ -1,32 +1,59 @@
-"""The sparse feed-forward of a decoder layer: router -> experts (+ shared expert) -> weighted sum."""
+"""The sparse feed-forward of a decoder layer: router -> experts (+ shared experts) -> weighted sum."""
 
+import torch
 from torch import Tensor, nn
 
 from ..configuration_unimoe import UniMoETextConfig
-from .experts import GatedMLP, stacked_experts
-from .router import RoutingContext, TopKRouter
+from .experts import GatedMLP, build_experts
+from .router import RoutingContext
+from .router_gradients import dense_gradient
+from .router_types import build_router
 
 
 class SparseMoeBlock(nn.Module):
-    """Mixture of experts over the tokens of a batch; a token's output depends on that token (and its modality)
-    alone.
+    """Mixture of experts over the tokens of a batch.
+
+    A token's output depends on that token (its modality and id) alone, unless the router is one of those that choose
+    among tokens.
     """
 
     shared_expert: GatedMLP | None
+    shared_expert_gate: nn.Linear | None
 
     def __init__(self, config: UniMoETextConfig) -> None:
         super().__init__()
-        self.router = TopKRouter(config)
-        self.experts = stacked_experts(config)
-        width = config.shared_expert_intermediate_size
+        self.config = config
+        self.router = build_router(config)
+        self.experts = build_experts(config)
+        width = config.num_shared_experts * config.shared_expert_intermediate_size
+        gated = config.shared_expert_weighting == "sigmoid"
         self.shared_expert = GatedMLP(config, width) if width else None
+        self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False) if gated else None
 
-    def forward(self, hidden_states: Tensor, modality_ids: Tensor) -> Tensor:
-        """Map hidden states (B, S, D) of tokens with modality ids (B, S) to (B, S, D)."""
+    def forward(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
+        """Map hidden states (B, S, D), of whose B*S tokens the context tells, to (B, S, D)."""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])  # (T, D)
-        context = RoutingContext(modality_ids.reshape(-1))
-        _, top_k_weights, top_k_index, _ = self.router(tokens, context)
-        output = self.experts(tokens, top_k_index, top_k_weights).view_as(hidden_states)
+        routing = self.router(tokens, context)
+        output = self.experts(tokens, routing.top_k_index, routing.top_k_weights)
+        if self.training and self.config.router_gradient == "dense":
+            probs = routing.router_probs[:, : self.router.num_experts] * self.config.routed_scaling_factor
+            output = output + dense_gradient(probs, tokens, self.experts.expert_output)
         if self.shared_expert is not None:
-            output = output + self.shared_expert(hidden_states)
-        return output
+            output = output + self.shared_output(tokens, routing.shared_weights)
+        return output.view_as(hidden_states)
+
+    def shared_output(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
+        """Sum of the shared experts (T, D), weighed as `shared_expert_weighting` says."""
+        assert self.shared_expert is not None
+        if weights is not None:  # (T, n)
+            return self.shared_expert(tokens, channel_weights=weights.repeat_interleave(self.shared_width, dim=-1))
+        output = self.shared_expert(tokens)
+        return output if self.shared_expert_gate is None else torch.sigmoid(self.shared_expert_gate(tokens)) * output
+
+    @property
+    def shared_width(self) -> int:
+        """Width of one shared expert."""
+        return self.config.shared_expert_intermediate_size
+
+
+__all__ = ["SparseMoeBlock"]

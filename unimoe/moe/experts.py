@@ -24,9 +24,10 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map (..., D) to (..., D)."""
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+    def forward(self, hidden_states: Tensor, channel_weights: Tensor | None = None) -> Tensor:
+        """Map (..., D) to (..., D); `channel_weights` (..., width) scale the inner channels."""
+        inner = self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        return self.down_proj(inner if channel_weights is None else inner * channel_weights)
 
 
 @use_experts_implementation
@@ -37,7 +38,7 @@ class Experts(nn.Module):
     """
 
     # The decorator sets this after construction; True makes transformers' kernels honour the index E (see
-    # `stacked_experts`).
+    # `build_experts`).
     _is_expert_parallel: bool
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -60,7 +61,7 @@ class Experts(nn.Module):
         return output
 
 
-def stacked_experts(config: UniMoETextConfig) -> Experts:
+def build_experts(config: UniMoETextConfig) -> Experts:
     """Build a layer's experts so that every implementation skips slots with the index E.
 
     transformers honours that index in `grouped_mm` and `batched_mm` only for experts that it believes to be sharded.

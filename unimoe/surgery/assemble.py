@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import torch
 
-from ..configuration_unimoe import ModalityRouting, UniMoEConfig
+from ..configuration_moe import ModalityRouting
+from ..configuration_unimoe import UniMoEConfig
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import Experts, GatedMLP, SparseMoeBlock
@@ -43,7 +44,7 @@ def assemble(
         experts: Modality key (`image`, `audio`, `speech`) -> dense specialist (or its folder).
         num_experts_per_tok: Experts that each token passes.
         modality_routing: With `bias`, tokens of a modality start with `router_bias` added to the logit of their own
-            expert; with `isolated`, they see only the base's expert and their own.
+            expert; with `semi_isolated`, they see only the base's expert and their own; with `isolated`, their own.
         router_bias: Initial advantage of a token's own expert, in logits.
         seed: Seed of the router's random initialisation, N(0, initializer_range).
 
@@ -96,10 +97,10 @@ def _moe_config(
     base: UniMoEConfig, keys: list[str], num_experts_per_tok: int, modality_routing: ModalityRouting
 ) -> UniMoEConfig:
     values = base.to_dict()
-    isolated = modality_routing == "isolated"
-    groups = {key: [0, expert] for expert, key in enumerate(keys, start=1)}
-    if "image" in groups:
-        groups["video"] = groups["image"]
+    groups = {key: [expert] for expert, key in enumerate(keys, start=1)}
+    if modality_routing == "isolated":
+        groups["text"] = [0]
+    isolated = modality_routing in ("isolated", "semi_isolated")
     values["text_config"] |= {
         "num_experts": len(keys) + 1,
         "num_experts_per_tok": num_experts_per_tok,

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
-from ..configuration_unimoe import ModalityRouting, UniMoEConfig
+from ..configuration_moe import ModalityRouting
+from ..configuration_unimoe import UniMoEConfig
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
-from ..moe import Experts, GatedMLP, SparseMoeBlock
+from ..moe import Experts, GatedMLP, RoutingContext, SparseMoeBlock
 from .certificate import Certificate
 from .dense_sources import (
     TOLERANCE,
@@ -50,7 +51,7 @@ def upcycle(
         norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1. Without it (and K < E) the output
             shrinks by the probability of the experts not chosen.
         num_null_experts: Router targets that compute nothing; they shrink the output too.
-        modality_routing: `shared` or `bias`; see `UniMoETextConfig`. `isolated` needs groups: use `assemble`.
+        modality_routing: `shared`, `bias` or `separate`; see `MoEConfig`. Isolated groups come from `assemble`.
         moe_layers: Layers that become sparse. None: all.
         noise: Standard deviation of what is added to each expert's weights, relative to that of the matrix.
         exact: Refuse settings under which the result differs from the dense model.
@@ -63,7 +64,7 @@ def upcycle(
     Raises:
         ValueError: If the source is not dense, or under `exact` the result differs; the message gives the difference.
     """
-    if modality_routing == "isolated":
+    if modality_routing in ("isolated", "semi_isolated"):
         raise ValueError("upcycle makes equal experts, which no modality owns. For isolated routing use assemble.")
     source = load_dense(dense, role="upcycled")
     config = _moe_config(
@@ -107,7 +108,7 @@ def _difference(block: SparseMoeBlock, mlp: GatedMLP, generator: torch.Generator
     """Compare the sparse feed-forward with the dense one on hidden states of all modalities."""
     probe = probe_states(block.experts.hidden_dim, block.experts.down_proj, generator)
     modalities = torch.arange(len(probe)) % len(Modality)
-    return relative_difference(block(probe[None], modalities[None])[0], mlp(probe))
+    return relative_difference(block(probe[None], RoutingContext(modalities))[0], mlp(probe))
 
 
 def _certificate(

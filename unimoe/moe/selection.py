@@ -1,0 +1,89 @@
+"""Which experts a token may and does get: limits by group, probability mass, capacity, and experts that choose.
+
+Pure functions. T tokens, E experts (or router targets).
+"""
+
+import torch
+from torch import Tensor
+
+
+def limit_to_groups(ranking: Tensor, num_groups: int, kept: int) -> Tensor:
+    """Close all experts but those of each token's best groups (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+
+    Args:
+        ranking: Scores (T, E); -inf for experts that are closed already.
+        num_groups: Groups of neighbouring experts, at least two in each.
+        kept: How many groups stay open: those with the largest sum of their two best scores.
+
+    Returns:
+        The ranking, with -inf in the other groups (0 would let a closed expert win over a negative score).
+    """
+    by_group = ranking.unflatten(-1, (num_groups, -1))  # (T, groups, E / groups)
+    best = by_group.topk(2, dim=-1).values.sum(dim=-1).topk(kept, dim=-1).indices  # (T, kept)
+    is_open = torch.zeros(by_group.shape[:-1], dtype=torch.bool, device=ranking.device).scatter(-1, best, True)
+    return by_group.masked_fill(~is_open[..., None], float("-inf")).flatten(-2)
+
+
+def smallest_prefix(ordered: Tensor, mass: float) -> Tensor:
+    """Count how many of the largest probabilities it takes to reach a mass.
+
+    Args:
+        ordered: Probabilities in descending order, (T, E).
+        mass: In (0, 1]. At 1 all count, whatever rounding makes of their sum.
+
+    Returns:
+        Numbers from 1 to E, (T,).
+    """
+    number = ordered.shape[-1]
+    if mass >= 1:
+        return torch.full(ordered.shape[:-1], number, device=ordered.device)
+    return (1 + (ordered.cumsum(dim=-1) < mass).sum(dim=-1)).clamp(max=number)
+
+
+def within_capacity(gates: Tensor, chosen: Tensor, *, limit: float, real: Tensor | None, by_weight: bool) -> Tensor:
+    """Give the places of each expert to the first tokens of a queue.
+
+    Args:
+        gates: Weight of each expert for each token, (T, E).
+        chosen: Which experts each token chose, bool, (T, E).
+        limit: Places of an expert for each real token; the product is rounded up.
+        real: False for padding, which takes no place, (T,). None: all are real.
+        by_weight: Queue by the largest weight of each token (batch-prioritised, Riquelme et al. 2021,
+            arXiv 2106.05974, section 4.1), else by position. Equal weights: by position.
+
+    Returns:
+        Which choices have a place, bool, (T, E).
+    """
+    if real is not None:
+        chosen = chosen & real[:, None]
+    tokens = torch.tensor(len(gates), device=gates.device) if real is None else real.sum()
+    capacity = (tokens * limit - 1e-9).ceil()
+    if not by_weight:
+        return chosen & (chosen.cumsum(dim=0) <= capacity)
+    queue = gates.masked_fill(~chosen, 0.0).amax(dim=-1).sort(descending=True, stable=True).indices  # (T,)
+    queued = chosen[queue]
+    return torch.zeros_like(chosen).index_copy(0, queue, queued & (queued.cumsum(dim=0) <= capacity))
+
+
+def expert_choice(scores: Tensor, is_open: Tensor, *, experts_per_token: int) -> Tensor:
+    """Let every expert take its best tokens (Zhou et al. 2022, arXiv 2202.09368).
+
+    Args:
+        scores: (T, E).
+        is_open: Which experts may take which tokens, bool, (T, E).
+        experts_per_token: Mean number of experts of a token (K).
+
+    Returns:
+        Which expert takes which tokens, bool, (T, E). An expert takes the sum over its open tokens of K / (experts
+        open to the token), rounded up; of equal scores the first.
+    """
+    share = experts_per_token * is_open.double() / is_open.sum(dim=-1, keepdim=True).clamp(min=1)
+    capacity = (share.sum(dim=0) - 1e-6).ceil()  # (E,)
+    order = scores.masked_fill(~is_open, float("-inf")).sort(dim=0, descending=True, stable=True).indices
+    rank = torch.empty_like(order).scatter_(
+        0, order, torch.arange(len(scores), device=scores.device)[:, None].expand_as(order)
+    )
+    return is_open & (rank < capacity)
+
+
+__all__ = ["expert_choice", "limit_to_groups", "smallest_prefix", "within_capacity"]
