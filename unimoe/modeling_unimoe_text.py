@@ -28,7 +28,6 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_unimoe import UniMoETextConfig
 from .connectors import QFormerConnector
 from .moe import (
-    Experts,
     GatedMLP,
     Router,
     RoutingContext,
@@ -37,6 +36,7 @@ from .moe import (
     router_balance_loss,
     router_z_loss,
 )
+from .moe.expert_types import AnyExperts, init_experts
 from .moe.router_types import init_router
 
 
@@ -155,9 +155,8 @@ class UniMoEPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, Experts):
-            init.normal_(module.gate_up_proj, mean=0.0, std=std)
-            init.normal_(module.down_proj, mean=0.0, std=std)
+        if isinstance(module, AnyExperts):
+            init_experts(module, std)
         elif isinstance(module, Router):
             init_router(module, std)
         elif isinstance(module, SoftMoeBlock):
@@ -305,7 +304,7 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
 
     lm_head: nn.Linear
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Generate as every transformers model does.
 
         Raises:
@@ -314,7 +313,7 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
         text_config = self.config.get_text_config()
         if reason := text_config.generation_obstacle:
             raise ValueError(f"A model with router_type={text_config.router_type!r} cannot generate: {reason}.")
-        return super().generate(*args, **kwargs)
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def predict(
         self,

@@ -50,6 +50,10 @@ def flops_counted_by_torch(model, ids, kinds) -> int:
     return sum(value for name, value in counts.items() if re.search(r"layers\.\d+$|lm_head$", name))
 
 
+SIGMOID = {"shared_expert_weighting": "sigmoid"}
+JOINT = {"shared_expert_weighting": "router"}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -61,7 +65,18 @@ def flops_counted_by_torch(model, ids, kinds) -> int:
             "num_experts_per_tok": 2,
             "num_null_experts": 1,
             "modality_routing": "isolated",
-            "expert_groups": {"image": [3], "text": [0, 1]},
+            "expert_groups": {"image": [3], "text": [0, 1, 2]},
+        },
+        {"num_experts": 4, "expert_type": "lora", "expert_rank": 3, "router_modality_projection": True},
+        {"num_experts": 4, "expert_type": "latent", "expert_latent_size": 6, "expert_latent_groups": 2},
+        {"num_experts": 4, "n_group": 2, "router_type": "hierarchical", "modality_routing": "separate"},
+        {"num_experts": 4, "num_shared_experts": 2, "shared_expert_intermediate_size": 8, **SIGMOID},
+        {"num_experts": 4, "num_shared_experts": 2, "shared_expert_intermediate_size": 8, **JOINT},
+        {
+            "num_experts": 4,
+            "modality_routing": "isolated",
+            "expert_groups": {"image": [1, 2], "text": [0, 3]},
+            "expert_group_intermediate_sizes": {"image": 12},
         },
     ],
     ids=str,
@@ -83,7 +98,7 @@ def test_flops_equal_those_that_torch_counts(text, modality) -> None:
 
 def test_a_modality_adds_its_encoder_and_connector_and_meets_its_own_experts() -> None:
     model = tiny_model(
-        num_experts=4, num_experts_per_tok=2, modality_routing="isolated", expert_groups={"image": [1, 2]}
+        num_experts=4, num_experts_per_tok=2, modality_routing="semi_isolated", expert_groups={"image": [1, 2]}
     )
     costs = count_per_token(model)
     assert set(costs) == {"text", "image", "video", "audio", "speech"}

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from unimoe import UniMoETextConfig
-from unimoe.moe.experts import Experts, build_experts
+from unimoe.moe.experts import Experts, stacked_experts
 
 T, D, E, K = 30, 16, 4, 2
 
@@ -13,7 +13,7 @@ T, D, E, K = 30, 16, 4, 2
 def make_experts(implementation: str, dtype: torch.dtype = torch.float32) -> Experts:
     config = UniMoETextConfig(hidden_size=D, intermediate_size=24, num_attention_heads=2, num_experts=E)
     config._experts_implementation = implementation
-    experts = build_experts(config)
+    experts = stacked_experts(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in experts.parameters():

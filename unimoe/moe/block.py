@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ..configuration_unimoe import UniMoETextConfig
-from .experts import GatedMLP, build_experts
+from .expert_types import build_experts
+from .experts import GatedMLP
 from .router import RoutingContext
 from .router_gradients import dense_gradient
 from .router_types import build_router

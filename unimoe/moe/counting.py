@@ -7,7 +7,8 @@ from torch import nn
 
 from ..modality import Modality
 from .block import SparseMoeBlock
-from .experts import Experts
+from .router import Router
+from .soft import SoftMoeBlock
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,31 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
     Returns:
         `total`: all parameters. `active`: those that one token can meet, which is all but the experts that it is not
-        routed to: of E stacked experts, K count (all E if K is larger; a token sent to a null expert meets fewer).
-        Embeddings, encoders and connectors count in full.
+        routed to: of E experts the K largest count (a token sent to a null expert meets fewer). What experts share,
+        embeddings, encoders and connectors count in full.
     """
     total = sum(parameter.numel() for parameter in model.parameters())
-    idle = sum(_idle(block.experts, block.router.top_k) for block in _blocks(model))
-    return {"total": total, "active": total - idle}
+    return {"total": total, "active": total - sum(_idle(block) for block in _blocks(model))}
 
 
 def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCost]:
     """Count what a token of each modality costs in a `UniMoEForConditionalGeneration` or `UniMoEForCausalLM`.
+
+    Every family of experts uses each of its weights once for a token, so its FLOPs are twice the parameters met: with
+    K experts of width I, hidden size D, rank or latent size r and G latent groups, 6*K*I*D for MLP experts, 6*I*D +
+    6*K*r*(D+I) for LoRA experts and 6*G*r*D + 6*K*I*r for latent ones; a router adds 2*(E+N)*D.
 
     Args:
         context: Tokens that the token attends to, itself among them.
 
     Returns:
         Modality key -> cost, for text and every modality that the model takes.
+
+    Raises:
+        ValueError: If routing is soft, where the cost is that of the slots of a sequence.
     """
+    if any(isinstance(module, SoftMoeBlock) for module in model.modules()):
+        raise ValueError("Soft routing has no cost for one token: each sequence costs its slots, however long it is.")
     own: dict[str, int] = {}  # encoder key -> parameters of that encoder and its connector
     language: dict[str, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
@@ -62,32 +71,35 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     read_in_full = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     rows = [p for p in language.values() if id(p) in tables - read_in_full]
-    bytes_read = sum(p.nbytes for p in language.values()) - sum(p.nbytes - p[0].nbytes for p in rows)
-    flops = sum(_dense_flops(model, context))
+    parameters = sum(p.numel() for p in language.values())
+    weight_bytes = sum(p.nbytes for p in language.values()) - sum(p.nbytes - p[0].nbytes for p in rows)
+    flops = sum(_flops(model, context))
     costs = {}
     for modality in Modality:
         if modality is not Modality.TEXT and modality.encoder_key not in own:
             continue
-        idle = [(block.experts, _idle(block.experts, _chosen(block, modality))) for block in _blocks(model)]
-        met = sum(p.numel() for p in language.values()) - sum(number for _, number in idle)
-        routed = sum(experts.gate_up_proj.numel() + experts.down_proj.numel() - number for experts, number in idle)
+        idle = [_idle(block, modality) for block in _blocks(model)]
+        idle_bytes = [number * _element_size(block) for number, block in zip(idle, _blocks(model), strict=True)]
         costs[modality.key] = TokenCost(
-            parameters=met + own.get(modality.encoder_key or "", 0),
-            flops=flops + 2 * routed,
-            weight_bytes=bytes_read - sum(number * experts.down_proj.element_size() for experts, number in idle),
+            parameters=parameters - sum(idle) + own.get(modality.encoder_key or "", 0),
+            flops=flops - 2 * sum(idle),
+            weight_bytes=weight_bytes - sum(idle_bytes),
         )
     return costs
 
 
-def _dense_flops(model: nn.Module, context: int) -> Iterator[int]:
-    """FLOPs of one token in each matrix product of the language model but those of the routed experts."""
+def _flops(model: nn.Module, context: int) -> Iterator[int]:
+    """FLOPs of one token in each matrix product of the language model, were it routed to all experts."""
     for name, module in model.named_modules():
-        if {"encoders", "connectors"} & set(name.split(".")):
+        if {"encoders", "connectors", "experts"} & set(name.split(".")[:-1]):
             continue
         if isinstance(module, nn.Linear):
             yield 2 * module.weight.numel()
+        elif isinstance(module, Router):
+            idle = ("modality_bias", "noise_weight")  # added, and for training
+            yield 2 * sum(p.numel() for name, p in module.named_parameters() if name not in idle)
         elif isinstance(module, SparseMoeBlock):
-            yield 2 * module.router.weight.numel()
+            yield 2 * sum(parameter.numel() for parameter in module.experts.parameters())
         elif name.endswith("self_attn"):  # queries with keys, and weights with values
             yield 4 * context * module.o_proj.in_features
 
@@ -96,17 +108,16 @@ def _blocks(model: nn.Module) -> list[SparseMoeBlock]:
     return [module for module in model.modules() if isinstance(module, SparseMoeBlock)]
 
 
-def _chosen(block: SparseMoeBlock, modality: Modality) -> int:
-    """Experts that a token of a modality passes, at most."""
-    permitted = block.router.permitted
-    number = block.experts.num_experts
-    return min(block.router.top_k, number if permitted is None else int(permitted[modality, :number].sum()))
+def _idle(block: SparseMoeBlock, modality: Modality | None = None) -> int:
+    """Parameters of the experts that a token is not routed to; with a modality, of the experts open to it."""
+    sizes = block.experts.expert_sizes()
+    reach = range(len(sizes)) if modality is None else block.config.permitted_experts(modality)
+    met = sorted((sizes[expert] for expert in reach), reverse=True)[: block.router.top_k]
+    return sum(sizes) - sum(met)
 
 
-def _idle(experts: Experts, chosen: int) -> int:
-    """Parameters of the experts that a token which passes `chosen` of them does not meet."""
-    stacked = sum(parameter.numel() for parameter in experts.parameters())
-    return stacked // experts.num_experts * max(experts.num_experts - chosen, 0)
+def _element_size(block: SparseMoeBlock) -> int:
+    return next(block.experts.parameters()).element_size()
 
 
 __all__ = ["TokenCost", "count_parameters", "count_per_token"]

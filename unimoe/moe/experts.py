@@ -38,14 +38,14 @@ class Experts(nn.Module):
     """
 
     # The decorator sets this after construction; True makes transformers' kernels honour the index E (see
-    # `build_experts`).
+    # `stacked_experts`).
     _is_expert_parallel: bool
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: PreTrainedConfig, num_experts: int | None = None, width: int | None = None) -> None:
         super().__init__()
-        self.num_experts = config.num_experts
+        self.num_experts = num_experts or config.num_experts
         self.hidden_dim = config.hidden_size
-        self.intermediate_dim = config.moe_intermediate_size
+        self.intermediate_dim = width or config.moe_intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * self.intermediate_dim, self.hidden_dim))
         self.down_proj = nn.Parameter(torch.empty(self.num_experts, self.hidden_dim, self.intermediate_dim))
         self.act_fn = ACT2FN[config.hidden_act]
@@ -55,17 +55,25 @@ class Experts(nn.Module):
         output = torch.zeros_like(hidden_states)
         for expert in range(self.num_experts):
             token, slot = torch.where(top_k_index == expert)
-            gate, up = F.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
-            expert_output = F.linear(self.act_fn(gate) * up, self.down_proj[expert])  # (tokens of this expert, D)
+            expert_output = self.expert_output(expert, hidden_states[token])  # (tokens of this expert, D)
             output.index_add_(0, token, expert_output * top_k_weights[token, slot, None])
         return output
 
+    def expert_sizes(self) -> list[int]:
+        """Parameters of each expert."""
+        return [3 * self.intermediate_dim * self.hidden_dim] * self.num_experts
 
-def build_experts(config: UniMoETextConfig) -> Experts:
-    """Build a layer's experts so that every implementation skips slots with the index E.
+    def expert_output(self, expert: int, hidden_states: Tensor) -> Tensor:
+        """What one expert answers to every token, (T, D) for (T, D)."""
+        gate, up = F.linear(hidden_states, self.gate_up_proj[expert]).chunk(2, dim=-1)
+        return F.linear(self.act_fn(gate) * up, self.down_proj[expert])
+
+
+def stacked_experts(config: UniMoETextConfig, num_experts: int | None = None, width: int | None = None) -> Experts:
+    """Build MLP experts so that every implementation skips slots with the index E.
 
     transformers honours that index in `grouped_mm` and `batched_mm` only for experts that it believes to be sharded.
     """
-    experts = Experts(config)
+    experts = Experts(config, num_experts, width)
     experts._is_expert_parallel = True
     return experts

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 def straight_through(value: Tensor, path: Tensor) -> Tensor:
     """Return `value`, with the gradient of `path`."""
-    return value.detach() + path - path.detach()
+    return value.detach() + (path - path.detach())  # the bracket is exactly 0
 
 
 def probability_of_choice(clean: Tensor, noisy: Tensor, deviation: Tensor, top_k: int) -> Tensor:

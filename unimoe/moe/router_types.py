@@ -32,7 +32,7 @@ class NoisyTopKRouter(TopKRouter):
 
 
 class TopPRouter(Router):
-    """The smallest set of targets whose probabilities reach `router_top_p` (Huang et al. 2024, arXiv 2403.07652, eq. 3-4).
+    """The smallest set of targets whose probabilities reach `router_top_p` (arXiv 2403.07652, eq. 3-4).
 
     Null experts are targets like others (Uni-MoE-2.0, arXiv 2511.12609). Of equal probabilities the lower index counts
     as the larger. A token has at least `min_experts_per_tok` targets and at most K.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration_unimoe import UniMoETextConfig
-from .experts import build_experts
+from .expert_types import build_experts
 from .router import RoutingContext
 
 

@@ -54,6 +54,17 @@ def sparse_like(dense: UniMoEForConditionalGeneration, config: UniMoEConfig) -> 
     return model
 
 
+def mlp_experts(block: SparseMoeBlock) -> Experts:
+    """The experts of a block, which must be full feed-forwards of one width.
+
+    Raises:
+        ValueError: If they are of another family.
+    """
+    if not isinstance(block.experts, Experts):
+        raise ValueError(f"Experts of the type {type(block.experts).__name__} hold no copies of feed-forwards.")
+    return block.experts
+
+
 @torch.no_grad()
 def fill_experts(experts: Experts, feed_forwards: Sequence[GatedMLP]) -> None:
     """Copy one dense feed-forward into each expert."""

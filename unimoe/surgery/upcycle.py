@@ -20,6 +20,7 @@ from .dense_sources import (
     draw_router,
     fill_experts,
     load_dense,
+    mlp_experts,
     probe_states,
     relative_difference,
     source_name,
@@ -81,8 +82,9 @@ def upcycle(
     difference = 0.0
     for layer, dense_layer in zip(model.model.language_model.layers, source.model.language_model.layers, strict=True):
         if isinstance(layer.mlp, SparseMoeBlock):
-            fill_experts(layer.mlp.experts, [dense_layer.mlp] * num_experts)
-            _add_noise(layer.mlp.experts, noise, generator)
+            experts = mlp_experts(layer.mlp)
+            fill_experts(experts, [dense_layer.mlp] * num_experts)
+            _add_noise(experts, noise, generator)
             draw_router(layer.mlp, config.text_config.initializer_range, generator)
             difference = max(difference, _difference(layer.mlp, dense_layer.mlp, generator))
     keeps = noise == 0 and num_null_experts == 0 and (norm_topk_prob or num_experts_per_tok == num_experts)
@@ -106,7 +108,7 @@ def _add_noise(experts: Experts, noise: float, generator: torch.Generator) -> No
 @torch.no_grad()
 def _difference(block: SparseMoeBlock, mlp: GatedMLP, generator: torch.Generator) -> float:
     """Compare the sparse feed-forward with the dense one on hidden states of all modalities."""
-    probe = probe_states(block.experts.hidden_dim, block.experts.down_proj, generator)
+    probe = probe_states(mlp.down_proj.out_features, mlp.down_proj.weight, generator)
     modalities = torch.arange(len(probe)) % len(Modality)
     return relative_difference(block(probe[None], RoutingContext(modalities))[0], mlp(probe))
 

@@ -1,0 +1,52 @@
+"""The families of experts by name, and their weights before training."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from ..configuration_unimoe import UniMoETextConfig
+from .banks import ExpertBanks
+from .experts import Experts, stacked_experts
+from .latent_experts import LatentExperts
+from .lora_experts import LoRAExperts
+
+AnyExperts = Experts | ExpertBanks | LoRAExperts | LatentExperts
+
+EXPERTS: dict[str, Callable[[UniMoETextConfig], AnyExperts]] = {
+    "mlp": stacked_experts,
+    "lora": LoRAExperts,
+    "latent": LatentExperts,
+}
+
+
+def build_experts(config: UniMoETextConfig) -> AnyExperts:
+    """Make the experts of a layer that a configuration describes."""
+    if len(set(config.expert_widths())) > 1:
+        return ExpertBanks(config)
+    return EXPERTS[config.expert_type](config)
+
+
+def slot_outputs(experts: AnyExperts, hidden_states: Tensor, top_k_index: Tensor) -> Tensor:
+    """What each chosen expert answers, unweighed: (T, K, D) for (T, D) and (T, K); 0 where the index is E."""
+    one = hidden_states.new_ones(len(hidden_states), 1)
+    return torch.stack([experts(hidden_states, index[:, None], one) for index in top_k_index.T], dim=1)
+
+
+def init_experts(experts: nn.Module, std: float) -> None:
+    """Draw the weights of experts from N(0, std); those of LoRA experts as peft does, to change nothing at first."""
+    for name, parameter in experts.named_parameters(recurse=False):
+        if not isinstance(experts, LoRAExperts):
+            init.normal_(parameter, mean=0.0, std=std)
+        elif name.endswith("_b"):
+            init.zeros_(parameter)
+        else:
+            for matrix in parameter:
+                init.kaiming_uniform_(matrix, a=math.sqrt(5))
+    if isinstance(experts, ExpertBanks):
+        init.copy_(experts.places, experts.find_places())
+
+
+__all__ = ["AnyExperts", "build_experts", "init_experts", "slot_outputs"]

@@ -1,0 +1,80 @@
+"""Latent experts: projections into and out of a latent space, shared by a group, and small maps of each expert in it.
+
+MoLAE (Liu et al. 2025, arXiv 2503.23100). E experts in G groups, I width, D hidden size, r latent size, S slots.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from ..configuration_unimoe import UniMoETextConfig
+from .experts import Experts, stacked_experts
+from .slots import make_slots
+
+
+class LatentExperts(nn.Module):
+    """Expert e of group g computes `C_g F_e (act(A_e B_g x) * A'_e B'_g x)`.
+
+    `B_g x` and `B'_g x` are computed once for a token and group, `C_g` is applied once to the weighted sum over the
+    group's experts. Per layer 3*G*r*D parameters of groups and 3*E*I*r of experts.
+    """
+
+    def __init__(self, config: UniMoETextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_experts, self.hidden_dim = config.num_experts, config.hidden_size
+        self.intermediate_dim, latent = config.moe_intermediate_size or 0, config.expert_latent_size or 0
+        self.num_groups, self.latent_dim = config.expert_latent_groups, latent
+        self.latent_gate = nn.Parameter(torch.empty(self.num_groups, latent, self.hidden_dim))
+        self.latent_up = nn.Parameter(torch.empty(self.num_groups, latent, self.hidden_dim))
+        self.latent_out = nn.Parameter(torch.empty(self.num_groups, self.hidden_dim, latent))
+        self.gate_proj = nn.Parameter(torch.empty(self.num_experts, self.intermediate_dim, latent))
+        self.up_proj = nn.Parameter(torch.empty(self.num_experts, self.intermediate_dim, latent))
+        self.down_proj = nn.Parameter(torch.empty(self.num_experts, latent, self.intermediate_dim))
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Return the weighted sum of the chosen experts, (T, D), for (T, D), (T, K), (T, K)."""
+        slots = make_slots(
+            top_k_index,
+            top_k_weights,
+            num_experts=self.num_experts,
+            implementation=self.config._experts_implementation,
+        )
+        group = (slots.expert * self.num_groups // self.num_experts).clamp(max=self.num_groups - 1)
+        place = slots.token * self.num_groups + group  # (S,)
+        gate = slots.linear(self.latent(hidden_states, self.latent_gate)[place], self.gate_proj)  # (S, I)
+        up = slots.linear(self.latent(hidden_states, self.latent_up)[place], self.up_proj)
+        answers = slots.linear(self.act_fn(gate) * up * slots.weight, self.down_proj)  # (S, r)
+        tokens = len(hidden_states)
+        by_group = slots._replace(token=place).combine(answers, tokens * self.num_groups)  # (T*G, r)
+        output = F.linear(by_group.view(tokens, -1), self.latent_out.transpose(0, 1).flatten(1))
+        return output.to(hidden_states.dtype)
+
+    def latent(self, hidden_states: Tensor, projection: Tensor) -> Tensor:
+        """Latent states (T*G, r) of tokens (T, D) under the projections (G, r, D) of the groups."""
+        return F.linear(hidden_states, projection.flatten(0, 1)).view(-1, self.latent_dim)
+
+    def expert_sizes(self) -> list[int]:
+        """Parameters of each expert, without the shared projections."""
+        return [3 * self.latent_dim * self.intermediate_dim] * self.num_experts
+
+    def expert_output(self, expert: int, hidden_states: Tensor) -> Tensor:
+        """What one expert answers to every token, (T, D) for (T, D)."""
+        index = torch.full((len(hidden_states), 1), expert, device=hidden_states.device)
+        return self(hidden_states, index, torch.ones_like(index, dtype=hidden_states.dtype))
+
+    @torch.no_grad()
+    def materialize(self) -> Experts:
+        """Make the MLP experts that compute the same."""
+        experts = stacked_experts(self.config).to(self.down_proj)
+        size = self.num_experts // self.num_groups
+        shared = [weights.repeat_interleave(size, dim=0) for weights in (self.latent_gate, self.latent_up)]
+        gate, up = self.gate_proj @ shared[0], self.up_proj @ shared[1]
+        experts.gate_up_proj.copy_(torch.cat([gate, up], dim=1))
+        experts.down_proj.copy_(self.latent_out.repeat_interleave(size, dim=0) @ self.down_proj)
+        return experts
+
+
+__all__ = ["LatentExperts"]

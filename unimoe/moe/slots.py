@@ -1,0 +1,91 @@
+"""Slots: (token, expert) pairs, and linear maps of slots by the weights of their expert, in three implementations.
+
+For experts that transformers' kernels do not know. T tokens, K experts per token, S = T*K slots, E experts.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.integrations.moe import _grouped_linear
+
+
+class Slots(NamedTuple):
+    """What each token asks of which expert. A slot with the expert E asks nothing."""
+
+    token: Tensor
+    """Token of each slot, (S,)."""
+    expert: Tensor
+    """Expert of each slot, (S,); sorted for `grouped_mm`."""
+    weight: Tensor
+    """Combine weight of each slot, (S, 1); 0 where nothing is asked."""
+    offsets: Tensor
+    """How many slots the experts up to each ask for, (E,); only of meaning if sorted."""
+    implementation: str
+
+    def linear(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """Map inputs (S, i) of the slots by the weights (E, o, i) of their experts to (S, o); 0 where E."""
+        return _LINEAR[self.implementation](inputs, weights, self)
+
+    def combine(self, outputs: Tensor, num_tokens: int) -> Tensor:
+        """Sum outputs (S, C) of the slots by token, (T, C)."""
+        return outputs.new_zeros(num_tokens, outputs.shape[-1]).index_add(0, self.token, outputs)
+
+
+def make_slots(top_k_index: Tensor, top_k_weights: Tensor, *, num_experts: int, implementation: str | None) -> Slots:
+    """Lay out the slots of tokens (T, K).
+
+    Args:
+        top_k_index, top_k_weights: As routers give them, (T, K).
+        num_experts: E.
+        implementation: `eager` (or None), `grouped_mm` or `batched_mm`.
+
+    Raises:
+        ValueError: If the implementation is another.
+    """
+    implementation = implementation or "eager"
+    if implementation not in _LINEAR:
+        raise ValueError(
+            f"These experts cannot be computed by {implementation!r}. Choose with set_experts_implementation: "
+            f"{', '.join(_LINEAR)}."
+        )
+    expert, weight = top_k_index.reshape(-1), top_k_weights.reshape(-1, 1)
+    token = torch.arange(len(top_k_index), device=expert.device).repeat_interleave(top_k_index.shape[-1])
+    weight = weight.masked_fill(expert[:, None] >= num_experts, 0.0)
+    offsets = (expert[:, None] == torch.arange(num_experts, device=expert.device)).sum(0).cumsum(0)
+    if implementation == "grouped_mm":
+        expert, order = expert.sort(stable=True)
+        token, weight = token[order], weight[order]
+    return Slots(token, expert, weight, offsets.to(torch.int32), implementation)
+
+
+def _eager(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
+    output = inputs.new_zeros(len(inputs), weights.shape[1])
+    for expert, weight in enumerate(weights):
+        rows = torch.where(slots.expert == expert)[0]
+        output = output.index_copy(0, rows, F.linear(inputs[rows], weight).to(output.dtype))
+    return output
+
+
+def _grouped(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
+    idle = slots.expert[:, None] >= len(weights)
+    # The kernel leaves the rows past the last offset as they are in memory, forward and backward.
+    return _grouped_linear(inputs.masked_fill(idle, 0.0), weights, slots.offsets).masked_fill(idle, 0.0)
+
+
+def _batched(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
+    idle = slots.expert[:, None] >= len(weights)
+    own = weights[slots.expert.clamp(max=len(weights) - 1)]  # (S, o, i)
+    return torch.bmm(own, inputs[..., None].to(own.dtype)).squeeze(-1).masked_fill(idle, 0.0)
+
+
+_LINEAR: dict[str, Callable[[Tensor, Tensor, Slots], Tensor]] = {
+    "eager": _eager,
+    "grouped_mm": _grouped,
+    "batched_mm": _batched,
+}
+
+
+__all__ = ["Slots", "make_slots"]
