@@ -133,6 +133,8 @@ def verify_folder(
         verdict = "[green]equal[/green]" if check.passed else "[red]DIFFERENT[/red]"
         table.add_row(check.name, f"{check.difference:.1e}", f"{check.tolerance:.0e}", verdict)
     console.print(table)
+    if reason := model.config.text_config.generation_obstacle:
+        console.print(f"The routing of this model depends on the batch: {reason}.", highlight=False)
     console.print(f"verified in {cost(started)}", highlight=False)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)

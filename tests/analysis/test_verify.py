@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_model import save_tiny
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 from typer.testing import CliRunner
 
@@ -11,10 +12,17 @@ from unimoe.cli import app
 from unimoe.moe.experts import Experts
 from unimoe.moe.router import Router
 
+EIGHT = {"num_experts": 8, "initializer_range": 0.3}
+BANKS = {"expert_group_intermediate_sizes": {"image": 16}}
+
+
+def load(folder):
+    return AutoModelForMultimodalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+
 
 @pytest.fixture
 def loaded(model_folder):
-    return AutoModelForMultimodalLM.from_pretrained(model_folder), AutoProcessor.from_pretrained(model_folder)
+    return load(model_folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -69,3 +77,27 @@ def test_the_command_prints_the_report_and_fails_where_a_check_does(model_folder
     monkeypatch.setitem(TOLERANCE, torch.float32, -1.0)
     failing = CliRunner().invoke(app, ["verify", str(model_folder)])
     assert failing.exit_code == 1 and "DIFFERENT" in failing.output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"router_type": "top_p", "router_top_p": 0.6, "num_null_experts": 1, "num_experts_per_tok": 4},
+        {"router_type": "hierarchical", "n_group": 2, "modality_routing": "separate", "expert_type": "lora"},
+        {"n_group": 2, "topk_group": 1, "expert_type": "latent", "expert_latent_groups": 4, "balance_bias": True},
+        {"router_type": "hash", "num_experts_per_tok": 1},
+        {"modality_routing": "semi_isolated", "expert_groups": {"image": [0]}, **BANKS},
+    ],
+    ids=str,
+)
+def test_sound_routers_of_every_kind_pass(text, tmp_path) -> None:
+    checks = verify(*load(save_tiny(tmp_path, **EIGHT | text)))
+    assert [check for check in checks if not check.passed] == [] and len(checks) >= 8
+
+
+@pytest.mark.parametrize("text", [{"router_type": "expert_choice"}, {"capacity_factor": 0.5}, {"router_type": "soft"}])
+def test_routers_that_choose_among_tokens_fail_and_the_command_says_why(text, tmp_path) -> None:
+    save_tiny(tmp_path, **EIGHT | text)
+    assert "last 4 tokens decoded one by one" in failed(verify(*load(tmp_path)))
+    result = CliRunner().invoke(app, ["verify", str(tmp_path)])
+    assert result.exit_code == 1 and "depends on the batch" in " ".join(result.output.split())

@@ -1,5 +1,6 @@
 """Verify that a model's answers depend on its inputs alone: not on kernels, batches, padding, or expert order."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -8,12 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import SparseMoeBlock
+from ..moe.banks import ExpertBanks
 from ..moe.router import Router
+from ..moe.router_types import HashRouter
 from ..processing_unimoe import UniMoEProcessor
 from .replay import record, replay
 
@@ -113,7 +116,8 @@ def _changes(probe: _Probe, seed: int) -> Iterator[tuple[str, Callable[[], list[
     # batched_mm copies an expert's weights for every token, so it is for decoding alone.
     yield "experts computed by batched_mm, token by token", lambda: [_decode(probe, row, "batched_mm") for row in rows]
     yield "routing recorded and replayed", lambda: _replayed(probe)
-    yield "experts in another order", lambda: _permuted(probe, seed)
+    if _movable(model):
+        yield "experts in another order", lambda: _permuted(probe, seed)
 
 
 def _conversations(processor: UniMoEProcessor, generator: np.random.Generator) -> list[list[dict[str, Any]]]:
@@ -209,21 +213,21 @@ def _replayed(probe: _Probe) -> list[Tensor]:
 @contextmanager
 def _negated(routers: list[Router]) -> Iterator[None]:
     """Turn the preferences of routers around, so that they would choose otherwise."""
-    for router in routers:
-        router.weight.neg_()
+    weights = [weight for router in routers for weight in router.parameters()]
+    for weight in weights:
+        weight.neg_()
     try:
         yield
     finally:
-        for router in routers:
-            router.weight.neg_()
+        for weight in weights:
+            weight.neg_()
 
 
 def _permuted(probe: _Probe, seed: int) -> list[Tensor]:
     """Logits with the experts of every layer shifted round, so that none keeps its place, and the router with them."""
     generator = np.random.default_rng(seed)
-    blocks = [module for module in probe.model.modules() if isinstance(module, SparseMoeBlock)]
-    numbers = [block.experts.num_experts for block in blocks]
-    orders = [torch.arange(number).roll(int(generator.integers(1, max(number, 2)))) for number in numbers]
+    blocks = _movable(probe.model)
+    orders = [_order(block, generator) for block in blocks]
     with _reordered(blocks, orders):
         return probe.logits()
 
@@ -240,14 +244,31 @@ def _reordered(blocks: list[SparseMoeBlock], orders: list[Tensor]) -> Iterator[N
 
 
 def _reorder(block: SparseMoeBlock, order: Tensor) -> None:
-    """Put the experts of a block into another order, in place; null experts stay last."""
+    """Put the experts of a block into another order, in place; null and shared experts stay last."""
     router, number = block.router, block.experts.num_experts
-    for weights in block.experts.parameters():
-        weights.copy_(weights[order])
-    router.weight[:number] = router.weight[:number][order]
-    for by_modality in (router.modality_bias, router.permitted):
+    for name, weights in block.experts.named_parameters(recurse=False):
+        if not name.startswith("latent_"):  # shared by a group
+            weights.copy_(weights[order])
+    rows = router.weight.transpose(0, -2)  # with separate routers, (E+N, M, D)
+    rows[:number] = rows[:number][order]
+    for by_modality in (router.modality_bias, router.permitted, router.balance_bias):
         if by_modality is not None:
             by_modality[:, :number] = by_modality[:, :number][:, order]
+
+
+def _movable(model: nn.Module) -> list[SparseMoeBlock]:
+    """Blocks whose experts have no fixed place: not a hash table's, nor one in a bank of its width."""
+    blocks = [module for module in model.modules() if isinstance(module, SparseMoeBlock)]
+    fixed = (HashRouter, ExpertBanks)
+    return [block for block in blocks if not isinstance(block.router, fixed) and not isinstance(block.experts, fixed)]
+
+
+def _order(block: SparseMoeBlock, generator: np.random.Generator) -> Tensor:
+    """Shift experts round, each within the groups that it shares something with."""
+    config, number = block.config, block.experts.num_experts
+    size = number // math.lcm(config.n_group, config.expert_latent_groups if config.expert_type == "latent" else 1)
+    shifted = torch.arange(size).roll(int(generator.integers(1, max(size, 2))))
+    return (torch.arange(0, number, size)[:, None] + shifted).flatten()
 
 
 __all__ = ["Check", "verify"]

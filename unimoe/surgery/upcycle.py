@@ -82,9 +82,8 @@ def upcycle(
     difference = 0.0
     for layer, dense_layer in zip(model.model.language_model.layers, source.model.language_model.layers, strict=True):
         if isinstance(layer.mlp, SparseMoeBlock):
-            experts = mlp_experts(layer.mlp)
-            fill_experts(experts, [dense_layer.mlp] * num_experts)
-            _add_noise(experts, noise, generator)
+            fill_experts(mlp_experts(layer.mlp), [dense_layer.mlp] * num_experts)
+            _add_noise(mlp_experts(layer.mlp), noise, generator)
             draw_router(layer.mlp, config.text_config.initializer_range, generator)
             difference = max(difference, _difference(layer.mlp, dense_layer.mlp, generator))
     keeps = noise == 0 and num_null_experts == 0 and (norm_topk_prob or num_experts_per_tok == num_experts)

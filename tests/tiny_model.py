@@ -1,0 +1,29 @@
+"""A tiny model with every modality and its processor, saved as users save theirs."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import tiny_config
+from tiny_processor import byte_tokenizer, image_processor
+from transformers import ASTFeatureExtractor, WhisperFeatureExtractor
+
+from unimoe import Modality, UniMoEForConditionalGeneration, UniMoEProcessor
+
+
+def save_tiny(folder: Path, **text: Any) -> Path:
+    """Save a tiny model with every modality and its processor; `text` describes the language model."""
+    tokenizer = byte_tokenizer()
+    config = tiny_config(vocab_size=len(tokenizer), **text)
+    for modality in config.media:
+        setattr(config, f"{modality.key}_token_id", tokenizer.convert_tokens_to_ids(Modality(modality).token))
+    torch.manual_seed(0)
+    UniMoEForConditionalGeneration(config).save_pretrained(folder)
+    UniMoEProcessor.from_config(
+        config,
+        tokenizer,
+        image_processor=image_processor(),
+        audio_feature_extractor=ASTFeatureExtractor(max_length=56, num_mel_bins=32),
+        speech_feature_extractor=WhisperFeatureExtractor(chunk_length=1, feature_size=80),
+    ).save_pretrained(folder)
+    return folder
