@@ -81,9 +81,10 @@ class MoEConfig(CheckedConfig):
         router_top_p: For `top_p`: the smallest set of experts whose probabilities sum to at least this.
         min_experts_per_tok: For `top_p`: the least experts of a token.
         slots_per_expert: For `soft`.
-        capacity_factor: Most tokens of an expert, as a multiple of K times the tokens over E. None: no limit.
-        capacity_priority: Who keeps a place beyond the limit: the tokens with the largest weight (batch-prioritised,
-            Riquelme et al. 2021, arXiv 2106.05974) or the first ones.
+        capacity_factor: Most tokens of an expert, as a multiple of what it would have if all tokens spread evenly over
+            the experts open to them (K times the tokens over E). None: no limit.
+        capacity_priority: Which tokens keep their places beyond the limit: those whose largest weight is largest
+            (batch-prioritised, Riquelme et al. 2021, arXiv 2106.05974), or the first ones.
         router_jitter_noise: In training the router's input is multiplied by U(1 - noise, 1 + noise).
         router_gradient: How the router learns; evaluation is the same for all. `plain`: through the weights of the
             chosen experts. `straight_through`: as if the weights were their scores before renormalisation.
@@ -93,8 +94,9 @@ class MoEConfig(CheckedConfig):
 
     The modality axis:
         modality_routing: `shared`: one router, blind to the modality. `bias`: a learned bias for each modality and
-            expert. `separate`: a router for each modality over one pool. `isolated`: a token sees its modality's group
-            of experts alone. `semi_isolated`: its group and the experts of no group.
+            expert, added to the router logits (of `hierarchical`, to those of the product). `separate`: a router for
+            each modality over one pool. `isolated`: a token sees its modality's group of experts alone.
+            `semi_isolated`: its group and the experts of no group.
         expert_groups: For the two last, modality key -> expert indices. Groups are disjoint, or the same. A modality
             without an entry has text's group, video that of images. A token with fewer experts than K uses all.
         expert_group_intermediate_sizes: Modality key -> width of the experts of its group, where it is not
@@ -302,6 +304,12 @@ def _check_choice(config: MoEConfig) -> Checks:
     yield least == 1 or kind == "top_p", "min_experts_per_tok is for router_type='top_p'."
     whole = kind in ("hash", "expert_choice", "soft")
     yield nulls == 0 or not whole, f"router_type={kind!r} has no use for null experts; set num_null_experts=0."
+    blind = kind in ("hash", "soft")
+    yield (
+        not (blind and config.router_modality_projection),
+        f"router_type={kind!r} has no router that router_modality_projection could change.",
+    )
+    yield not (blind and config.router_jitter_noise), f"router_type={kind!r} has no router_jitter_noise."
     yield (
         config.shared_expert_weighting != "router" or (not whole and config.scoring_func == "softmax"),
         "shared_expert_weighting='router' needs router_type top_k, noisy_top_k, top_p or hierarchical, and softmax.",
@@ -406,6 +414,10 @@ def _check_losses(config: MoEConfig) -> Checks:
             name in get_args(RouterLoss),
             f"router_losses: no loss {name!r}; there are {', '.join(get_args(RouterLoss))}.",
         )
+    yield (
+        not (config.router_losses and config.router_type in ("hash", "soft")),
+        f"router_losses: router_type={config.router_type!r} has no router that a loss could teach.",
+    )
     yield (
         "load" not in (config.router_losses or {}) or config.router_type == "noisy_top_k",
         "router_losses: 'load' needs router_type='noisy_top_k', whose noise makes loads differentiable.",

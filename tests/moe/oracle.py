@@ -224,16 +224,13 @@ def fair_load(tokens: Sequence[Token], expert: int, config: Any) -> Fraction:
 
 def limit_capacity(choices: Sequence[Choice], tokens: Sequence[Token], config: Any) -> list[Choice]:
     """Take each expert from its tokens of the lowest priority until it has C; the others keep their weights."""
-    real = sum(token.real for token in tokens)
-    capacity = math.ceil(
-        Fraction(config.num_experts_per_tok * real, config.num_experts) * Fraction(str(config.capacity_factor))
-    )
     kept = [dict(choice.weights) for choice in choices]
     priority = [max(choice.weights.values(), default=0.0) for choice in choices]
     for expert in range(config.num_experts):
         queue = [t for t in _able(tokens, expert, config) if expert in kept[t]]
         if config.capacity_priority == "probability":
             queue.sort(key=lambda t: (-priority[t], t))
+        capacity = math.ceil(fair_load(tokens, expert, config) * Fraction(str(config.capacity_factor)))
         for t in queue[capacity:]:
             del kept[t][expert]
     return [choice._replace(weights=weights) for choice, weights in zip(choices, kept, strict=True)]

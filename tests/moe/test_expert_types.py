@@ -212,6 +212,12 @@ def test_an_idle_bank_is_not_read_and_not_trained() -> None:
     assert gradient is None or (gradient == 0).all()
 
 
+def test_a_rank_that_grouped_mm_cannot_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "lora", {"expert_type": "lora", "expert_rank": 3})
+    with pytest.raises(ValueError, match=r"3 values .* in torch\.float32 are none. Choose a multiple of 4"):
+        make("lora", kernel="grouped_mm")(*routing())
+
+
 @pytest.mark.parametrize("family", ["lora", "latent"])
 def test_a_kernel_that_a_family_does_not_know_is_refused(family: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be computed by 'sonicmoe'.*eager, grouped_mm, batched_mm"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..configuration_unimoe import UniMoETextConfig
 from ..modality import Modality
 from .router_gradients import sparsemixer, straight_through
-from .selection import limit_to_groups, within_capacity
+from .selection import fair_load, limit_to_groups, within_capacity
 
 _TINY = 1e-20  # DeepSeek-V3: keeps the sum of scores that are all zero from dividing by zero
 
@@ -177,11 +177,13 @@ class Router(nn.Module):
         mask = by_target.scatter(-1, targets, 1.0)[:, : self.nothing] > 0
         kept = targets < self.num_experts
         if self.config.capacity_factor is not None:
+            experts = slice(self.num_experts)
+            real = context.real[:, None] if context.real is not None else torch.ones_like(mask[:, :1])
+            is_open = real & ~logits[:, experts].isneginf()
             inside = within_capacity(
-                gates[:, : self.num_experts].detach(),
-                mask[:, : self.num_experts],
-                limit=self.config.capacity_factor * self.top_k / self.num_experts,
-                real=context.real,
+                gates[:, experts].detach(),
+                mask[:, experts] & real,
+                places=self.config.capacity_factor * fair_load(is_open, self.top_k),
                 by_weight=self.config.capacity_priority == "probability",
             )
             inside = F.pad(inside, (0, self.nothing + 1 - self.num_experts))

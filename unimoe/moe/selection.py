@@ -40,24 +40,34 @@ def smallest_prefix(ordered: Tensor, mass: float) -> Tensor:
     return (1 + (ordered.cumsum(dim=-1) < mass).sum(dim=-1)).clamp(max=number)
 
 
-def within_capacity(gates: Tensor, chosen: Tensor, *, limit: float, real: Tensor | None, by_weight: bool) -> Tensor:
+def fair_load(is_open: Tensor, experts_per_token: int) -> Tensor:
+    """How many tokens each expert would have if every token spread evenly over the experts open to it.
+
+    Args:
+        is_open: Which experts may take which tokens, bool, (T, E); none for padding.
+        experts_per_token: K.
+
+    Returns:
+        float64, (E,); K * T / E if all experts are open to all tokens.
+    """
+    share = is_open.double() / is_open.sum(dim=-1, keepdim=True).clamp(min=1)
+    return experts_per_token * share.sum(dim=0)
+
+
+def within_capacity(gates: Tensor, chosen: Tensor, *, places: Tensor, by_weight: bool) -> Tensor:
     """Give the places of each expert to the first tokens of a queue.
 
     Args:
         gates: Weight of each expert for each token, (T, E).
-        chosen: Which experts each token chose, bool, (T, E).
-        limit: Places of an expert for each real token; the product is rounded up.
-        real: False for padding, which takes no place, (T,). None: all are real.
+        chosen: Which experts each token chose, bool, (T, E); none for padding.
+        places: Places of each expert, rounded up, (E,).
         by_weight: Queue by the largest weight of each token (batch-prioritised, Riquelme et al. 2021,
             arXiv 2106.05974, section 4.1), else by position. Equal weights: by position.
 
     Returns:
         Which choices have a place, bool, (T, E).
     """
-    if real is not None:
-        chosen = chosen & real[:, None]
-    tokens = torch.tensor(len(gates), device=gates.device) if real is None else real.sum()
-    capacity = (tokens * limit - 1e-9).ceil()
+    capacity = _round_up(places)
     if not by_weight:
         return chosen & (chosen.cumsum(dim=0) <= capacity)
     queue = gates.masked_fill(~chosen, 0.0).amax(dim=-1).sort(descending=True, stable=True).indices  # (T,)
@@ -70,20 +80,20 @@ def expert_choice(scores: Tensor, is_open: Tensor, *, experts_per_token: int) ->
 
     Args:
         scores: (T, E).
-        is_open: Which experts may take which tokens, bool, (T, E).
+        is_open: Which experts may take which tokens, bool, (T, E); none for padding.
         experts_per_token: Mean number of experts of a token (K).
 
     Returns:
-        Which expert takes which tokens, bool, (T, E). An expert takes the sum over its open tokens of K / (experts
-        open to the token), rounded up; of equal scores the first.
+        Which expert takes which tokens, bool, (T, E): as many as its fair load, rounded up; of equal scores the first.
     """
-    share = experts_per_token * is_open.double() / is_open.sum(dim=-1, keepdim=True).clamp(min=1)
-    capacity = (share.sum(dim=0) - 1e-6).ceil()  # (E,)
+    capacity = _round_up(fair_load(is_open, experts_per_token))
     order = scores.masked_fill(~is_open, float("-inf")).sort(dim=0, descending=True, stable=True).indices
-    rank = torch.empty_like(order).scatter_(
-        0, order, torch.arange(len(scores), device=scores.device)[:, None].expand_as(order)
-    )
-    return is_open & (rank < capacity)
+    numbers = torch.arange(len(scores), device=scores.device)[:, None].expand_as(order)
+    return is_open & (torch.empty_like(order).scatter_(0, order, numbers) < capacity)
 
 
-__all__ = ["expert_choice", "limit_to_groups", "smallest_prefix", "within_capacity"]
+def _round_up(places: Tensor) -> Tensor:
+    return (places - 1e-6).ceil()  # a sum of thirds must not become one place more
+
+
+__all__ = ["expert_choice", "fair_load", "limit_to_groups", "smallest_prefix", "within_capacity"]

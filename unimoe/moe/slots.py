@@ -70,6 +70,12 @@ def _eager(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
 
 
 def _grouped(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
+    if weights.stride(1) * weights.element_size() % 16:
+        raise ValueError(
+            f"grouped_mm needs rows of a multiple of 16 bytes; {weights.shape[2]} values (a rank or latent size) in "
+            f"{weights.dtype} are none. Choose a multiple of {16 // weights.element_size()}, or another implementation "
+            "with set_experts_implementation."
+        )
     idle = slots.expert[:, None] >= len(weights)
     # The kernel leaves the rows past the last offset as they are in memory, forward and backward.
     return _grouped_linear(inputs.masked_fill(idle, 0.0), weights, slots.offsets).masked_fill(idle, 0.0)
