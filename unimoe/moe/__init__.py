@@ -3,11 +3,29 @@
 from .balance import balance_routers, update_balance_bias
 from .block import SparseMoeBlock
 from .experts import Experts, GatedMLP
-from .losses import load_balancing_loss, router_balance_loss, router_z_loss
+from .further_losses import (
+    entropy_loss,
+    expert_overlap,
+    global_entropy_loss,
+    gram_loss,
+    orthogonality_loss,
+    score_variance_loss,
+    variation_loss,
+)
+from .language_loss import token_balanced_loss
+from .losses import (
+    RoutingRecord,
+    anneal,
+    load_balancing_loss,
+    router_loss_coefficients,
+    router_losses,
+    router_z_loss,
+    weighted_router_loss,
+)
 from .router import Router, RouterOutput, RoutingContext
 from .router_types import build_router
 from .soft import SoftMoeBlock
-from .statistics import count_routing
+from .statistics import count_routing, router_load, token_groups
 
 __all__ = [
     "Experts",
@@ -15,13 +33,27 @@ __all__ = [
     "Router",
     "RouterOutput",
     "RoutingContext",
+    "RoutingRecord",
     "SoftMoeBlock",
     "SparseMoeBlock",
+    "anneal",
     "balance_routers",
     "build_router",
     "count_routing",
+    "entropy_loss",
+    "expert_overlap",
+    "global_entropy_loss",
+    "gram_loss",
     "load_balancing_loss",
-    "router_balance_loss",
+    "orthogonality_loss",
+    "router_load",
+    "router_loss_coefficients",
+    "router_losses",
     "router_z_loss",
+    "score_variance_loss",
+    "token_balanced_loss",
+    "token_groups",
     "update_balance_bias",
+    "variation_loss",
+    "weighted_router_loss",
 ]

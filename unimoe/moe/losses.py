@@ -1,91 +1,235 @@
 """Router losses: pure functions of what the routers recorded, in float32. Padding takes no part.
 
-T tokens (B*S, row-major), E router targets (experts and null experts), M modalities.
+`router_losses` gives all losses of a model by name, unweighted, and `weighted_router_loss` adds them up. Each is
+computed in each layer, over each group of tokens, and averaged over the layers and the groups that have tokens.
+T tokens (B*S, row-major), E router targets (experts and null experts), G groups of tokens, M modalities.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..modality import Modality
+from ..configuration_moe import MoEConfig
+from .further_losses import (
+    entropy_loss,
+    global_entropy_loss,
+    gram_loss,
+    mean_over_groups,
+    orthogonality_loss,
+    score_variance_loss,
+    variation_loss,
+)
+from .statistics import group_sums, router_load, sum_over_processes, token_groups
 
 
-def load_balancing_loss(router_logits: Tensor, expert_mask: Tensor, token_groups: Tensor) -> Tensor:
-    """Penalise uneven expert use in one layer; 1 when the tokens of a group spread evenly over the experts open to it.
+class RoutingRecord(NamedTuple):
+    """What the routers of a model recorded: for each sparse layer one tensor, as `RouterOutput` describes it."""
+
+    router_logits: Sequence[Tensor]
+    """(T, E) each; -inf for targets closed to a token."""
+    expert_mask: Sequence[Tensor]
+    """(T, E) each, bool."""
+    router_probs: Sequence[Tensor]
+    """(T, E) each; a row sums to 1."""
+    router_gates: Sequence[Tensor]
+    """(T, E) each."""
+    load_probability: Sequence[Tensor] | None = None
+    """(T, experts) or (T, E) each; None or empty where no noise was drawn."""
+
+
+class _Inputs(NamedTuple):
+    """What the losses of `_LAYERS` choose from."""
+
+    record: RoutingRecord
+    is_open: Sequence[Tensor]
+    real: Tensor  # (T, 1)
+    modalities: Tensor  # (T, M)
+    scoped: Tensor  # one of the two, as `router_aux_loss_scope` says
+    load: Tensor | None
+    group_tokens: Tensor | None
+    router_weights: Sequence[Tensor] | None
+    overlaps: Sequence[Tensor] | None
+
+
+def router_losses(
+    config: MoEConfig,
+    record: RoutingRecord,
+    *,
+    modality_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    router_weights: Sequence[Tensor] | None = None,
+    overlaps: Sequence[Tensor] | None = None,
+    load: Tensor | None = None,
+    group_tokens: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Compute the losses that a configuration asks for.
+
+    With `router_aux_loss_scope="modality"`, `balance`, `importance`, `load` and `score_variance` are those of the
+    tokens of each modality apart, within the targets open to them. `entropy_global` always is; `entropy` and `z` are
+    means over all real tokens.
+
+    Args:
+        config: Which losses (`router_losses`, those with a coefficient other than 0), and their scope.
+        record: What the routers recorded.
+        modality_ids: `Modality` of each token, (B, S).
+        attention_mask: 1 for real tokens, (B, S). None: all tokens count.
+        router_weights: Of each layer, (E, D), or (M, E, D) of separate routers; for `orthogonality` and `gram`.
+        overlaps: `expert_overlap` of each layer; for the loss of that name.
+        load, group_tokens: For the balance loss of a part of a batch, see `load_balancing_loss`; (layers, G, E), (G,).
+            None: counted in these tokens or, with `router_aux_loss_global_batch`, over all processes.
+
+    Returns:
+        Name -> scalar, float32. `balance` and `z` are always there if the model has routers, `load` only if noise was
+        drawn (in training).
+
+    Raises:
+        ValueError: If T is not B*S, or if a loss lacks `router_weights` or `overlaps`.
+    """
+    if not record.router_logits:
+        return {}
+    real = token_groups(modality_ids, attention_mask)
+    modalities = token_groups(modality_ids, attention_mask, per_modality=True)
+    if len(record.router_logits[0]) != len(real):
+        raise ValueError(
+            f"Router logits of {len(record.router_logits[0])} tokens do not fit modality ids of shape "
+            f"{tuple(modality_ids.shape)}."
+        )
+    scoped = modalities if config.router_aux_loss_scope == "modality" else real
+    is_open = [torch.isfinite(logits) for logits in record.router_logits]
+    if load is None and config.router_aux_loss_global_batch:
+        load = router_load(record.expert_mask, scoped, global_batch=True)
+        group_tokens = sum_over_processes(scoped.sum(dim=0))
+    inputs = _Inputs(record, is_open, real, modalities, scoped, load, group_tokens, router_weights, overlaps)
+    coefficients = config.router_losses or {}
+    names = ["balance", "z", *(name for name, coefficient in coefficients.items() if coefficient)]
+    if not record.load_probability and "load" in names:
+        names.remove("load")
+    return {name: _over_layers(name, inputs) for name in names}
+
+
+def weighted_router_loss(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor:
+    """Add up router losses with their coefficients; entries that have none (as `language`) take no part."""
+    coefficients = router_loss_coefficients(config)
+    parts = [
+        coefficient * losses[name] for name, coefficient in coefficients.items() if coefficient and name in losses
+    ]
+    return torch.stack(parts).sum() if parts else torch.zeros(())
+
+
+def router_loss_coefficients(config: MoEConfig) -> dict[str, float]:
+    """Coefficient of each router loss by its name."""
+    own = {"balance": config.router_aux_loss_coef, "z": config.router_z_loss_coef}
+    return own | (config.router_losses or {})
+
+
+def anneal(start: float, end: float, *, steps: int, step: int) -> float:
+    """Move a coefficient linearly from `start` at step 0 to `end` at step `steps`, where it stays."""
+    progress = min(max(step / steps, 0.0), 1.0) if steps > 0 else 1.0
+    return (1 - progress) * start + progress * end
+
+
+def load_balancing_loss(
+    router_probs: Tensor,
+    expert_mask: Tensor,
+    token_groups: Tensor,
+    *,
+    is_open: Tensor | None = None,
+    load: Tensor | None = None,
+    group_tokens: Tensor | None = None,
+) -> Tensor:
+    """Penalise uneven expert use in one layer; 1 when the tokens of a group spread evenly over the targets open to it.
 
     Fedus et al. 2021, Switch Transformer, eq. 4-6 (https://arxiv.org/abs/2101.03961), for each group of tokens apart,
     with the load fractions summing to 1. transformers' `load_balancing_loss_func` returns K times this value and pools
     all layers and modalities first, so that two layers which collapsed on different experts look balanced; this one
     does not. The gradient flows through the probabilities only.
 
+    A product of two means is not additive: the losses of a batch's parts, weighted by their shares of the tokens, add
+    up to that of the batch only if `load` (and, with several groups, `group_tokens`) of the whole batch is given.
+
     Args:
-        router_logits: What the router's softmax saw, (T, E); -inf for experts closed to a token.
+        router_probs: Scores normalised over the targets open to the token, (T, E).
         expert_mask: Which targets each token chose, (T, E).
         token_groups: 1 where a token belongs to a group, (T, G). A token in no group (padding) takes no part.
+        is_open: Targets that a token may choose, bool, (T, E). None: all.
+        load: How often the tokens of each group chose each target (`router_load`), or fractions of that, (G, E).
+            None: counted here.
+        group_tokens: Tokens of each group in the whole batch, (G,). None: these tokens are the whole batch.
 
     Returns:
         Mean over the groups that have tokens; scalar, dimensionless, float32. 0 if all groups are empty.
-    """
-    with torch.autocast(router_logits.device.type, enabled=False):  # bf16 cannot count beyond 256
-        return _balance_of_groups(router_logits.float(), expert_mask.float(), token_groups.float())
-
-
-def _balance_of_groups(router_logits: Tensor, expert_mask: Tensor, groups: Tensor) -> Tensor:
-    tokens = groups.sum(dim=0)  # (G,)
-    load = groups.T @ expert_mask  # (G, E)
-    load = load / load.sum(dim=-1, keepdim=True).clamp(min=1)
-    probability = groups.T @ router_logits.softmax(dim=-1) / tokens.clamp(min=1)[:, None]  # (G, E)
-    open_experts = (groups.T @ torch.isfinite(router_logits).float() > 0).sum(dim=-1)  # (G,)
-    per_group = open_experts * (load.detach() * probability).sum(dim=-1)
-    return per_group.sum() / (tokens > 0).sum().clamp(min=1)
-
-
-def router_balance_loss(
-    router_logits: Sequence[Tensor],
-    expert_mask: Sequence[Tensor],
-    *,
-    modality_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    per_modality: bool = False,
-) -> Tensor:
-    """Average `load_balancing_loss` over layers, with one group of all real tokens or one group for each modality.
-
-    Args:
-        router_logits, expert_mask: One pair for each sparse layer, each (T, E).
-        modality_ids: `Modality` of each token, (B, S).
-        attention_mask: 1 for real tokens, (B, S). None: all tokens count.
-        per_modality: Balance the tokens of each modality apart.
 
     Raises:
-        ValueError: If T is not B*S.
+        ValueError: If `load` has another shape than (G, E).
     """
-    real = _real_tokens(router_logits[0], modality_ids, attention_mask)  # (T,)
-    groups = real[:, None]
-    if per_modality:
-        groups = F.one_hot(modality_ids.reshape(-1), len(Modality)) * groups
-    losses = [load_balancing_loss(*layer, groups) for layer in zip(router_logits, expert_mask, strict=True)]
-    return torch.stack(losses).mean()
-
-
-def router_z_loss(
-    router_logits: Sequence[Tensor], *, modality_ids: Tensor, attention_mask: Tensor | None = None
-) -> Tensor:
-    """Keep router logits small: mean over real tokens and layers of squared log-sum-exp.
-
-    Zoph et al. 2022, ST-MoE, eq. 5 (https://arxiv.org/abs/2202.08906). Arguments as in `router_balance_loss`.
-    """
-    real = _real_tokens(router_logits[0], modality_ids, attention_mask)
-    squares = torch.stack([logits.float().logsumexp(dim=-1).square() for logits in router_logits])  # (L, T)
-    return (squares * real).sum() / (real.sum().clamp(min=1) * len(router_logits))
-
-
-def _real_tokens(router_logits: Tensor, modality_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    mask = torch.ones_like(modality_ids) if attention_mask is None else attention_mask
-    if router_logits.shape[0] != mask.numel() or mask.shape != modality_ids.shape:
+    tokens = token_groups.sum(dim=0)  # (G,)
+    counts = group_sums(expert_mask, token_groups) if load is None else load.float()
+    if counts.shape != (len(tokens), router_probs.shape[-1]):
         raise ValueError(
-            f"Router logits of {router_logits.shape[0]} tokens do not fit modality ids of shape "
-            f"{tuple(modality_ids.shape)} and an attention mask of shape {tuple(mask.shape)}."
+            f"A load of shape {tuple(counts.shape)} does not fit {len(tokens)} group(s) of tokens and "
+            f"{router_probs.shape[-1]} router targets."
         )
-    return mask.reshape(-1).float()
+    fractions = counts / counts.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    probability = group_sums(router_probs, token_groups) / tokens.clamp(min=1)[:, None]  # (G, E)
+    is_open = torch.ones_like(expert_mask) if is_open is None else is_open
+    open_targets = (group_sums(is_open, token_groups) > 0).sum(dim=-1)  # (G,)
+    per_group = open_targets * (fractions.detach() * probability).sum(dim=-1)
+    if group_tokens is None:
+        return mean_over_groups(per_group, tokens)
+    # A part that holds the share s of the batch's tokens, but s_g of those of group g, is to count s_g of that group.
+    share = tokens.sum() / group_tokens.sum().clamp(min=1)
+    surplus = tokens / group_tokens.clamp(min=1) / share.clamp(min=torch.finfo(torch.float32).tiny)
+    return mean_over_groups(per_group * surplus, group_tokens)
+
+
+def router_z_loss(router_logits: Tensor, token_groups: Tensor) -> Tensor:
+    """Keep the router logits of a layer (T, E) small: mean over the tokens of a group of squared log-sum-exp.
+
+    Zoph et al. 2022, ST-MoE, eq. 5 (https://arxiv.org/abs/2202.08906).
+    """
+    squares = router_logits.float().logsumexp(dim=-1, keepdim=True).square()  # (T, 1)
+    tokens = token_groups.sum(dim=0)
+    return mean_over_groups(group_sums(squares, token_groups).squeeze(-1) / tokens.clamp(min=1), tokens)
+
+
+def _over_layers(name: str, inputs: _Inputs) -> Tensor:
+    if not getattr(inputs, _NEEDS.get(name, "record")):
+        raise ValueError(f"router_losses asks for {name!r}; pass {_NEEDS[name]} of each sparse layer.")
+    return torch.stack(list(_LAYERS[name](inputs))).mean()
+
+
+_NEEDS = {"orthogonality": "router_weights", "gram": "router_weights", "expert_overlap": "overlaps"}
+
+# Name of a loss -> its value in each layer.
+_LAYERS: dict[str, Callable[[_Inputs], Iterable[Tensor]]] = {
+    "balance": lambda x: (
+        load_balancing_loss(probs, mask, x.scoped, is_open=is_open, load=load, group_tokens=x.group_tokens)
+        for probs, mask, is_open, load in zip(
+            x.record.router_probs,
+            x.record.expert_mask,
+            x.is_open,
+            [None] * len(x.is_open) if x.load is None else x.load,
+            strict=True,
+        )
+    ),
+    "z": lambda x: (router_z_loss(logits, x.real) for logits in x.record.router_logits),
+    "importance": lambda x: (
+        variation_loss(gates, x.scoped, is_open=is_open)
+        for gates, is_open in zip(x.record.router_gates, x.is_open, strict=True)
+    ),
+    "load": lambda x: (
+        variation_loss(probability, x.scoped, is_open=is_open[:, : probability.shape[-1]])
+        for probability, is_open in zip(x.record.load_probability or (), x.is_open, strict=True)
+    ),
+    "entropy": lambda x: (entropy_loss(probs, x.real) for probs in x.record.router_probs),
+    "entropy_global": lambda x: (global_entropy_loss(probs, x.modalities) for probs in x.record.router_probs),
+    "orthogonality": lambda x: (orthogonality_loss(weight) for weight in x.router_weights or ()),
+    "gram": lambda x: (gram_loss(weight) for weight in x.router_weights or ()),
+    "score_variance": lambda x: (
+        score_variance_loss(probs, x.scoped, is_open=is_open)
+        for probs, is_open in zip(x.record.router_probs, x.is_open, strict=True)
+    ),
+    "expert_overlap": lambda x: x.overlaps or (),
+}

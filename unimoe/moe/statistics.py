@@ -1,8 +1,12 @@
-"""What routing did, counted: tokens per layer, modality and expert."""
+"""What routing did, counted: tokens per layer, group of tokens and expert.
+
+T tokens (B*S, row-major), E router targets (experts and null experts), G groups of tokens, M modalities.
+"""
 
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,9 +24,61 @@ def count_routing(expert_mask: Sequence[Tensor], modality_ids: Tensor, attention
     Returns:
         Assignments (layers, modalities, E), int64. A row sums to K times the tokens of that modality.
     """
-    groups = F.one_hot(modality_ids.reshape(-1), len(Modality))  # (T, M)
-    if attention_mask is not None:
-        groups = groups * attention_mask.reshape(-1, 1)
     # float64: exact up to 2**53 tokens, and matrix products of integers do not run on GPUs.
-    counts = [groups.T.double() @ mask.double() for mask in expert_mask]
+    groups = token_groups(modality_ids, attention_mask, per_modality=True).double()  # (T, M)
+    counts = [groups.T @ mask.double() for mask in expert_mask]
     return torch.stack(counts).round().long()
+
+
+def token_groups(modality_ids: Tensor, attention_mask: Tensor | None = None, *, per_modality: bool = False) -> Tensor:
+    """Say which group each token belongs to: one group of all real tokens, or one for each modality.
+
+    Args:
+        modality_ids: `Modality` of each token, (B, S).
+        attention_mask: 1 for real tokens, (B, S). None: all tokens are real.
+        per_modality: A group for each modality.
+
+    Returns:
+        1 where a token belongs to a group, else 0, float32, (T, 1) or (T, M). Padding belongs to none.
+
+    Raises:
+        ValueError: If the two have different shapes.
+    """
+    mask = torch.ones_like(modality_ids) if attention_mask is None else attention_mask
+    if mask.shape != modality_ids.shape:
+        raise ValueError(
+            f"Modality ids of shape {tuple(modality_ids.shape)} do not fit an attention mask of shape "
+            f"{tuple(mask.shape)}. Pass both as the processor returned them."
+        )
+    real = mask.reshape(-1, 1).float()
+    return F.one_hot(modality_ids.reshape(-1), len(Modality)) * real if per_modality else real
+
+
+def group_sums(values: Tensor, token_groups: Tensor) -> Tensor:
+    """Sum values of tokens (T, C) over each group of `token_groups` (T, G), in float32: (G, C)."""
+    with torch.autocast(values.device.type, enabled=False):  # bf16 cannot count beyond 256
+        return token_groups.T.float() @ values.float()
+
+
+def router_load(expert_mask: Sequence[Tensor], token_groups: Tensor, *, global_batch: bool = False) -> Tensor:
+    """Count how many tokens of each group chose each target in each layer, for `load_balancing_loss`.
+
+    Args:
+        expert_mask: For each sparse layer, which targets each token chose, (T, E).
+        token_groups: As `token_groups` returns them, (T, G).
+        global_batch: Sum over all processes (Qiu et al. 2025, https://arxiv.org/abs/2501.11873); every process must
+            call this then.
+
+    Returns:
+        Counts (layers, G, E), float32, without gradient.
+    """
+    counts = torch.stack([group_sums(mask, token_groups) for mask in expert_mask]).detach()
+    return sum_over_processes(counts) if global_batch else counts
+
+
+def sum_over_processes(counts: Tensor) -> Tensor:
+    """Add up what all processes counted; of a lone process, its own counts."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        counts = counts.clone()
+        dist.all_reduce(counts)
+    return counts
