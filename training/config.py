@@ -105,11 +105,38 @@ class LoraTraining(Section):
     alpha: int = Field(default=16, ge=1)
 
 
-class LossConfig(Section):
-    """Coefficients of the router losses, for this stage and those after it. None: as the model says."""
+class Annealed(Section):
+    """A coefficient that moves linearly from `start` to `end` within `steps` optimiser steps, and stays there."""
 
-    balance: NonNegative | None = None
-    z: NonNegative | None = None
+    start: NonNegative
+    end: NonNegative
+    steps: Annotated[int, Field(ge=1)]
+
+
+Coefficient = NonNegative | Annealed
+
+
+class LossConfig(Section):
+    """Losses of a stage: coefficients of the router losses, for this stage and those after it; see `MoEConfig`.
+
+    None leaves a coefficient as the model says.
+
+    Args:
+        language: What the language loss is a mean over: `labels`, the tokens that have one; or `tokens`, all real
+            ones (token-balanced: in full batches a text token weighs the same however many tokens are images).
+    """
+
+    language: Literal["labels", "tokens"] = "labels"
+    balance: Coefficient | None = None
+    z: Coefficient | None = None
+    importance: Coefficient | None = None
+    load: Coefficient | None = None
+    entropy: Coefficient | None = None
+    entropy_global: Coefficient | None = None
+    orthogonality: Coefficient | None = None
+    gram: Coefficient | None = None
+    score_variance: Coefficient | None = None
+    expert_overlap: Coefficient | None = None
 
 
 class TrainConfig(Section):

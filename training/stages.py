@@ -16,10 +16,11 @@ from unimoe.settings import ConfigError
 from unimoe.surgery import Certificate, assemble
 
 from .checkpoint import LogAtCheckpoints, begin, find_checkpoint, is_complete, mean_loss, remove_checkpoints
-from .config import LossConfig, StageConfig
+from .config import StageConfig
 from .data import Collator, MixtureDataset, MixtureSampler
 from .data.collator import IGNORED
 from .data.dataset import read_mixture
+from .losses import set_coefficients
 from .model_card import describe_stage, read_history, write_papers
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
 from .parts import Trainable, choose_trainable, trainable_table
@@ -58,7 +59,7 @@ def run_stage(
     checkpoint = find_checkpoint(config, resume=resume)
     set_seed(config.seed)
     model, processor, certificate = load_start(config)
-    set_losses(model, config.train.losses)
+    set_losses(model, config)
     trainable = choose_trainable(model, config.train)
     dataset = MixtureDataset(read_mixture(config.data), seed=config.seed, cache_media=config.data.cache_media)
     collator = Collator(processor, max_length=config.data.max_length)
@@ -103,6 +104,7 @@ def make_trainer(
         args=training_arguments(config),
         train_dataset=dataset,
         data_collator=collator,
+        losses=config.train.losses,
         callbacks=[LogAtCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
     )
     trainer.remove_callback(PrinterCallback)
@@ -134,13 +136,16 @@ def _load_model(path: str) -> UniMoEForConditionalGeneration:
     return load_model(path, dtype=torch.float32)
 
 
-def set_losses(model: UniMoEForConditionalGeneration, losses: LossConfig) -> None:
-    """Put a stage's coefficients of the router losses into the model's configuration."""
-    text = model.config.text_config
-    if losses.balance is not None:
-        text.router_aux_loss_coef = losses.balance
-    if losses.z is not None:
-        text.router_z_loss_coef = losses.z
+def set_losses(model: UniMoEForConditionalGeneration, config: StageConfig) -> None:
+    """Put a stage's first coefficients of the router losses into the model's configuration.
+
+    Raises:
+        ConfigError: If the model's routers cannot have such a loss.
+    """
+    try:
+        set_coefficients(model.config.text_config, config.train.losses, step=0)
+    except ValueError as error:
+        raise ConfigError(f"train.losses: {error}") from error
 
 
 def training_arguments(config: StageConfig) -> TrainingArguments:

@@ -9,14 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from unimoe import Modality
-from unimoe.moe.statistics import count_routing
+from unimoe import Modality, UniMoETextConfig
+from unimoe.moe import balance_routers, count_routing, weighted_router_loss
 from unimoe.settings import ConfigError
 
+from .config import LossConfig
 from .data import MixtureDataset, MixtureSampler
+from .losses import set_coefficients
 from .parallel import order_reduction
 from .parts import keep_frozen_steady
 
@@ -35,8 +37,10 @@ class StageTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, losses: LossConfig | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.losses = losses or LossConfig()
+        self.add_callback(BalanceRouters(self))
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
         vars(self.accelerator.unwrap_model(self.model).config).pop("use_cache", None)
         self._sampler: MixtureSampler | None = None
@@ -44,6 +48,7 @@ class StageTrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._routing: Tensor | None = None
+        self._step_routing: Tensor | None = None
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write a checkpoint's weights under the names that they have in memory, under which Trainer loads them.
@@ -95,7 +100,8 @@ class StageTrainer(Trainer):
         return batches, num_items
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As in Trainer; under DeepSpeed, gradients are reduced in an order that all processes share."""
+        """As in Trainer, with the step's coefficients; under DeepSpeed, gradients are reduced in one order for all."""
+        set_coefficients(self._text_config, self.losses, step=self.state.global_step)
         if self.is_deepspeed_enabled:
             order_reduction(self)
         return super().training_step(*args, **kwargs)
@@ -115,6 +121,8 @@ class StageTrainer(Trainer):
         row_ids = inputs.pop("row_ids", [])
         if model.training:
             keep_frozen_steady(model)
+        if self.losses.language == "tokens":
+            num_items_in_batch = self._batch_tokens
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, output_router_logits=True, use_cache=False)
         loss = self._total_loss(outputs.losses, inputs["attention_mask"]) * self.accelerator.num_processes
         if not torch.isfinite(loss):
@@ -129,14 +137,11 @@ class StageTrainer(Trainer):
 
     def _total_loss(self, losses: dict[str, Tensor], attention_mask: Tensor) -> Tensor:
         """Language loss, and router losses with their coefficients and this batch's share of the step's tokens."""
-        config = self.accelerator.unwrap_model(self.model).config.get_text_config()
-        total = losses["language"]
-        share = self._share(attention_mask)
-        coefficients = {"balance": config.router_aux_loss_coef, "z": config.router_z_loss_coef}
-        for name, coefficient in coefficients.items():
-            if name in losses:
-                total = total + coefficient * share * losses[name]
-        return total
+        return losses["language"] + self._share(attention_mask) * weighted_router_loss(self._text_config, losses)
+
+    @property
+    def _text_config(self) -> UniMoETextConfig:
+        return self.accelerator.unwrap_model(self.model).config.get_text_config()
 
     def _share(self, attention_mask: Tensor) -> Tensor | float:
         """This batch's share of the tokens of the step, all its batches on all ranks counted."""
@@ -154,6 +159,14 @@ class StageTrainer(Trainer):
         if outputs.expert_mask:
             counts = count_routing(outputs.expert_mask, inputs["mm_token_type_ids"], inputs["attention_mask"])
             self._routing = counts if self._routing is None else self._routing + counts
+            self._step_routing = counts if self._step_routing is None else self._step_routing + counts
+
+    def balance(self) -> None:
+        """Move the balance biases of the routers against the load of the step, over all its batches and processes."""
+        if self._step_routing is not None and self._text_config.balance_bias:
+            load = self.accelerator.reduce(self._step_routing, "sum")
+            balance_routers(self.accelerator.unwrap_model(self.model), load)
+        self._step_routing = None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the loss split and the experts' shares of each modality since the last log, over all ranks."""
@@ -163,6 +176,17 @@ class StageTrainer(Trainer):
             logs |= expert_load(self.accelerator.reduce(self._routing, "sum"))
         self._sums, self._counts, self._routing = {}, defaultdict(int), None
         super().log(logs, start_time)
+
+
+class BalanceRouters(TrainerCallback):
+    """Balances the routers after each step of the optimiser, before a checkpoint can be written."""
+
+    def __init__(self, trainer: StageTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Called once for all accumulated batches."""
+        self.trainer.balance()
 
 
 def expert_load(counts: Tensor) -> dict[str, float]:

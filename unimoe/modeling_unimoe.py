@@ -17,7 +17,8 @@ from .configuration_unimoe import UniMoEConfig
 from .connectors import build_connector
 from .encoders import Encoder
 from .modality import Modality
-from .modeling_unimoe_text import LanguageHead, UniMoEModelOutput, UniMoEOutput, UniMoEPreTrainedModel, UniMoETextModel
+from .modeling_outputs import UniMoEModelOutput, UniMoEOutput
+from .modeling_unimoe_text import LanguageHead, UniMoEPreTrainedModel, UniMoETextModel
 
 # Results of `UniMoEModel.encode` by modality key. transformers types `pooler_output` as one tensor; it is a tuple, one
 # a unit.

@@ -4,7 +4,6 @@ Dense, it is Llama (or, with `qk_norm`, Qwen3), weight for weight. B batch, S se
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig,
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
 from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
@@ -27,34 +25,11 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimoe import UniMoETextConfig
 from .connectors import QFormerConnector
-from .moe import (
-    GatedMLP,
-    Router,
-    RoutingContext,
-    SoftMoeBlock,
-    SparseMoeBlock,
-    router_balance_loss,
-    router_z_loss,
-)
+from .modeling_outputs import UniMoEModelOutput, UniMoEOutput, add_router_losses
+from .moe import GatedMLP, Router, RoutingContext, SoftMoeBlock, SparseMoeBlock
+from .moe.block import ExpertOverlap
 from .moe.expert_types import AnyExperts, init_experts
-from .moe.router_types import init_router
-
-
-@dataclass
-class UniMoEModelOutput(MoeModelOutputWithPast):
-    """Hidden states, and what the routers recorded: for each sparse layer `router_logits` and `expert_mask` (T, E)."""
-
-    expert_mask: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class UniMoEOutput(MoeCausalLMOutputWithPast):
-    """Logits and loss. `losses` holds the unweighted parts (`language`, `balance`, `z`); `aux_loss` is the balance
-    loss.
-    """
-
-    expert_mask: tuple[Tensor, ...] | None = None
-    losses: dict[str, Tensor] | None = None
+from .moe.router_types import init_router, router_weights
 
 
 class Attention(nn.Module):
@@ -176,6 +151,10 @@ class UniMoETextModel(UniMoEPreTrainedModel):
     _can_record_outputs = {
         "router_logits": OutputRecorder(Router, index=0),
         "expert_mask": OutputRecorder(Router, index=3),
+        "router_probs": OutputRecorder(Router, index=4),
+        "router_gates": OutputRecorder(Router, index=5),
+        "load_probability": OutputRecorder(Router, index=6),
+        "expert_overlaps": OutputRecorder(ExpertOverlap),
         "hidden_states": DecoderLayer,
         "attentions": OutputRecorder(Attention, index=1),
     }
@@ -272,33 +251,6 @@ def text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Ten
     return mm_token_type_ids
 
 
-def add_router_losses(
-    config: UniMoETextConfig,
-    loss: Tensor,
-    outputs: UniMoEModelOutput,
-    *,
-    modality_ids: Tensor,
-    attention_mask: Tensor | None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Add balance and z-loss, with their coefficients, to the language loss.
-
-    Returns:
-        The total, and the unweighted parts by name.
-    """
-    losses = {"language": loss}
-    if not outputs.router_logits or outputs.expert_mask is None:
-        return loss, losses
-    losses["balance"] = router_balance_loss(
-        outputs.router_logits,
-        outputs.expert_mask,
-        modality_ids=modality_ids,
-        attention_mask=attention_mask,
-        per_modality=config.router_aux_loss_scope == "modality",
-    )
-    losses["z"] = router_z_loss(outputs.router_logits, modality_ids=modality_ids, attention_mask=attention_mask)
-    return loss + config.router_aux_loss_coef * losses["balance"] + config.router_z_loss_coef * losses["z"], losses
-
-
 class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
     """Logits and losses on top of `self.model`; shared by the text-only and the multimodal model."""
 
@@ -335,6 +287,10 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
             **loss_kwargs,
             output_router_logits=output_router_logits,
             output_expert_mask=output_router_logits,
+            output_router_probs=output_router_logits,
+            output_router_gates=output_router_logits,
+            output_load_probability=output_router_logits,
+            output_expert_overlaps=output_router_logits,
             return_dict=True,
         )
         hidden_states = outputs.last_hidden_state
@@ -348,6 +304,7 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
                 outputs,
                 modality_ids=text_if_none(inputs.get("mm_token_type_ids"), hidden_states),
                 attention_mask=inputs.get("attention_mask"),
+                router_weights=router_weights(self),
             )
         return UniMoEOutput(
             loss=loss,

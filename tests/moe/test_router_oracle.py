@@ -79,7 +79,7 @@ def is_legal(name: str, mode: str, options: dict[str, Any]) -> bool:
     kind = fields.get("router_type", "top_k")
     if options.get("num_null_experts") and (fields.get("n_group", 1) > 1 or kind == "hash"):
         return False  # nulls belong to no group; a table has no place for them
-    if kind == "hash" and mode in ("bias", "separate"):
+    if kind == "hash" and (mode in ("bias", "separate") or options["router_modality_projection"]):
         return False  # there are no logits to change
     if not options.get("null_experts_keep_mass", True) and not options["norm_topk_prob"]:
         return False  # the mass of nulls goes to the others by renormalising

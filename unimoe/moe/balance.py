@@ -28,7 +28,7 @@ def update_balance_bias(bias: Tensor, load: Tensor, rate: float, permitted: Tens
 
 @torch.no_grad()
 def balance_routers(model: nn.Module, load: Tensor) -> None:
-    """Update the balance bias of every router that has one.
+    """Update the balance bias of every router that has one and is not frozen.
 
     Args:
         model: Its routers, in order, are those whose loads are given.
@@ -42,7 +42,7 @@ def balance_routers(model: nn.Module, load: Tensor) -> None:
         raise ValueError(f"The load is of {len(load)} sparse layers, but the model has {len(routers)}.")
     for router, counts in zip(routers, load, strict=True):
         bias = router.balance_bias
-        if bias is not None:
+        if bias is not None and router.weight.requires_grad:
             rows = counts if len(bias) > 1 else counts.sum(dim=0, keepdim=True)
             permitted = router.permitted if len(bias) > 1 else None
             bias.copy_(update_balance_bias(bias, rows, router.config.balance_bias_update_rate, permitted))

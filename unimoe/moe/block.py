@@ -4,11 +4,20 @@ import torch
 from torch import Tensor, nn
 
 from ..configuration_unimoe import UniMoETextConfig
-from .expert_types import build_experts
+from .expert_types import build_experts, slot_outputs
 from .experts import GatedMLP
+from .further_losses import expert_overlap
 from .router import RoutingContext
 from .router_gradients import dense_gradient
 from .router_types import build_router
+
+
+class ExpertOverlap(nn.Module):
+    """How alike the chosen experts of a token answer; a module, so that models can record what it returns."""
+
+    def forward(self, outputs: Tensor, top_k_index: Tensor, num_experts: int, real: Tensor | None) -> Tensor:
+        """Scalar, see `expert_overlap`, for outputs (T, K, D) of experts (T, K)."""
+        return expert_overlap(outputs, top_k_index, num_experts=num_experts, real=real)
 
 
 class SparseMoeBlock(nn.Module):
@@ -30,6 +39,7 @@ class SparseMoeBlock(nn.Module):
         gated = config.shared_expert_weighting == "sigmoid"
         self.shared_expert = GatedMLP(config, width) if width else None
         self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False) if gated else None
+        self.overlap = ExpertOverlap()
 
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
         """Map hidden states (B, S, D), of whose B*S tokens the context tells, to (B, S, D)."""
@@ -39,6 +49,9 @@ class SparseMoeBlock(nn.Module):
         if self.training and self.config.router_gradient == "dense":
             probs = routing.router_probs[:, : self.router.num_experts] * self.config.routed_scaling_factor
             output = output + dense_gradient(probs, tokens, self.experts.expert_output)
+        if self.training and (self.config.router_losses or {}).get("expert_overlap"):
+            outputs = slot_outputs(self.experts, tokens, routing.top_k_index)
+            self.overlap(outputs, routing.top_k_index, self.router.num_experts, context.real)
         if self.shared_expert is not None:
             output = output + self.shared_output(tokens, routing.shared_weights)
         return output.view_as(hidden_states)

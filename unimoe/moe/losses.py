@@ -76,13 +76,13 @@ def router_losses(
         modality_ids: `Modality` of each token, (B, S).
         attention_mask: 1 for real tokens, (B, S). None: all tokens count.
         router_weights: Of each layer, (E, D), or (M, E, D) of separate routers; for `orthogonality` and `gram`.
-        overlaps: `expert_overlap` of each layer; for the loss of that name.
+        overlaps: `expert_overlap` of each layer; for the loss of that name. Empty: none was computed (evaluation).
         load, group_tokens: For the balance loss of a part of a batch, see `load_balancing_loss`; (layers, G, E), (G,).
             None: counted in these tokens or, with `router_aux_loss_global_batch`, over all processes.
 
     Returns:
-        Name -> scalar, float32. `balance` and `z` are always there if the model has routers, `load` only if noise was
-        drawn (in training).
+        Name -> scalar, float32. `balance` and `z` are always there if the model has routers, `load` and
+        `expert_overlap` only in training, where noise is drawn and overlaps are computed.
 
     Raises:
         ValueError: If T is not B*S, or if a loss lacks `router_weights` or `overlaps`.
@@ -104,8 +104,8 @@ def router_losses(
     inputs = _Inputs(record, is_open, real, modalities, scoped, load, group_tokens, router_weights, overlaps)
     coefficients = config.router_losses or {}
     names = ["balance", "z", *(name for name, coefficient in coefficients.items() if coefficient)]
-    if not record.load_probability and "load" in names:
-        names.remove("load")
+    absent = {"load": not record.load_probability, "expert_overlap": overlaps is not None and not overlaps}
+    names = [name for name in names if not absent.get(name)]
     return {name: _over_layers(name, inputs) for name in names}
 
 

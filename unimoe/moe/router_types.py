@@ -126,6 +126,12 @@ def build_router(config: UniMoETextConfig) -> Router:
     return ROUTERS[config.router_type](config)
 
 
+def router_weights(model: nn.Module) -> list[Tensor]:
+    """Weights of the targets of every router that has any, (E+N, D) each, or (M, E+N, D) of separate routers."""
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    return [router.weight[..., : router.nothing, :] for router in routers if not isinstance(router, HashRouter)]
+
+
 def init_router(router: Router, std: float) -> None:
     """Draw a router's weights from N(0, std); noise, biases and projections start where they change nothing."""
     for name, parameter in router.named_parameters(recurse=False):

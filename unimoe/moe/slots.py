@@ -73,8 +73,8 @@ def _grouped(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
     if weights.stride(1) * weights.element_size() % 16:
         raise ValueError(
             f"grouped_mm needs rows of a multiple of 16 bytes; {weights.shape[2]} values (a rank or latent size) in "
-            f"{weights.dtype} are none. Choose a multiple of {16 // weights.element_size()}, or another implementation "
-            "with set_experts_implementation."
+            f"{weights.dtype} are none. Choose a multiple of {16 // weights.element_size()}, or with "
+            "set_experts_implementation another."
         )
     idle = slots.expert[:, None] >= len(weights)
     # The kernel leaves the rows past the last offset as they are in memory, forward and backward.

@@ -1,0 +1,65 @@
+"""What the models return, and the router losses that are added to the language loss. T = B*S tokens, E targets."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+
+from .configuration_unimoe import UniMoETextConfig
+from .moe import RoutingRecord, router_losses, weighted_router_loss
+
+
+@dataclass
+class UniMoEModelOutput(MoeModelOutputWithPast):
+    """Hidden states, and what the routers recorded: for each sparse layer `router_logits` and `expert_mask` (T, E)."""
+
+    expert_mask: tuple[Tensor, ...] | None = None
+    router_probs: tuple[Tensor, ...] | None = None
+    router_gates: tuple[Tensor, ...] | None = None
+    load_probability: tuple[Tensor, ...] | None = None
+    expert_overlaps: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class UniMoEOutput(MoeCausalLMOutputWithPast):
+    """Logits and loss. `losses` holds the unweighted parts (`language`, `balance`, `z`); `aux_loss` is the balance
+    loss.
+    """
+
+    expert_mask: tuple[Tensor, ...] | None = None
+    losses: dict[str, Tensor] | None = None
+
+
+def add_router_losses(
+    config: UniMoETextConfig,
+    loss: Tensor,
+    outputs: UniMoEModelOutput,
+    *,
+    modality_ids: Tensor,
+    attention_mask: Tensor | None,
+    router_weights: list[Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Add the router losses, with their coefficients, to the language loss.
+
+    Returns:
+        The total, and the unweighted parts by name.
+    """
+    losses = {"language": loss}
+    if not outputs.router_logits or outputs.expert_mask is None:
+        return loss, losses
+    record = RoutingRecord(
+        outputs.router_logits,
+        outputs.expert_mask,
+        outputs.router_probs or (),
+        outputs.router_gates or (),
+        outputs.load_probability,
+    )
+    losses |= router_losses(
+        config,
+        record,
+        modality_ids=modality_ids,
+        attention_mask=attention_mask,
+        router_weights=router_weights,
+        overlaps=outputs.expert_overlaps or (),
+    )
+    return loss + weighted_router_loss(config, losses), losses
