@@ -484,7 +484,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("language", "nowhere", ["there is no such folder", "Correct the path"]),
         ("language", "empty", ["there is no config.json"]),
-        ("language", "vision", ["A 'resnet' language model cannot be used; llama, qwen3 models can"]),
+        ("language", "vision", ["A 'resnet' language model cannot be used; llama, qwen2, qwen3, mixtral,"]),
         ("language", "language-cut", ["model.safetensors is damaged", "again, whole"]),
         ("language", "language-without-weight", ["weights lack model.norm.weight", "would be random"]),
         ("language", "language-without-tokenizer", ["it has no tokenizer", "tokenizer.json"]),

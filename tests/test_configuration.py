@@ -93,6 +93,8 @@ def test_num_tokens_count_units() -> None:
         ({"num_experts": 2, "num_null_experts": -1}, "num_null_experts is -1"),
         ({"hidden_act": "nope"}, "hidden_act 'nope'"),
         ({"num_experts": 2, "moe_layers": [8]}, "moe_layers names layer 8"),
+        ({"clip_qkv": 0}, "clip_qkv is 0; it is positive"),
+        ({"qk_norm": True}, "qk_norm"),
         ({"num_attention_heads": 8, "num_key_value_heads": 3}, "must be a multiple"),
     ],
 )

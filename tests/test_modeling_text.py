@@ -4,8 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TEXT
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from tiny import TEXT, randomise
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 
@@ -29,20 +37,15 @@ def reference(kind: str) -> tuple[PreTrainedModel, dict[str, Any]]:
             "original_max_position_embeddings": 16,
         }
         return LlamaForCausalLM(LlamaConfig(**TEXT, rope_parameters=dict(rope))), {"rope_parameters": rope}
+    if kind == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**TEXT, rope_parameters=dict(ROPE))), {"qkv_bias": True}
     return Qwen3ForCausalLM(Qwen3Config(**TEXT, head_dim=16, rope_parameters=dict(ROPE))), {
-        "qk_norm": True,
+        "qk_norm": "head",
         "head_dim": 16,
     }
 
 
-def randomise(model: PreTrainedModel) -> None:
-    """Give norms and biases values too, so that parity is not of ones and zeros."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-
-
-@pytest.mark.parametrize("kind", ["llama", "llama-bias", "llama3-rope", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "llama-bias", "llama3-rope", "qwen2", "qwen3"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-7)])
 def test_dense_decoder_equals_transformers(kind: str, dtype: torch.dtype, tolerance: float) -> None:
     theirs, options = reference(kind)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig
 
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
@@ -90,3 +90,10 @@ def tiny_inputs(config: UniMoEConfig, seed: int = 0) -> dict[str, Tensor]:
         "audio_features": random(1, 56, 32),
         "pixel_values_videos": random(1, 4, 3, 32, 32),
     }
+
+
+def randomise(model: nn.Module, scale: float = 0.05) -> None:
+    """Give norms and biases values too, so that parity is not of ones and zeros."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * scale)

@@ -1,9 +1,9 @@
-"""Build a dense multimodal model from pretrained parts: a language model, towers, and connectors with random weights.
+"""Build a multimodal model from pretrained parts: a language model, towers, and connectors with random weights.
 
-What comes out answers text as its language model did; the connectors are what the first stage of training is for.
+What comes out is dense or sparse as its language model is, and answers text as it did; the connectors are what the
+first stage of training is for.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,6 @@ from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
-    AutoModelForCausalLM,
     AutoTokenizer,
     CLIPImageProcessor,
     PreTrainedModel,
@@ -26,16 +25,15 @@ from transformers import (
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from .configuration_parts import prefix_tokens
-from .configuration_unimoe import UniMoEConfig, UniMoETextConfig
+from .configuration_unimoe import UniMoEConfig
 from .encoders import measure_tower
+from .language_models import build_language_model
 from .loading import LOADING_ERRORS, explain, load_weights, read_config
 from .modality import MEDIA
 from .modeling_unimoe import UniMoEForConditionalGeneration
+from .modeling_unimoe_text import UniMoEForCausalLM
 from .placeholders import CHAT_TOKENS
 from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
-
-# Decoders that `UniMoETextModel` reproduces, and what tells them apart.
-LANGUAGE_MODELS: dict[str, dict[str, Any]] = {"llama": {}, "qwen3": {"qk_norm": True}}
 
 WINDOW_TOKENS = 160
 """Most tokens that a window of sound or speech becomes unless its connector is described: 5 a second for Whisper."""
@@ -58,7 +56,7 @@ def build_model(
     """Compose a model and its processor.
 
     Args:
-        language: Folder or Hub id of a Llama or Qwen3 causal language model.
+        language: Folder or Hub id of a causal language model of a kind in `LANGUAGE_MODELS`.
         vision: Of an image tower: CLIP, SigLIP, ViT, a CNN, any timm model.
         speech: Of a Whisper model; its encoder is taken.
         audio: Of an audio spectrogram transformer (AST).
@@ -68,7 +66,7 @@ def build_model(
         seed: Of the connectors' random weights.
 
     Returns:
-        A dense model in evaluation mode, and its processor.
+        A model in evaluation mode, and its processor.
 
     Raises:
         PartError: If a part cannot be loaded, or is of a kind that cannot be used; the message names it.
@@ -80,7 +78,7 @@ def build_model(
         decoder, tokenizer = load_language(language, dtype)
         extend_vocabulary(decoder, tokenizer)
         values: dict[str, Any] = {
-            "text_config": text_config(decoder),
+            "text_config": decoder.config.to_dict(),
             "tie_word_embeddings": decoder.config.tie_word_embeddings,
         }
     towers: dict[str, PreTrainedModel] = {}
@@ -124,15 +122,13 @@ def naming(option: str, source: str | Path) -> Iterator[None]:
         raise PartError(f"{option} {source}: {explain(source, error)}") from error
 
 
-def load_language(source: str | Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_language(source: str | Path, dtype: torch.dtype | str) -> tuple[UniMoEForCausalLM, PreTrainedTokenizerBase]:
     """Load the language model, which must have all its weights, and its tokenizer.
 
     Raises:
-        ValueError: If `UniMoETextModel` does not reproduce the decoder, or a weight or the tokenizer is missing.
+        ValueError: If `UniMoEForCausalLM` does not reproduce the decoder, or a weight or the tokenizer is missing.
     """
-    if (kind := read_config(source).get("model_type")) not in LANGUAGE_MODELS:
-        raise ValueError(f"A {kind!r} language model cannot be used; {', '.join(LANGUAGE_MODELS)} models can.")
-    decoder = load_weights(AutoModelForCausalLM, source, dtype=dtype, exact=False)
+    decoder = build_language_model(source, dtype)
     try:
         return decoder, AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -156,23 +152,7 @@ def connector_config(key: str, num_tokens: int, fields: dict[str, Any]) -> dict[
     return {**fields, "stack": next(stack for stack in stacks if num_tokens // stack <= WINDOW_TOKENS)}
 
 
-def text_config(decoder: PreTrainedModel) -> dict[str, Any]:
-    """Read the language model's configuration as fields of `UniMoETextConfig`.
-
-    Raises:
-        ValueError: If the decoder attends in a way that `UniMoETextModel` does not.
-    """
-    config = decoder.config
-    if getattr(config, "use_sliding_window", False):
-        raise ValueError("A language model with sliding-window attention cannot be used.")
-    own = UniMoETextConfig.__dataclass_fields__
-    fields = {name: value for name, value in config.to_dict().items() if name in own and value is not None}
-    fields = {name: value for name, value in fields.items() if name not in ("architectures", "dtype", "model_type")}
-    fields["rope_parameters"] = copy.deepcopy(config.rope_parameters)
-    return {**fields, **LANGUAGE_MODELS[config.model_type]}
-
-
-def extend_vocabulary(decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def extend_vocabulary(decoder: UniMoEForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     """Add the chat template's tokens and the placeholders; transformers draws new embeddings around the old mean."""
     add_placeholder_tokens(tokenizer)
     if tokenizer.pad_token is None:
@@ -231,7 +211,7 @@ def feature_shape(key: str, extractor: Any) -> tuple[int, ...]:
 
 
 def copy_parts(
-    model: UniMoEForConditionalGeneration, decoder: PreTrainedModel, towers: dict[str, PreTrainedModel]
+    model: UniMoEForConditionalGeneration, decoder: UniMoEForCausalLM, towers: dict[str, PreTrainedModel]
 ) -> None:
     """Copy the weights of the language model and the towers; every name must be found on both sides."""
     model.model.language_model.load_state_dict(decoder.model.state_dict())
@@ -241,7 +221,7 @@ def copy_parts(
 
 
 def set_generation(
-    model: UniMoEForConditionalGeneration, decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    model: UniMoEForConditionalGeneration, decoder: UniMoEForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Keep the language model's generation settings, and stop also where the chat template ends a turn."""
     model.generation_config.update(**decoder.generation_config.to_diff_dict())

@@ -1,4 +1,4 @@
-"""`unimoe`: build a model, look at its folder, verify it, talk to it, and describe the environment."""
+"""`unimoe`: build a model, look at its folder, verify it, talk to it, list presets, describe the environment."""
 
 import platform
 import time
@@ -62,8 +62,19 @@ def info(folder: Folder) -> None:
 
 
 @app.command()
+def presets() -> None:
+    """List published configurations: what each is, where its figures are from, and what it leaves out."""
+    from .presets import PRESETS
+
+    table = Table("name", "what it is", "source", "what differs", show_lines=True)
+    for name, preset in PRESETS.items():
+        table.add_row(name, *map(escape, (preset.title, preset.source, preset.differs)))
+    console.print(table)
+
+
+@app.command()
 def build(
-    language: Annotated[str, typer.Option(help="Llama or Qwen3 language model: folder or Hub id.")],
+    language: Annotated[str, typer.Option(help="Language model, dense or sparse: folder or Hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for the model and its processor.")],
     vision: Annotated[str | None, typer.Option(help="Image tower: CLIP, SigLIP, ViT, a CNN, any timm model.")] = None,
     speech: Annotated[str | None, typer.Option(help="Whisper model, of which the encoder is taken.")] = None,

@@ -6,7 +6,7 @@ refused.
 """
 
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -29,10 +29,13 @@ from .remote_code import AUTO_MAP, write_remote_code
 
 @strict
 class UniMoETextConfig(MoEConfig):
-    """Decoder of the Llama/Qwen3 kind whose feed-forward layers may be sparse mixtures of experts, see `MoEConfig`.
+    """Decoder of the Llama kind whose feed-forward layers may be sparse mixtures of experts, see `MoEConfig`.
 
     Args:
-        qk_norm: RMS-normalise queries and keys per head, as Qwen3 does.
+        attention_bias: Whether all projections of the attention have a bias.
+        qkv_bias: Whether those of queries, keys and values have one (Qwen2), whatever `attention_bias` says.
+        qk_norm: RMS-normalise queries and keys: each `head` apart (Qwen3), or the whole `projection` (OLMoE).
+        clip_qkv: Largest absolute value of queries, keys and values, after normalisation (OLMoE). None: no limit.
     """
 
     model_type = "unimoe_text"
@@ -51,9 +54,11 @@ class UniMoETextConfig(MoEConfig):
     tie_word_embeddings: bool = False
     rope_parameters: RopeParameters | dict | None = None
     attention_bias: bool = False
+    qkv_bias: bool = False
     mlp_bias: bool = False
     attention_dropout: float | int = 0.0
-    qk_norm: bool = False
+    qk_norm: Literal["head", "projection"] | None = None
+    clip_qkv: float | int | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -75,6 +80,10 @@ class UniMoETextConfig(MoEConfig):
             f"({self.num_key_value_heads}).",
         )
         require(self.hidden_act in ACT2FN, f"hidden_act {self.hidden_act!r} is not an activation of transformers.")
+        require(
+            self.clip_qkv is None or self.clip_qkv > 0,
+            f"clip_qkv is {self.clip_qkv}; it is positive, or None for no limit.",
+        )
         require(
             not (self.num_experts and self.mlp_bias),
             "mlp_bias: experts have no bias; use a language model without, or no experts.",

@@ -1,6 +1,7 @@
 """The language model: embeddings -> decoder layers (attention, then dense or sparse feed-forward) -> norm -> logits.
 
-Dense, it is Llama (or, with `qk_norm`, Qwen3), weight for weight. B batch, S sequence, D hidden size, T = B*S tokens.
+Weight for weight it is Llama, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE or OLMoE, as its configuration says.
+B batch, S sequence, D hidden size, T = B*S tokens.
 """
 
 from collections.abc import Callable
@@ -33,9 +34,7 @@ from .moe.router_types import init_router, router_weights
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with rotary positions; with `qk_norm`, queries and keys are normalised per
-    head.
-    """
+    """Causal grouped-query attention with rotary positions; queries and keys may be normalised (`qk_norm`)."""
 
     def __init__(self, config: UniMoETextConfig, layer_idx: int) -> None:
         super().__init__()
@@ -48,12 +47,15 @@ class Attention(nn.Module):
         self.is_causal = True
         query_size = config.num_attention_heads * self.head_dim
         key_size = key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=config.attention_bias)
+        bias = config.attention_bias or config.qkv_bias
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
-        self.q_norm = LlamaRMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = LlamaRMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        norm_sizes = (query_size, key_size) if config.qk_norm == "projection" else (self.head_dim, self.head_dim)
+        self.q_norm, self.k_norm = (
+            LlamaRMSNorm(size, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity() for size in norm_sizes
+        )
 
     def forward(
         self,
@@ -64,10 +66,7 @@ class Attention(nn.Module):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Map (B, S, D) to (B, S, D) and, if the implementation gives them, attention weights (B, heads, S, S)."""
-        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(hidden_states).view(shape)).transpose(1, 2)  # (B, heads, S, head_dim)
-        key = self.k_norm(self.k_proj(hidden_states).view(shape)).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        query, key, value = self.project(hidden_states)  # (B, heads, S, head_dim) each
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
@@ -79,6 +78,18 @@ class Attention(nn.Module):
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+
+    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of hidden states (B, S, D), split into heads (B, heads, S, head_dim)."""
+        query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        if self.config.qk_norm == "projection":
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key, value = (states.unflatten(-1, (-1, self.head_dim)) for states in (query, key, value))
+        if self.config.qk_norm == "head":
+            query, key = self.q_norm(query), self.k_norm(key)
+        if (limit := self.config.clip_qkv) is not None:
+            query, key, value = (states.clamp(-limit, limit) for states in (query, key, value))
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
