@@ -15,7 +15,7 @@ RouterGradient = Literal["plain", "straight_through", "sparsemixer", "dense"]
 CapacityPriority = Literal["probability", "position"]
 SharedExpertWeighting = Literal["one", "sigmoid", "router"]
 ModalityRouting = Literal["shared", "bias", "separate", "isolated", "semi_isolated"]
-BalanceScope = Literal["layer", "modality"]
+BalanceScope = Literal["layer", "modality", "sequence"]
 RouterLoss = Literal[
     "importance",
     "load",
@@ -107,7 +107,8 @@ class MoEConfig(CheckedConfig):
     Losses (see `unimoe.moe.losses`):
         router_aux_loss_coef: Coefficient of the balance loss.
         router_aux_loss_scope: Over which tokens expert use is balanced: all tokens of a `layer`, or those of each
-            `modality` apart, within its permitted experts. None: `modality` if routing is isolated, else `layer`.
+            `modality` apart, within its permitted experts, or those of each `sequence` (DeepSeek-V3). None: `modality`
+            if routing is isolated, else `layer`.
         router_aux_loss_global_batch: Take the load over the batches of all processes (Qiu et al. 2025,
             arXiv 2501.11873).
         router_z_loss_coef: Coefficient of the router z-loss (Zoph et al. 2022, ST-MoE, eq. 5).
@@ -417,6 +418,10 @@ def _check_losses(config: MoEConfig) -> Checks:
     yield (
         not (config.router_losses and config.router_type in ("hash", "soft")),
         f"router_losses: router_type={config.router_type!r} has no router that a loss could teach.",
+    )
+    yield (
+        not (config.router_aux_loss_global_batch and config.router_aux_loss_scope == "sequence"),
+        "router_aux_loss_global_batch: the sequences of a batch are whole in each process; use another scope.",
     )
     yield (
         "load" not in (config.router_losses or {}) or config.router_type == "noisy_top_k",

@@ -179,6 +179,28 @@ def test_accumulated_parts_equal_one_batch_when_the_load_is_supplied(scope: str)
     torch.testing.assert_close(summed, expected)
 
 
+def test_with_sequence_scope_every_sequence_is_balanced_apart_and_accumulated_batches_equal_one() -> None:
+    record, ids = make_record(), random_modalities()
+    mask = torch.ones(B, S, dtype=torch.long)
+    mask[1, 5:] = mask[2, 3:] = 0
+    settings = config(router_aux_loss_scope="sequence")
+    whole = router_losses(settings, record, modality_ids=ids, attention_mask=mask)["balance"]
+    by_hand, summed = 0.0, torch.zeros(())
+    for b in range(B):
+        tokens = [b * S + s for s in range(S) if mask[b, s]]
+        for probs, chosen in zip(record.router_probs, record.expert_mask, strict=True):
+            for e in range(E):
+                f = sum(float(chosen[t, e]) for t in tokens) / (K * len(tokens))
+                p = sum(float(probs[t, e]) for t in tokens) / len(tokens)
+                by_hand += E * f * p * len(tokens) / int(mask.sum()) / len(record.router_probs)
+        share = mask[b].sum() / mask.sum()
+        one = part(record, b * S, b * S + S)
+        losses = router_losses(settings, one, modality_ids=ids[b : b + 1], attention_mask=mask[b : b + 1])
+        summed += share * losses["balance"]
+    assert float(whole) == pytest.approx(by_hand, rel=1e-5)
+    torch.testing.assert_close(summed, whole)
+
+
 @pytest.mark.parametrize("scope", ["layer", "modality"])
 def test_load_fractions_do_as_well_as_counts(scope: str) -> None:
     record, ids, _ = uneven_parts()

@@ -49,6 +49,7 @@ class _Inputs(NamedTuple):
     scoped: Tensor  # one of the two, as `router_aux_loss_scope` says
     load: Tensor | None
     group_tokens: Tensor | None
+    sequences: Tensor | None  # (T, B), if each is balanced apart
     router_weights: Sequence[Tensor] | None
     overlaps: Sequence[Tensor] | None
 
@@ -68,7 +69,8 @@ def router_losses(
 
     With `router_aux_loss_scope="modality"`, `balance`, `importance`, `load` and `score_variance` are those of the
     tokens of each modality apart, within the targets open to them. `entropy_global` always is; `entropy` and `z` are
-    means over all real tokens.
+    means over all real tokens. With `"sequence"`, `balance` is a mean over sequences, weighted by their tokens
+    (DeepSeek-V3, https://arxiv.org/abs/2412.19437, eq. 17-20), which accumulated batches add up to exactly.
 
     Args:
         config: Which losses (`router_losses`, those with a coefficient other than 0), and their scope.
@@ -101,7 +103,12 @@ def router_losses(
     if load is None and config.router_aux_loss_global_batch:
         load = router_load(record.expert_mask, scoped, global_batch=True)
         group_tokens = sum_over_processes(scoped.sum(dim=0))
-    inputs = _Inputs(record, is_open, real, modalities, scoped, load, group_tokens, router_weights, overlaps)
+    sequences = None
+    if config.router_aux_loss_scope == "sequence":
+        sequences = torch.eye(len(modality_ids)).to(real).repeat_interleave(modality_ids.shape[1], dim=0) * real
+    inputs = _Inputs(
+        record, is_open, real, modalities, scoped, load, group_tokens, sequences, router_weights, overlaps
+    )
     coefficients = config.router_losses or {}
     names = ["balance", "z", *(name for name, coefficient in coefficients.items() if coefficient)]
     absent = {"load": not record.load_probability, "expert_overlap": overlaps is not None and not overlaps}
@@ -138,6 +145,7 @@ def load_balancing_loss(
     is_open: Tensor | None = None,
     load: Tensor | None = None,
     group_tokens: Tensor | None = None,
+    by_tokens: bool = False,
 ) -> Tensor:
     """Penalise uneven expert use in one layer; 1 when the tokens of a group spread evenly over the targets open to it.
 
@@ -157,6 +165,8 @@ def load_balancing_loss(
         load: How often the tokens of each group chose each target (`router_load`), or fractions of that, (G, E).
             None: counted here.
         group_tokens: Tokens of each group in the whole batch, (G,). None: these tokens are the whole batch.
+        by_tokens: Weigh each group by its tokens, so that the losses of parts made of whole groups, weighted by their
+            shares of the tokens, add up to that of the batch.
 
     Returns:
         Mean over the groups that have tokens; scalar, dimensionless, float32. 0 if all groups are empty.
@@ -176,6 +186,8 @@ def load_balancing_loss(
     is_open = torch.ones_like(expert_mask) if is_open is None else is_open
     open_targets = (group_sums(is_open, token_groups) > 0).sum(dim=-1)  # (G,)
     per_group = open_targets * (fractions.detach() * probability).sum(dim=-1)
+    if by_tokens:
+        return (per_group * tokens).sum() / tokens.sum().clamp(min=1)
     if group_tokens is None:
         return mean_over_groups(per_group, tokens)
     # A part that holds the share s of the batch's tokens, but s_g of those of group g, is to count s_g of that group.
@@ -205,7 +217,15 @@ _NEEDS = {"orthogonality": "router_weights", "gram": "router_weights", "expert_o
 # Name of a loss -> its value in each layer.
 _LAYERS: dict[str, Callable[[_Inputs], Iterable[Tensor]]] = {
     "balance": lambda x: (
-        load_balancing_loss(probs, mask, x.scoped, is_open=is_open, load=load, group_tokens=x.group_tokens)
+        load_balancing_loss(
+            probs,
+            mask,
+            x.scoped if x.sequences is None else x.sequences,
+            is_open=is_open,
+            load=load,
+            group_tokens=x.group_tokens,
+            by_tokens=x.sequences is not None,
+        )
         for probs, mask, is_open, load in zip(
             x.record.router_probs,
             x.record.expert_mask,
