@@ -6,10 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from tiny import tiny_model
 from tiny_processor import FOLDER
 from typer.testing import CliRunner
 
-from unimoe.cli import app
+from unimoe.cli import app, describe
 
 runner = CliRunner()
 IMAGE, SOUND = str(FOLDER / "image_kind/food_00.png"), str(FOLDER / "spoken_word/zero_flite-kal16.flac")
@@ -26,6 +27,30 @@ def test_info_describes_experts_media_and_parameters(model_folder: Path) -> None
     words = " ".join(result.output.split())
     assert "4 of width 48, 1 null" in words and "top 2, modality mode bias" in words
     assert "16 x id" in words and "active for a token" in words
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ({"router_type": "top_p", "router_top_p": 0.6}, ["top_p, top 2 until 0.6 of the probability"]),
+        ({"expert_type": "lora"}, ["4 of width 48, as changes of rank 8 to one feed-forward", "one image token"]),
+        (
+            {
+                "modality_routing": "isolated",
+                "expert_groups": {"text": [0, 1], "image": [2, 3]},
+                "expert_group_intermediate_sizes": {"image": 16},
+                "shared_expert_intermediate_size": 8,
+            },
+            ["4 of width 16 and 48, 1 shared of width 8 (weight: one)", "experts of video: 2, 3"],
+        ),
+        ({"n_group": 2, "topk_group": 1, "expert_type": "latent"}, ["best 1 of 2 groups", "latent of size 48"]),
+        ({"router_type": "soft"}, ["soft, top 2", "active for a token"]),
+    ],
+)
+def test_info_describes_every_kind_of_sparse_layer(text: dict, said: list[str]) -> None:
+    rows = [f"{name}: {value}" for name, value in describe(tiny_model(num_experts=4, **text))]
+    for phrase in said:
+        assert any(phrase in row for row in rows), rows
 
 
 @pytest.mark.parametrize("option", [["--image", IMAGE], ["--speech", SOUND], ["--audio", SOUND, "--image", IMAGE], []])

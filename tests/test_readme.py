@@ -49,7 +49,7 @@ def test_unimoe_commands_run_as_written(model_folder: Path, monkeypatch: pytest.
             local = [re.sub("runs/quickstart/model|models/mixture", str(model_folder), word) for word in arguments]
             result = CliRunner().invoke(app, local)
             assert result.exit_code == 0, result.output
-    assert [arguments[0] for arguments in found] == ["info", "chat", "env", "build", "build", "verify"]
+    assert [arguments[0] for arguments in found] == ["info", "chat", "env", "build", "build", "verify", "presets"]
 
 
 def test_the_build_command_runs_with_local_folders(parts, tmp_path: Path) -> None:  # noqa: F811

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .modality import Modality
+
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 console = Console()
 
@@ -123,7 +125,8 @@ def build(
     processor.save_pretrained(out)
     if certificate:
         certificate.save(out)
-        console.print(f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}.")
+        difference = f"Largest difference, in {str(model.dtype).removeprefix('torch.')}: {certificate.difference:.1e}."
+        console.print(f"{certificate.kind}: {certificate.claim} {difference}", soft_wrap=True)
     console.print(f"written to {out} in {cost(started)}", highlight=False)
 
 
@@ -245,14 +248,7 @@ def describe(model: Any) -> Iterator[tuple[str, str]]:
     kind = f"{text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary {text.vocab_size:,}"
     yield "language model", kind
     if text.num_experts:
-        sparse = [str(index) for index in range(text.num_hidden_layers) if text.is_sparse(index)]
-        yield "sparse layers", ", ".join(sparse)
-        extra = f", {text.num_null_experts} null" if text.num_null_experts else ""
-        extra += f", a shared one of width {text.shared_expert_intermediate_size}" * bool(
-            text.shared_expert_intermediate_size
-        )
-        yield "experts", f"{text.num_experts} of width {text.moe_intermediate_size}{extra}"
-        yield "routing", f"top {text.num_experts_per_tok}, modality mode {text.modality_routing}"
+        yield from describe_sparse(text)
     else:
         yield "feed-forward", f"dense, width {text.intermediate_size}"
     for key in config.encoder_keys:
@@ -262,12 +258,38 @@ def describe(model: Any) -> Iterator[tuple[str, str]]:
         yield f"tokens of one {key}", f"{tokens} x id {getattr(config, f'{key}_token_id')}"
     counts = count_parameters(model)
     yield "parameters", f"{counts['total']:,}, of which {counts['active']:,} active for a token"
+    if text.num_experts and text.router_type == "soft":
+        return  # a token alone has no cost: its sequence costs the slots
     for key, cost in count_per_token(model).items():
         yield (
             f"one {key} token",
             f"meets {cost.parameters:,} parameters, multiplies {cost.flops / 1e6:,.1f} MFLOPs and reads "
             f"{cost.weight_bytes / 1e6:,.1f} MB of weights in the language model",
         )
+
+
+def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
+    """Yield what the sparse layers of a language model are made of."""
+    yield "sparse layers", ", ".join(str(index) for index in range(text.num_hidden_layers) if text.is_sparse(index))
+    families = {
+        "mlp": "",
+        "lora": f", as changes of rank {text.expert_rank} to one feed-forward",
+        "latent": f", latent of size {text.expert_latent_size} in {text.expert_latent_groups} group(s)",
+    }
+    widths = " and ".join(map(str, sorted(set(text.expert_widths()))))
+    nulls = f", {text.num_null_experts} null" if text.num_null_experts else ""
+    shared = ""
+    if text.shared_expert_intermediate_size:
+        width, weight = text.shared_expert_intermediate_size, text.shared_expert_weighting
+        shared = f", {text.num_shared_experts} shared of width {width} (weight: {weight})"
+    yield "experts", f"{text.num_experts} of width {widths}{families[text.expert_type]}{nulls}{shared}"
+    mass = f" until {text.router_top_p:g} of the probability" if text.router_type == "top_p" else ""
+    groups = f", best {text.topk_group} of {text.n_group} groups" if text.n_group > 1 else ""
+    choice = f"{text.router_type}, top {text.num_experts_per_tok}"
+    yield "routing", f"{choice}{mass}{groups}, modality mode {text.modality_routing}"
+    if text.is_isolated:
+        for modality in Modality:
+            yield f"experts of {modality.key}", ", ".join(map(str, text.permitted_experts(modality)))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,32 @@ def test_tokens_start_out_preferring_their_own_expert(sources) -> None:
     assert best == {"text": 0, "image": 1, "video": 1, "audio": 0, "speech": 2}
 
 
+@pytest.mark.parametrize(
+    "moe",
+    [
+        {"router_type": "top_p", "router_top_p": 0.7, "num_null_experts": 1},
+        {"router_type": "hash"},
+        {"decoder_sparse_step": 2, "router_gradient": "straight_through"},
+    ],
+)
+def test_any_router_can_be_put_before_the_specialists(sources, moe) -> None:
+    k = 1 if moe.get("router_type") == "hash" else 2
+    mode = "shared" if k == 1 else "bias"
+    one, two = (
+        assemble(sources["base"], specialists(sources), moe=moe, num_experts_per_tok=k, modality_routing=mode)[0]
+        for _ in range(2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    text = one.config.text_config
+    assert all(getattr(text, name) == value for name, value in moe.items())
+    assert torch.isfinite(one(**tiny_inputs(one.config)).logits).all()
+
+
+def test_what_the_specialists_decide_cannot_be_given(sources) -> None:
+    with pytest.raises(ValueError, match="moe: expert_type, num_experts cannot be given"):
+        assemble(sources["base"], specialists(sources), moe={"num_experts": 8, "expert_type": "lora"})
+
+
 def test_the_generation_settings_of_the_base_are_kept(sources) -> None:
     base = tiny_model()
     base.generation_config.update(max_new_tokens=32, eos_token_id=[2, 9])

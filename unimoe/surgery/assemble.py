@@ -6,6 +6,7 @@ with them. (Li et al. 2024, Uni-MoE, arXiv 2405.11273, section 3.2: modality-spe
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -21,11 +22,24 @@ from .dense_sources import (
     draw_router,
     fill_experts,
     load_dense,
+    mlp_experts,
     probe_states,
     relative_difference,
     source_name,
     sparse_like,
 )
+
+# Fields of the configuration that follow from the specialists, or whose weights no specialist has.
+_DECIDED = {
+    "num_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "expert_type",
+    "modality_routing",
+    "expert_groups",
+    "expert_group_intermediate_sizes",
+    "shared_expert_intermediate_size",
+}
 
 
 def assemble(
@@ -34,6 +48,7 @@ def assemble(
     *,
     num_experts_per_tok: int = 2,
     modality_routing: ModalityRouting = "bias",
+    moe: Mapping[str, Any] | None = None,
     router_bias: float = 1.0,
     seed: int = 0,
 ) -> tuple[UniMoEForConditionalGeneration, Certificate]:
@@ -45,6 +60,7 @@ def assemble(
         num_experts_per_tok: Experts that each token passes.
         modality_routing: With `bias`, tokens of a modality start with `router_bias` added to the logit of their own
             expert; with `semi_isolated`, they see only the base's expert and their own; with `isolated`, their own.
+        moe: Further fields of `MoEConfig`, e.g. `{"router_type": "top_p", "num_null_experts": 1}`.
         router_bias: Initial advantage of a token's own expert, in logits.
         seed: Seed of the router's random initialisation, N(0, initializer_range).
 
@@ -52,23 +68,27 @@ def assemble(
         The model in evaluation mode, and a certificate that every expert computes what its source computed.
 
     Raises:
-        ValueError: If a source is not dense, or if sources differ in architecture; both are named.
+        ValueError: If a source is not dense, or if sources differ in architecture; both are named. If `moe` has a
+            field that assembly decides, or that fits no other.
     """
     base_model = load_dense(base, role="base")
     specialists = {key: load_dense(source, role=key) for key, source in experts.items()}
     _check_sources(base_model, specialists)
-    config = _moe_config(base_model.config, list(specialists), num_experts_per_tok, modality_routing)
+    config = _moe_config(base_model.config, list(specialists), num_experts_per_tok, modality_routing, moe or {})
     model = sparse_like(base_model, config)
     _copy_media_parts(model, specialists)
     sources = [base_model, *specialists.values()]
     generator = torch.Generator().manual_seed(seed)
     differences = []
     for index, layer in enumerate(model.model.language_model.layers):
+        if not isinstance(layer.mlp, SparseMoeBlock):
+            continue
         feed_forwards = [source.model.language_model.layers[index].mlp for source in sources]
-        fill_experts(layer.mlp.experts, feed_forwards)
+        stacked = mlp_experts(layer.mlp)
+        fill_experts(stacked, feed_forwards)
         draw_router(layer.mlp, config.text_config.initializer_range, generator)
         _prefer_own_expert(layer.mlp, list(specialists), router_bias)
-        differences.append(_largest_difference(layer.mlp.experts, feed_forwards, generator))
+        differences.append(_largest_difference(stacked, feed_forwards, generator))
     return model, _certificate(max(differences), base, experts, model)
 
 
@@ -94,8 +114,19 @@ def _check_sources(
 
 
 def _moe_config(
-    base: UniMoEConfig, keys: list[str], num_experts_per_tok: int, modality_routing: ModalityRouting
+    base: UniMoEConfig,
+    keys: list[str],
+    num_experts_per_tok: int,
+    modality_routing: ModalityRouting,
+    moe: Mapping[str, Any],
 ) -> UniMoEConfig:
+    """Describe the mixture: what assembly decides, and further fields.
+
+    Raises:
+        ValueError: If a further field is one that assembly decides.
+    """
+    if decided := sorted(moe.keys() & _DECIDED):
+        raise ValueError(f"moe: {', '.join(decided)} cannot be given; the specialists decide what the experts are.")
     values = base.to_dict()
     groups = {key: [expert] for expert, key in enumerate(keys, start=1)}
     if modality_routing == "isolated":
@@ -109,6 +140,7 @@ def _moe_config(
         "modality_routing": modality_routing,
         "expert_groups": groups if isolated else None,
         "router_aux_loss_scope": "modality" if isolated else "layer",
+        **moe,
     }
     return UniMoEConfig.from_dict(values)
 

@@ -11,6 +11,7 @@ from ..configuration_unimoe import UniMoEConfig
 from ..loading import load_model
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import Experts, GatedMLP, SparseMoeBlock
+from ..moe.router_types import HashRouter
 
 Source = str | Path | UniMoEForConditionalGeneration
 
@@ -75,9 +76,13 @@ def fill_experts(experts: Experts, feed_forwards: Sequence[GatedMLP]) -> None:
 
 @torch.no_grad()
 def draw_router(block: SparseMoeBlock, std: float, generator: torch.Generator) -> None:
-    """Draw a router's weights from N(0, std)."""
-    weight = block.router.weight
-    weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    """Draw what a router begins with: weights from N(0, std), a hash table evenly."""
+    for name, weight in block.router.named_parameters():
+        if name in ("weight", "group_weight"):
+            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    if isinstance(block.router, HashRouter):
+        table = block.router.table
+        table.copy_(torch.randint(2**31 - 1, tuple(table.shape), generator=generator))
 
 
 def probe_states(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
