@@ -113,6 +113,8 @@ class MoEConfig(CheckedConfig):
             arXiv 2501.11873).
         router_z_loss_coef: Coefficient of the router z-loss (Zoph et al. 2022, ST-MoE, eq. 5).
         router_losses: Name of a further router loss -> its coefficient.
+        router_entropy_min_experts: The loss `entropy_global` ends once the tokens of a modality spread as widely as
+            evenly over this many experts (LIMoE's threshold). None: it does not end.
         output_router_logits: Whether forward returns router logits and adds the router losses. None: when labels are
             given.
     """
@@ -166,6 +168,7 @@ class MoEConfig(CheckedConfig):
     router_aux_loss_global_batch: bool = False
     router_z_loss_coef: float | int = 0.001
     router_losses: dict[str, float | int] | None = None
+    router_entropy_min_experts: float | int | None = None
     output_router_logits: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -418,6 +421,11 @@ def _check_losses(config: MoEConfig) -> Checks:
     yield (
         not (config.router_losses and config.router_type in ("hash", "soft")),
         f"router_losses: router_type={config.router_type!r} has no router that a loss could teach.",
+    )
+    least = config.router_entropy_min_experts
+    yield (
+        least is None or 1 <= least <= config.num_router_targets,
+        f"router_entropy_min_experts ({least}) must lie between 1 and the {config.num_router_targets} router targets.",
     )
     yield (
         not (config.router_aux_loss_global_batch and config.router_aux_loss_scope == "sequence"),

@@ -201,6 +201,15 @@ def test_with_sequence_scope_every_sequence_is_balanced_apart_and_accumulated_ba
     torch.testing.assert_close(summed, whole)
 
 
+def test_the_global_entropy_ends_at_the_threshold_of_the_configuration() -> None:
+    record, ids = make_record(), random_modalities()
+    value = {}
+    for least in (None, 1, 3, E):
+        settings = config(router_losses={"entropy_global": 1.0}, router_entropy_min_experts=least)
+        value[least] = float(router_losses(settings, record, modality_ids=ids)["entropy_global"])
+    assert value[None] < 0 and value[1] == 0.0 and 0 <= value[3] < value[E]
+
+
 @pytest.mark.parametrize("scope", ["layer", "modality"])
 def test_load_fractions_do_as_well_as_counts(scope: str) -> None:
     record, ids, _ = uneven_parts()

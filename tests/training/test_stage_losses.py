@@ -130,3 +130,38 @@ def test_noise_and_its_losses_train(make_stage, make_start) -> None:
     assert row["loss_load"] >= 0
     loaded = AutoModelForMultimodalLM.from_pretrained(stage.output)
     assert loaded.model.language_model.layers[0].mlp.router.noise_weight.abs().max() > 0
+
+
+GROUPS = {"modality_routing": "isolated", "expert_groups": {"text": [0, 1], "image": [2, 3]}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"router_type": "top_p", "router_top_p": 0.5, "num_null_experts": 1, "num_experts_per_tok": 4},
+        {"scoring_func": "sigmoid", "n_group": 2, "topk_group": 1, "modality_routing": "separate"},
+        {"router_type": "hierarchical", "n_group": 2, "router_modality_projection": True},
+        {"router_type": "hash", "num_experts_per_tok": 1},
+        {"router_type": "expert_choice", "router_aux_loss_scope": "sequence"},
+        {"router_type": "soft"},
+        {"capacity_factor": 1.0, "router_gradient": "sparsemixer", "router_jitter_noise": 0.01},
+        {"router_gradient": "dense", "modality_routing": "semi_isolated", "expert_groups": {"image": [3]}},
+        {"expert_type": "lora", "expert_rank": 4, "shared_expert_intermediate_size": 8},
+        {"expert_type": "latent", "expert_latent_size": 8, "expert_latent_groups": 2},
+        {**GROUPS, "expert_group_intermediate_sizes": {"image": 8}, "decoder_sparse_step": 2},
+        {"shared_expert_intermediate_size": 8, "shared_expert_weighting": "router", "num_shared_experts": 2},
+    ],
+    ids=str,
+)
+def test_every_kind_of_sparse_layer_trains_and_what_was_named_changes(make_stage, make_start, text) -> None:
+    start = make_start(**text)
+    parts = ["experts"] if text.get("router_type") == "hash" else ["router", "experts"]
+    stage = make_stage(start=start, train={"parts": parts}, trainer={"learning_rate": 0.01})
+    run_stage(stage, name="kinds")
+    before, after = (AutoModelForMultimodalLM.from_pretrained(folder) for folder in (start, stage.output))
+    state = before.state_dict()
+    named = {name for part in parts for name in before.parts()[part]}
+    changed = {name for name, value in after.state_dict().items() if not torch.equal(value, state[name])}
+    assert changed and changed <= named, sorted(changed - named)
+    for part in parts:
+        assert changed & set(before.parts()[part]), part

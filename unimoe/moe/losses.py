@@ -42,6 +42,7 @@ class RoutingRecord(NamedTuple):
 class _Inputs(NamedTuple):
     """What the losses of `_LAYERS` choose from."""
 
+    config: MoEConfig
     record: RoutingRecord
     is_open: Sequence[Tensor]
     real: Tensor  # (T, 1)
@@ -105,9 +106,9 @@ def router_losses(
         group_tokens = sum_over_processes(scoped.sum(dim=0))
     sequences = None
     if config.router_aux_loss_scope == "sequence":
-        sequences = torch.eye(len(modality_ids)).to(real).repeat_interleave(modality_ids.shape[1], dim=0) * real
+        sequences = torch.eye(len(modality_ids), device=real.device).repeat_interleave(modality_ids.shape[1], 0) * real
     inputs = _Inputs(
-        record, is_open, real, modalities, scoped, load, group_tokens, sequences, router_weights, overlaps
+        config, record, is_open, real, modalities, scoped, load, group_tokens, sequences, router_weights, overlaps
     )
     coefficients = config.router_losses or {}
     names = ["balance", "z", *(name for name, coefficient in coefficients.items() if coefficient)]
@@ -244,7 +245,10 @@ _LAYERS: dict[str, Callable[[_Inputs], Iterable[Tensor]]] = {
         for probability, is_open in zip(x.record.load_probability or (), x.is_open, strict=True)
     ),
     "entropy": lambda x: (entropy_loss(probs, x.real) for probs in x.record.router_probs),
-    "entropy_global": lambda x: (global_entropy_loss(probs, x.modalities) for probs in x.record.router_probs),
+    "entropy_global": lambda x: (
+        global_entropy_loss(probs, x.modalities, min_experts=x.config.router_entropy_min_experts)
+        for probs in x.record.router_probs
+    ),
     "orthogonality": lambda x: (orthogonality_loss(weight) for weight in x.router_weights or ()),
     "gram": lambda x: (gram_loss(weight) for weight in x.router_weights or ()),
     "score_variance": lambda x: (
