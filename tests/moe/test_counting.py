@@ -28,6 +28,34 @@ def test_only_the_experts_that_a_token_is_not_sent_to_are_idle(experts: int, top
     assert counts["total"] - counts["active"] == text.num_hidden_layers * expert * max(experts - top_k, 0)
 
 
+@pytest.mark.parametrize(
+    ("moe", "one"),
+    [
+        ({"expert_type": "lora", "expert_rank": 4}, 3 * 4 * (32 + 48)),
+        ({"expert_type": "latent", "expert_latent_size": 6, "expert_latent_groups": 2}, 3 * 6 * 48),
+        ({"num_shared_experts": 2, "shared_expert_intermediate_size": 8}, 3 * 32 * 48),
+        ({"router_type": "top_p", "router_top_p": 0.1}, 3 * 32 * 48),
+    ],
+    ids=str,
+)
+def test_of_every_family_all_but_k_experts_are_idle(moe, one) -> None:
+    model = tiny_model(num_experts=6, num_experts_per_tok=2, **moe)
+    counts = count_parameters(model)
+    assert counts["total"] == sum(parameter.numel() for parameter in model.parameters())
+    assert counts["total"] - counts["active"] == model.config.text_config.num_hidden_layers * one * (6 - 2)
+
+
+def test_of_banks_the_small_experts_are_idle_first() -> None:
+    groups = {"modality_routing": "isolated", "expert_groups": {"text": [0, 1], "image": [2, 3, 4]}}
+    model = tiny_model(num_experts=5, num_experts_per_tok=2, **groups, expert_group_intermediate_sizes={"image": 12})
+    counts, costs = count_parameters(model), count_per_token(model)
+    layers = model.config.text_config.num_hidden_layers
+    assert counts["total"] - counts["active"] == layers * 3 * (3 * 32 * 12)
+    own = sum(p.numel() for name, p in model.named_parameters() if ".image." in name)
+    assert costs["text"].parameters - (costs["image"].parameters - own) == layers * 2 * 3 * 32 * (48 - 12)
+    assert costs["text"].flops - costs["image"].flops == layers * 2 * 2 * 3 * 32 * (48 - 12)
+
+
 def test_one_expert_of_the_dense_width_differs_from_dense_by_the_router_alone() -> None:
     dense, sparse = tiny_model(), tiny_model(num_experts=4, num_experts_per_tok=1)
     routers = sum(parameter.numel() for name, parameter in sparse.named_parameters() if "router" in name)
@@ -70,6 +98,7 @@ JOINT = {"shared_expert_weighting": "router"}
         {"num_experts": 4, "expert_type": "lora", "expert_rank": 3, "router_modality_projection": True},
         {"num_experts": 4, "expert_type": "latent", "expert_latent_size": 6, "expert_latent_groups": 2},
         {"num_experts": 4, "n_group": 2, "router_type": "hierarchical", "modality_routing": "separate"},
+        {"num_experts": 4, "router_type": "top_p", "router_top_p": 1.0, "num_experts_per_tok": 3},
         {"num_experts": 4, "num_shared_experts": 2, "shared_expert_intermediate_size": 8, **SIGMOID},
         {"num_experts": 4, "num_shared_experts": 2, "shared_expert_intermediate_size": 8, **JOINT},
         {

@@ -1,5 +1,6 @@
 """Families of experts: each equals a slow loop over tokens, whichever implementation computes it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "expert_groups": GROUPS,
         "expert_group_intermediate_sizes": {"image": 8},
     },
+}
+ALONE = {  # one expert in the bank of images
+    "modality_routing": "isolated",
+    "expert_groups": {"text": [0, 1, 2, 3, 4], "image": [5]},
+    "expert_group_intermediate_sizes": {"image": 8},
 }
 KERNELS = ["eager", "grouped_mm", "batched_mm"]
 PRECISE = [("eager", torch.float64), ("batched_mm", torch.float64), ("grouped_mm", torch.float32)]
@@ -60,7 +66,7 @@ def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 def expert_by_hand(experts: Any, e: int, x: Tensor) -> Tensor:
     """One expert on one token (D,), from the equations."""
     if isinstance(experts, LoRAExperts):
-        s, base = experts.scale, experts.base
+        s, base = 6 / 4, experts.base  # alpha / rank
         gate_a, up_a = experts.gate_up_a[e].chunk(2)
         gate = base.gate_proj.weight + s * experts.gate_b[e] @ gate_a
         up = base.up_proj.weight + s * experts.up_b[e] @ up_a
@@ -106,6 +112,38 @@ def test_experts_equal_a_loop_over_tokens_forward_and_backward(family: str, kern
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("family", FAMILIES)
+def test_float32_is_as_precise_as_float32_is(family: str, kernel: str) -> None:
+    exact = by_hand(make(family, torch.float64), *routing(torch.float64))
+    with torch.no_grad():
+        error = make(family, kernel=kernel)(*routing()).double() - exact
+    assert error.abs().max() <= 1e-6 * exact.abs().max()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_under_autocast_every_kernel_is_near_the_exact_result(family: str, kernel: str) -> None:
+    exact = by_hand(make(family, torch.float64), *routing(torch.float64))
+    experts, (hidden, index, weights) = make(family, kernel=kernel), routing()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = experts(hidden.requires_grad_(), index, weights)
+    assert output.dtype == torch.float32
+    assert (output.double() - exact).abs().max() <= 0.02 * exact.abs().max()
+    output.sum().backward()
+    assert hidden.grad.dtype == torch.float32 and hidden.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_tokens_give_no_rows_and_a_backward_pass(family: str, kernel: str) -> None:
+    experts, hidden = make(family, kernel=kernel), torch.zeros(0, D, requires_grad=True)
+    output = experts(hidden, torch.zeros(0, K, dtype=torch.long), torch.zeros(0, K))
+    assert output.shape == (0, D)
+    output.sum().backward()
+    assert hidden.grad.shape == (0, D)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_token_without_experts_gets_zero_whatever_is_in_memory(family: str, kernel: str) -> None:
     experts, (hidden, index, weights) = make(family, kernel=kernel), routing()
     hidden.requires_grad_()
@@ -137,10 +175,12 @@ def test_one_expert_and_the_slots_answer_as_the_weighted_sum_does(family: str) -
     torch.testing.assert_close((outputs * weights[..., None]).sum(1), experts(hidden, index, weights))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("family", ["lora", "latent"])
-def test_materialised_experts_compute_the_same(family: str) -> None:
-    experts, inputs = make(family, torch.float64), routing(torch.float64)
-    torch.testing.assert_close(experts.materialize()(*inputs), experts(*inputs), rtol=1e-10, atol=1e-12)
+def test_materialised_experts_compute_the_same(family: str, dtype: torch.dtype, tolerance: float) -> None:
+    experts, inputs = make(family, dtype), routing(dtype)
+    factored = experts(*inputs)
+    assert (experts.materialize()(*inputs) - factored).abs().max() <= tolerance * factored.abs().max()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -165,19 +205,50 @@ _grouped_flops._get_raw = True  # type: ignore[attr-defined]  # the counter then
 GROUPED = {torch.ops.aten._grouped_mm: _grouped_flops}
 
 
+def flops(experts: Any, hidden: Tensor, index: Tensor) -> int:
+    with FlopCounterMode(display=False, custom_mapping=GROUPED) as counter, torch.no_grad():
+        experts(hidden, index, torch.ones(index.shape))
+    return counter.get_total_flops()
+
+
 @pytest.mark.parametrize("kernel", ["eager", "grouped_mm"])
-@pytest.mark.parametrize("family", ["mlp", "lora", "latent"])
-def test_flops_fall_with_the_share_of_slots_that_ask_no_expert(family: str, kernel: str) -> None:
-    """Shared products cost the same however many experts a token asks."""
+@pytest.mark.parametrize("family", [*FAMILIES, "alone"])
+def test_flops_fall_with_the_share_of_slots_that_ask_no_expert(
+    family: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared products cost the same however many experts a token asks; idle banks cost nothing."""
+    monkeypatch.setitem(FAMILIES, "alone", ALONE)
     experts = make(family, kernel=kernel)
-    one = experts.expert_sizes()[0]
-    shared = sum(p.numel() for p in experts.parameters()) - one * E
+    sizes = experts.expert_sizes()
+    shared = sum(p.numel() for p in experts.parameters()) - sum(sizes)
     hidden = torch.randn(T, D)
     for asked in range(K + 1):
-        index = torch.arange(K).repeat(T, 1).masked_fill(torch.arange(K) >= asked, E)
-        with FlopCounterMode(display=False, custom_mapping=GROUPED) as counter, torch.no_grad():
-            experts(hidden, index, torch.ones(T, K))
-        assert counter.get_total_flops() == 2 * T * (shared + asked * one), asked
+        index = (E - 1 - torch.arange(K)).repeat(T, 1).masked_fill(torch.arange(K) >= asked, E)
+        expected = 2 * T * (shared + sum(sizes[E - asked :]))
+        assert flops(experts, hidden, index) == expected, asked
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("nulls", [False, True])
+def test_a_lone_expert_equals_a_feed_forward_and_skips_who_does_not_ask(kernel: str, nulls: bool) -> None:
+    config = UniMoETextConfig(
+        hidden_size=D, num_attention_heads=2, intermediate_size=WIDTH, num_experts=1, num_experts_per_tok=1
+    )
+    config._experts_implementation = kernel
+    experts = build_experts(config)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    hidden, weights = torch.randn(T, D, requires_grad=True), torch.rand(T, 1)
+    index = (torch.arange(T) % 2 * int(nulls))[:, None]
+    output = experts(hidden, index, weights)
+    expected = experts.expert_output(0, hidden) * weights.masked_fill(index == 1, 0.0)
+    torch.testing.assert_close(output, expected)
+    wanted = [hidden, *experts.parameters()]
+    actual_gradients = torch.autograd.grad(output.square().sum(), wanted)
+    for actual, wish in zip(actual_gradients, torch.autograd.grad(expected.square().sum(), wanted), strict=True):
+        torch.testing.assert_close(actual, wish)
+    if kernel != "batched_mm":
+        assert flops(experts, hidden, index) == 2 * int((index == 0).sum()) * experts.expert_sizes()[0]
 
 
 def test_lora_experts_start_as_the_frozen_feed_forward() -> None:
@@ -192,15 +263,38 @@ def test_lora_experts_start_as_the_frozen_feed_forward() -> None:
     )
     block = UniMoEForCausalLM(config).model.layers[0].mlp
     assert not any(p.requires_grad for p in block.experts.base.parameters())
-    assert block.experts.gate_up_a.abs().max() > 0 and block.experts.down_b.abs().max() == 0
+    for drawn, inputs in ((block.experts.gate_up_a, D), (block.experts.down_a, WIDTH)):  # as peft draws A
+        assert 0.9 <= drawn.abs().max() * inputs**0.5 <= 1
+    assert all(b.abs().max() == 0 for name, b in block.experts.named_parameters() if name.endswith("_b"))
     hidden = torch.randn(T, D)
-    weights = torch.full((T, 2), 0.5)
-    index = torch.rand(T, E).topk(2).indices
-    torch.testing.assert_close(block.experts(hidden, index, weights), block.experts.base(hidden))
+    _, index, weights = routing()
+    for kernel in KERNELS:
+        config._experts_implementation = kernel
+        expected = block.experts.base(hidden) * weights.sum(dim=-1, keepdim=True)
+        torch.testing.assert_close(block.experts(hidden, index, weights), expected)
 
 
-def test_an_idle_bank_is_not_read_and_not_trained() -> None:
-    experts = make("banks")
+def test_loaded_lora_weights_are_not_drawn_again_when_others_are_missing(tmp_path: Path) -> None:
+    config = UniMoETextConfig(
+        hidden_size=D,
+        num_attention_heads=2,
+        intermediate_size=WIDTH,
+        num_hidden_layers=1,
+        vocab_size=20,
+        num_experts=E,
+        **FAMILIES["lora"],
+    )
+    model = UniMoEForCausalLM(config)
+    part = {name: value for name, value in model.state_dict().items() if not name.endswith("down_b")}
+    model.save_pretrained(tmp_path, state_dict=dict(part))  # which it empties
+    loaded = UniMoEForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in part.items())
+    assert all((value == 0).all() for name, value in loaded.items() if name.endswith("down_b"))
+
+
+@pytest.mark.parametrize("kernel", ["eager", "grouped_mm"])
+def test_an_idle_bank_is_not_read_and_not_trained(kernel: str) -> None:
+    experts = make("banks", kernel=kernel)
     hidden, index, weights = routing()
     index = torch.tensor(GROUPS["text"]).repeat(T, 1)
     before = experts(hidden, index, weights)

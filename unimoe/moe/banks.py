@@ -10,7 +10,7 @@ from .experts import Experts, stacked_experts
 class ExpertBanks(nn.Module):
     """Experts whose widths differ, e.g. small ones for vision (ERNIE-4.5-VL), in one `Experts` for each width.
 
-    A bank whose experts no token chose reads no weights.
+    A bank whose experts no token chose reads no weights, except with `batched_mm`, whose slots each read an expert.
     """
 
     places: Tensor

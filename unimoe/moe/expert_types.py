@@ -42,9 +42,9 @@ def init_experts(experts: nn.Module, std: float) -> None:
             init.normal_(parameter, mean=0.0, std=std)
         elif name.endswith("_b"):
             init.zeros_(parameter)
-        else:
-            for matrix in parameter:
-                init.kaiming_uniform_(matrix, a=math.sqrt(5))
+        else:  # `init.kaiming_uniform_(a=sqrt(5))` of each matrix; a slice would not tell `init` that it was loaded
+            bound = 1 / math.sqrt(parameter.shape[-1])
+            init.uniform_(parameter, -bound, bound)
     if isinstance(experts, ExpertBanks):
         init.copy_(experts.places, experts.find_places())
 

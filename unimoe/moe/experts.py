@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.integrations import use_experts_implementation
 
 from ..configuration_unimoe import UniMoETextConfig
+from .slots import make_slots
 
 
 class GatedMLP(nn.Module):
@@ -37,8 +38,9 @@ class Experts(nn.Module):
     An index of E means "no expert": that slot contributes nothing, whichever implementation runs.
     """
 
-    # The decorator sets this after construction; True makes transformers' kernels honour the index E (see
+    # The decorator sets these after construction; True makes transformers' kernels honour the index E (see
     # `stacked_experts`).
+    config: PreTrainedConfig
     _is_expert_parallel: bool
 
     def __init__(self, config: PreTrainedConfig, num_experts: int | None = None, width: int | None = None) -> None:
@@ -69,11 +71,30 @@ class Experts(nn.Module):
         return F.linear(self.act_fn(gate) * up, self.down_proj[expert])
 
 
+class LoneExpert(Experts):
+    """A stack of one, whose `grouped_mm` skips slots that ask no expert.
+
+    That of transformers computes them and throws the result away: it counts slots by a histogram over [0, E-1], which
+    for E = 1 is empty, and means to torch "from the least to the largest".
+    """
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """See `Experts.forward`."""
+        if self.config._experts_implementation != "grouped_mm":
+            return super().forward(hidden_states, top_k_index, top_k_weights)
+        slots = make_slots(top_k_index, top_k_weights, num_experts=1, implementation="grouped_mm")
+        gate, up = slots.linear(hidden_states[slots.token], self.gate_up_proj).chunk(2, dim=-1)  # (S, I)
+        inner = self.act_fn(gate) * up * slots.weight
+        output = slots.combine(slots.linear(inner, self.down_proj), len(hidden_states))
+        return output.to(hidden_states.dtype)
+
+
 def stacked_experts(config: UniMoETextConfig, num_experts: int | None = None, width: int | None = None) -> Experts:
     """Build MLP experts so that every implementation skips slots with the index E.
 
     transformers honours that index in `grouped_mm` and `batched_mm` only for experts that it believes to be sharded.
     """
-    experts = Experts(config, num_experts, width)
+    number = num_experts or config.num_experts
+    experts = (LoneExpert if number == 1 else Experts)(config, number, width)
     experts._is_expert_parallel = True
     return experts

@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 
 from ..configuration_unimoe import UniMoETextConfig
 from .experts import Experts, stacked_experts
-from .slots import make_slots
+from .slots import make_slots, sum_by_row
 
 
 class LatentExperts(nn.Module):
@@ -48,9 +48,9 @@ class LatentExperts(nn.Module):
         up = slots.linear(self.latent(hidden_states, self.latent_up)[place], self.up_proj)
         answers = slots.linear(self.act_fn(gate) * up * slots.weight, self.down_proj)  # (S, r)
         tokens = len(hidden_states)
-        by_group = slots._replace(token=place).combine(answers, tokens * self.num_groups)  # (T*G, r)
-        output = F.linear(by_group.view(tokens, -1), self.latent_out.transpose(0, 1).flatten(1))
-        return output.to(hidden_states.dtype)
+        by_group = sum_by_row(answers, place, tokens * self.num_groups)  # (T*G, r)
+        side_by_side = by_group.view(tokens, self.num_groups * self.latent_dim)
+        return F.linear(side_by_side, self.latent_out.transpose(0, 1).flatten(1)).to(hidden_states.dtype)
 
     def latent(self, hidden_states: Tensor, projection: Tensor) -> Tensor:
         """Latent states (T*G, r) of tokens (T, D) under the projections (G, r, D) of the groups."""

@@ -21,8 +21,8 @@ class Slots(NamedTuple):
     """Expert of each slot, (S,); sorted for `grouped_mm`."""
     weight: Tensor
     """Combine weight of each slot, (S, 1); 0 where nothing is asked."""
-    offsets: Tensor
-    """How many slots the experts up to each ask for, (E,); only of meaning if sorted."""
+    offsets: Tensor | None
+    """How many slots ask for the experts up to each, (E,), if sorted."""
     implementation: str
 
     def linear(self, inputs: Tensor, weights: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class Slots(NamedTuple):
 
     def combine(self, outputs: Tensor, num_tokens: int) -> Tensor:
         """Sum outputs (S, C) of the slots by token, (T, C)."""
-        return outputs.new_zeros(num_tokens, outputs.shape[-1]).index_add(0, self.token, outputs)
+        return sum_by_row(outputs, self.token, num_tokens)
 
 
 def make_slots(top_k_index: Tensor, top_k_weights: Tensor, *, num_experts: int, implementation: str | None) -> Slots:
@@ -54,22 +54,33 @@ def make_slots(top_k_index: Tensor, top_k_weights: Tensor, *, num_experts: int, 
     expert, weight = top_k_index.reshape(-1), top_k_weights.reshape(-1, 1)
     token = torch.arange(len(top_k_index), device=expert.device).repeat_interleave(top_k_index.shape[-1])
     weight = weight.masked_fill(expert[:, None] >= num_experts, 0.0)
-    offsets = (expert[:, None] == torch.arange(num_experts, device=expert.device)).sum(0).cumsum(0)
+    offsets = None
     if implementation == "grouped_mm":
         expert, order = expert.sort(stable=True)
         token, weight = token[order], weight[order]
-    return Slots(token, expert, weight, offsets.to(torch.int32), implementation)
+        every = torch.arange(num_experts, device=expert.device)
+        offsets = torch.searchsorted(expert, every, right=True, out_int32=True)
+    return Slots(token, expert, weight, offsets, implementation)
+
+
+def sum_by_row(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """Sum values (S, C) that go to the same of R rows, given for each as (S,), to (R, C).
+
+    In the order of the slots, hence the same each time; `index_add` on a GPU adds in any order.
+    """
+    ordered, order = rows.sort(stable=True)
+    starts = torch.searchsorted(ordered, torch.arange(num_rows, device=rows.device))
+    return F.embedding_bag(order, values, starts, mode="sum")
 
 
 def _eager(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
-    output = inputs.new_zeros(len(inputs), weights.shape[1])
-    for expert, weight in enumerate(weights):
-        rows = torch.where(slots.expert == expert)[0]
-        output = output.index_copy(0, rows, F.linear(inputs[rows], weight).to(output.dtype))
-    return output
+    rows = [torch.where(slots.expert == expert)[0] for expert in range(len(weights))]
+    outputs = torch.cat([F.linear(inputs[own], weight) for own, weight in zip(rows, weights, strict=True)])
+    return outputs.new_zeros(len(inputs), weights.shape[1]).index_copy(0, torch.cat(rows), outputs)
 
 
 def _grouped(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
+    assert slots.offsets is not None
     if weights.stride(1) * weights.element_size() % 16:
         raise ValueError(
             f"grouped_mm needs rows of a multiple of 16 bytes; {weights.shape[2]} values (a rank or latent size) in "
@@ -94,4 +105,4 @@ _LINEAR: dict[str, Callable[[Tensor, Tensor, Slots], Tensor]] = {
 }
 
 
-__all__ = ["Slots", "make_slots"]
+__all__ = ["Slots", "make_slots", "sum_by_row"]
