@@ -126,6 +126,25 @@ class UniMoEPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _fixed: frozenset[str] = frozenset()
+
+    def post_init(self) -> None:
+        """Finish construction as every transformers model does, and remember what it froze."""
+        super().post_init()
+        self._fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as every transformers model does, and freeze what construction froze.
+
+        transformers' loader lets all parameters train: the base of LoRA experts, and Whisper's sinusoids.
+        """
+        loaded: Any = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
+        for name, parameter in model.named_parameters():
+            if name in model._fixed:
+                parameter.requires_grad_(False)
+        return loaded
 
     # transformers decides these two by searching the text of the file that defines the class; ours spans several
     # files.

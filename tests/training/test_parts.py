@@ -38,6 +38,20 @@ def test_what_a_tower_holds_fixed_stays_fixed():
     assert frozen == {"model.encoders.speech.tower.embed_positions.weight"}  # Whisper's sinusoids
 
 
+def test_what_construction_freezes_is_frozen_in_a_loaded_model_too(tmp_path):
+    model = tiny_model(**MOE, expert_type="lora")
+    model.save_pretrained(tmp_path)
+    loaded, report = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    frozen = {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    bases = {name for name in frozen if ".experts.base." in name}
+    assert len(bases) == 3 * model.config.text_config.num_hidden_layers
+    assert frozen - bases == {"model.encoders.speech.tower.embed_positions.weight"}  # Whisper's sinusoids
+    choose_trainable(loaded, TrainConfig(parts=["encoders", "experts"]))
+    assert not any(loaded.get_parameter(name).requires_grad for name in frozen)
+
+
 @pytest.mark.parametrize("parts", [["connectors"], ["encoders.image", "router"], ["experts"], ["attention", "norms"]])
 def test_a_step_changes_the_named_parts_and_nothing_else(parts):
     model = tiny_model(**MOE)
