@@ -56,13 +56,16 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
             raise ConfigError(
                 f"This model has no part {part!r}.{did_you_mean(part, names)} Parts: {', '.join(names)}."
             )
+    parameters = dict(model.named_parameters())
+    for part in config.parts:
+        if not any(parameters[name].requires_grad for name in names[part]):
+            raise ConfigError(f"train.parts: {part} is frozen by design; nothing of it would train.")
     whole = {name for part in config.parts for name in names[part]}
     for part in config.lora.parts if config.lora else []:
         if both := sorted(whole.intersection(names[part])):
             raise ConfigError(
                 f"train.lora.parts: {part} would train whole and by lora ({both[0]}). Name it in one of them."
             )
-    parameters = dict(model.named_parameters())
     trainable = Trainable({part: [parameters[name] for name in members] for part, members in names.items()})
     fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}  # Whisper's sinusoids
     model.requires_grad_(False)

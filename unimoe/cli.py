@@ -33,6 +33,7 @@ PACKAGES = (
 )
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 ModalityRouting = Literal["shared", "bias", "separate"]
+ExpertType = Literal["mlp", "lora"]
 Files = Annotated[list[Path] | None, typer.Option(help="A file; repeat the option for several.")]
 Folder = Annotated[str, typer.Argument(help="Model folder, or Hub id.")]
 
@@ -83,6 +84,9 @@ def build(
     audio: Annotated[str | None, typer.Option(help="Audio spectrogram transformer.")] = None,
     experts: Annotated[int, typer.Option(min=0, help="Copies of each feed-forward as experts. 0: dense.")] = 0,
     top_k: Annotated[int, typer.Option(min=1, help="Experts that each token passes.")] = 2,
+    expert_type: Annotated[
+        ExpertType, typer.Option(help="mlp: copies. lora: low-rank changes of one frozen copy.")
+    ] = "mlp",
     routing: Annotated[ModalityRouting, typer.Option(help="Modality mode of the routers.")] = "shared",
     connector: Annotated[
         list[str] | None,
@@ -114,9 +118,8 @@ def build(
         )
         certificate = None
         if experts:
-            model, certificate = upcycle(
-                model, num_experts=experts, num_experts_per_tok=top_k, modality_routing=routing, seed=seed
-            )
+            chosen: Any = {"num_experts": experts, "num_experts_per_tok": top_k, "expert_type": expert_type}
+            model, certificate = upcycle(model, **chosen, modality_routing=routing, seed=seed)
     except PartError as error:
         fail(f"--{error}")
     except (OSError, ValueError, StrictDataclassError) as error:

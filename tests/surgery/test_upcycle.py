@@ -14,6 +14,8 @@ EXACT = [
     {"num_experts": 3, "num_experts_per_tok": 3, "norm_topk_prob": False},
     {"modality_routing": "bias"},
     {"moe_layers": [1]},
+    {"expert_type": "lora", "expert_rank": 4},
+    {"expert_type": "lora", "modality_routing": "separate", "num_experts_per_tok": 1},
 ]
 INEXACT = [
     {"norm_topk_prob": False},
@@ -98,3 +100,17 @@ def test_what_cannot_be_upcycled_is_refused() -> None:
         upcycle(moe)
     with pytest.raises(ValueError, match="use assemble"):
         upcycle(tiny_model(), modality_routing="isolated")
+
+
+def test_lora_experts_keep_the_feed_forward_frozen_and_start_out_by_the_seed(tmp_path) -> None:
+    dense = tiny_model()
+    one, two, other = (upcycle(dense, expert_type="lora", seed=seed)[0] for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    experts = one.model.language_model.layers[0].mlp.experts
+    assert not torch.equal(experts.down_a, other.model.language_model.layers[0].mlp.experts.down_a)
+    assert torch.equal(experts.base.up_proj.weight, dense.model.language_model.layers[0].mlp.up_proj.weight)
+    one.save_pretrained(tmp_path)
+    loaded = UniMoEForConditionalGeneration.from_pretrained(tmp_path)
+    assert not any(p.requires_grad for p in loaded.model.language_model.layers[0].mlp.experts.base.parameters())
+    with pytest.raises(ValueError, match="noise is added to copies"):
+        upcycle(dense, expert_type="lora", noise=0.1)

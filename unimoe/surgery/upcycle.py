@@ -5,6 +5,7 @@ sum of the token's combine weights: the dense model exactly if that sum is 1, wh
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
@@ -13,6 +14,7 @@ from ..configuration_unimoe import UniMoEConfig
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import Experts, GatedMLP, RoutingContext, SparseMoeBlock
+from ..moe.lora_experts import LoRAExperts
 from .certificate import Certificate
 from .dense_sources import (
     TOLERANCE,
@@ -37,24 +39,27 @@ def upcycle(
     num_null_experts: int = 0,
     modality_routing: ModalityRouting = "shared",
     moe_layers: Sequence[int] | None = None,
+    expert_type: Literal["mlp", "lora"] = "mlp",
+    expert_rank: int = 8,
     noise: float = 0.0,
     exact: bool = True,
     seed: int = 0,
 ) -> tuple[UniMoEForConditionalGeneration, Certificate]:
     """Turn the feed-forwards of a dense model into experts.
 
-    Copies alone leave the router without a gradient from the language loss at the first step: all experts are equal,
-    so their weights do not matter. They part by the tokens that the random router sends them, or by `noise`.
+    Equal experts leave the router without a gradient from the language loss at the first step: their weights do not
+    matter. They part by the tokens that the random router sends them, or by `noise`.
 
     Args:
         dense: Model, or its folder.
         num_experts, num_experts_per_tok: Experts of each sparse layer (E), and those that each token passes (K).
-        norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1. Without it (and K < E) the output
-            shrinks by the probability of the experts not chosen.
+        norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1; else (if K < E) the output shrinks.
         num_null_experts: Router targets that compute nothing; they shrink the output too.
         modality_routing: `shared`, `bias` or `separate`; see `MoEConfig`. Isolated groups come from `assemble`.
         moe_layers: Layers that become sparse. None: all.
-        noise: Standard deviation of what is added to each expert's weights, relative to that of the matrix.
+        expert_type: `mlp`: copies. `lora`: one frozen copy, changed by each expert (MixLoRA, arXiv 2404.15159).
+        expert_rank: Of `lora`.
+        noise: Standard deviation of what is added to each copy's weights, relative to that of the matrix.
         exact: Refuse settings under which the result differs from the dense model.
         seed: Seed of the router, N(0, initializer_range), and of the noise.
 
@@ -65,6 +70,8 @@ def upcycle(
     Raises:
         ValueError: If the source is not dense, or under `exact` the result differs; the message gives the difference.
     """
+    if noise and expert_type == "lora":
+        raise ValueError("noise is added to copies; LoRA experts share one, which stays as it is.")
     if modality_routing in ("isolated", "semi_isolated"):
         raise ValueError("upcycle makes equal experts, which no modality owns. For isolated routing use assemble.")
     source = load_dense(dense, role="upcycled")
@@ -76,16 +83,11 @@ def upcycle(
         num_null_experts=num_null_experts,
         modality_routing=modality_routing,
         moe_layers=None if moe_layers is None else sorted(moe_layers),
+        expert_type=expert_type,
+        expert_rank=expert_rank,
     )
     model = sparse_like(source, config)
-    generator = torch.Generator().manual_seed(seed)
-    difference = 0.0
-    for layer, dense_layer in zip(model.model.language_model.layers, source.model.language_model.layers, strict=True):
-        if isinstance(layer.mlp, SparseMoeBlock):
-            fill_experts(mlp_experts(layer.mlp), [dense_layer.mlp] * num_experts)
-            _add_noise(mlp_experts(layer.mlp), noise, generator)
-            draw_router(layer.mlp, config.text_config.initializer_range, generator)
-            difference = max(difference, _difference(layer.mlp, dense_layer.mlp, generator))
+    difference = _upcycle_layers(model, source, noise, torch.Generator().manual_seed(seed))
     keeps = noise == 0 and num_null_experts == 0 and (norm_topk_prob or num_experts_per_tok == num_experts)
     return model, _certificate(source, dense, config, difference, keeps=keeps, exact=exact, noise=noise)
 
@@ -94,6 +96,34 @@ def _moe_config(dense: UniMoEConfig, **fields: object) -> UniMoEConfig:
     values = dense.to_dict()
     values["text_config"] |= {"moe_intermediate_size": values["text_config"]["intermediate_size"], **fields}
     return UniMoEConfig.from_dict(values)
+
+
+def _upcycle_layers(
+    model: UniMoEForConditionalGeneration,
+    dense: UniMoEForConditionalGeneration,
+    noise: float,
+    generator: torch.Generator,
+) -> float:
+    """Fill the experts of every sparse layer and draw its router; return the largest difference of a layer."""
+    difference = 0.0
+    for layer, dense_layer in zip(model.model.language_model.layers, dense.model.language_model.layers, strict=True):
+        if isinstance(layer.mlp, SparseMoeBlock):
+            _fill(layer.mlp, dense_layer.mlp, noise, generator)
+            draw_router(layer.mlp, model.config.text_config.initializer_range, generator)
+            difference = max(difference, _difference(layer.mlp, dense_layer.mlp, generator))
+    return difference
+
+
+@torch.no_grad()
+def _fill(block: SparseMoeBlock, mlp: GatedMLP, noise: float, generator: torch.Generator) -> None:
+    """Make each expert of a block compute a feed-forward, up to noise."""
+    if not isinstance(block.experts, LoRAExperts):
+        fill_experts(mlp_experts(block), [mlp] * block.experts.num_experts)
+        return _add_noise(mlp_experts(block), noise, generator)
+    block.experts.base.load_state_dict(mlp.state_dict())
+    for weights in (block.experts.gate_up_a, block.experts.down_a):  # as peft draws them; the other factor is 0
+        drawn = torch.rand(weights.shape, generator=generator) * 2 - 1
+        weights.copy_(drawn / weights.shape[-1] ** 0.5)
 
 
 @torch.no_grad()
@@ -147,6 +177,7 @@ def _certificate(
             "num_null_experts": text.num_null_experts,
             "modality_routing": text.modality_routing,
             "moe_layers": text.moe_layers,
+            "expert_type": text.expert_type,
             "noise": noise,
             "measured_on": "64 random hidden states of unit scale in each sparse layer",
         },
