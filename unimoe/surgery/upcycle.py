@@ -53,7 +53,7 @@ def upcycle(
     Args:
         dense: Model, or its folder.
         num_experts, num_experts_per_tok: Experts of each sparse layer (E), and those that each token passes (K).
-        norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1; else (if K < E) the output shrinks.
+        norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1; else, if K < E, outputs shrink.
         num_null_experts: Router targets that compute nothing; they shrink the output too.
         modality_routing: `shared`, `bias` or `separate`; see `MoEConfig`. Isolated groups come from `assemble`.
         moe_layers: Layers that become sparse. None: all.
