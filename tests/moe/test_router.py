@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from unimoe import Modality, UniMoETextConfig
+from unimoe import Modality, UniMoEForCausalLM, UniMoETextConfig
 from unimoe.moe import Router, RoutingContext, build_router, load_balancing_loss
 
 T, D, E = 40, 16, 5
@@ -107,10 +107,10 @@ def test_routing_and_losses_are_float32_under_autocast() -> None:
     router = make_router()
     hidden, context = tokens()
     expected = router(hidden.bfloat16(), context)
-    loss = load_balancing_loss(expected[0], expected[3], torch.ones(T, 1))
+    loss = load_balancing_loss(expected.router_probs, expected.expert_mask, torch.ones(T, 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = router(hidden.bfloat16(), context)
-        assert torch.equal(load_balancing_loss(actual[0], actual[3], torch.ones(T, 1)), loss)
+        assert torch.equal(load_balancing_loss(actual.router_probs, actual.expert_mask, torch.ones(T, 1)), loss)
     assert torch.equal(actual[0], expected[0]) and torch.equal(actual[2], expected[2])
 
 
@@ -140,3 +140,16 @@ def test_routing_and_losses_are_float32_under_autocast() -> None:
 def test_impossible_routing_is_refused(text: dict[str, Any], problem: str) -> None:
     with pytest.raises(Exception, match=problem):
         make_router(**text)
+
+
+def test_a_hash_table_survives_loading_in_bfloat16(tmp_path) -> None:
+    text = {"hidden_size": D, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 50}
+    model = UniMoEForCausalLM(UniMoETextConfig(**text, num_experts=7, router_type="hash", num_experts_per_tok=1))
+    model.save_pretrained(tmp_path)
+    ids = torch.arange(50)
+    context = RoutingContext(torch.zeros(50, dtype=torch.long), token_ids=ids)
+    index = []
+    for dtype in (torch.float32, torch.bfloat16):
+        loaded = UniMoEForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+        index.append(loaded.model.layers[0].mlp.router(torch.zeros(50, D, dtype=dtype), context).top_k_index)
+    assert torch.equal(*index) and len(index[0].unique()) == 7

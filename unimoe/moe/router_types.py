@@ -88,7 +88,8 @@ class HashRouter(TopKRouter):
         is_open = torch.ones(tokens, self.num_experts, dtype=torch.bool, device=hidden_states.device)
         if self.permitted is not None:
             is_open = self.permitted[context.modality_ids]
-        place = self.table[context.token_ids] % is_open.sum(dim=-1)  # (T,)
+        # Loading in bf16 makes all of a router float32, the table too; its numbers are exact there.
+        place = self.table[context.token_ids].long() % is_open.sum(dim=-1)  # (T,)
         chosen = is_open & (is_open.cumsum(dim=-1) == place[:, None] + 1)
         return hidden_states.new_zeros(tokens, self.num_experts).masked_fill(~chosen, float("-inf"))
 
@@ -108,6 +109,9 @@ class ExpertChoiceRouter(Router):
         targets = torch.arange(self.num_experts, device=scores.device).expand_as(scores)
         return targets, expert_choice(scores, is_open, experts_per_token=self.top_k)
 
+
+TABLE_NUMBERS = 2**24
+"""Numbers that a hash table is drawn from: integers that float32 has."""
 
 ROUTERS: dict[str, type[Router]] = {
     "top_k": TopKRouter,
@@ -146,4 +150,4 @@ def init_router(router: Router, std: float) -> None:
     if router.balance_bias is not None:
         init.zeros_(router.balance_bias)
     if isinstance(router, HashRouter):
-        init.copy_(router.table, torch.randint(2**31 - 1, tuple(router.table.shape)))
+        init.copy_(router.table, torch.randint(TABLE_NUMBERS, tuple(router.table.shape)))

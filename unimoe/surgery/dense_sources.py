@@ -11,7 +11,7 @@ from ..configuration_unimoe import UniMoEConfig
 from ..loading import load_model
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import Experts, GatedMLP, SparseMoeBlock
-from ..moe.router_types import HashRouter
+from ..moe.router_types import TABLE_NUMBERS, HashRouter
 
 Source = str | Path | UniMoEForConditionalGeneration
 
@@ -82,7 +82,7 @@ def draw_router(block: SparseMoeBlock, std: float, generator: torch.Generator) -
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
     if isinstance(block.router, HashRouter):
         table = block.router.table
-        table.copy_(torch.randint(2**31 - 1, tuple(table.shape), generator=generator))
+        table.copy_(torch.randint(TABLE_NUMBERS, tuple(table.shape), generator=generator))
 
 
 def probe_states(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
