@@ -166,3 +166,25 @@ def test_the_command_lists_every_preset_with_its_source() -> None:
     result = CliRunner().invoke(app, ["presets"], env={"COLUMNS": "300"})
     assert result.exit_code == 0, result.output
     assert all(name in result.output for name in EXPECTED) and "arXiv 2412.19437" in result.output
+
+
+def test_vl_moe_keeps_modalities_apart_below_and_fuses_them_in_dense_layers_on_top() -> None:
+    groups = {"text": [0, 1], "image": [2, 3]}
+    tiny = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "vocab_size": 40, "num_experts": 4}
+    config = text_config("vl-moe", **tiny, num_hidden_layers=6, mlp_only_layers=[4, 5], expert_groups=groups)
+    assert [index for index in range(6) if config.is_sparse(index)] == [1, 3]
+    ids = torch.randint(0, 40, (2, 7))
+    labels = torch.full_like(ids, -100)
+    labels[:, 3] = ids[:, 3]  # masked modelling: a loss at the masked positions alone
+    for modality, idle in ((0, groups["image"]), (1, groups["text"])):
+        model = UniMoEForCausalLM(config).train()
+        output = model(ids, mm_token_type_ids=torch.full_like(ids, modality), labels=labels)
+        output.loss.backward()
+        for index in (1, 3):
+            block = model.model.layers[index].mlp
+            for weights in (block.experts.gate_up_proj, block.experts.down_proj, block.router.weight):
+                touched = weights.grad.flatten(1).abs().amax(1) > 0
+                assert not touched[idle].any() and touched.any()
+        assert all(model.model.layers[5].mlp.up_proj.weight.grad.abs().amax(1) > 0)
+        shifted = output.logits[:, 2].log_softmax(-1).gather(1, ids[:, 3, None]).mean()
+        assert float(output.losses["language"]) == pytest.approx(-float(shifted), rel=1e-5)

@@ -206,8 +206,8 @@ PRESETS: dict[str, Preset] = {
         title="VL-MoE: separate vision and language experts, one expert per token",
         source="arXiv 2303.07226; top-1, 32 experts of each kind and every other layer from memory; sizes: our "
         "defaults",
-        differs="A causal decoder, not a bidirectional encoder trained by masked modelling; no dense fusion layers on "
-        "top for pairs of image and text; no batch-prioritised capacity for images.",
+        differs="A causal decoder, not a bidirectional encoder trained by masked modelling; no batch-prioritised "
+        "capacity for images. The dense layers on top that fuse image and text are mlp_only_layers, not given here.",
         fields=_fields(
             num_experts=64,
             num_experts_per_tok=1,
