@@ -4,7 +4,6 @@ The processor has settled all lengths; here features are scattered onto their pl
 D hidden size, C encoder width. A *unit* is one picture, one clip, or one window of sound or speech.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,12 +16,10 @@ from .configuration_unimoe import UniMoEConfig
 from .connectors import build_connector
 from .encoders import Encoder
 from .modality import Modality
-from .modeling_outputs import UniMoEModelOutput, UniMoEOutput
+from .modeling_generation import MultimodalGeneration
+from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput
 from .modeling_unimoe_text import LanguageHead, UniMoEPreTrainedModel, UniMoETextModel
 
-# Results of `UniMoEModel.encode` by modality key. transformers types `pooler_output` as one tensor; it is a tuple, one
-# a unit.
-EncoderOutputs = dict[str, Any]
 INPUT_MODALITIES: Any = ("image", "video", "audio", "text")  # those that transformers knows, and as a tuple
 
 
@@ -213,7 +210,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         return self.connectors[key](parameter.new_zeros(0, config.num_tokens, config.hidden_size)).sum()
 
 
-class UniMoEForConditionalGeneration(LanguageHead):
+class UniMoEForConditionalGeneration(MultimodalGeneration, LanguageHead):
     """Answers in text to images, video, audio, speech and text. See `UniMoEProcessor` for its inputs."""
 
     config_class = UniMoEConfig
@@ -275,31 +272,6 @@ class UniMoEForConditionalGeneration(LanguageHead):
             **kwargs,
         )
 
-    def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> Any:
-        """Encode all media once per generation; transformers does so for images and video only."""
-        names = [name for modality in Modality if (name := modality.feature_name)]
-        features = {name: model_kwargs.pop(name, None) for name in names}
-        given = model_kwargs.get("mm_encoder_outputs")
-        model_kwargs["mm_encoder_outputs"] = self.model.encode_all(features, given)
-        return model_kwargs
-
-    def _expand_multimodal_outputs(
-        self,
-        input_ids: Tensor,
-        mm_encoder_output: EncoderOutputs,
-        expand_size: int = 1,
-        inputs_embeds: Tensor | None = None,
-    ) -> Any:
-        """Repeat each row's media for its beams: units A, B of a row become A, B, A, B."""
-        has_ids = input_ids is not None and input_ids.numel() > 0
-        placeholders = self.model.placeholders(input_ids if has_ids else None, inputs_embeds)
-        expanded: EncoderOutputs = {}
-        for key, output in mm_encoder_output.items():
-            tokens_per_row = placeholders[Modality.from_key(key)].sum(-1).tolist()
-            units: Any = repeat_units(output.pooler_output, tokens_per_row, expand_size)
-            expanded[key] = BaseModelOutputWithPooling(pooler_output=units)
-        return expanded
-
     def parts(self) -> dict[str, list[str]]:
         """Names of the parameters of each part that can be trained or frozen; a parameter may stand in several
         parts.
@@ -315,24 +287,6 @@ def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:
     """`Modality` of each token (B, S), from the placeholder masks; None if the model takes text only."""
     ids = [mask.long() * int(modality) for modality, mask in placeholders.items()]
     return torch.stack(ids).sum(dim=0) if ids else None
-
-
-def repeat_units(units: Sequence[Tensor], tokens_per_row: list[int], times: int) -> tuple[Tensor, ...]:
-    """Repeat the group of units that belongs to each row, whose tokens per row are known.
-
-    Raises:
-        ValueError: If units and rows do not meet.
-    """
-    repeated: list[Tensor] = []
-    rest = list(units)
-    for row, tokens in enumerate(tokens_per_row):
-        group: list[Tensor] = []
-        while rest and sum(map(len, group)) < tokens:
-            group.append(rest.pop(0))
-        if sum(map(len, group)) != tokens:
-            raise ValueError(f"Row {row} has {tokens} placeholder tokens, but its media give {sum(map(len, group))}.")
-        repeated += group * times
-    return tuple(repeated)
 
 
 # Module name within a parameter's name -> part. The first that matches decides.
