@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -296,6 +297,23 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
         if reason := text_config.generation_obstacle:
             raise ValueError(f"A model with router_type={text_config.router_type!r} cannot generate: {reason}.")
         return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Prepare a step as transformers does. Tokens after those that have a modality id are text: candidates of
+        assisted decoding, to which transformers gives none.
+        """
+        if mm_token_type_ids is not None:
+            missing = max(input_ids.shape[1] - mm_token_type_ids.shape[1], 0)
+            mm_token_type_ids = F.pad(mm_token_type_ids, (0, missing))
+        return super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, mm_token_type_ids=mm_token_type_ids, **kwargs
+        )
 
     def predict(
         self,
