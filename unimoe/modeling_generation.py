@@ -67,8 +67,8 @@ class MultimodalGeneration:
             new = new_units(total, cached, size, modality)
             if len(units) not in (sum(total) // size, len(new)):
                 raise ValueError(
-                    f"Found {len(units)} unit(s) in {name}, but the conversation has {sum(total) // size} and its part "
-                    f"after the cache {len(new)}. Pass the media of all turns, or those of the new turn alone."
+                    f"Found {len(units)} unit(s) in {name}, but the conversation has {sum(total) // size} and its "
+                    f"part after the cache {len(new)}. Pass the media of all turns, or those of the new turn alone."
                 )
             kept = units if len(units) == len(new) else units[new]
             features[name] = kept if len(kept) else None

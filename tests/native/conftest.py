@@ -1,4 +1,4 @@
-"""A tiny sparse model with every modality, one row with every medium, and a counter of what the encoders were asked."""
+"""A tiny sparse model with every modality, a row with every medium, and a count of what the encoders were asked."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`generate` with every medium in one row: each kind of decoding, each kind of cache, streaming, embeddings, outputs."""
+"""`generate` with every medium in one row: kinds of decoding, caches, assistants, streaming, embeddings, outputs."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""A conversation that goes on from the cache of its last turn: only new media are encoded, and nothing else changes."""
+"""A conversation that goes on from the cache of its last turn encodes its new media only, and answers the same."""
 
 import copy
 
