@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from transformers import Cache, GenerationConfig
+from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .modality import MEDIA, Modality
 from .modeling_outputs import EncoderOutputs
 
 
-class MultimodalGeneration:
+class MultimodalGeneration(GenerationMixin):
     """What `generate` asks of a model with media; the hooks have transformers' names."""
 
     config: Any
@@ -91,7 +91,7 @@ class MultimodalGeneration:
             expanded[key] = BaseModelOutputWithPooling(pooler_output=units)
         return expanded
 
-    def _get_candidate_generator(
+    def _get_candidate_generator(  # type: ignore[override]
         self, *args: Any, model_kwargs: dict[str, Any], assistant_model: Any = None, **kwargs: Any
     ) -> Any:
         """Give an assistant what it takes; media are not among it, so it drafts from the text and is corrected."""

@@ -298,7 +298,7 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
             raise ValueError(f"A model with router_type={text_config.router_type!r} cannot generate: {reason}.")
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self,
         input_ids: Tensor,
         inputs_embeds: Tensor | None = None,
@@ -311,7 +311,8 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
         if mm_token_type_ids is not None:
             missing = max(input_ids.shape[1] - mm_token_type_ids.shape[1], 0)
             mm_token_type_ids = F.pad(mm_token_type_ids, (0, missing))
-        return super().prepare_inputs_for_generation(
+        inherited: Any = super()
+        return inherited.prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, mm_token_type_ids=mm_token_type_ids, **kwargs
         )
 

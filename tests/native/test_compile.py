@@ -6,7 +6,7 @@ is run by the slow tests.
 
 import pytest
 import torch
-from tiny import randomise, tiny_inputs, tiny_model
+from tiny import randomise, tiny_model
 from transformers import CompileConfig, StaticCache
 
 IMPLEMENTATIONS = ("grouped_mm", "batched_mm")
@@ -68,6 +68,7 @@ def test_text_alone_compiles_whole(compiled_kind, backend) -> None:
     torch.testing.assert_close(compiled(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_step_with_media_compiles(compiled_kind, inputs, backend) -> None:
     """Towers are transformers' own and may break the graph; the result is the same."""
@@ -76,6 +77,7 @@ def test_a_step_with_media_compiles(compiled_kind, inputs, backend) -> None:
     torch.testing.assert_close(compiled(**inputs).logits, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_training_step_of_text_compiles_with_the_same_gradients(sparse, backend) -> None:
     torch._dynamo.reset()
     ids = torch.randint(3, 60, (2, 9))
