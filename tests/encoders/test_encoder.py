@@ -80,8 +80,47 @@ def test_whisper_gives_its_encoder_alone() -> None:
 def test_ast_tokens_are_counted_without_running_it() -> None:
     config = UniMoEAudioConfig(tower_config=AST)
     measured = measure_tower(config.tower_config, (56, 32), num_prefix_tokens=2)
-    assert measured == {"num_tokens": config.num_tokens, "hidden_size": config.hidden_size}
+    assert measured == {
+        "num_tokens": config.num_tokens,
+        "token_grid": config.token_grid,
+        "hidden_size": config.hidden_size,
+    }
     assert Encoder(config).eval()(torch.randn(2, 56, 32)).shape == (2, config.num_tokens, 16)
+
+
+@pytest.mark.parametrize(
+    ("config", "grid"),
+    [
+        (UniMoEVisionConfig(tower_config=VISION["vit"]), [4, 4]),
+        (UniMoEAudioConfig(tower_config=AST), [2, 5]),
+        (UniMoESpeechConfig(tower_config=WHISPER), [1, 50]),
+        (UniMoEVisionConfig(tower_config=RESNET, num_tokens=9), [3, 3]),
+        (UniMoEVisionConfig(tower_config=RESNET, num_tokens=10), [1, 10]),
+        (UniMoEVisionConfig(tower_config=RESNET, token_grid=[2, 5]), [2, 5]),
+    ],
+    ids=["vit", "ast", "whisper", "square", "row", "stated"],
+)
+def test_tokens_of_a_unit_lie_in_a_grid(config: Any, grid: list[int]) -> None:
+    assert (config.token_grid, config.num_tokens) == (grid, grid[0] * grid[1])
+
+
+def test_the_grid_is_that_of_the_feature_map() -> None:
+    tower = AutoConfig.for_model(**RESNET)
+    assert measure_tower(tower, (3, 32, 64)) == {"num_tokens": 32, "token_grid": [4, 8], "hidden_size": 24}
+
+
+def test_ast_tokens_lie_by_frequency_and_run_in_time() -> None:
+    encoder = Encoder(UniMoEAudioConfig(tower_config=AST)).eval()
+    frames = torch.zeros(1, 56, 32)
+    frames[:, 46:] = 1.0  # the last patch of 16 frames alone, in every band of frequency
+    embeddings = encoder.tower.embeddings.patch_embeddings
+    changed = (embeddings(frames) - embeddings(torch.zeros(1, 56, 32))).abs().amax(-1).view(2, 5) > 0
+    assert changed.any(0).tolist() == [False, False, False, False, True]
+
+
+def test_a_grid_that_does_not_hold_the_tokens_is_refused() -> None:
+    with pytest.raises(Exception, match=r"token_grid is \[4, 5\]; it is \[rows, columns\] and holds the 16 tokens"):
+        UniMoEVisionConfig(tower_config=VISION["vit"], num_tokens=16, token_grid=[4, 5])
 
 
 def test_features_of_another_size_are_refused_with_both_counts() -> None:

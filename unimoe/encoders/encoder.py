@@ -2,12 +2,14 @@
 out.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ..configuration_parts import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig
+from ..configuration_parts import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig, token_grid
 
 # Model types of which only a part is the tower.
 _TOWERS: dict[str, type[PreTrainedModel]] = {"whisper": WhisperEncoder}
@@ -20,14 +22,20 @@ def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config)
 
 
-def read_tokens(tower: PreTrainedModel, features: Tensor, *, layer: int = -1, prefix: int = 0) -> Tensor:
-    """Run a tower and return its tokens (N, L, C): a feature map (N, C, H, W) row by row, prefix tokens dropped."""
+def read_states(tower: PreTrainedModel, features: Tensor, *, layer: int = -1) -> Tensor:
+    """Run a tower and return a hidden state: tokens (N, L, C), or a feature map (N, H, W, C)."""
     output = tower(**{tower.main_input_name: features}, output_hidden_states=layer != -1, return_dict=True)
     states = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
     if states.dim() == 4:
         timm_format = str(getattr(getattr(tower, "timm_model", None), "output_fmt", "NCHW"))
-        states = states.flatten(1, 2) if timm_format.endswith("NHWC") else states.flatten(2).transpose(1, 2)
-    return states[:, prefix:]
+        return states if timm_format.endswith("NHWC") else states.permute(0, 2, 3, 1)
+    return states
+
+
+def read_tokens(tower: PreTrainedModel, features: Tensor, *, layer: int = -1, prefix: int = 0) -> Tensor:
+    """Run a tower and return its tokens (N, L, C): a feature map row by row, prefix tokens dropped."""
+    states = read_states(tower, features, layer=layer)
+    return states.flatten(1, -2)[:, prefix:]
 
 
 class Encoder(nn.Module):
@@ -58,8 +66,8 @@ class Encoder(nn.Module):
 
 def measure_tower(
     tower_config: PreTrainedConfig, features_shape: tuple[int, ...], *, num_prefix_tokens: int = 0
-) -> dict[str, int]:
-    """Measure `num_tokens` and `hidden_size` of any tower, on the meta device: no memory, no weights.
+) -> dict[str, Any]:
+    """Measure `num_tokens`, `token_grid` and `hidden_size` of any tower, on the meta device: no memory, no weights.
 
     Args:
         tower_config: Configuration of the tower.
@@ -67,9 +75,11 @@ def measure_tower(
         num_prefix_tokens: Class and distillation tokens that will be dropped.
 
     Returns:
-        The two values, as keyword arguments for an encoder configuration.
+        The three values, as keyword arguments for an encoder configuration.
     """
     with torch.device("meta"), torch.no_grad():
         tower = build_tower(tower_config).eval()
-        tokens = read_tokens(tower, torch.empty(1, *features_shape), prefix=num_prefix_tokens)
-    return {"num_tokens": tokens.shape[1], "hidden_size": tokens.shape[2]}
+        states = read_states(tower, torch.empty(1, *features_shape))
+    tokens = states.flatten(1, -2).shape[1] - num_prefix_tokens
+    grid = list(states.shape[1:3]) if states.dim() == 4 else token_grid(tower_config, tokens)
+    return {"num_tokens": tokens, "token_grid": grid, "hidden_size": states.shape[-1]}
