@@ -28,13 +28,17 @@ FLOORS = {
     "configuration_moe": 2,
     "configuration_unimoe": 2,
     "presets": 2,
+    "layout": 2,
     "media": 2,
     "placeholders": 2,
+    "positions": 2,
+    "units": 2,
     "processing_unimoe": 2,
     "moe": 3,
     "encoders": 3,
     "connectors": 3,
     "modeling_outputs": 4,
+    "rotary": 4,
     "modeling_generation": 4,
     "modeling_unimoe_text": 4,
     "modeling_unimoe": 4,
@@ -52,9 +56,17 @@ NEIGHBOURS = {
     ("configuration_unimoe", "configuration_parts"),
     ("presets", "configuration_unimoe"),
     ("placeholders", "media"),
+    ("configuration_unimoe", "layout"),
+    ("processing_unimoe", "layout"),
     ("processing_unimoe", "media"),
     ("processing_unimoe", "placeholders"),
+    ("processing_unimoe", "positions"),
+    ("processing_unimoe", "units"),
+    ("units", "layout"),
+    ("units", "media"),
+    ("units", "positions"),
     ("modeling_unimoe_text", "modeling_outputs"),
+    ("modeling_unimoe_text", "rotary"),
     ("modeling_generation", "modeling_outputs"),
     ("modeling_unimoe", "modeling_generation"),
     ("modeling_unimoe", "modeling_outputs"),
@@ -64,7 +76,7 @@ NEIGHBOURS = {
     ("build", "loading"),
     ("surgery", "loading"),
 }
-HEAVY = ("deepspeed", "timm", "torchaudio", "peft", "datasets", "torchcodec", "matplotlib", "jiwer", "soundfile")
+HEAVY = ("deepspeed", "timm", "torchaudio", "peft", "datasets", "av", "torchcodec", "matplotlib", "jiwer", "soundfile")
 WALK = ("processing_unimoe", "modeling_unimoe", "connectors", "moe.block", "moe.losses")
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import ASTFeatureExtractor, WhisperFeatureExtractor
 
-from unimoe.media import cut_windows, load_clip, load_picture, load_sound, window_samples
+from unimoe.media import FrameSampling, cut_windows, load_clip, load_picture, load_sound, window_samples
 
 MEDIA = Path(__file__).parents[1] / "training/quickstart/media"
 PIXELS = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
@@ -128,28 +128,27 @@ def brightness(frames: list[Image.Image]) -> list[int]:
     ids=["arrays", "array", "tensor FHWC", "tensor FCHW", "decoder", "pil"],
 )
 def test_every_form_of_a_clip_is_sampled_uniformly(form):
-    assert brightness(load_clip(form(clip(16)), num_frames=4)) == [2, 6, 10, 14]
+    assert brightness(load_clip(form(clip(16)), sampling=FrameSampling(maximum=4)).frames) == [2, 6, 10, 14]
 
 
 def test_short_clips_repeat_frames_in_order():
-    assert brightness(load_clip(clip(3), num_frames=8)) == [0, 0, 0, 1, 1, 2, 2, 2]
-    assert brightness(load_clip(clip(1), num_frames=3)) == [0, 0, 0]
+    assert brightness(load_clip(clip(3), sampling=FrameSampling()).frames) == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert brightness(load_clip(clip(1), sampling=FrameSampling(maximum=3)).frames) == [0, 0, 0]
 
 
 def test_animated_gif_needs_no_video_decoder(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     frames = [Image.fromarray(frame * 60) for frame in clip(4)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    loaded = brightness(load_clip(tmp_path / "a.gif", num_frames=4))
+    loaded = brightness(load_clip(tmp_path / "a.gif", sampling=FrameSampling(maximum=4)).frames)
     assert np.abs(np.array(loaded) - [0, 60, 120, 180]).max() <= 4
 
 
-def test_a_film_without_torchcodec_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", None)
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+def test_a_film_without_pyav_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "film.mp4").write_bytes(b"\0" * 64)
     with pytest.raises(ImportError, match=r"row 0, video 0: .*film.mp4.*pip install unimoe\[video\]"):
-        load_clip(tmp_path / "film.mp4", num_frames=2, where="row 0, video 0")
+        load_clip(tmp_path / "film.mp4", sampling=FrameSampling(), where="row 0, video 0")
 
 
 @pytest.mark.parametrize(
@@ -159,12 +158,12 @@ def test_a_film_without_torchcodec_says_what_to_install(tmp_path, monkeypatch):
         (clip(1)[:0], "0 frames"),
         (clip(2)[0], r"4 dimensions .* got shape \(4, 6, 3\)"),
         ("nowhere.mp4", "no file 'nowhere.mp4'"),
-        ([PIXELS, "nowhere.png"], "frame 2: there is no file"),
+        ([PIXELS, "nowhere.png"], "frame 1: there is no file"),
     ],
 )
 def test_bad_clips_are_refused_with_their_place(medium, message):
     with pytest.raises(ValueError, match=f"row 1, video 0.*{message}"):
-        load_clip(medium, num_frames=4, where="row 1, video 0")
+        load_clip(medium, sampling=FrameSampling(maximum=4), where="row 1, video 0")
 
 
 def test_every_form_of_a_sound_gives_the_same_samples(tmp_path):

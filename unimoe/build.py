@@ -7,6 +7,7 @@ first stage of training is for.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from .configuration_parts import prefix_tokens
 from .configuration_unimoe import UniMoEConfig
 from .encoders import measure_tower
 from .language_models import build_language_model
+from .layout import MediaLayout
 from .loading import LOADING_ERRORS, explain, load_weights, read_config
 from .modality import MEDIA
 from .modeling_unimoe import UniMoEForConditionalGeneration
 from .modeling_unimoe_text import UniMoEForCausalLM
 from .placeholders import CHAT_TOKENS
 from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
+from .suggest import did_you_mean
 
 WINDOW_TOKENS = 160
 """Most tokens that a window of sound or speech becomes unless its connector is described: 5 a second for Whisper."""
@@ -51,6 +54,7 @@ def build_model(
     speech: str | Path | None = None,
     audio: str | Path | None = None,
     connectors: dict[str, dict[str, Any]] | None = None,
+    media: dict[str, Any] | None = None,
     dtype: torch.dtype | str = "auto",
     seed: int = 0,
 ) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor]:
@@ -63,6 +67,7 @@ def build_model(
         audio: Of an audio spectrogram transformer (AST).
         connectors: Encoder key (`image`, `audio`, `speech`) -> fields of `UniMoEConnectorConfig`. What is not given
             is its default, but for sounds and speech: there neighbours are stacked to at most `WINDOW_TOKENS`.
+        media: Fields of `MediaLayout` by name, e.g. `{"image_max_tiles": 4}`.
         dtype: Of the language model and the towers.
         seed: Of the connectors' random weights.
 
@@ -92,7 +97,8 @@ def build_model(
             connector = connector_config(key, fields["token_grid"], connectors.get(key, {}))
             values |= {f"{option}_config": fields, f"{key}_connector_config": connector}
     values |= {f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA}
-    config = UniMoEConfig(**values)
+    refuse_unknown_fields(media or {})
+    config = UniMoEConfig(**values, **(media or {}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = UniMoEForConditionalGeneration._from_config(config, dtype=decoder.dtype).eval()
@@ -112,6 +118,17 @@ def refuse_idle_connectors(connectors: dict[str, dict[str, Any]], sources: dict[
     for key in connectors.keys() - sources.keys():
         have = ", ".join(sources) or "text only"
         raise PartError(f"connector {key}: there is no such encoder; this model takes {have}.")
+
+
+def refuse_unknown_fields(media: dict[str, Any]) -> None:
+    """Refuse a field that does not say how media become tokens.
+
+    Raises:
+        PartError: Naming it, and the nearest one.
+    """
+    known = [f.name for f in fields(MediaLayout) if f.name not in ("grids", "time_axes")]
+    for name in media.keys() - set(known):
+        raise PartError(f"media {name}: there is no such field.{did_you_mean(name, known)}")
 
 
 @contextmanager

@@ -29,6 +29,7 @@ PACKAGES = (
     "datasets",
     "safetensors",
     "deepspeed",
+    "av",
     "torchcodec",
 )
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -92,6 +93,12 @@ def build(
         list[str] | None,
         typer.Option(help="A field of a connector, e.g. speech.stack=5 or image.type=qformer; repeat for several."),
     ] = None,
+    media: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How media become tokens, e.g. image_max_tiles=4 or video_frame_rate=1; repeat for several."
+        ),
+    ] = None,
     dtype: Annotated[Precision, typer.Option(help="Of the weights. auto: as the parts were saved.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the connectors and the routers.")] = 0,
 ) -> None:
@@ -104,18 +111,14 @@ def build(
 
     from .build import PartError, build_model
     from .loading import reason
-    from .settings import apply_override
     from .surgery import upcycle
 
     logging.disable_progress_bar()
     started = time.perf_counter()
-    connectors: dict[str, Any] = {}
+    towers: dict[str, Any] = {"vision": vision, "speech": speech, "audio": audio}
     try:
-        for field in connector or []:
-            apply_override(connectors, field)
-        model, processor = build_model(
-            language, vision=vision, speech=speech, audio=audio, connectors=connectors, dtype=dtype, seed=seed
-        )
+        fields: dict[str, Any] = {"connectors": read_fields(connector), "media": read_fields(media)}
+        model, processor = build_model(language, **towers, **fields, dtype=dtype, seed=seed)
         certificate = None
         if experts:
             chosen: Any = {"num_experts": experts, "num_experts_per_tok": top_k, "expert_type": expert_type}
@@ -131,6 +134,16 @@ def build(
         difference = f"Largest difference, in {str(model.dtype).removeprefix('torch.')}: {certificate.difference:.1e}."
         console.print(f"{certificate.kind}: {certificate.claim} {difference}", soft_wrap=True)
     console.print(f"written to {out} in {cost(started)}", highlight=False)
+
+
+def read_fields(given: list[str] | None) -> dict[str, Any]:
+    """Read fields given as `a.b=value`."""
+    from .settings import apply_override
+
+    values: dict[str, Any] = {}
+    for field in given or []:
+        apply_override(values, field)
+    return values
 
 
 @app.command("verify")

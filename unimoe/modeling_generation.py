@@ -22,6 +22,12 @@ class MultimodalGeneration(GenerationMixin):
     config: Any
     model: Any
 
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
+        """Count positions, which the caller left out; media of a model with `omni` positions need their own."""
+        require_positions(self.config, None, model_kwargs.get("mm_encoder_outputs"))
+        positions: Tensor = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        return positions
+
     def _maybe_prepare_encoder_kwargs_for_generation(
         self,
         inputs_tensor: Tensor,
@@ -129,6 +135,19 @@ def new_units(total: list[int], cached: list[int], size: int, modality: Modality
     return places
 
 
+def require_positions(config: Any, position_ids: Tensor | None, encoded: EncoderOutputs | None) -> None:
+    """Refuse media without positions where plain ones would be wrong.
+
+    Raises:
+        ValueError: If positions of this model tell time and space, and its media came with plain ones, or none.
+    """
+    if config.position_type == "omni" and encoded and (position_ids is None or position_ids.dim() == 2):
+        raise ValueError(
+            "This model has position_type 'omni', but its media came without positions in time and space. Pass the "
+            "position_ids (3, B, S) that the processor returned."
+        )
+
+
 def repeat_units(units: Sequence[Tensor], tokens_per_row: list[int], times: int) -> tuple[Tensor, ...]:
     """Repeat the group of units that belongs to each row, whose tokens per row are known.
 
@@ -149,4 +168,4 @@ def repeat_units(units: Sequence[Tensor], tokens_per_row: list[int], times: int)
     return tuple(repeated)
 
 
-__all__ = ["MultimodalGeneration"]
+__all__ = ["MultimodalGeneration", "require_positions"]

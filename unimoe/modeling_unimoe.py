@@ -1,7 +1,8 @@
 """The multimodal model: encoders -> connectors -> merge into the text embeddings -> language model -> logits and loss.
 
 The processor has settled all lengths; here features are scattered onto their placeholder tokens. B batch, S sequence,
-D hidden size, C encoder width. A *unit* is one picture, one clip, or one window of sound or speech.
+D hidden size, C encoder width. A *unit* is a picture or a tile of it, a group of a clip's frames, or a window of sound
+or speech.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from .configuration_unimoe import UniMoEConfig
 from .connectors import build_connector
 from .encoders import Encoder
 from .modality import Modality
-from .modeling_generation import MultimodalGeneration
+from .modeling_generation import MultimodalGeneration, require_positions
 from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput
 from .modeling_unimoe_text import LanguageHead, UniMoEPreTrainedModel, UniMoETextModel
 
@@ -77,28 +78,21 @@ class UniMoEModel(UniMoEPreTrainedModel):
             )
         is_video = modality is Modality.VIDEO
         tokens = self.encode_frames(features) if is_video else self.encoders[key](features)  # (N, tokens, C)
-        embeddings = self.connectors[key](tokens)  # (N, tokens, D); for video, N counts frames
-        per_unit = embeddings.shape[0] // max(len(features), 1) * embeddings.shape[1]
-        units: Any = tuple(embeddings.reshape(len(features), per_unit, embeddings.shape[-1]).unbind())
+        units: Any = self.connectors[key](tokens).unbind()  # N of (tokens, D)
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=units)
 
     def encode_frames(self, pixel_values_videos: Tensor) -> Tensor:
-        """Encode clips (N, F, channels, height, width) frame by frame; average over the temporal stride.
-
-        Returns:
-            Shape (N * F / stride, tokens, C).
-        """
-        clips, frames = pixel_values_videos.shape[:2]
-        stride = self.config.video_temporal_stride
-        tokens = self.encoders["image"](pixel_values_videos.flatten(0, 1))  # (N * F, tokens, C)
-        return tokens.view(clips * frames // stride, stride, *tokens.shape[1:]).mean(dim=1)
+        """Encode groups of frames (N, stride, channels, height, width); average each, (N, tokens, C)."""
+        groups, frames = pixel_values_videos.shape[:2]
+        tokens = self.encoders["image"](pixel_values_videos.flatten(0, 1))  # (N * stride, tokens, C)
+        return tokens.view(groups, frames, *tokens.shape[1:]).mean(dim=1)
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Encode pictures (N, channels, height, width); see `encode`."""
         return self.encode(Modality.IMAGE, pixel_values)
 
     def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
-        """Encode clips (N, frames, channels, height, width); see `encode`."""
+        """Encode groups of frames of clips (N, stride, channels, height, width); see `encode`."""
         return self.encode(Modality.VIDEO, pixel_values_videos)
 
     def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
@@ -148,7 +142,8 @@ class UniMoEModel(UniMoEPreTrainedModel):
             mm_encoder_outputs: Results of `encode` by modality key, instead of the raw features.
 
         Raises:
-            ValueError: If placeholders and features differ in number.
+            ValueError: If placeholders and features differ in number, or a model with positions in time and space gets
+                media without them.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Specify exactly one of input_ids and inputs_embeds.")
@@ -159,6 +154,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             "speech_features": speech_features,
         }
         encoded = self.encode_all(features, mm_encoder_outputs)
+        require_positions(self.config, position_ids, encoded)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         placeholders = self.placeholders(input_ids, inputs_embeds)

@@ -17,7 +17,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
 from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
-    LlamaRotaryEmbedding,
     apply_rotary_pos_emb,
     eager_attention_forward,
 )
@@ -32,6 +31,7 @@ from .moe import GatedMLP, Router, RoutingContext, SoftMoeBlock, SparseMoeBlock
 from .moe.block import ExpertOverlap
 from .moe.expert_types import AnyExperts, init_experts
 from .moe.router_types import init_router, router_weights
+from .rotary import RotaryEmbedding
 
 
 class Attention(nn.Module):
@@ -195,7 +195,7 @@ class UniMoETextModel(UniMoEPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config=config)  # type: ignore[arg-type]  # reads the RoPE fields alone
+        self.rotary_emb = RotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -216,6 +216,8 @@ class UniMoETextModel(UniMoEPreTrainedModel):
         """Run the decoder.
 
         Args:
+            position_ids: Plain (B, S); or time, row and column (3, B, S); or these after a plain row, (4, B, S), which
+                then tells packed rows apart. None: counted.
             mm_token_type_ids: `Modality` of each token, (B, S). None: all text.
             token_ids: What the embeddings were made from, (B, S), for routers that look at it. None: `input_ids`.
             The others are those of every transformers decoder.
@@ -242,7 +244,7 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            position_ids=position_ids,
+            position_ids=plain_positions(position_ids),
         )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids=position_ids)
         hidden_states = inputs_embeds
@@ -268,6 +270,13 @@ def routing_context(
         real = attention_mask[:, -modality_ids.shape[1] :].bool().reshape(-1)
     ids = None if token_ids is None else token_ids.reshape(-1)
     return RoutingContext(modality_ids.reshape(-1), token_ids=ids, real=real)
+
+
+def plain_positions(position_ids: Tensor) -> Tensor | None:
+    """Plain positions (B, S), whose jumps tell packed rows apart; None if there are only those in time and space."""
+    if position_ids.dim() == 2:
+        return position_ids
+    return position_ids[0] if position_ids.shape[0] == 4 else None
 
 
 def text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
