@@ -26,6 +26,8 @@ FLOORS = {
     "remote_code": 1,
     "configuration_parts": 2,
     "configuration_moe": 2,
+    "configuration_beats": 2,
+    "feature_extraction_beats": 2,
     "configuration_unimoe": 2,
     "presets": 2,
     "media": 2,
@@ -46,6 +48,7 @@ FLOORS = {
 }
 NEIGHBOURS = {
     ("settings", "suggest"),
+    ("configuration_beats", "configuration_parts"),
     ("configuration_moe", "configuration_parts"),
     ("configuration_unimoe", "configuration_moe"),
     ("configuration_unimoe", "configuration_parts"),

@@ -78,6 +78,8 @@ def _tower_tokens(tower: PreTrainedConfig) -> int | None:
         bins = (tower.num_mel_bins - tower.patch_size) // tower.frequency_stride + 1
         frames = (tower.max_length - tower.patch_size) // tower.time_stride + 1
         return int(bins * frames)
+    if tower.model_type == "unimoe_beats":
+        return int((tower.max_length // tower.patch_size) * (tower.num_mel_bins // tower.patch_size))
     size, patch = getattr(tower, "image_size", None), getattr(tower, "patch_size", None)
     if isinstance(size, int) and isinstance(patch, int):
         return (size // patch) ** 2
