@@ -24,7 +24,6 @@ from transformers import (
 )
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from .configuration_parts import prefix_tokens
 from .configuration_unimoe import UniMoEConfig
 from .encoders import measure_tower
 from .language_models import build_language_model
@@ -137,11 +136,8 @@ def load_language(source: str | Path, dtype: torch.dtype | str) -> tuple[UniMoEF
 
 def encoder_config(key: str, tower: PreTrainedModel, extractor: Any) -> dict[str, Any]:
     """Fields of the encoder configuration of a loaded tower, its tokens measured."""
-    shape = feature_shape(key, extractor)
-    timm_model = getattr(tower, "timm_model", None)
-    prefix = prefix_tokens(tower.config) if timm_model is None else getattr(timm_model, "num_prefix_tokens", 0)
-    measured = measure_tower(tower.config, shape, num_prefix_tokens=prefix)
-    return {"tower_config": tower.config.to_dict(), "num_prefix_tokens": prefix, **measured}
+    measured = measure_tower(tower.config, feature_shape(key, extractor))
+    return {"tower_config": tower.config.to_dict(), **measured}
 
 
 def connector_config(key: str, num_tokens: int, fields: dict[str, Any]) -> dict[str, Any]:

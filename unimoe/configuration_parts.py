@@ -71,7 +71,7 @@ def _tower_width(tower: PreTrainedConfig) -> int | None:
 
 
 def _tower_tokens(tower: PreTrainedConfig) -> int | None:
-    """Tokens per unit of a Whisper encoder, an AST or a ViT; None for a tower that is not one of these."""
+    """Patches per unit of a Whisper encoder, an AST, a BEATs or a ViT; None for a tower that is not one of these."""
     if tower.model_type == "whisper":
         return int(tower.max_source_positions)
     if tower.model_type == "audio-spectrogram-transformer":
@@ -92,18 +92,23 @@ class _EncoderConfig(CheckedConfig):
     Args:
         tower_config: Configuration of any transformers model that maps features to tokens (N, L, C) or a feature map
             (N, C, H, W). `timm_wrapper` gives any timm model. A Whisper configuration gives Whisper's encoder.
-        hidden_size: Width C of the tower's output. None: read from the tower's configuration.
-        num_tokens: Tokens that the tower gives for one unit (picture, window), after prefix tokens are dropped. None:
-            computed for ViT, AST and Whisper; other towers must state it (`unimoe.encoders.measure_tower`).
-        num_prefix_tokens: Class and distillation tokens to drop. None: known for ViT, CLIP, DINOv2, DeiT, AST; else 0.
-        feature_layer: Which hidden state to read; -1 is the tower's own output, -2 the last but one layer.
+        hidden_size: Width C of a token, for several layers their sum. None: read from the tower's configuration.
+        num_tokens: Tokens that the encoder gives for one unit (picture, window), without prefix tokens unless they are
+            kept. None: computed for ViT, AST, BEATs and Whisper; other towers must state it
+            (`unimoe.encoders.measure_tower`).
+        num_prefix_tokens: Class, distillation and register tokens before the patches. None: known for ViT, CLIP,
+            DINOv2, DeiT, AST; else 0.
+        keep_prefix: Whether the prefix tokens go to the language model too, in front of the patches.
+        feature_layer: Which hidden state to read: -1 is the tower's own output, 0 what enters its first layer, -2 what
+            enters its last. Several are put side by side, so that tokens become wider and not more (LLaVA).
     """
 
     tower_config: Any = None
     hidden_size: int | None = None
     num_tokens: int | None = None
     num_prefix_tokens: int | None = None
-    feature_layer: int = -1
+    keep_prefix: bool = False
+    feature_layer: int | list[int] = -1
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -111,18 +116,24 @@ class _EncoderConfig(CheckedConfig):
         tower = self.tower_config
         if not isinstance(tower, PreTrainedConfig):
             raise ValueError(f"{type(self).__name__}: tower_config must describe a tower, got {tower!r}.")
-        if self.hidden_size is None:
-            self.hidden_size = _tower_width(tower)
+        require(bool(self.feature_layers), f"{type(self).__name__}: feature_layer is empty; name a layer, such as -1.")
+        if self.hidden_size is None and (width := _tower_width(tower)) is not None:
+            self.hidden_size = width * len(self.feature_layers)
         if self.num_prefix_tokens is None:
             self.num_prefix_tokens = prefix_tokens(tower)
-        if self.num_tokens is None:
-            self.num_tokens = _tower_tokens(tower)
+        if self.num_tokens is None and (patches := _tower_tokens(tower)) is not None:
+            self.num_tokens = patches + (self.num_prefix_tokens if self.keep_prefix else 0)
         for name in ("hidden_size", "num_tokens"):
             require(
                 getattr(self, name) is not None,
                 f"{type(self).__name__}: {name} of a {tower.model_type!r} tower cannot be told from its "
                 "configuration. State it, or measure it with unimoe.encoders.measure_tower(tower_config, shape).",
             )
+
+    @property
+    def feature_layers(self) -> list[int]:
+        """`feature_layer` as a list."""
+        return [self.feature_layer] if isinstance(self.feature_layer, int) else self.feature_layer
 
 
 @strict

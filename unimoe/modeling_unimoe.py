@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .configuration_unimoe import UniMoEConfig
@@ -53,16 +53,17 @@ class UniMoEModel(UniMoEPreTrainedModel):
         """Replace the token embeddings of the language model."""
         self.language_model.embed_tokens = value
 
-    def encode(self, modality: Modality, features: Tensor) -> Any:
+    def encode(self, modality: Modality, features: Tensor, **kwargs: Any) -> Any:
         """Turn features of one modality into embeddings of the language model.
 
         Args:
             modality: Which encoder and connector to use.
             features: What the processor returned under `modality.feature_name`; N units along the first dimension.
+            **kwargs: For the tower, such as `output_hidden_states`.
 
         Returns:
             BaseModelOutputWithPooling: `last_hidden_state`, the encoder's tokens; `pooler_output`, a tuple with the
-            embeddings (tokens, D) of each unit.
+            embeddings (tokens, D) of each unit; `hidden_states` and `attentions` of the tower on request.
 
         Raises:
             ValueError: If the model has no encoder for the modality.
@@ -74,38 +75,46 @@ class UniMoEModel(UniMoEPreTrainedModel):
                 f"Leave the {modality.key} out, or give the configuration an encoder for it."
             )
         is_video = modality is Modality.VIDEO
-        tokens = self.encode_frames(features) if is_video else self.encoders[key](features)  # (N, tokens, C)
+        output = self.encode_frames(features, **kwargs) if is_video else self.encoders[key](features, **kwargs)
+        tokens = output.last_hidden_state  # (N, tokens, C)
         embeddings = self.connectors[key](tokens)  # (N, tokens, D); for video, N counts frames
         per_unit = embeddings.shape[0] // max(len(features), 1) * embeddings.shape[1]
         units: Any = tuple(embeddings.reshape(len(features), per_unit, embeddings.shape[-1]).unbind())
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=units)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=units,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
-    def encode_frames(self, pixel_values_videos: Tensor) -> Tensor:
+    def encode_frames(self, pixel_values_videos: Tensor, **kwargs: Any) -> BaseModelOutput:
         """Encode clips (N, F, channels, height, width) frame by frame; average over the temporal stride.
 
         Returns:
-            Shape (N * F / stride, tokens, C).
+            `last_hidden_state` of shape (N * F / stride, tokens, C); the tower's own outputs, on request, by frame.
         """
         clips, frames = pixel_values_videos.shape[:2]
         stride = self.config.video_temporal_stride
-        tokens = self.encoders["image"](pixel_values_videos.flatten(0, 1))  # (N * F, tokens, C)
-        return tokens.view(clips * frames // stride, stride, *tokens.shape[1:]).mean(dim=1)
+        output = self.encoders["image"](pixel_values_videos.flatten(0, 1), **kwargs)
+        tokens = output.last_hidden_state  # (N * F, tokens, C)
+        output.last_hidden_state = tokens.view(clips * frames // stride, stride, *tokens.shape[1:]).mean(dim=1)
+        return output
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Encode pictures (N, channels, height, width); see `encode`."""
-        return self.encode(Modality.IMAGE, pixel_values)
+        return self.encode(Modality.IMAGE, pixel_values, **kwargs)
 
     def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
         """Encode clips (N, frames, channels, height, width); see `encode`."""
-        return self.encode(Modality.VIDEO, pixel_values_videos)
+        return self.encode(Modality.VIDEO, pixel_values_videos, **kwargs)
 
     def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of sound; see `encode`."""
-        return self.encode(Modality.AUDIO, audio_features)
+        return self.encode(Modality.AUDIO, audio_features, **kwargs)
 
     def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of speech; see `encode`."""
-        return self.encode(Modality.SPEECH, speech_features)
+        return self.encode(Modality.SPEECH, speech_features, **kwargs)
 
     def encode_all(self, features: dict[str, Tensor | None], given: EncoderOutputs | None = None) -> EncoderOutputs:
         """Encode every modality whose features are there, by modality key; `given` outputs are kept.

@@ -35,17 +35,16 @@ TOKENS = {
 
 def vision_config(name: str) -> UniMoEVisionConfig:
     tower = AutoConfig.for_model(**VISION[name])
-    prefix = {"num_prefix_tokens": 1} if name == "timm-vit" else {}
     known = name in ("vit", "clip", "siglip", "dinov2")
-    measured: dict[str, Any] = {} if known else measure_tower(tower, (3, 32, 32), **prefix)
-    return UniMoEVisionConfig(tower_config=VISION[name], **measured, **prefix)
+    measured: dict[str, Any] = {} if known else measure_tower(tower, (3, 32, 32))
+    return UniMoEVisionConfig(tower_config=VISION[name], **measured)
 
 
 @pytest.mark.parametrize("name", VISION)
 def test_a_vision_tower_is_found_by_configuration_and_gives_its_patches(name: str) -> None:
     config = vision_config(name)
     encoder = Encoder(config).eval()
-    assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, TOKENS[name], config.hidden_size)
+    assert encoder(torch.randn(2, 3, 32, 32)).last_hidden_state.shape == (2, TOKENS[name], config.hidden_size)
     assert config.num_tokens == TOKENS[name]
 
 
@@ -60,7 +59,7 @@ def test_tokens_are_those_of_the_tower_itself_without_its_prefix(name: str) -> N
     states = tower(pixels).last_hidden_state
     if states.dim() == 4:
         states = torch.stack([states[:, :, y, x] for y in range(states.shape[2]) for x in range(states.shape[3])], 1)
-    assert torch.equal(encoder(pixels), states[:, config.num_prefix_tokens :])
+    assert torch.equal(encoder(pixels).last_hidden_state, states[:, config.num_prefix_tokens :])
 
 
 def test_an_inner_layer_can_be_read() -> None:
@@ -68,23 +67,107 @@ def test_an_inner_layer_can_be_read() -> None:
     encoder = Encoder(config).eval()
     pixels = torch.randn(1, 3, 32, 32)
     expected = encoder.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-    assert torch.equal(encoder(pixels), expected)
+    assert torch.equal(encoder(pixels).last_hidden_state, expected)
 
 
 def test_whisper_gives_its_encoder_alone() -> None:
     encoder = Encoder(UniMoESpeechConfig(tower_config=WHISPER)).eval()
-    assert encoder(torch.randn(2, 80, 100)).shape == (2, 50, 16)
+    assert encoder(torch.randn(2, 80, 100)).last_hidden_state.shape == (2, 50, 16)
     assert not any("decoder" in name for name, _ in encoder.named_parameters())
 
 
 def test_ast_tokens_are_counted_without_running_it() -> None:
     config = UniMoEAudioConfig(tower_config=AST)
-    measured = measure_tower(config.tower_config, (56, 32), num_prefix_tokens=2)
-    assert measured == {"num_tokens": config.num_tokens, "hidden_size": config.hidden_size}
-    assert Encoder(config).eval()(torch.randn(2, 56, 32)).shape == (2, config.num_tokens, 16)
+    measured = measure_tower(config.tower_config, (56, 32))
+    assert measured.items() <= config.to_dict().items() and measured["num_prefix_tokens"] == 2
+    assert Encoder(config).eval()(torch.randn(2, 56, 32)).last_hidden_state.shape == (2, config.num_tokens, 16)
 
 
 def test_features_of_another_size_are_refused_with_both_counts() -> None:
     config = vision_config("resnet")
     with pytest.raises(ValueError, match=r"gave 64 tokens .* but num_tokens is 16"):
         Encoder(config)(torch.randn(1, 3, 64, 64))
+
+
+BEATS = {
+    "model_type": "unimoe_beats",
+    "max_length": 32,
+    "num_mel_bins": 16,
+    "patch_size": 4,
+    "patch_embedding_size": 6,
+    "num_conv_pos_embeddings": 6,
+    "num_conv_pos_embedding_groups": 2,
+    **SMALL,
+}
+
+
+def test_beats_tokens_are_counted_without_running_it() -> None:
+    config = UniMoEAudioConfig(tower_config=BEATS)
+    measured = measure_tower(config.tower_config, (32, 16))
+    assert measured.items() <= config.to_dict().items() and config.num_tokens == 32
+    assert Encoder(config).eval()(torch.randn(2, 32, 16)).last_hidden_state.shape == (2, 32, 16)
+
+
+@torch.no_grad()
+def test_timm_vits_are_read_at_any_layer_and_keep_their_class_token_at_the_last() -> None:
+    tower = AutoConfig.for_model(**VISION["timm-vit"])
+    pixels = torch.randn(2, 3, 32, 32)
+    measured = measure_tower(tower, (3, 32, 32), feature_layer=[-2, -1])
+    assert measured == {"num_tokens": 4, "hidden_size": 128, "num_prefix_tokens": 1}
+    encoder = Encoder(UniMoEVisionConfig(tower_config=VISION["timm-vit"], feature_layer=[-2, -1], **measured)).eval()
+    timm = encoder.tower.timm_model
+    states: list[torch.Tensor] = []
+    timm.blocks[-2].register_forward_hook(lambda _module, _inputs, output: states.append(output))
+    tokens = encoder(pixels).last_hidden_state
+    assert torch.equal(tokens[..., :64], states[0][:, 1:])
+    assert torch.equal(tokens[..., 64:], timm.forward_features(pixels)[:, 1:])
+
+    whole = measure_tower(tower, (3, 32, 32), keep_prefix=True)
+    assert whole["num_tokens"] == 5
+    keeping = Encoder(UniMoEVisionConfig(tower_config=VISION["timm-vit"], keep_prefix=True, **whole)).eval()
+    assert torch.equal(keeping(pixels).last_hidden_state, keeping.tower.timm_model.forward_features(pixels))
+    with pytest.raises(ValueError, match="keep_prefix: layer -2 of TimmWrapperModel is a feature map"):
+        measure_tower(tower, (3, 32, 32), feature_layer=-2, keep_prefix=True)
+
+
+@torch.no_grad()
+def test_an_inner_feature_map_is_read_row_by_row() -> None:
+    tower = AutoConfig.for_model(**RESNET)
+    measured = measure_tower(tower, (3, 32, 32), feature_layer=1)
+    assert measured == {"num_tokens": 64, "hidden_size": 16, "num_prefix_tokens": 0}
+    encoder = Encoder(UniMoEVisionConfig(tower_config=RESNET, feature_layer=1, **measured)).eval()
+    pixels = torch.randn(1, 3, 32, 32)
+    states = encoder.tower(pixels, output_hidden_states=True).hidden_states[1]
+    expected = torch.stack([states[0, :, y, x] for y in range(8) for x in range(8)])
+    assert torch.equal(encoder(pixels).last_hidden_state[0], expected)
+
+
+def test_layers_that_do_not_exist_or_do_not_fit_are_refused() -> None:
+    vit = AutoConfig.for_model(**VISION["vit"])
+    with pytest.raises(ValueError, match="feature_layer 3: ViTModel has 3 hidden states, numbered from -3 to 2"):
+        measure_tower(vit, (3, 32, 32), feature_layer=3)
+    with pytest.raises(
+        ValueError, match=r"feature_layer \[1, 2\]: these layers of ResNetModel have \[64, 16\] tokens"
+    ):
+        measure_tower(AutoConfig.for_model(**RESNET), (3, 32, 32), feature_layer=[1, 2])
+    with pytest.raises(ValueError, match="feature_layer is empty"):
+        UniMoEVisionConfig(tower_config=VISION["vit"], feature_layer=[])
+
+
+@pytest.mark.parametrize("name", ["vit", "clip", "siglip"])
+def test_pictures_of_another_size_than_the_tower_has_positions_for_are_refused(name: str) -> None:
+    encoder = Encoder(vision_config(name))
+    with pytest.raises(ValueError, match=r"takes pictures of 32 x 32 pixels, got \(48, 32\)\. Set the image proc"):
+        encoder(torch.randn(1, 3, 48, 32))
+
+
+def test_a_tower_that_interpolates_its_positions_takes_the_size_that_was_measured() -> None:
+    measured = measure_tower(AutoConfig.for_model(**VISION["dinov2"]), (3, 48, 48))
+    encoder = Encoder(UniMoEVisionConfig(tower_config=VISION["dinov2"], **measured)).eval()
+    assert encoder(torch.randn(1, 3, 48, 48)).last_hidden_state.shape == (1, 36, 16)
+
+
+def test_whisper_takes_a_whole_window_only() -> None:
+    encoder = Encoder(UniMoESpeechConfig(tower_config=WHISPER)).eval()
+    with pytest.raises(ValueError, match="Whisper expects the mel input features to be of length 100"):
+        encoder(torch.randn(1, 80, 90))
