@@ -122,7 +122,9 @@ def test_a_language_model_of_another_kind_is_refused_by_name(tmp_path: Path) -> 
     config = AutoConfig.for_model("gpt2", n_embd=16, n_layer=1, n_head=2, vocab_size=300)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     byte_tokenizer(placeholders=False).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="A 'gpt2' language model cannot be used; llama, qwen2, qwen3, mixtral,"):
+    with pytest.raises(
+        ValueError, match="A 'gpt2' language model cannot be used; llama, mistral, qwen2, qwen3, mixtral,"
+    ):
         build_model(tmp_path)
 
 

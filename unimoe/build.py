@@ -58,7 +58,7 @@ def build_model(
         language: Folder or Hub id of a causal language model of a kind in `LANGUAGE_MODELS`.
         vision: Of an image tower: CLIP, SigLIP, ViT, a CNN, any timm model.
         speech: Of a Whisper model; its encoder is taken.
-        audio: Of an audio spectrogram transformer (AST).
+        audio: Of a tower for sounds: an audio spectrogram transformer (AST), or BEATs.
         connectors: Encoder key (`image`, `audio`, `speech`) -> fields of `UniMoEConnectorConfig`. What is not given
             is its default, but for sounds and speech: there neighbours are stacked to at most `WINDOW_TOKENS`.
         dtype: Of the language model and the towers.

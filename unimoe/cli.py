@@ -81,7 +81,7 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder for the model and its processor.")],
     vision: Annotated[str | None, typer.Option(help="Image tower: CLIP, SigLIP, ViT, a CNN, any timm model.")] = None,
     speech: Annotated[str | None, typer.Option(help="Whisper model, of which the encoder is taken.")] = None,
-    audio: Annotated[str | None, typer.Option(help="Audio spectrogram transformer.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Tower for sounds: AST, or BEATs.")] = None,
     experts: Annotated[int, typer.Option(min=0, help="Copies of each feed-forward as experts. 0: dense.")] = 0,
     top_k: Annotated[int, typer.Option(min=1, help="Experts that each token passes.")] = 2,
     expert_type: Annotated[

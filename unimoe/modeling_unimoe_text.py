@@ -1,6 +1,6 @@
 """The language model: embeddings -> decoder layers (attention, then dense or sparse feed-forward) -> norm -> logits.
 
-Weight for weight it is Llama, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE or OLMoE, as its configuration says.
+Weight for weight it is Llama, Mistral, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE or OLMoE, as configured.
 B batch, S sequence, D hidden size, T = B*S tokens.
 """
 

@@ -142,6 +142,12 @@ def test_an_inner_feature_map_is_read_row_by_row() -> None:
     assert torch.equal(encoder(pixels).last_hidden_state[0], expected)
 
 
+def test_a_tower_of_several_sequences_is_refused() -> None:
+    crossvit = AutoConfig.for_model("timm_wrapper", architecture="crossvit_9_240")
+    with pytest.raises(ValueError, match="TimmWrapperModel gives neither one sequence of tokens nor one feature map"):
+        measure_tower(crossvit, (3, 240, 240))
+
+
 def test_layers_that_do_not_exist_or_do_not_fit_are_refused() -> None:
     vit = AutoConfig.for_model(**VISION["vit"])
     with pytest.raises(ValueError, match="feature_layer 3: ViTModel has 3 hidden states, numbered from -3 to 2"):

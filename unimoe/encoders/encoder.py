@@ -45,9 +45,15 @@ def read_tokens(tower: PreTrainedModel, output: Any, layer: int, *, prefix: int,
     """Tokens (N, L, C) of one layer of a tower's output; a feature map (N, C, H, W) is read row by row.
 
     Raises:
-        ValueError: If the tower has no such layer, or prefix tokens are to be kept of a feature map.
+        ValueError: If the tower has no such layer, or gives several sequences, or prefix tokens are to be kept of a
+            feature map.
     """
     states = output.last_hidden_state if layer == -1 else _hidden_state(tower, output.hidden_states, layer)
+    if not isinstance(states, Tensor) or states.dim() not in (3, 4):
+        raise ValueError(
+            f"{type(tower).__name__} gives neither one sequence of tokens nor one feature map, so it cannot be "
+            "read as tokens. Take another tower."
+        )
     if states.dim() == 3:
         return states if keep_prefix else states[:, prefix:]
     if keep_prefix:
