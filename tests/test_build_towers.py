@@ -142,3 +142,40 @@ def test_a_timm_vit_as_the_hub_keeps_it_is_built_in(language: Path, tmp_path: Pa
     with torch.no_grad():
         tokens = model.model.get_image_features(inputs["pixel_values"]).last_hidden_state
         assert torch.equal(tokens, tower.forward_features(inputs["pixel_values"])[:, 1:])
+
+
+CLIP = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, **SMALL}
+
+
+def test_the_command_chooses_layers_and_class_token(language: Path, tmp_path: Path) -> None:
+    tower = save_tower(tmp_path / "vision", CLIP)
+    image_processor().save_pretrained(tmp_path / "vision")
+    arguments = ["build", "--language", str(language), "--vision", str(tmp_path / "vision"), "--out"]
+    chosen = ["--encoder", "image.feature_layer=[-2,0]", "--encoder", "image.keep_prefix=true"]
+    result = CliRunner().invoke(app, [*arguments, str(tmp_path / "model"), *chosen])
+    assert result.exit_code == 0, result.output
+    model = load_model(tmp_path / "model")
+    vision = model.config.vision_config
+    assert (vision.num_tokens, vision.hidden_size, vision.feature_layer) == (17, 32, [-2, 0])
+    pixels = torch.randn(1, 3, 32, 32)
+    states = tower(pixels, output_hidden_states=True).hidden_states
+    expected = torch.cat([states[-2], states[0]], dim=-1)
+    assert torch.equal(model.model.get_image_features(pixels).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("image.feature_layer=9", "feature_layer 9: CLIPVisionModel has 3 hidden states"),
+        ("image.num_tokens=9", "encoder image: 'num_tokens' cannot be given; feature_layer, keep_prefix, num_prefix"),
+        ("audio.feature_layer=1", "encoder audio: there is no such encoder; this model takes image"),
+    ],
+)
+def test_the_command_refuses_what_an_encoder_cannot_be(
+    field: str, message: str, language: Path, tmp_path: Path
+) -> None:
+    save_tower(tmp_path / "vision", CLIP)
+    image_processor().save_pretrained(tmp_path / "vision")
+    arguments = ["build", "--language", str(language), "--vision", str(tmp_path / "vision"), "--encoder", field]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "model")])
+    assert result.exit_code == 2 and message in " ".join(result.output.split())

@@ -37,6 +37,9 @@ from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 WINDOW_TOKENS = 160
 """Most tokens that a window of sound or speech becomes unless its connector is described: 5 a second for Whisper."""
 
+ENCODER_FIELDS = ("feature_layer", "keep_prefix", "num_prefix_tokens")
+"""Fields of an encoder's configuration that can be chosen; the others follow from its tower."""
+
 
 class PartError(ValueError):
     """A part that a model cannot be composed of; one line with its option, where it is, and what is wrong."""
@@ -48,6 +51,7 @@ def build_model(
     vision: str | Path | None = None,
     speech: str | Path | None = None,
     audio: str | Path | None = None,
+    encoders: dict[str, dict[str, Any]] | None = None,
     connectors: dict[str, dict[str, Any]] | None = None,
     dtype: torch.dtype | str = "auto",
     seed: int = 0,
@@ -59,7 +63,9 @@ def build_model(
         vision: Of an image tower: CLIP, SigLIP, ViT, a CNN, any timm model.
         speech: Of a Whisper model; its encoder is taken.
         audio: Of a tower for sounds: an audio spectrogram transformer (AST), or BEATs.
-        connectors: Encoder key (`image`, `audio`, `speech`) -> fields of `UniMoEConnectorConfig`. What is not given
+        encoders: Encoder key (`image`, `audio`, `speech`) -> `feature_layer`, `keep_prefix` or `num_prefix_tokens` of
+            its configuration.
+        connectors: Encoder key -> fields of `UniMoEConnectorConfig`. What is not given
             is its default, but for sounds and speech: there neighbours are stacked to at most `WINDOW_TOKENS`.
         dtype: Of the language model and the towers.
         seed: Of the connectors' random weights.
@@ -71,8 +77,8 @@ def build_model(
         PartError: If a part cannot be loaded, or is of a kind that cannot be used; the message names it.
     """
     sources = {key: source for key, source in {"image": vision, "audio": audio, "speech": speech}.items() if source}
-    connectors = connectors or {}
-    refuse_idle_connectors(connectors, sources)
+    encoders, connectors = encoders or {}, connectors or {}
+    refuse_idle(sources, encoder=encoders, connector=connectors)
     with naming("language", language):
         decoder, tokenizer = load_language(language, dtype)
         extend_vocabulary(decoder, tokenizer)
@@ -86,7 +92,7 @@ def build_model(
         option = "vision" if key == "image" else key
         with naming(option, source):
             towers[key], extractors[key] = load_tower(source, dtype), load_extractor(key, source)
-            fields = encoder_config(key, towers[key], extractors[key])
+            fields = encoder_config(key, towers[key], extractors[key], **encoders.get(key, {}))
             connector = connector_config(key, fields["num_tokens"], connectors.get(key, {}))
             values |= {f"{option}_config": fields, f"{key}_connector_config": connector}
     values |= {f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA}
@@ -101,15 +107,16 @@ def build_model(
     return model, UniMoEProcessor.from_config(config, tokenizer, **extracting)
 
 
-def refuse_idle_connectors(connectors: dict[str, dict[str, Any]], sources: dict[str, Any]) -> None:
-    """Refuse a connector without an encoder.
+def refuse_idle(sources: dict[str, Any], **described: dict[str, dict[str, Any]]) -> None:
+    """Refuse fields of an encoder or connector that the model does not have.
 
     Raises:
         PartError: Naming it.
     """
-    for key in connectors.keys() - sources.keys():
-        have = ", ".join(sources) or "text only"
-        raise PartError(f"connector {key}: there is no such encoder; this model takes {have}.")
+    for kind, fields in described.items():
+        for key in fields.keys() - sources.keys():
+            have = ", ".join(sources) or "text only"
+            raise PartError(f"{kind} {key}: there is no such encoder; this model takes {have}.")
 
 
 @contextmanager
@@ -134,10 +141,16 @@ def load_language(source: str | Path, dtype: torch.dtype | str) -> tuple[UniMoEF
         raise ValueError("it has no tokenizer. Save that of the language model into it (tokenizer.json).") from error
 
 
-def encoder_config(key: str, tower: PreTrainedModel, extractor: Any) -> dict[str, Any]:
-    """Fields of the encoder configuration of a loaded tower, its tokens measured."""
-    measured = measure_tower(tower.config, feature_shape(key, extractor))
-    return {"tower_config": tower.config.to_dict(), **measured}
+def encoder_config(key: str, tower: PreTrainedModel, extractor: Any, **fields: Any) -> dict[str, Any]:
+    """Fields of the encoder configuration of a loaded tower, its tokens measured; some may be given.
+
+    Raises:
+        ValueError: If a field cannot be given, or the tower cannot be read so.
+    """
+    if unknown := sorted(fields.keys() - set(ENCODER_FIELDS)):
+        raise ValueError(f"encoder {key}: {unknown[0]!r} cannot be given; {', '.join(ENCODER_FIELDS)} can.")
+    measured = measure_tower(tower.config, feature_shape(key, extractor), **fields)
+    return {"tower_config": tower.config.to_dict(), **fields, **measured}
 
 
 def connector_config(key: str, num_tokens: int, fields: dict[str, Any]) -> dict[str, Any]:

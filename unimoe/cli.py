@@ -88,6 +88,10 @@ def build(
         ExpertType, typer.Option(help="mlp: copies. lora: low-rank changes of one frozen copy.")
     ] = "mlp",
     routing: Annotated[ModalityRouting, typer.Option(help="Modality mode of the routers.")] = "shared",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="How an encoder is read, e.g. image.feature_layer=-2 or image.keep_prefix=true."),
+    ] = None,
     connector: Annotated[
         list[str] | None,
         typer.Option(help="A field of a connector, e.g. speech.stack=5 or image.type=qformer; repeat for several."),
@@ -104,18 +108,14 @@ def build(
 
     from .build import PartError, build_model
     from .loading import reason
-    from .settings import apply_override
     from .surgery import upcycle
 
     logging.disable_progress_bar()
     started = time.perf_counter()
-    connectors: dict[str, Any] = {}
+    towers: Any = {"vision": vision, "speech": speech, "audio": audio}
     try:
-        for field in connector or []:
-            apply_override(connectors, field)
-        model, processor = build_model(
-            language, vision=vision, speech=speech, audio=audio, connectors=connectors, dtype=dtype, seed=seed
-        )
+        fields: Any = {"encoders": read_fields(encoder), "connectors": read_fields(connector)}
+        model, processor = build_model(language, **towers, **fields, dtype=dtype, seed=seed)
         certificate = None
         if experts:
             chosen: Any = {"num_experts": experts, "num_experts_per_tok": top_k, "expert_type": expert_type}
@@ -131,6 +131,16 @@ def build(
         difference = f"Largest difference, in {str(model.dtype).removeprefix('torch.')}: {certificate.difference:.1e}."
         console.print(f"{certificate.kind}: {certificate.claim} {difference}", soft_wrap=True)
     console.print(f"written to {out} in {cost(started)}", highlight=False)
+
+
+def read_fields(overrides: list[str] | None) -> dict[str, Any]:
+    """Read `key.field=value` as {key: {field: value}}."""
+    from .settings import apply_override
+
+    fields: dict[str, Any] = {}
+    for override in overrides or []:
+        apply_override(fields, override)
+    return fields
 
 
 @app.command("verify")
