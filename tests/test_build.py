@@ -92,12 +92,12 @@ def test_towers_keep_their_weights_and_are_measured(parts) -> None:
 
 
 def test_a_window_of_speech_becomes_at_most_five_tokens_a_second() -> None:
-    assert connector_config("speech", 1500, {}) == {"stack": 10}
-    assert connector_config("audio", 1212, {}) == {"stack": 12}  # AST: 101 steps in time, 12 bands
-    assert connector_config("speech", 100, {}) == {"stack": 1}
-    assert connector_config("speech", 1500, {"type": "qformer"}) == {"type": "qformer"}
-    assert connector_config("speech", 1500, {"stack": 2}) == {"stack": 2}
-    assert connector_config("image", 576, {}) == {}
+    assert connector_config("speech", [1, 1500], {}) == {"stack": 10}
+    assert connector_config("audio", [12, 101], {}) == {"stack": 12}  # AST: 101 steps in time, 12 bands
+    assert connector_config("speech", [1, 100], {}) == {"stack": 1}
+    assert connector_config("speech", [1, 1500], {"type": "qformer"}) == {"type": "qformer"}
+    assert connector_config("speech", [1, 1500], {"stack": 2}) == {"stack": 2}
+    assert connector_config("image", [24, 24], {}) == {}
 
 
 def test_a_connector_without_an_encoder_is_refused(parts) -> None:
@@ -148,6 +148,7 @@ def test_timm_towers_give_patches_whatever_their_layout(architecture: str, token
     extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     config = encoder_config("image", tower, extractor)
     assert (config["num_tokens"], config["hidden_size"]) == (tokens, tower.timm_model.num_features)
+    assert config["token_grid"] == [tokens**0.5] * 2
 
 
 def test_a_timm_towers_pictures_are_prepared_as_timm_does_by_a_processor_that_can_be_saved(tmp_path) -> None:

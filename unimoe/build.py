@@ -4,6 +4,7 @@ What comes out is dense or sparse as its language model is, and answers text as 
 first stage of training is for.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +94,7 @@ def build_model(
         with naming(option, source):
             towers[key], extractors[key] = load_tower(source, dtype), load_extractor(key, source)
             fields = encoder_config(key, towers[key], extractors[key], **encoders.get(key, {}))
-            connector = connector_config(key, fields["num_tokens"], connectors.get(key, {}))
+            connector = connector_config(key, fields["token_grid"], connectors.get(key, {}))
             values |= {f"{option}_config": fields, f"{key}_connector_config": connector}
     values |= {f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA}
     config = UniMoEConfig(**values)
@@ -153,10 +154,11 @@ def encoder_config(key: str, tower: PreTrainedModel, extractor: Any, **fields: A
     return {"tower_config": tower.config.to_dict(), **fields, **measured}
 
 
-def connector_config(key: str, num_tokens: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """Complete the fields of the configuration of a connector behind an encoder of `num_tokens` tokens."""
+def connector_config(key: str, grid: list[int], fields: dict[str, Any]) -> dict[str, Any]:
+    """Complete the fields of the configuration of a connector behind an encoder whose tokens lie in `grid`."""
     if key == "image" or "stack" in fields or fields.get("type", "mlp") != "mlp":
         return fields
+    num_tokens = math.prod(grid)
     stacks = (stack for stack in range(1, num_tokens + 1) if num_tokens % stack == 0)
     return {**fields, "stack": next(stack for stack in stacks if num_tokens // stack <= WINDOW_TOKENS)}
 

@@ -1,5 +1,6 @@
 """The configurations of what surrounds the language model: encoders and connectors; and the strictness of them all."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -48,6 +49,9 @@ def require(condition: bool, problem: str) -> None:
 _PREFIX_TOKENS = {
     "vit": 1,
     "beit": 1,
+    "data2vec-vision": 1,
+    "vit_msn": 1,
+    "dinov3_convnext": 1,
     "clip_vision_model": 1,
     "dinov2": 1,
     "dinov2_with_registers": 1,
@@ -70,20 +74,31 @@ def _tower_width(tower: PreTrainedConfig) -> int | None:
     return hidden_sizes[-1] if hidden_sizes else None
 
 
-def _tower_tokens(tower: PreTrainedConfig) -> int | None:
-    """Patches per unit of a Whisper encoder, an AST, a BEATs or a ViT; None for a tower that is not one of these."""
+def _tower_grid(tower: PreTrainedConfig) -> list[int] | None:
+    """Rows and columns of the patches of a Whisper encoder, an AST, a BEATs or a ViT; None for any other tower."""
     if tower.model_type == "whisper":
-        return int(tower.max_source_positions)
+        return [1, int(tower.max_source_positions)]
     if tower.model_type == "audio-spectrogram-transformer":
         bins = (tower.num_mel_bins - tower.patch_size) // tower.frequency_stride + 1
         frames = (tower.max_length - tower.patch_size) // tower.time_stride + 1
-        return int(bins * frames)
+        return [int(bins), int(frames)]
     if tower.model_type == "unimoe_beats":
-        return int((tower.max_length // tower.patch_size) * (tower.num_mel_bins // tower.patch_size))
+        return [tower.max_length // tower.patch_size, tower.num_mel_bins // tower.patch_size]
+    if getattr(tower, "depths", None):
+        return None  # stages that merge patches
     size, patch = getattr(tower, "image_size", None), getattr(tower, "patch_size", None)
     if isinstance(size, int) and isinstance(patch, int):
-        return (size // patch) ** 2
+        return [size // patch] * 2
     return None
+
+
+def token_grid(tower: PreTrainedConfig, num_tokens: int) -> list[int]:
+    """Rows and columns in which the tokens of one unit lie: the tower's own if known, a square, or else one row."""
+    grid = _tower_grid(tower)
+    if grid and math.prod(grid) == num_tokens:
+        return grid
+    side = math.isqrt(num_tokens)
+    return [side, side] if side**2 == num_tokens else [1, num_tokens]
 
 
 class _EncoderConfig(CheckedConfig):
@@ -96,6 +111,9 @@ class _EncoderConfig(CheckedConfig):
         num_tokens: Tokens that the encoder gives for one unit (picture, window), without prefix tokens unless they are
             kept. None: computed for ViT, AST, BEATs and Whisper; other towers must state it
             (`unimoe.encoders.measure_tower`).
+        token_grid: Rows and columns in which these tokens lie, row by row. None: [s, s] for ViT, [frequency, time] for
+            AST, [time, frequency] for BEATs, [1, time] for Whisper, one row with prefix tokens; of another tower
+            [s, s] if `num_tokens` is a square, else one row.
         num_prefix_tokens: Class, distillation and register tokens before the patches. None: known for ViT, CLIP,
             DINOv2, DeiT, AST; else 0.
         keep_prefix: Whether the prefix tokens go to the language model too, in front of the patches.
@@ -106,6 +124,7 @@ class _EncoderConfig(CheckedConfig):
     tower_config: Any = None
     hidden_size: int | None = None
     num_tokens: int | None = None
+    token_grid: list[int] | None = None
     num_prefix_tokens: int | None = None
     keep_prefix: bool = False
     feature_layer: int | list[int] = -1
@@ -121,14 +140,27 @@ class _EncoderConfig(CheckedConfig):
             self.hidden_size = width * len(self.feature_layers)
         if self.num_prefix_tokens is None:
             self.num_prefix_tokens = prefix_tokens(tower)
-        if self.num_tokens is None and (patches := _tower_tokens(tower)) is not None:
-            self.num_tokens = patches + (self.num_prefix_tokens if self.keep_prefix else 0)
+        if self.num_tokens is None and (grid := self.token_grid or _tower_grid(tower)):
+            kept = self.num_prefix_tokens if self.keep_prefix and not self.token_grid else 0
+            self.num_tokens = math.prod(grid) + kept
         for name in ("hidden_size", "num_tokens"):
             require(
                 getattr(self, name) is not None,
                 f"{type(self).__name__}: {name} of a {tower.model_type!r} tower cannot be told from its "
                 "configuration. State it, or measure it with unimoe.encoders.measure_tower(tower_config, shape).",
             )
+        num_tokens = self.num_tokens or 0
+        whole = [1, num_tokens] if self.keep_prefix else token_grid(tower, num_tokens)
+        grid = self.token_grid = self.token_grid or whole
+        require(
+            len(grid) == 2 and math.prod(grid) == self.num_tokens,
+            f"token_grid is {grid}; it is [rows, columns] and holds the {self.num_tokens} tokens of num_tokens.",
+        )
+
+    @property
+    def time_axis(self) -> Literal["rows", "columns"]:
+        """Along which axis of the token grid the time of a sound runs."""
+        return "rows" if self.tower_config.model_type == "unimoe_beats" else "columns"
 
     @property
     def feature_layers(self) -> list[int]:
@@ -195,9 +227,25 @@ class UniMoEConnectorConfig(CheckedConfig):
         require(self.stack == 1 or self.type == "mlp", "stack is for type='mlp'; a qformer has num_queries.")
         require(self.hidden_act in ACT2FN, f"hidden_act {self.hidden_act!r} is not an activation of transformers.")
 
-    def num_tokens(self, encoder_tokens: int) -> int:
-        """Tokens in the language model for one unit of `encoder_tokens` features."""
-        return self.num_queries if self.type == "qformer" else encoder_tokens // self.stack
+    def misfit(self, encoder_grid: list[int]) -> str | None:
+        """Say why the connector cannot read an encoder's tokens in these rows and columns; None if it can."""
+        tokens = math.prod(encoder_grid)
+        return f"stack ({self.stack}) does not divide {tokens} tokens." if tokens % self.stack else None
+
+    def grid(self, encoder_grid: list[int]) -> list[int]:
+        """Rows and columns in which the tokens of one unit lie in the language model, row by row.
+
+        Args:
+            encoder_grid: `token_grid` of the encoder.
+        """
+        if self.type == "qformer":
+            return [1, self.num_queries]
+        rows, columns = encoder_grid
+        return [1, rows * columns // self.stack] if columns % self.stack else [rows, columns // self.stack]
+
+    def num_tokens(self, encoder_grid: list[int]) -> int:
+        """Tokens in the language model for one unit, whose features lie in `encoder_grid`."""
+        return math.prod(self.grid(encoder_grid))
 
 
 __all__ = ["UniMoEAudioConfig", "UniMoEConnectorConfig", "UniMoESpeechConfig", "UniMoEVisionConfig"]

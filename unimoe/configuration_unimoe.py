@@ -171,7 +171,7 @@ class UniMoEConfig(CheckedConfig):
         counts = {}
         for modality in self.media:
             key = modality.encoder_key
-            tokens = self.connector_config(key).num_tokens(self.encoder_config(key).num_tokens)
+            tokens = self.connector_config(key).num_tokens(self.encoder_config(key).token_grid)
             frames = self.video_num_frames // self.video_temporal_stride if modality is Modality.VIDEO else 1
             counts[modality.key] = tokens * frames
         return counts
@@ -194,8 +194,8 @@ class UniMoEConfig(CheckedConfig):
                 f"vocabulary of {self.text_config.vocab_size}.",
             )
         for key in self.encoder_keys:
-            tokens, stack = self.encoder_config(key).num_tokens, self.connector_config(key).stack
-            require(tokens % stack == 0, f"{key}_connector_config.stack ({stack}) does not divide {tokens} tokens.")
+            problem = self.connector_config(key).misfit(self.encoder_config(key).token_grid)
+            require(problem is None, f"{key}_connector_config.{problem}")
         require(
             self.video_num_frames % self.video_temporal_stride == 0,
             f"video_temporal_stride ({self.video_temporal_stride}) does not divide video_num_frames "

@@ -39,7 +39,12 @@ class UniMoEModel(UniMoEPreTrainedModel):
         width = config.text_config.hidden_size
         self.connectors = nn.ModuleDict(
             {
-                key: build_connector(config.connector_config(key), config.encoder_config(key).hidden_size, width)
+                key: build_connector(
+                    config.connector_config(key),
+                    input_size=config.encoder_config(key).hidden_size,
+                    output_size=width,
+                    grid=config.encoder_config(key).token_grid,
+                )
                 for key in config.encoder_keys
             }
         )

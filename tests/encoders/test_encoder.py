@@ -83,6 +83,43 @@ def test_ast_tokens_are_counted_without_running_it() -> None:
     assert Encoder(config).eval()(torch.randn(2, 56, 32)).last_hidden_state.shape == (2, config.num_tokens, 16)
 
 
+@pytest.mark.parametrize(
+    ("config", "grid"),
+    [
+        (UniMoEVisionConfig(tower_config=VISION["vit"]), [4, 4]),
+        (UniMoEAudioConfig(tower_config=AST), [2, 5]),
+        (UniMoESpeechConfig(tower_config=WHISPER), [1, 50]),
+        (UniMoEVisionConfig(tower_config=VISION["vit"], keep_prefix=True), [1, 17]),
+        (UniMoEVisionConfig(tower_config=RESNET, num_tokens=9), [3, 3]),
+        (UniMoEVisionConfig(tower_config=RESNET, num_tokens=10), [1, 10]),
+        (UniMoEVisionConfig(tower_config=RESNET, token_grid=[2, 5]), [2, 5]),
+    ],
+    ids=["vit", "ast", "whisper", "class token", "square", "row", "stated"],
+)
+def test_tokens_of_a_unit_lie_in_a_grid(config: Any, grid: list[int]) -> None:
+    assert (config.token_grid, config.num_tokens) == (grid, grid[0] * grid[1])
+
+
+def test_the_grid_is_that_of_the_feature_map() -> None:
+    tower = AutoConfig.for_model(**RESNET)
+    measured = measure_tower(tower, (3, 32, 64))
+    assert measured == {"num_tokens": 32, "token_grid": [4, 8], "hidden_size": 24, "num_prefix_tokens": 0}
+
+
+def test_ast_tokens_lie_by_frequency_and_run_in_time() -> None:
+    encoder = Encoder(UniMoEAudioConfig(tower_config=AST)).eval()
+    frames = torch.zeros(1, 56, 32)
+    frames[:, 46:] = 1.0  # the last patch of 16 frames alone, in every band of frequency
+    embeddings = encoder.tower.embeddings.patch_embeddings
+    changed = (embeddings(frames) - embeddings(torch.zeros(1, 56, 32))).abs().amax(-1).view(2, 5) > 0
+    assert changed.any(0).tolist() == [False, False, False, False, True]
+
+
+def test_a_grid_that_does_not_hold_the_tokens_is_refused() -> None:
+    with pytest.raises(Exception, match=r"token_grid is \[4, 5\]; it is \[rows, columns\] and holds the 16 tokens"):
+        UniMoEVisionConfig(tower_config=VISION["vit"], num_tokens=16, token_grid=[4, 5])
+
+
 def test_features_of_another_size_are_refused_with_both_counts() -> None:
     config = vision_config("resnet")
     with pytest.raises(ValueError, match=r"gave 64 tokens .* but num_tokens is 16"):
@@ -104,7 +141,8 @@ BEATS = {
 def test_beats_tokens_are_counted_without_running_it() -> None:
     config = UniMoEAudioConfig(tower_config=BEATS)
     measured = measure_tower(config.tower_config, (32, 16))
-    assert measured.items() <= config.to_dict().items() and config.num_tokens == 32
+    assert measured.items() <= config.to_dict().items() and config.token_grid == [8, 4]
+    assert config.time_axis == "rows" and UniMoEAudioConfig(tower_config=AST).time_axis == "columns"
     assert Encoder(config).eval()(torch.randn(2, 32, 16)).last_hidden_state.shape == (2, 32, 16)
 
 
@@ -113,7 +151,7 @@ def test_timm_vits_are_read_at_any_layer_and_keep_their_class_token_at_the_last(
     tower = AutoConfig.for_model(**VISION["timm-vit"])
     pixels = torch.randn(2, 3, 32, 32)
     measured = measure_tower(tower, (3, 32, 32), feature_layer=[-2, -1])
-    assert measured == {"num_tokens": 4, "hidden_size": 128, "num_prefix_tokens": 1}
+    assert measured == {"num_tokens": 4, "token_grid": [2, 2], "hidden_size": 128, "num_prefix_tokens": 1}
     encoder = Encoder(UniMoEVisionConfig(tower_config=VISION["timm-vit"], feature_layer=[-2, -1], **measured)).eval()
     timm = encoder.tower.timm_model
     states: list[torch.Tensor] = []
@@ -123,7 +161,7 @@ def test_timm_vits_are_read_at_any_layer_and_keep_their_class_token_at_the_last(
     assert torch.equal(tokens[..., 64:], timm.forward_features(pixels)[:, 1:])
 
     whole = measure_tower(tower, (3, 32, 32), keep_prefix=True)
-    assert whole["num_tokens"] == 5
+    assert (whole["num_tokens"], whole["token_grid"]) == (5, [1, 5])
     keeping = Encoder(UniMoEVisionConfig(tower_config=VISION["timm-vit"], keep_prefix=True, **whole)).eval()
     assert torch.equal(keeping(pixels).last_hidden_state, keeping.tower.timm_model.forward_features(pixels))
     with pytest.raises(ValueError, match="keep_prefix: layer -2 of TimmWrapperModel is a feature map"):
@@ -134,7 +172,7 @@ def test_timm_vits_are_read_at_any_layer_and_keep_their_class_token_at_the_last(
 def test_an_inner_feature_map_is_read_row_by_row() -> None:
     tower = AutoConfig.for_model(**RESNET)
     measured = measure_tower(tower, (3, 32, 32), feature_layer=1)
-    assert measured == {"num_tokens": 64, "hidden_size": 16, "num_prefix_tokens": 0}
+    assert measured == {"num_tokens": 64, "token_grid": [8, 8], "hidden_size": 16, "num_prefix_tokens": 0}
     encoder = Encoder(UniMoEVisionConfig(tower_config=RESNET, feature_layer=1, **measured)).eval()
     pixels = torch.randn(1, 3, 32, 32)
     states = encoder.tower(pixels, output_hidden_states=True).hidden_states[1]
@@ -177,3 +215,8 @@ def test_whisper_takes_a_whole_window_only() -> None:
     encoder = Encoder(UniMoESpeechConfig(tower_config=WHISPER)).eval()
     with pytest.raises(ValueError, match="Whisper expects the mel input features to be of length 100"):
         encoder(torch.randn(1, 80, 90))
+
+
+def test_a_tower_whose_stages_merge_patches_must_be_measured() -> None:
+    with pytest.raises(ValueError, match="num_tokens of a 'convnext' tower cannot be told from its configuration"):
+        UniMoEVisionConfig(tower_config=VISION["convnext"])

@@ -9,9 +9,16 @@ from .qformer import QFormerConnector
 CONNECTORS: dict[str, type[nn.Module]] = {"mlp": MLPConnector, "qformer": QFormerConnector}
 
 
-def build_connector(config: UniMoEConnectorConfig, input_size: int, output_size: int) -> nn.Module:
-    """Build the connector that the configuration names, from width `input_size` to `output_size`."""
-    return CONNECTORS[config.type](config, input_size, output_size)
+def build_connector(config: UniMoEConnectorConfig, *, input_size: int, output_size: int, grid: list[int]) -> nn.Module:
+    """Build the connector that the configuration names.
+
+    Args:
+        config: Its type and fields.
+        input_size: Width of the encoder's features.
+        output_size: Width of the language model.
+        grid: Rows and columns in which the features of one unit lie, row by row.
+    """
+    return CONNECTORS[config.type](config, input_size, output_size, grid)
 
 
 __all__ = ["CONNECTORS", "MLPConnector", "QFormerConnector", "build_connector"]

@@ -14,7 +14,7 @@ class QFormerConnector(nn.Module):
     Departure from the paper: pre-normalisation, cross-attention in every layer, and no text branch.
     """
 
-    def __init__(self, config: UniMoEConnectorConfig, input_size: int, output_size: int) -> None:
+    def __init__(self, config: UniMoEConnectorConfig, input_size: int, output_size: int, grid: list[int]) -> None:
         super().__init__()
         width = config.hidden_size or output_size
         self.queries = nn.Parameter(torch.empty(config.num_queries, width))

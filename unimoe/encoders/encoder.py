@@ -11,7 +11,13 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ..configuration_parts import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig, prefix_tokens
+from ..configuration_parts import (
+    UniMoEAudioConfig,
+    UniMoESpeechConfig,
+    UniMoEVisionConfig,
+    prefix_tokens,
+    token_grid,
+)
 
 # Model types of which only a part is the tower.
 _TOWERS: dict[str, type[PreTrainedModel]] = {"whisper": WhisperEncoder}
@@ -41,8 +47,8 @@ def run_tower(tower: PreTrainedModel, features: Tensor, **kwargs: Any) -> Any:
     return tower(**{**kwargs, tower.main_input_name: features, "return_dict": True})
 
 
-def read_tokens(tower: PreTrainedModel, output: Any, layer: int, *, prefix: int, keep_prefix: bool) -> Tensor:
-    """Tokens (N, L, C) of one layer of a tower's output; a feature map (N, C, H, W) is read row by row.
+def read_layer(tower: PreTrainedModel, output: Any, layer: int, *, prefix: int, keep_prefix: bool) -> Tensor:
+    """Tokens (N, L, C) of one layer of a tower's output, or its feature map as (N, H, W, C).
 
     Raises:
         ValueError: If the tower has no such layer, or gives several sequences, or prefix tokens are to be kept of a
@@ -64,7 +70,7 @@ def read_tokens(tower: PreTrainedModel, output: Any, layer: int, *, prefix: int,
     # timm gives its inner layers as (N, C, H, W), without class token, whatever the layout of the last one.
     timm_format = str(getattr(getattr(tower, "timm_model", None), "output_fmt", "NCHW"))
     channels_last = layer == -1 and timm_format.endswith("NHWC")
-    return states.flatten(1, 2) if channels_last else states.flatten(2).transpose(1, 2)
+    return states if channels_last else states.permute(0, 2, 3, 1)
 
 
 def _hidden_state(tower: PreTrainedModel, states: Sequence[Tensor], layer: int) -> Tensor:
@@ -76,20 +82,24 @@ def _hidden_state(tower: PreTrainedModel, states: Sequence[Tensor], layer: int) 
     return states[layer]
 
 
-def join_layers(tower: PreTrainedModel, output: Any, layers: Sequence[int], **prefix: Any) -> Tensor:
-    """Tokens (N, L, C * layers) of several layers, side by side; see `read_tokens`.
+def join_layers(
+    tower: PreTrainedModel, output: Any, layers: Sequence[int], **prefix: Any
+) -> tuple[Tensor, list[int] | None]:
+    """Tokens (N, L, C * layers) of several layers, side by side, and the rows and columns of a feature map.
 
     Raises:
-        ValueError: If the layers have different numbers of tokens.
+        ValueError: If the layers have different numbers of tokens; and as `read_layer`.
     """
-    found = [read_tokens(tower, output, layer, **prefix) for layer in layers]
-    counts = [tokens.shape[1] for tokens in found]
+    found = [read_layer(tower, output, layer, **prefix) for layer in layers]
+    grids = [list(states.shape[1:3]) for states in found if states.dim() == 4]
+    tokens = [states.flatten(1, -2) for states in found]
+    counts = [states.shape[1] for states in tokens]
     if len(set(counts)) > 1:
         raise ValueError(
             f"feature_layer {list(layers)}: these layers of {type(tower).__name__} have {counts} tokens. Only layers "
             "with equally many can be joined."
         )
-    return torch.cat(found, dim=-1)
+    return torch.cat(tokens, dim=-1), grids[0] if grids else None
 
 
 class Encoder(nn.Module):
@@ -122,7 +132,7 @@ class Encoder(nn.Module):
         output = run_tower(
             self.tower, features.to(self.tower.dtype), output_hidden_states=output_hidden_states or inner, **kwargs
         )
-        tokens = join_layers(self.tower, output, self.layers, **self.prefix)
+        tokens, _ = join_layers(self.tower, output, self.layers, **self.prefix)
         if tokens.shape[1] != self.num_tokens:
             raise ValueError(
                 f"{type(self.tower).__name__} gave {tokens.shape[1]} tokens for features of shape "
@@ -143,8 +153,8 @@ def measure_tower(
     num_prefix_tokens: int | None = None,
     feature_layer: int | list[int] = -1,
     keep_prefix: bool = False,
-) -> dict[str, int]:
-    """Measure `num_tokens` and `hidden_size` of any tower, on the meta device: no memory, no weights.
+) -> dict[str, Any]:
+    """Measure `num_tokens`, `token_grid` and `hidden_size` of any tower, on the meta device: no memory, no weights.
 
     Args:
         tower_config: Configuration of the tower.
@@ -153,7 +163,7 @@ def measure_tower(
         feature_layer, keep_prefix: As in the encoder configuration.
 
     Returns:
-        The two values and `num_prefix_tokens`, as keyword arguments for an encoder configuration.
+        The three values and `num_prefix_tokens`, as keyword arguments for an encoder configuration.
 
     Raises:
         ValueError: As `Encoder`.
@@ -165,9 +175,11 @@ def measure_tower(
             known = prefix_tokens(tower_config)
             num_prefix_tokens = int(getattr(getattr(tower, "timm_model", None), "num_prefix_tokens", known))
         output = run_tower(tower, torch.empty(1, *features_shape), output_hidden_states=layers != [-1])
-        tokens = join_layers(tower, output, layers, prefix=num_prefix_tokens, keep_prefix=keep_prefix)
+        tokens, grid = join_layers(tower, output, layers, prefix=num_prefix_tokens, keep_prefix=keep_prefix)
+    num_tokens = tokens.shape[1]
     return {
-        "num_tokens": tokens.shape[1],
+        "num_tokens": num_tokens,
+        "token_grid": [1, num_tokens] if keep_prefix else grid or token_grid(tower_config, num_tokens),
         "hidden_size": tokens.shape[2],
         "num_prefix_tokens": num_prefix_tokens,
     }
