@@ -221,6 +221,38 @@ def test_a_file_in_the_published_layout_loads_with_equal_outputs(tmp_path: Path)
     assert torch.equal(loaded(windows).last_hidden_state, model(windows).last_hidden_state)
 
 
+def test_names_and_shapes_of_the_base_model_are_the_published_ones() -> None:
+    """Those of the classes in microsoft/unilm `beats/BEATs.py` and `beats/backbone.py`, commit c68101b."""
+    with torch.device("meta"):
+        model = BeatsModel(UniMoEBeatsConfig())
+    linear = {"k_proj": (768, 768), "v_proj": (768, 768), "q_proj": (768, 768), "out_proj": (768, 768)}
+    layer = {f"self_attn.{name}": shape for name, shape in linear.items()}
+    layer |= {"self_attn.grep_linear": (8, 64), "fc1": (3072, 768), "fc2": (768, 3072)}
+    layer |= {"self_attn_layer_norm": (768,), "final_layer_norm": (768,)}
+    expected: dict[str, tuple[int, ...]] = {
+        "patch_embedding.weight": (512, 1, 16, 16),
+        "encoder.pos_conv.0.bias": (768,),
+        "encoder.pos_conv.0.weight_g": (1, 1, 128),
+        "encoder.pos_conv.0.weight_v": (768, 48, 128),
+    }
+    with_bias = {"layer_norm": (512,), "post_extract_proj": (768, 512), "encoder.layer_norm": (768,)}
+    for index in range(12):
+        with_bias |= {f"encoder.layers.{index}.{name}": shape for name, shape in layer.items()}
+        expected[f"encoder.layers.{index}.self_attn.grep_a"] = (1, 12, 1, 1)
+        expected[f"encoder.layers.{index}.self_attn.relative_attention_bias.weight"] = (320, 12)
+    for name, shape in with_bias.items():
+        expected |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    assert {name: tuple(tensor.shape) for name, tensor in published(model).items()} == expected
+
+
+def test_bfloat16_is_near_float32() -> None:
+    model, windows = tiny_beats(), torch.randn(2, 32, 16)
+    expected = model(windows).last_hidden_state
+    actual = model.bfloat16()(windows.bfloat16()).last_hidden_state
+    assert actual.dtype == torch.bfloat16
+    assert (actual.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
 def test_published_names_load_by_from_pretrained_too(tmp_path: Path) -> None:
     model = tiny_beats()
     shared = "self_attn.relative_attention_bias.weight"
