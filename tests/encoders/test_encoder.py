@@ -220,3 +220,42 @@ def test_whisper_takes_a_whole_window_only() -> None:
 def test_a_tower_whose_stages_merge_patches_must_be_measured() -> None:
     with pytest.raises(ValueError, match="num_tokens of a 'convnext' tower cannot be told from its configuration"):
         UniMoEVisionConfig(tower_config=VISION["convnext"])
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("deit", 2),
+        ("beit", 1),
+        ("dinov2_with_registers", 5),
+        ("data2vec-vision", 1),
+        ("vit_msn", 1),
+        ("ijepa", 0),
+    ],
+)
+@torch.no_grad()
+def test_tokens_before_the_patches_are_known(name: str, prefix: int) -> None:
+    fields = {"model_type": name, "image_size": 32, "patch_size": 8, **SMALL}
+    tower = AutoConfig.for_model(**fields)
+    assert measure_tower(tower, (3, 32, 32))["num_tokens"] == 16
+    config = UniMoEVisionConfig(tower_config=fields)
+    assert (config.num_prefix_tokens, config.num_tokens) == (prefix, 16)
+    whole = Encoder(UniMoEVisionConfig(tower_config=fields, keep_prefix=True)).eval()
+    assert whole(torch.randn(1, 3, 32, 32)).last_hidden_state.shape == (1, 16 + prefix, 16)
+
+
+def test_the_pooled_token_of_dinov3s_convnext_is_no_patch() -> None:
+    tower = AutoConfig.for_model("dinov3_convnext", hidden_sizes=[4, 8, 8, 16], depths=[1, 1, 1, 1])
+    assert measure_tower(tower, (3, 64, 64))["token_grid"] == [2, 2]
+
+
+@torch.no_grad()
+def test_the_inner_layers_of_a_timm_tower_with_channels_last_are_read_row_by_row() -> None:
+    architecture = {"model_type": "timm_wrapper", "architecture": "swin_tiny_patch4_window7_224"}
+    measured = measure_tower(AutoConfig.for_model(**architecture), (3, 224, 224), feature_layer=1)
+    assert (measured["token_grid"], measured["hidden_size"]) == ([28, 28], 192)
+    encoder = Encoder(UniMoEVisionConfig(tower_config=architecture, feature_layer=1, **measured)).eval()
+    states: list[torch.Tensor] = []
+    encoder.tower.timm_model.layers[1].register_forward_hook(lambda _module, _inputs, output: states.append(output))
+    tokens = encoder(torch.randn(1, 3, 224, 224)).last_hidden_state
+    assert states[0].shape == (1, 28, 28, 192) and torch.equal(tokens, states[0].flatten(1, 2))
