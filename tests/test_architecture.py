@@ -24,6 +24,7 @@ FLOORS = {
     "suggest": 1,
     "settings": 1,
     "remote_code": 1,
+    "parallel_plans": 1,
     "configuration_parts": 2,
     "configuration_moe": 2,
     "configuration_unimoe": 2,

@@ -24,6 +24,7 @@ from .configuration_parts import (
     require,
 )
 from .modality import MEDIA, Modality
+from .parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel_plan
 from .remote_code import AUTO_MAP, write_remote_code
 
 
@@ -41,6 +42,9 @@ class UniMoETextConfig(MoEConfig):
     model_type = "unimoe_text"
     base_config_key = "text_config"
     keys_to_ignore_at_inference = ["past_key_values"]
+    base_model_tp_plan = property(tensor_parallel_plan)
+    base_model_ep_plan = property(expert_parallel_plan)
+    base_model_pp_plan = PIPELINE_PLAN
 
     vocab_size: int = 32000
     num_attention_heads: int = 8
