@@ -35,6 +35,7 @@ FLOORS = {
     "moe": 3,
     "encoders": 3,
     "connectors": 3,
+    "checkpoint_layout": 4,
     "modeling_outputs": 4,
     "modeling_generation": 4,
     "modeling_unimoe_text": 4,

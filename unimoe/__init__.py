@@ -12,6 +12,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from .checkpoint_layout import register_layout
 from .configuration_unimoe import (
     UniMoEAudioConfig,
     UniMoEConfig,
@@ -44,6 +45,7 @@ def _register() -> None:
     for auto_class in (AutoModelForMultimodalLM, AutoModelForImageTextToText):
         auto_class.register(UniMoEConfig, UniMoEForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(UniMoEConfig, UniMoEProcessor, exist_ok=True)
+    register_layout()
 
 
 _register()

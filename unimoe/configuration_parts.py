@@ -25,6 +25,7 @@ _TRANSFORMERS_KEYS = {
     "rope_theta",
     "rope_scaling",
     "num_labels",
+    "use_cache",  # set by Trainer on the configuration of the whole
 }
 
 

@@ -130,8 +130,11 @@ class UniMoEPreTrainedModel(PreTrainedModel):
     _fixed: frozenset[str] = frozenset()
 
     def post_init(self) -> None:
-        """Finish construction as every transformers model does, and remember what it froze."""
+        """Finish construction as every transformers model does; collect what stays whole, remember what it froze."""
         super().post_init()
+        # transformers asks direct children which modules a device map may not split; towers are deeper.
+        models = [module for module in self.modules() if isinstance(module, PreTrainedModel)]
+        self._no_split_modules = {name for model in models for name in model._no_split_modules or ()}
         self._fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     @classmethod
@@ -156,6 +159,15 @@ class UniMoEPreTrainedModel(PreTrainedModel):
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return True
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Be initialised as transformers' own models are.
+
+        Of other packages' models it skips modules without weights of their own, and with them what their towers set
+        in such a place: the sinusoids of Whisper.
+        """
+        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -227,6 +239,14 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             raise ValueError("Specify exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        # Before there is a cache: transformers looks for packed rows in the positions only where there is none.
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -236,13 +256,6 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             text_if_none(mm_token_type_ids, inputs_embeds),
             token_ids=input_ids if token_ids is None else token_ids,
             attention_mask=attention_mask,
-        )
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
         )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids=position_ids)
         hidden_states = inputs_embeds
