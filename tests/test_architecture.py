@@ -37,6 +37,7 @@ FLOORS = {
     "connectors": 3,
     "checkpoint_layout": 4,
     "modeling_outputs": 4,
+    "modeling_features": 4,
     "modeling_generation": 4,
     "modeling_unimoe_text": 4,
     "modeling_unimoe": 4,
@@ -45,6 +46,7 @@ FLOORS = {
     "build": 5,
     "surgery": 5,
     "analysis": 5,
+    "tiny": 5,
     "cli": 6,
 }
 NEIGHBOURS = {
@@ -58,6 +60,7 @@ NEIGHBOURS = {
     ("processing_unimoe", "placeholders"),
     ("modeling_unimoe_text", "modeling_outputs"),
     ("modeling_generation", "modeling_outputs"),
+    ("modeling_unimoe", "modeling_features"),
     ("modeling_unimoe", "modeling_generation"),
     ("modeling_unimoe", "modeling_outputs"),
     ("modeling_unimoe", "modeling_unimoe_text"),

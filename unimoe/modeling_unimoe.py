@@ -16,6 +16,7 @@ from .configuration_unimoe import UniMoEConfig
 from .connectors import build_connector
 from .encoders import Encoder
 from .modality import Modality
+from .modeling_features import FeatureMethods
 from .modeling_generation import MultimodalGeneration
 from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput
 from .modeling_unimoe_text import LanguageHead, UniMoEPreTrainedModel, UniMoETextModel
@@ -210,7 +211,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         return self.connectors[key](parameter.new_zeros(0, config.num_tokens, config.hidden_size)).sum()
 
 
-class UniMoEForConditionalGeneration(MultimodalGeneration, LanguageHead):
+class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, LanguageHead):
     """Answers in text to images, video, audio, speech and text. See `UniMoEProcessor` for its inputs."""
 
     config_class = UniMoEConfig
