@@ -134,7 +134,8 @@ class UniMoEPreTrainedModel(PreTrainedModel):
         super().post_init()
         # transformers asks direct children which modules a device map may not split; towers are deeper.
         models = [module for module in self.modules() if isinstance(module, PreTrainedModel)]
-        self._no_split_modules = {name for model in models for name in model._no_split_modules or ()}
+        blocks = {name for model in models for name in model._no_split_modules or ()}
+        self._no_split_modules = sorted(blocks)
         self._fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     @classmethod

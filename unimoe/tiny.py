@@ -56,7 +56,7 @@ def save_tiny_checkpoint(folder: str | Path, *, seed: int = 0, **text: Any) -> P
     """
     tokenizer = byte_tokenizer()
     ids: dict[str, Any] = {
-        f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(modality.token) for modality in MEDIA
+        f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA
     }
     special: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = UniMoEConfig(
