@@ -4,13 +4,14 @@ The processor has settled all lengths; here features are scattered onto their pl
 D hidden size, C encoder width. A *unit* is one picture, one clip, or one window of sound or speech.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_unimoe import UniMoEConfig
 from .connectors import build_connector
@@ -192,11 +193,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
                     inputs_embeds = inputs_embeds + self.idle(modality)
                 continue
             features = torch.cat(tuple(output.pooler_output)).to(inputs_embeds)
-            if mask.sum() != len(features):
-                raise ValueError(
-                    f"Found {int(mask.sum())} {modality.key} placeholder token(s) but {len(features)} {modality.key} "
-                    f"feature(s). Pass each {modality.key} once, and do not truncate the processed text."
-                )
+            torch_compilable_check(mask.sum() == len(features), partial(mismatch, modality.key, mask, features))
             inputs_embeds = inputs_embeds.masked_scatter(mask[..., None], features)
         return inputs_embeds
 
@@ -282,6 +279,14 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
             for part in parts_of(name):
                 parts.setdefault(part, []).append(name)
         return parts
+
+
+def mismatch(key: str, mask: Tensor, features: Tensor) -> str:
+    """What is said where placeholders (B, S) and features (tokens, D) differ in number."""
+    return (
+        f"Found {int(mask.sum())} {key} placeholder token(s) but {len(features)} {key} feature(s). Pass each {key} "
+        "once, and do not truncate the processed text."
+    )
 
 
 def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:
