@@ -7,6 +7,7 @@ first stage of training is for.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,11 @@ from .placeholders import CHAT_TOKENS
 from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 
 WINDOW_TOKENS = 160
-"""Most tokens that a window of sound or speech becomes unless its connector is described: 5 a second for Whisper."""
+"""Most tokens that a window of sound or speech becomes by a connector that joins neighbours, unless it says how many."""
+
+
+# Types of connectors that join neighbours -> fields that say how many.
+_JOINING = {"mlp": {"stack"}, "pooling": {"stride", "output_grid"}, "pixel_shuffle": {"stride"}}
 
 
 class PartError(ValueError):
@@ -62,7 +67,8 @@ def build_model(
         speech: Of a Whisper model; its encoder is taken.
         audio: Of an audio spectrogram transformer (AST).
         connectors: Encoder key (`image`, `audio`, `speech`) -> fields of `UniMoEConnectorConfig`. What is not given
-            is its default, but for sounds and speech: there neighbours are stacked to at most `WINDOW_TOKENS`.
+            is its default, but for sounds and speech: there neighbours are joined to at most `WINDOW_TOKENS`. The
+            decoder of a `query_decoder` is that of the encoder's Whisper, with its weights, unless it is described.
         dtype: Of the language model and the towers.
         seed: Of the connectors' random weights.
 
@@ -83,6 +89,7 @@ def build_model(
             "tie_word_embeddings": decoder.config.tie_word_embeddings,
         }
     towers: dict[str, PreTrainedModel] = {}
+    query_decoders: dict[str, PreTrainedModel] = {}
     extractors: dict[str, Any] = {}
     for key, source in sources.items():
         option = "vision" if key == "image" else key
@@ -90,13 +97,13 @@ def build_model(
             towers[key], extractors[key] = load_tower(source, dtype), load_extractor(key, source)
             fields = encoder_config(key, towers[key], extractors[key])
             connector = connector_config(key, fields["token_grid"], connectors.get(key, {}))
+            if query_decoder := borrow_decoder(connector, source, dtype):
+                query_decoders[key] = query_decoder
             values |= {f"{option}_config": fields, f"{key}_connector_config": connector}
     values |= {f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA}
     config = UniMoEConfig(**values)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = UniMoEForConditionalGeneration._from_config(config, dtype=decoder.dtype).eval()
-    copy_parts(model, decoder, towers)
+    model = draw_model(config, decoder.dtype, seed)
+    copy_parts(model, decoder, towers, query_decoders)
     set_generation(model, decoder, tokenizer)
     names = {"image": "image_processor"} | {key: f"{key}_feature_extractor" for key in ("audio", "speech")}
     extracting = {names[key]: extractor for key, extractor in extractors.items()}
@@ -147,11 +154,25 @@ def encoder_config(key: str, tower: PreTrainedModel, extractor: Any) -> dict[str
 
 def connector_config(key: str, grid: list[int], fields: dict[str, Any]) -> dict[str, Any]:
     """Complete the fields of the configuration of a connector behind an encoder whose tokens lie in `grid`."""
-    if key == "image" or "stack" in fields or fields.get("type", "mlp") != "mlp":
-        return fields
-    num_tokens = math.prod(grid)
-    stacks = (stack for stack in range(1, num_tokens + 1) if num_tokens % stack == 0)
-    return {**fields, "stack": next(stack for stack in stacks if num_tokens // stack <= WINDOW_TOKENS)}
+    kind = fields.get("type", "mlp")
+    if key == "image" or kind not in _JOINING or fields.keys() & _JOINING[kind]:
+        return dict(fields)
+    if kind == "mlp":
+        return {**fields, "stack": next(n for n in divisors(math.prod(grid)) if math.prod(grid) // n <= WINDOW_TOKENS)}
+    blocks = [block for block in product(*map(divisors, grid)) if math.prod(grid) // math.prod(block) <= WINDOW_TOKENS]
+    return {**fields, "stride": list(min(blocks, key=math.prod))}
+
+
+def divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def draw_model(config: UniMoEConfig, dtype: torch.dtype, seed: int) -> UniMoEForConditionalGeneration:
+    """Make a model with random weights, in evaluation mode; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: UniMoEForConditionalGeneration = UniMoEForConditionalGeneration._from_config(config, dtype=dtype)
+    return model.eval()
 
 
 def extend_vocabulary(decoder: UniMoEForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -171,6 +192,33 @@ def load_tower(source: str | Path, dtype: torch.dtype | str) -> PreTrainedModel:
     # An encoder reads hidden states; a classifier's checkpoint has no pooler.
     model = load_weights(AutoModel, source, dtype=dtype, exact=False, unread="pooler", config=config_of_tower)
     return model.encoder if config.model_type == "whisper" else model
+
+
+def borrow_decoder(connector: dict[str, Any], source: str | Path, dtype: torch.dtype | str) -> PreTrainedModel | None:
+    """Load the decoder of the encoder's Whisper, without word embeddings, for a connector that states none of its own.
+
+    Args:
+        connector: Its fields; `decoder_config` is filled in.
+        source: Folder or Hub id of the encoder.
+        dtype: Of the weights.
+
+    Returns:
+        None if the connector takes no decoder, or describes it.
+
+    Raises:
+        ValueError: If the encoder is no Whisper.
+    """
+    if connector.get("type") != "query_decoder" or "decoder_config" in connector:
+        return None
+    if (kind := read_config(source).get("model_type")) != "whisper":
+        raise ValueError(
+            f"a query_decoder connector takes the decoder of a Whisper; this is a {kind!r}. Choose another type, or "
+            "state decoder_config."
+        )
+    decoder: PreTrainedModel = load_weights(AutoModel, source, dtype=dtype, exact=False).decoder
+    del decoder.embed_tokens
+    connector["decoder_config"] = decoder.config.to_dict()
+    return decoder
 
 
 def load_extractor(key: str, source: str | Path) -> Any:
@@ -213,13 +261,20 @@ def feature_shape(key: str, extractor: Any) -> tuple[int, ...]:
 
 
 def copy_parts(
-    model: UniMoEForConditionalGeneration, decoder: UniMoEForCausalLM, towers: dict[str, PreTrainedModel]
+    model: UniMoEForConditionalGeneration,
+    decoder: UniMoEForCausalLM,
+    towers: dict[str, PreTrainedModel],
+    query_decoders: dict[str, PreTrainedModel],
 ) -> None:
-    """Copy the weights of the language model and the towers; every name must be found on both sides."""
+    """Copy the weights of the language model, the towers and the decoders of connectors; every name must be found on
+    both sides.
+    """
     model.model.language_model.load_state_dict(decoder.model.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
     for key, tower in towers.items():
         model.model.encoders[key].tower.load_state_dict(tower.state_dict())
+    for key, query_decoder in query_decoders.items():
+        model.model.connectors[key].decoder.load_state_dict(query_decoder.state_dict())
 
 
 def set_generation(

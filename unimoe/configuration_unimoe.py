@@ -194,7 +194,7 @@ class UniMoEConfig(CheckedConfig):
                 f"vocabulary of {self.text_config.vocab_size}.",
             )
         for key in self.encoder_keys:
-            problem = self.connector_config(key).misfit(self.encoder_config(key).token_grid)
+            problem = self.connector_config(key).misfit(self.encoder_config(key))
             require(problem is None, f"{key}_connector_config.{problem}")
         require(
             self.video_num_frames % self.video_temporal_stride == 0,

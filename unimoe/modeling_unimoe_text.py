@@ -25,7 +25,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimoe import UniMoETextConfig
-from .connectors import QFormerConnector
+from .connectors import QueryConnector
 from .modeling_outputs import UniMoEModelOutput, UniMoEOutput, add_router_losses
 from .moe import GatedMLP, Router, RoutingContext, SoftMoeBlock, SparseMoeBlock
 from .moe.block import ExpertOverlap
@@ -167,11 +167,8 @@ class UniMoEPreTrainedModel(PreTrainedModel):
         elif isinstance(module, SoftMoeBlock):
             init.normal_(module.slots, mean=0.0, std=std)
             init.ones_(module.scale)
-        elif isinstance(module, QFormerConnector):
+        elif isinstance(module, QueryConnector):
             init.normal_(module.queries, mean=0.0, std=std)
-        elif isinstance(module, nn.MultiheadAttention):
-            init.normal_(module.in_proj_weight, mean=0.0, std=std)
-            init.zeros_(module.in_proj_bias)
 
 
 class UniMoETextModel(UniMoEPreTrainedModel):
