@@ -38,7 +38,7 @@ from .placeholders import CHAT_TOKENS
 from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 
 WINDOW_TOKENS = 160
-"""Most tokens that a window of sound or speech becomes by a connector that joins neighbours, unless it says how many."""
+"""Most tokens that a window of sound or speech becomes where neighbours are joined and nobody says how many."""
 
 
 # Types of connectors that join neighbours -> fields that say how many.
