@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from transformers.utils import logging
 
 from .__main__ import environment
 from .connectors_table import compare_kinds, render
@@ -173,6 +174,7 @@ def main(
     names = list(kinds or KINDS)
     if unknown := set(names) - set(KINDS):
         raise typer.BadParameter(f"no kind {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}.")
+    logging.disable_progress_bar()
     console = Console(width=119)
     runs = [Run(kind, seed, scale, out / f"{kind}-{seed}") for seed in range(seeds) for kind in names]
     for number, run in enumerate(runs, start=1):

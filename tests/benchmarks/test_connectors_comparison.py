@@ -1,6 +1,8 @@
 """The comparison of connectors: what is run, what is skipped, and how sure its table is."""
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from training.quickstart.build import ModelConfig
 from training.recipe import load_recipe
 from unimoe import UniMoEConfig
 
+ROOT = Path(__file__).parents[2]
 app = Typer()
 app.command()(main)
 
@@ -206,6 +209,23 @@ def test_the_table_has_a_column_for_each_kind() -> None:
     assert lines[3] == "| t, more than mlp |  | 0.200 (-0.100 to 0.300) |"
     assert "| tokens, image | 8 | 8 |" in lines and "| parameters of the connectors | 1,234 | 1,234 |" in lines
     assert {line.count("|") for line in lines} == {4}
+
+
+@pytest.mark.slow
+def test_from_nothing_to_the_table_and_again_without_training(tmp_path: Path) -> None:
+    options = ["--seeds", "2", "--kind", "mlp", "--kind", "qformer", "--scale", "0.01", "--rounds", "3"]
+    command = [sys.executable, "-m", "benchmarks.connectors", "--out", str(tmp_path), *options]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
+    weights = tmp_path / "qformer-1" / "model" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert again.stdout.count("complete") == 4 and weights.stat().st_mtime_ns == written
+    report = json.loads((tmp_path / "table.json").read_text())
+    assert report["facts"]["mlp"]["tokens"] == report["facts"]["qformer"]["tokens"]
+    assert report["facts"]["mlp"]["steps"] == 1.0 and report["facts"]["qformer"]["steps"] > 0
+    assert report["results"]["qformer"]["vqa"]["difference"]["low"] is not None
+    assert "| vqa (2,500 rows, floor 0.674) |" in (tmp_path / "table.md").read_text()
 
 
 def test_the_command_trains_seed_by_seed_and_an_unknown_kind_is_refused(
