@@ -101,6 +101,12 @@ def test_a_connector_that_cannot_read_its_encoder_is_refused(key: str, fields: d
         UniMoEConfig.from_dict(values)
 
 
+def test_a_stride_does_not_divide_a_lone_token() -> None:
+    lone = UniMoEVisionConfig(tower_config=RESNET, num_tokens=1, hidden_size=24)
+    problem = UniMoEConnectorConfig(type="pooling", stride=2).misfit(lone)
+    assert problem == "stride [2, 2] does not divide the 1 rows and 1 columns of tokens."
+
+
 def test_heads_of_a_qformer_divide_its_width() -> None:
     values = {**tiny_config().to_dict(), "audio_connector_config": {"type": "qformer", "num_attention_heads": 5}}
     with pytest.raises(

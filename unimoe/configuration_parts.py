@@ -297,7 +297,8 @@ class UniMoEConnectorConfig(CheckedConfig):
     def block(self, encoder_grid: list[int]) -> list[int]:
         """Rows and columns of the tokens that `stride` makes one; of tokens in one row or column, a row or column."""
         if isinstance(self.stride, int):
-            return [1 if tokens == 1 else self.stride for tokens in encoder_grid]
+            in_a_row = max(encoder_grid) > 1
+            return [1 if tokens == 1 and in_a_row else self.stride for tokens in encoder_grid]
         return self.stride or [1, 1]
 
     def grid(self, encoder_grid: list[int]) -> list[int]:
