@@ -61,7 +61,7 @@ NEIGHBOURS = {
     ("build", "loading"),
     ("surgery", "loading"),
 }
-HEAVY = ("deepspeed", "timm", "torchaudio", "peft", "datasets", "torchcodec", "matplotlib", "jiwer", "soundfile")
+HEAVY = ("av", "deepspeed", "timm", "torchaudio", "peft", "datasets", "torchcodec", "matplotlib", "jiwer", "soundfile")
 WALK = ("processing_unimoe", "modeling_unimoe", "connectors", "moe.block", "moe.losses")
 
 

@@ -29,7 +29,7 @@ PACKAGES = (
     "datasets",
     "safetensors",
     "deepspeed",
-    "torchcodec",
+    "av",
 )
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 ModalityRouting = Literal["shared", "bias", "separate"]

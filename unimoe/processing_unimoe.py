@@ -18,7 +18,7 @@ import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
-from .media import cut_windows, load_clip, load_picture, load_sound, window_samples
+from .media import FrameSampling, cut_windows, load_clip, load_picture, load_sound, window_samples
 from .modality import MEDIA, Modality
 from .placeholders import (
     CHAT_TEMPLATE,
@@ -363,8 +363,9 @@ class UniMoEProcessor(ProcessorMixin):
     def _clip_features(
         self, _: Modality, named: list[tuple[str, Any]], options: _Options
     ) -> tuple[torch.Tensor, list[int]]:
-        clips = [load_clip(medium, num_frames=self.video_num_frames, where=where) for where, medium in named]
-        frames = self._pixels([frame for clip in clips for frame in clip], options)
+        sampling = FrameSampling(maximum=self.video_num_frames)
+        clips = [load_clip(medium, sampling=sampling, where=where) for where, medium in named]
+        frames = self._pixels([frame for clip in clips for frame in clip.frames], options)
         return frames.unflatten(0, (len(clips), self.video_num_frames)), [1] * len(named)  # (N, F, C, H, W)
 
     def _sound_features(
