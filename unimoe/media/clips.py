@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .files import open_file, unreadable
+from .files import is_array, open_file, unreadable
 from .films import decode_film
 from .pictures import load_picture, upright_rgb
 from .sampling import Clip, FrameSampling, sample_frames
@@ -36,7 +36,7 @@ def load_clip(medium: Any, *, sampling: FrameSampling, where: str = "video") -> 
         return _from_decoder(medium, sampling, where)
     if isinstance(medium, dict) and medium.get("frames") is not None:
         return _from_frames(medium["frames"], medium.get("fps"), sampling, where)
-    if isinstance(medium, (list, tuple)) or hasattr(medium, "ndim"):
+    if isinstance(medium, (list, tuple)) or is_array(medium):
         return _from_frames(medium, None, sampling, where)
     file = open_file(medium, where)
     try:
@@ -64,7 +64,7 @@ def _from_frames(frames: Any, fps: float | None, sampling: FrameSampling, where:
     if hasattr(frames, "ndim") and frames.ndim != 4:
         raise ValueError(
             f"{where}: a clip as an array has 4 dimensions (frames, height, width, channels), got shape "
-            f"{tuple(frames.shape)}."
+            f"{tuple(frames.shape)}. Pass a single frame as a list of one."
         )
     starts, duration = _even_times(len(frames), fps, sampling, where)
     indices = sample_frames(starts, duration, sampling, where=where)
@@ -108,12 +108,12 @@ def _from_animation(image: Image.Image, medium: Any, sampling: FrameSampling, wh
             image.seek(index)
             image.load()  # WebP states a frame's duration when it is decoded
             seconds.append((image.info.get("duration") or 0) / 1000 or SECONDS_OF_A_FRAME)
-        ends = np.cumsum(seconds)
-        indices = sample_frames(ends - seconds, float(ends[-1]), sampling, where=where)
-        frames = {}
-        for index in sorted(set(indices.tolist())):
-            image.seek(index)
-            frames[index] = upright_rgb(image, medium, where=where)
-    except (OSError, EOFError, SyntaxError) as error:
+    except Exception as error:  # as for opening
         raise unreadable(medium, where, "video", error) from error
+    ends = np.cumsum(seconds)
+    indices = sample_frames(ends - seconds, float(ends[-1]), sampling, where=where)
+    frames = {}
+    for index in sorted(set(indices.tolist())):
+        image.seek(index)
+        frames[index] = upright_rgb(image, medium, where=where)
     return Clip([frames[index] for index in indices.tolist()], (ends - seconds)[indices], float(ends[-1]))

@@ -107,6 +107,11 @@ def check_complete(found: float, stated: float, medium: Any, *, where: str, kind
         raise unreadable(medium, where, kind, reason)
 
 
+def is_array(medium: Any) -> bool:
+    """Whether this is an array or tensor; a memoryview, which has dimensions too, holds the bytes of a file."""
+    return hasattr(medium, "ndim") and not isinstance(medium, memoryview)
+
+
 def to_numpy(array: Any) -> np.ndarray:
     """Make an array of an array, tensor or list."""
     if isinstance(array, torch.Tensor):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .files import open_file, to_numpy, unreadable
+from .files import is_array, open_file, to_numpy, unreadable
 
 CHANNELS = (1, 3, 4)
 
@@ -29,7 +29,7 @@ def load_picture(medium: Any, *, where: str = "image") -> Image.Image:
     Raises:
         ValueError: If the file is missing or is no picture, or the array has another shape or range.
     """
-    if hasattr(medium, "ndim"):
+    if is_array(medium):
         return _from_array(medium, where)
     if isinstance(medium, Image.Image):
         return upright_rgb(medium, medium, where=where)
@@ -56,7 +56,9 @@ def upright_rgb(image: Image.Image, medium: Any, *, where: str) -> Image.Image:
     try:
         image = ImageOps.exif_transpose(image)
         if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-            return image.convert("RGB")
+            image = image.convert("RGB")
+            image.info.pop("transparency", None)  # which would make image processors treat a colour as no colour
+            return image
     except Exception as error:  # as for opening
         raise unreadable(medium, where, "picture", error) from error
     pixels = np.asarray(image)
@@ -71,7 +73,8 @@ def _from_array(array: Any, where: str) -> Image.Image:
     if not layouts or pixels.size == 0 or pixels.dtype.kind not in "buif":
         raise ValueError(
             f"{where}: a picture as an array has the shape (height, width), (height, width, channels) or (channels, "
-            f"height, width) with {CHANNELS} channels of numbers, got {tuple(array.shape)} of {pixels.dtype}."
+            f"height, width) with {CHANNELS} channels of numbers, got {tuple(array.shape)} of {pixels.dtype}. Pass "
+            "each picture alone and so."
         )
     if layouts[0 if isinstance(array, torch.Tensor) else -1] == 0:
         pixels = pixels.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)

@@ -14,6 +14,7 @@ import torch
 from .clips import is_animation
 from .files import (
     check_complete,
+    is_array,
     medium_name,
     open_container,
     open_file,
@@ -68,7 +69,7 @@ def load_clip_sound(medium: Any, *, sampling_rate: int, where: str = "video") ->
         ImportError: If PyAV is not installed, or the rate must change and torchaudio is not.
     """
     is_frames = isinstance(medium, dict) and medium.get("frames") is not None
-    if is_frames or isinstance(medium, (list, tuple)) or hasattr(medium, "ndim") or hasattr(medium, "get_frames_at"):
+    if is_frames or isinstance(medium, (list, tuple)) or is_array(medium) or hasattr(medium, "get_frames_at"):
         return None
     file = open_file(medium, where)
     if is_animation(file):
@@ -121,7 +122,7 @@ def _read_samples(medium: Any, default_rate: int, where: str) -> tuple[np.ndarra
     if isinstance(medium, dict) and medium.get("array") is not None:
         rate = medium.get("sampling_rate")
         return to_numpy(medium["array"]), default_rate if rate is None else rate
-    if hasattr(medium, "ndim") or _is_samples(medium):
+    if is_array(medium) or _is_samples(medium):
         return to_numpy(medium), default_rate
     return _read_sound_file(medium, where)
 
@@ -206,7 +207,7 @@ def _mono(samples: np.ndarray, where: str) -> np.ndarray:
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "if":
         raise ValueError(
             f"{where}: samples are floats or signed integers of shape (n,), (channels, n) or (n, channels), got "
-            f"{samples.dtype} of shape {samples.shape}."
+            f"{samples.dtype} of shape {samples.shape}. Pass each sound alone and so."
         )
     if samples.dtype.kind == "i":
         samples = samples / -float(np.iinfo(samples.dtype).min)  # int16: 1 / 32768
