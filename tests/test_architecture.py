@@ -24,8 +24,11 @@ FLOORS = {
     "suggest": 1,
     "settings": 1,
     "remote_code": 1,
+    "parallel_plans": 1,
     "configuration_parts": 2,
     "configuration_moe": 2,
+    "configuration_beats": 2,
+    "feature_extraction_beats": 2,
     "configuration_unimoe": 2,
     "presets": 2,
     "layout": 2,
@@ -37,8 +40,10 @@ FLOORS = {
     "moe": 3,
     "encoders": 3,
     "connectors": 3,
+    "checkpoint_layout": 4,
     "modeling_outputs": 4,
     "rotary": 4,
+    "modeling_features": 4,
     "modeling_generation": 4,
     "modeling_unimoe_text": 4,
     "modeling_unimoe": 4,
@@ -47,10 +52,12 @@ FLOORS = {
     "build": 5,
     "surgery": 5,
     "analysis": 5,
+    "tiny": 5,
     "cli": 6,
 }
 NEIGHBOURS = {
     ("settings", "suggest"),
+    ("configuration_beats", "configuration_parts"),
     ("configuration_moe", "configuration_parts"),
     ("configuration_unimoe", "configuration_moe"),
     ("configuration_unimoe", "configuration_parts"),
@@ -68,6 +75,7 @@ NEIGHBOURS = {
     ("modeling_unimoe_text", "modeling_outputs"),
     ("modeling_unimoe_text", "rotary"),
     ("modeling_generation", "modeling_outputs"),
+    ("modeling_unimoe", "modeling_features"),
     ("modeling_unimoe", "modeling_generation"),
     ("modeling_unimoe", "modeling_outputs"),
     ("modeling_unimoe", "modeling_unimoe_text"),
@@ -76,7 +84,7 @@ NEIGHBOURS = {
     ("build", "loading"),
     ("surgery", "loading"),
 }
-HEAVY = ("deepspeed", "timm", "torchaudio", "peft", "datasets", "av", "torchcodec", "matplotlib", "jiwer", "soundfile")
+HEAVY = ("av", "deepspeed", "timm", "torchaudio", "peft", "datasets", "torchcodec", "matplotlib", "jiwer", "soundfile")
 WALK = ("processing_unimoe", "modeling_unimoe", "connectors", "moe.block", "moe.losses")
 
 

@@ -26,6 +26,7 @@ from .configuration_parts import (
 )
 from .layout import MediaLayout, PositionType
 from .modality import MEDIA, Modality
+from .parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel_plan
 from .remote_code import AUTO_MAP, write_remote_code
 
 
@@ -44,6 +45,9 @@ class UniMoETextConfig(MoEConfig):
     base_config_key = "text_config"
     ignore_keys_at_rope_validation = {"mrope_section"}
     keys_to_ignore_at_inference = ["past_key_values"]
+    base_model_tp_plan = property(tensor_parallel_plan)
+    base_model_ep_plan = property(expert_parallel_plan)
+    base_model_pp_plan = PIPELINE_PLAN
 
     vocab_size: int = 32000
     num_attention_heads: int = 8
@@ -221,7 +225,7 @@ class UniMoEConfig(CheckedConfig):
                 f"vocabulary of {self.text_config.vocab_size}.",
             )
         for key in self.encoder_keys:
-            problem = self.connector_config(key).misfit(self.encoder_config(key).token_grid)
+            problem = self.connector_config(key).misfit(self.encoder_config(key))
             require(problem is None, f"{key}_connector_config.{problem}")
         _ = self.media_layout  # checks its fields
 

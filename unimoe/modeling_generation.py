@@ -98,15 +98,26 @@ class MultimodalGeneration(GenerationMixin):
         return expanded
 
     def _get_candidate_generator(  # type: ignore[override]
-        self, *args: Any, model_kwargs: dict[str, Any], assistant_model: Any = None, **kwargs: Any
+        self,
+        generation_config: GenerationConfig,
+        *,
+        model_kwargs: dict[str, Any],
+        assistant_model: Any = None,
+        **kwargs: Any,
     ) -> Any:
-        """Give an assistant what it takes; media are not among it, so it drafts from the text and is corrected."""
+        """Give an assistant what it takes; media are not among it, so it drafts from the text and is corrected.
+
+        Raises:
+            ValueError: If the model's own first layers shall draft, which transformers looks for in the wrong place.
+        """
+        if generation_config.assistant_early_exit is not None:
+            raise ValueError("assistant_early_exit is for text-only models; pass an assistant_model instead.")
         if assistant_model is not None:
             taken = set(inspect.signature(assistant_model.forward).parameters) - {"mm_encoder_outputs"}
             model_kwargs = {key: value for key, value in model_kwargs.items() if key in taken}
         inherited: Any = super()
         return inherited._get_candidate_generator(
-            *args, model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
+            generation_config, model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
         )
 
 

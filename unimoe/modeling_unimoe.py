@@ -5,18 +5,20 @@ D hidden size, C encoder width. A *unit* is a picture or a tile of it, a group o
 or speech.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_unimoe import UniMoEConfig
 from .connectors import build_connector
 from .encoders import Encoder
 from .modality import Modality
+from .modeling_features import FeatureMethods
 from .modeling_generation import MultimodalGeneration, require_positions
 from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput
 from .modeling_unimoe_text import LanguageHead, UniMoEPreTrainedModel, UniMoETextModel
@@ -56,16 +58,17 @@ class UniMoEModel(UniMoEPreTrainedModel):
         """Replace the token embeddings of the language model."""
         self.language_model.embed_tokens = value
 
-    def encode(self, modality: Modality, features: Tensor) -> Any:
+    def encode(self, modality: Modality, features: Tensor, **kwargs: Any) -> Any:
         """Turn features of one modality into embeddings of the language model.
 
         Args:
             modality: Which encoder and connector to use.
             features: What the processor returned under `modality.feature_name`; N units along the first dimension.
+            **kwargs: For the tower, such as `output_hidden_states`.
 
         Returns:
             BaseModelOutputWithPooling: `last_hidden_state`, the encoder's tokens; `pooler_output`, a tuple with the
-            embeddings (tokens, D) of each unit.
+            embeddings (tokens, D) of each unit; `hidden_states` and `attentions` of the tower on request.
 
         Raises:
             ValueError: If the model has no encoder for the modality.
@@ -77,31 +80,41 @@ class UniMoEModel(UniMoEPreTrainedModel):
                 f"Leave the {modality.key} out, or give the configuration an encoder for it."
             )
         is_video = modality is Modality.VIDEO
-        tokens = self.encode_frames(features) if is_video else self.encoders[key](features)  # (N, tokens, C)
-        units: Any = self.connectors[key](tokens).unbind()  # N of (tokens, D)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=units)
+        output = self.encode_frames(features, **kwargs) if is_video else self.encoders[key](features, **kwargs)
+        units: Any = self.connectors[key](output.last_hidden_state).unbind()  # N of (tokens, D)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=units,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
-    def encode_frames(self, pixel_values_videos: Tensor) -> Tensor:
-        """Encode groups of frames (N, stride, channels, height, width); average each, (N, tokens, C)."""
-        groups, frames = pixel_values_videos.shape[:2]
-        tokens = self.encoders["image"](pixel_values_videos.flatten(0, 1))  # (N * stride, tokens, C)
-        return tokens.view(groups, frames, *tokens.shape[1:]).mean(dim=1)
+    def encode_frames(self, pixel_values_videos: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """Encode groups of frames (N, stride, channels, height, width), and average each.
+
+        Returns:
+            `last_hidden_state` of shape (N, tokens, C); the tower's own outputs, on request, by frame.
+        """
+        output = self.encoders["image"](pixel_values_videos.flatten(0, 1), **kwargs)
+        by_frame = output.last_hidden_state.unflatten(0, pixel_values_videos.shape[:2])  # (N, stride, tokens, C)
+        output.last_hidden_state = by_frame.mean(dim=1)
+        return output
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Encode pictures (N, channels, height, width); see `encode`."""
-        return self.encode(Modality.IMAGE, pixel_values)
+        return self.encode(Modality.IMAGE, pixel_values, **kwargs)
 
     def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
         """Encode groups of frames of clips (N, stride, channels, height, width); see `encode`."""
-        return self.encode(Modality.VIDEO, pixel_values_videos)
+        return self.encode(Modality.VIDEO, pixel_values_videos, **kwargs)
 
     def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of sound; see `encode`."""
-        return self.encode(Modality.AUDIO, audio_features)
+        return self.encode(Modality.AUDIO, audio_features, **kwargs)
 
     def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of speech; see `encode`."""
-        return self.encode(Modality.SPEECH, speech_features)
+        return self.encode(Modality.SPEECH, speech_features, **kwargs)
 
     def encode_all(self, features: dict[str, Tensor | None], given: EncoderOutputs | None = None) -> EncoderOutputs:
         """Encode every modality whose features are there, by modality key; `given` outputs are kept.
@@ -192,11 +205,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
                     inputs_embeds = inputs_embeds + self.idle(modality)
                 continue
             features = torch.cat(tuple(output.pooler_output)).to(inputs_embeds)
-            if mask.sum() != len(features):
-                raise ValueError(
-                    f"Found {int(mask.sum())} {modality.key} placeholder token(s) but {len(features)} {modality.key} "
-                    f"feature(s). Pass each {modality.key} once, and do not truncate the processed text."
-                )
+            torch_compilable_check(mask.sum() == len(features), partial(mismatch, modality.key, mask, features))
             inputs_embeds = inputs_embeds.masked_scatter(mask[..., None], features)
         return inputs_embeds
 
@@ -211,7 +220,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         return self.connectors[key](parameter.new_zeros(0, config.num_tokens, config.hidden_size)).sum()
 
 
-class UniMoEForConditionalGeneration(MultimodalGeneration, LanguageHead):
+class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, LanguageHead):
     """Answers in text to images, video, audio, speech and text. See `UniMoEProcessor` for its inputs."""
 
     config_class = UniMoEConfig
@@ -282,6 +291,14 @@ class UniMoEForConditionalGeneration(MultimodalGeneration, LanguageHead):
             for part in parts_of(name):
                 parts.setdefault(part, []).append(name)
         return parts
+
+
+def mismatch(key: str, mask: Tensor, features: Tensor) -> str:
+    """What is said where placeholders (B, S) and features (tokens, D) differ in number."""
+    return (
+        f"Found {int(mask.sum())} {key} placeholder token(s) but {len(features)} {key} feature(s). Pass each {key} "
+        "once, and do not truncate the processed text."
+    )
 
 
 def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:

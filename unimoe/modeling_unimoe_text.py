@@ -1,6 +1,6 @@
 """The language model: embeddings -> decoder layers (attention, then dense or sparse feed-forward) -> norm -> logits.
 
-Weight for weight it is Llama, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE or OLMoE, as its configuration says.
+Weight for weight it is Llama, Mistral, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE or OLMoE, as configured.
 B batch, S sequence, D hidden size, T = B*S tokens.
 """
 
@@ -25,13 +25,13 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimoe import UniMoETextConfig
-from .connectors import QFormerConnector
+from .connectors import QueryConnector
 from .modeling_outputs import UniMoEModelOutput, UniMoEOutput, add_router_losses
 from .moe import GatedMLP, Router, RoutingContext, SoftMoeBlock, SparseMoeBlock
 from .moe.block import ExpertOverlap
 from .moe.expert_types import AnyExperts, init_experts
 from .moe.router_types import init_router, router_weights
-from .rotary import RotaryEmbedding
+from .rotary import RotaryEmbedding, plain_positions
 
 
 class Attention(nn.Module):
@@ -130,8 +130,12 @@ class UniMoEPreTrainedModel(PreTrainedModel):
     _fixed: frozenset[str] = frozenset()
 
     def post_init(self) -> None:
-        """Finish construction as every transformers model does, and remember what it froze."""
+        """Finish construction as every transformers model does; collect what stays whole, remember what it froze."""
         super().post_init()
+        # transformers asks direct children which modules a device map may not split; towers are deeper.
+        models = [module for module in self.modules() if isinstance(module, PreTrainedModel)]
+        blocks = {name for model in models for name in model._no_split_modules or ()}
+        self._no_split_modules = sorted(blocks)
         self._fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     @classmethod
@@ -157,6 +161,15 @@ class UniMoEPreTrainedModel(PreTrainedModel):
     def _can_set_attn_implementation(cls) -> bool:
         return True
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Be initialised as transformers' own models are.
+
+        Of other packages' models it skips modules without weights of their own, and with them what their towers set
+        in such a place: the sinusoids of Whisper.
+        """
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -168,11 +181,8 @@ class UniMoEPreTrainedModel(PreTrainedModel):
         elif isinstance(module, SoftMoeBlock):
             init.normal_(module.slots, mean=0.0, std=std)
             init.ones_(module.scale)
-        elif isinstance(module, QFormerConnector):
+        elif isinstance(module, QueryConnector):
             init.normal_(module.queries, mean=0.0, std=std)
-        elif isinstance(module, nn.MultiheadAttention):
-            init.normal_(module.in_proj_weight, mean=0.0, std=std)
-            init.zeros_(module.in_proj_bias)
 
 
 class UniMoETextModel(UniMoEPreTrainedModel):
@@ -229,6 +239,14 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             raise ValueError("Specify exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        # Before there is a cache: transformers looks for packed rows in the positions only where there is none.
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=plain_positions(position_ids),
+        )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -238,13 +256,6 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             text_if_none(mm_token_type_ids, inputs_embeds),
             token_ids=input_ids if token_ids is None else token_ids,
             attention_mask=attention_mask,
-        )
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=plain_positions(position_ids),
         )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids=position_ids)
         hidden_states = inputs_embeds
@@ -270,13 +281,6 @@ def routing_context(
         real = attention_mask[:, -modality_ids.shape[1] :].bool().reshape(-1)
     ids = None if token_ids is None else token_ids.reshape(-1)
     return RoutingContext(modality_ids.reshape(-1), token_ids=ids, real=real)
-
-
-def plain_positions(position_ids: Tensor) -> Tensor | None:
-    """Plain positions (B, S), whose jumps tell packed rows apart; None if there are only those in time and space."""
-    if position_ids.dim() == 2:
-        return position_ids
-    return position_ids[0] if position_ids.shape[0] == 4 else None
 
 
 def text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:

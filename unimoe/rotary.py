@@ -1,4 +1,4 @@
-"""Rotary embedding of plain and of 3-D positions."""
+"""Rotary embedding of plain and of 3-D positions. B batch, S sequence."""
 
 from typing import Any
 
@@ -43,4 +43,11 @@ def default_sections(half: int) -> tuple[int, int, int]:
     return half - 2 * side, side, side
 
 
-__all__ = ["RotaryEmbedding", "default_sections"]
+def plain_positions(position_ids: Tensor | None) -> Tensor | None:
+    """Plain positions (B, S), whose jumps tell packed rows apart; None if there are only those in time and space."""
+    if position_ids is None or position_ids.dim() == 2:
+        return position_ids
+    return position_ids[0] if position_ids.shape[0] == 4 else None
+
+
+__all__ = ["RotaryEmbedding", "default_sections", "plain_positions"]

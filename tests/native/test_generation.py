@@ -98,6 +98,11 @@ def test_the_model_itself_as_assistant_drafts_without_media_and_is_corrected(mod
     assert torch.equal(model.generate(**inputs, **GREEDY, assistant_model=model), expected)
 
 
+def test_drafts_of_the_first_layers_are_refused(model, inputs) -> None:
+    with pytest.raises(ValueError, match="assistant_early_exit is for text-only models; pass an assistant_model"):
+        model.generate(**inputs, **GREEDY, assistant_early_exit=1)
+
+
 def test_generation_from_embeddings_equals_generation_from_ids(model, inputs) -> None:
     expected = model.generate(**inputs, **GREEDY)[:, -5:]
     others = {name: value for name, value in inputs.items() if name != "input_ids"}
