@@ -21,7 +21,7 @@ REFUSALS = (
     r"Row \d+: \d+ of \d+ <\|\w+\|> tokens remain after tokenization with truncation=True, max_length=\d+",
 )
 SHOWN: dict[str, list[Any]] = {
-    "image": [picture(), picture(9), first("image_kind", "*.png"), str(first("image_kind", "*.png"))],
+    "image": [picture(250), picture(9), first("image_kind", "*.png"), str(first("image_kind", "*.png"))],
     "video": [[picture(shade) for shade in (0, 80, 160)], [picture()], {"frames": [picture()] * 9, "fps": 3.0}],
     "audio": [sound(0.01), sound(0.8), {"array": sound(0.3), "sampling_rate": 8_000}],
     "speech": [sound(0.2), sound(1.3), first("spoken_word", "*.flac")],
@@ -30,13 +30,12 @@ PLACEHOLDERS = re.compile("|".join(re.escape(str(modality.token)) for modality i
 
 words = st.text(max_size=12) | st.sampled_from(["", " ", "\n", "<|im_end|>", "<|pad|>", "🦊é漢", "a\u0301", "{{ x }}"])
 media = st.sampled_from([(kind, number) for kind, choices in SHOWN.items() for number in range(len(choices))])
-items = st.builds(lambda text: {"type": "text", "text": text}, words) | st.builds(
-    lambda chosen: item(chosen[0], SHOWN[chosen[0]][chosen[1]]), media
-)
+texts = st.builds(lambda text: {"type": "text", "text": text}, words)
+shows = st.builds(lambda chosen: item(chosen[0], SHOWN[chosen[0]][chosen[1]]), media)
 messages = st.builds(
     lambda role, content: {"role": role, "content": content},
     st.sampled_from(["system", "user", "assistant", "user", "assistant"]),
-    words | st.lists(items, max_size=4),
+    words | st.lists(texts | shows | shows, max_size=4),
 )
 conversations = st.lists(messages, min_size=1, max_size=4)
 batches = st.lists(conversations, min_size=1, max_size=3)
@@ -44,7 +43,7 @@ options = st.fixed_dictionaries(
     {"add_generation_prompt": st.booleans()},
     optional={
         "padding_side": st.sampled_from(["left", "right"]),
-        "truncated": st.integers(1, 300),
+        "truncated": st.integers(1, 600),
     },
 )
 
