@@ -381,7 +381,7 @@ PROCESSOR_DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "cut tokenizer": (lambda f: cut(f / "tokenizer.json"), ["tokenizer.json is not valid JSON", "again, whole"]),
     "another processor": (
         lambda f: make_processor().save_pretrained(f),
-        ["processor_config.json has num_tokens", "processor.save_pretrained("],
+        ["processor_config.json has media_layout.", "processor.save_pretrained("],
     ),
 }
 

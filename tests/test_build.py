@@ -21,9 +21,11 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+from typer.testing import CliRunner
 
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.build import build_model, connector_config, encoder_config, from_timm
+from unimoe.cli import app
 
 CLIP_PART = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 CLIP = CLIPConfig(
@@ -88,16 +90,90 @@ def test_towers_keep_their_weights_and_are_measured(parts) -> None:
         assert torch.equal(vision[name], tensor)
     for name, tensor in models["speech"].encoder.state_dict().items():
         assert torch.equal(encoders["speech"].tower.state_dict()[name], tensor)
-    assert model.config.num_tokens == {"image": 4, "video": 32, "audio": 10, "speech": 5}
+    assert model.config.num_tokens == {"image": 4, "video": 4, "audio": 10, "speech": 5}
 
 
 def test_a_window_of_speech_becomes_at_most_five_tokens_a_second() -> None:
-    assert connector_config("speech", 1500, {}) == {"stack": 10}
-    assert connector_config("audio", 1212, {}) == {"stack": 12}  # AST: 101 steps in time, 12 bands
-    assert connector_config("speech", 100, {}) == {"stack": 1}
-    assert connector_config("speech", 1500, {"type": "qformer"}) == {"type": "qformer"}
-    assert connector_config("speech", 1500, {"stack": 2}) == {"stack": 2}
-    assert connector_config("image", 576, {}) == {}
+    assert connector_config("speech", [1, 1500], {}) == {"stack": 10}
+    assert connector_config("audio", [12, 101], {}) == {"stack": 12}  # AST: 101 steps in time, 12 bands
+    assert connector_config("speech", [1, 100], {}) == {"stack": 1}
+    assert connector_config("speech", [1, 1500], {"type": "qformer"}) == {"type": "qformer"}
+    assert connector_config("speech", [1, 1500], {"stack": 2}) == {"stack": 2}
+    assert connector_config("image", [24, 24], {}) == {}
+
+
+@pytest.mark.parametrize("kind", ["pooling", "pixel_shuffle"])
+def test_blocks_of_a_window_keep_as_many_tokens_as_they_may(kind: str) -> None:
+    def stride(*grid: int) -> list[int]:
+        return connector_config("audio", list(grid), {"type": kind})["stride"]
+
+    assert stride(1, 1500) == [1, 10]
+    assert stride(12, 101) == [12, 1]  # 101 is prime: all bands of frequency of a moment, 101 tokens
+    assert stride(62, 8) == [1, 4]
+    assert stride(4, 6) == [1, 1]
+    assert connector_config("audio", [1, 1500], {"type": kind, "stride": 2}) == {"type": kind, "stride": 2}
+    assert connector_config("image", [24, 24], {"type": kind}) == {"type": kind}
+    grid = {"type": "pooling", "output_grid": [1, 200]}
+    assert connector_config("audio", [1, 1500], grid) == grid
+
+
+@torch.no_grad()
+def test_the_decoder_of_a_query_decoder_is_that_of_the_whisper(parts) -> None:
+    root, models = parts
+    fields = {"type": "query_decoder", "num_queries": 7}
+    model, processor = build(root, connectors={"speech": fields})
+    theirs = models["speech"].decoder
+    ours = model.model.connectors["speech"].decoder.state_dict()
+    assert ours.keys() == theirs.state_dict().keys() - {"embed_tokens.weight"}
+    assert all(torch.equal(theirs.state_dict()[name], tensor) for name, tensor in ours.items())
+    assert model.config.num_tokens["speech"] == 7 and fields == {"type": "query_decoder", "num_queries": 7}
+    chat = [turn(item("speech", sound(1.2)), "what is this?")]
+    inputs = process(processor, chat, add_generation_prompt=True)
+    features = model.model.get_speech_features(inputs["speech_features"])
+    connector = model.model.connectors["speech"]
+    queries = connector.queries.expand(len(inputs["speech_features"]), -1, -1)
+    states = theirs(inputs_embeds=queries, encoder_hidden_states=features.last_hidden_state).last_hidden_state
+    torch.testing.assert_close(torch.stack(features.pooler_output), connector.output_proj(states))
+
+
+def test_the_decoder_of_a_query_decoder_can_be_described(parts) -> None:
+    root, _ = parts
+    decoder = {**WHISPER, "decoder_layers": 3, "decoder_attention_heads": 2}
+    model, _ = build(root, connectors={"speech": {"type": "query_decoder", "decoder_config": decoder}})
+    assert len(model.model.connectors["speech"].decoder.layers) == 3
+
+
+def test_a_query_decoder_needs_a_whisper(parts) -> None:
+    root, _ = parts
+    with pytest.raises(
+        ValueError, match=r"audio .*: a query_decoder connector takes the decoder of a Whisper; this is"
+    ):
+        build(root, connectors={"audio": {"type": "query_decoder"}})
+
+
+def test_the_command_line_takes_any_connector(parts, tmp_path: Path) -> None:
+    root, _ = parts
+    towers = ["--vision", str(root / "vision"), "--speech", str(root / "speech")]
+    fields = ["image.type=pooling", "image.stride=2", "speech.type=query_decoder", "speech.num_queries=50"]
+    options = [word for field in fields for word in ("--connector", field)]
+    result = CliRunner().invoke(
+        app, ["build", "--language", str(root / "language"), *towers, *options, "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    config = UniMoEForConditionalGeneration.from_pretrained(tmp_path).config
+    assert (config.num_tokens["image"], config.num_tokens["speech"]) == (1, 50)
+    refused = CliRunner().invoke(
+        app, ["build", "--language", str(root / "language"), *towers, *options[:2], "--out", "x"]
+    )
+    assert refused.exit_code == 2 and "pooling needs either a stride" in refused.output
+
+
+def test_pooling_of_pictures_is_built_from_its_stride(parts) -> None:
+    root, _ = parts
+    model, _ = build(root, connectors={"image": {"type": "pooling", "stride": 2}})
+    assert model.config.num_tokens["image"] == 1
+    with pytest.raises(Exception, match="pooling needs either a stride"):
+        build(root, connectors={"image": {"type": "pooling"}})
 
 
 def test_a_connector_without_an_encoder_is_refused(parts) -> None:
@@ -122,7 +198,9 @@ def test_a_language_model_of_another_kind_is_refused_by_name(tmp_path: Path) -> 
     config = AutoConfig.for_model("gpt2", n_embd=16, n_layer=1, n_head=2, vocab_size=300)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     byte_tokenizer(placeholders=False).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="A 'gpt2' language model cannot be used; llama, qwen2, qwen3, mixtral,"):
+    with pytest.raises(
+        ValueError, match="A 'gpt2' language model cannot be used; llama, mistral, qwen2, qwen3, mixtral,"
+    ):
         build_model(tmp_path)
 
 
@@ -146,6 +224,7 @@ def test_timm_towers_give_patches_whatever_their_layout(architecture: str, token
     extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     config = encoder_config("image", tower, extractor)
     assert (config["num_tokens"], config["hidden_size"]) == (tokens, tower.timm_model.num_features)
+    assert config["token_grid"] == [tokens**0.5] * 2
 
 
 def test_a_timm_towers_pictures_are_prepared_as_timm_does_by_a_processor_that_can_be_saved(tmp_path) -> None:

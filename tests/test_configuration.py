@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from tiny import RESNET, tiny_config
+from tiny import AST, RESNET, WHISPER, tiny_config
 from transformers import AutoConfig
 
 from unimoe import (
     UniMoEAudioConfig,
     UniMoEConfig,
     UniMoEConnectorConfig,
+    UniMoEForConditionalGeneration,
     UniMoESpeechConfig,
     UniMoETextConfig,
     UniMoEVisionConfig,
@@ -77,13 +78,50 @@ def test_stack_must_divide_the_tokens() -> None:
         UniMoEConfig.from_dict(values)
 
 
+@pytest.mark.parametrize(
+    ("key", "fields", "problem"),
+    [
+        ("image", {"type": "pooling", "stride": 3}, r"stride \[3, 3\] does not divide the 4 rows and 4 columns"),
+        (
+            "speech",
+            {"type": "pixel_shuffle", "stride": 7},
+            r"stride \[1, 7\] does not divide the 1 rows and 50 columns",
+        ),
+        ("image", {"type": "pooling", "output_grid": [4, 5]}, r"output_grid \[4, 5\] is larger than the 4 rows and 4"),
+        (
+            "image",
+            {"type": "query_decoder", "decoder_config": WHISPER},
+            r"decoder_config.d_model \(16\) is not the encoder's width \(24\)",
+        ),
+    ],
+)
+def test_a_connector_that_cannot_read_its_encoder_is_refused(key: str, fields: dict, problem: str) -> None:
+    values = {**tiny_config().to_dict(), f"{key}_connector_config": fields}
+    with pytest.raises(Exception, match=f"{key}_connector_config.{problem}"):
+        UniMoEConfig.from_dict(values)
+
+
+def test_a_stride_does_not_divide_a_lone_token() -> None:
+    lone = UniMoEVisionConfig(tower_config=RESNET, num_tokens=1, hidden_size=24)
+    problem = UniMoEConnectorConfig(type="pooling", stride=2).misfit(lone)
+    assert problem == "stride [2, 2] does not divide the 1 rows and 1 columns of tokens."
+
+
+def test_heads_of_a_qformer_divide_its_width() -> None:
+    values = {**tiny_config().to_dict(), "audio_connector_config": {"type": "qformer", "num_attention_heads": 5}}
+    with pytest.raises(
+        ValueError, match=r"num_attention_heads \(5\) of a qformer does not divide its hidden_size \(32\)"
+    ):
+        UniMoEForConditionalGeneration(UniMoEConfig.from_dict(values))
+
+
 def test_text_only_configuration_has_no_media() -> None:
     config = UniMoEConfig()
     assert config.media == [] and config.num_tokens == {}
 
 
 def test_num_tokens_count_units() -> None:
-    assert tiny_config().num_tokens == {"image": 16, "video": 32, "audio": 3, "speech": 5}
+    assert tiny_config().num_tokens == {"image": 16, "video": 16, "audio": 3, "speech": 5}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +143,28 @@ def test_impossible_language_models_are_refused(values: dict, problem: str) -> N
 
 @pytest.mark.parametrize(
     ("values", "problem"),
-    [({"stack": 0}, "stack is 0"), ({"type": "qformer", "stack": 2}, "a qformer has num_queries")],
+    [
+        ({"stack": 0}, "stack is 0"),
+        ({"type": "qformer", "stack": 2}, "stack is for type=mlp; this is a qformer"),
+        ({"stride": 2}, "stride is for type=pooling or pixel_shuffle; this is a mlp"),
+        ({"type": "mlp", "num_queries": 8}, "num_queries is for type=qformer or query_decoder; this is a mlp"),
+        ({"type": "pixel_shuffle", "stride": 2, "output_grid": [2, 2]}, "output_grid is for type=pooling"),
+        ({"type": "query_decoder", "decoder_config": WHISPER, "hidden_act": "relu"}, "hidden_act is for type=mlp or"),
+        ({"type": "pooling"}, "pooling needs either a stride, e.g. 2, or an output_grid"),
+        ({"type": "pooling", "stride": 2, "output_grid": [2, 2]}, "pooling needs either a stride"),
+        ({"type": "pooling", "stride": [2, 2, 2]}, r"stride is \[2, 2, 2\]; it is \[rows, columns\]"),
+        (
+            {"type": "pooling", "output_grid": [0, 2]},
+            r"output_grid is \[0, 2\]; it is \[rows, columns\], each at least",
+        ),
+        ({"type": "pixel_shuffle"}, "pixel_shuffle needs a stride"),
+        ({"type": "qformer", "num_queries": 0}, "num_queries is 0; it is at least 1"),
+        ({"type": "qformer", "dropout": 1.0}, "dropout is 1.0; it is a share"),
+        ({"type": "query_decoder"}, "query_decoder needs the decoder_config of a Whisper model, got None"),
+        ({"type": "query_decoder", "decoder_config": AST}, "got 'audio-spectrogram-transformer'"),
+        ({"type": "query_decoder", "decoder_config": WHISPER, "num_queries": 449}, "449, but decoder_config has 448"),
+        ({"type": "perceiver"}, "type"),
+    ],
 )
 def test_impossible_connectors_are_refused(values: dict, problem: str) -> None:
     with pytest.raises(Exception, match=problem):

@@ -306,7 +306,7 @@ def test_clips_of_every_form_fill_their_tokens(processor, count):
     forms += [tuple(pictures), {"frames": pictures, "fps": 2.0}, {"frames": array, "fps": 30}]
     forms += [FilmDecoder(array, 25.0), array.astype(np.float32) / 255, array[..., :1], gif]
     for form in forms:
-        assert tokens(processor, "video", form) == NUM_TOKENS["video"]
+        assert tokens(processor, "video", form) == 2 * NUM_TOKENS["video"]
 
 
 FILMS: dict[str, dict[str, Any]] = {
@@ -330,13 +330,13 @@ def test_films_of_every_form_fill_their_tokens(processor, name, tmp_path):
         {"bytes": data, "path": "x.mp4"},
         {"bytes": None, "path": str(path)},
     ):
-        assert tokens(processor, "video", form) == NUM_TOKENS["video"]
+        assert tokens(processor, "video", form) == 2 * NUM_TOKENS["video"]
 
 
 def test_real_decoders_of_torchcodec_are_media(processor, tmp_path):
     decoders = pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
     path = write_film(tmp_path / "film.mp4", range(0, 200, 10), sound=np.zeros(32_000))
-    assert tokens(processor, "video", decoders.VideoDecoder(str(path))) == NUM_TOKENS["video"]
+    assert tokens(processor, "video", decoders.VideoDecoder(str(path))) == 2 * NUM_TOKENS["video"]
     assert tokens(processor, "audio", decoders.AudioDecoder(str(path))) > 0
 
 

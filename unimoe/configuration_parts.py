@@ -1,5 +1,6 @@
 """The configurations of what surrounds the language model: encoders and connectors; and the strictness of them all."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -9,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .suggest import did_you_mean
 
-ConnectorType = Literal["mlp", "qformer"]
+ConnectorType = Literal["mlp", "pooling", "pixel_shuffle", "qformer", "query_decoder"]
 
 # Keys that transformers itself passes through **kwargs; anything else that is not a field is a mistake.
 _TRANSFORMERS_KEYS = {
@@ -25,6 +26,7 @@ _TRANSFORMERS_KEYS = {
     "rope_theta",
     "rope_scaling",
     "num_labels",
+    "use_cache",  # set by Trainer on the configuration of the whole
 }
 
 
@@ -48,6 +50,9 @@ def require(condition: bool, problem: str) -> None:
 _PREFIX_TOKENS = {
     "vit": 1,
     "beit": 1,
+    "data2vec-vision": 1,
+    "vit_msn": 1,
+    "dinov3_convnext": 1,
     "clip_vision_model": 1,
     "dinov2": 1,
     "dinov2_with_registers": 1,
@@ -70,18 +75,31 @@ def _tower_width(tower: PreTrainedConfig) -> int | None:
     return hidden_sizes[-1] if hidden_sizes else None
 
 
-def _tower_tokens(tower: PreTrainedConfig) -> int | None:
-    """Tokens per unit of a Whisper encoder, an AST or a ViT; None for a tower that is not one of these."""
+def _tower_grid(tower: PreTrainedConfig) -> list[int] | None:
+    """Rows and columns of the patches of a Whisper encoder, an AST, a BEATs or a ViT; None for any other tower."""
     if tower.model_type == "whisper":
-        return int(tower.max_source_positions)
+        return [1, int(tower.max_source_positions)]
     if tower.model_type == "audio-spectrogram-transformer":
         bins = (tower.num_mel_bins - tower.patch_size) // tower.frequency_stride + 1
         frames = (tower.max_length - tower.patch_size) // tower.time_stride + 1
-        return int(bins * frames)
+        return [int(bins), int(frames)]
+    if tower.model_type == "unimoe_beats":
+        return [tower.max_length // tower.patch_size, tower.num_mel_bins // tower.patch_size]
+    if getattr(tower, "depths", None):
+        return None  # stages that merge patches
     size, patch = getattr(tower, "image_size", None), getattr(tower, "patch_size", None)
     if isinstance(size, int) and isinstance(patch, int):
-        return (size // patch) ** 2
+        return [size // patch] * 2
     return None
+
+
+def token_grid(tower: PreTrainedConfig, num_tokens: int) -> list[int]:
+    """Rows and columns in which the tokens of one unit lie: the tower's own if known, a square, or else one row."""
+    grid = _tower_grid(tower)
+    if grid and math.prod(grid) == num_tokens:
+        return grid
+    side = math.isqrt(num_tokens)
+    return [side, side] if side**2 == num_tokens else [1, num_tokens]
 
 
 class _EncoderConfig(CheckedConfig):
@@ -90,18 +108,27 @@ class _EncoderConfig(CheckedConfig):
     Args:
         tower_config: Configuration of any transformers model that maps features to tokens (N, L, C) or a feature map
             (N, C, H, W). `timm_wrapper` gives any timm model. A Whisper configuration gives Whisper's encoder.
-        hidden_size: Width C of the tower's output. None: read from the tower's configuration.
-        num_tokens: Tokens that the tower gives for one unit (picture, window), after prefix tokens are dropped. None:
-            computed for ViT, AST and Whisper; other towers must state it (`unimoe.encoders.measure_tower`).
-        num_prefix_tokens: Class and distillation tokens to drop. None: known for ViT, CLIP, DINOv2, DeiT, AST; else 0.
-        feature_layer: Which hidden state to read; -1 is the tower's own output, -2 the last but one layer.
+        hidden_size: Width C of a token, for several layers their sum. None: read from the tower's configuration.
+        num_tokens: Tokens that the encoder gives for one unit (picture, window), without prefix tokens unless they are
+            kept. None: computed for ViT, AST, BEATs and Whisper; other towers must state it
+            (`unimoe.encoders.measure_tower`).
+        token_grid: Rows and columns in which these tokens lie, row by row. None: [s, s] for ViT, [frequency, time] for
+            AST, [time, frequency] for BEATs, [1, time] for Whisper, one row with prefix tokens; of another tower
+            [s, s] if `num_tokens` is a square, else one row.
+        num_prefix_tokens: Class, distillation and register tokens before the patches. None: known for ViT, CLIP,
+            DINOv2, DeiT, AST; else 0.
+        keep_prefix: Whether the prefix tokens go to the language model too, in front of the patches.
+        feature_layer: Which hidden state to read: -1 is the tower's own output, 0 what enters its first layer, -2 what
+            enters its last. Several are put side by side, so that tokens become wider and not more (LLaVA).
     """
 
     tower_config: Any = None
     hidden_size: int | None = None
     num_tokens: int | None = None
+    token_grid: list[int] | None = None
     num_prefix_tokens: int | None = None
-    feature_layer: int = -1
+    keep_prefix: bool = False
+    feature_layer: int | list[int] = -1
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -109,18 +136,37 @@ class _EncoderConfig(CheckedConfig):
         tower = self.tower_config
         if not isinstance(tower, PreTrainedConfig):
             raise ValueError(f"{type(self).__name__}: tower_config must describe a tower, got {tower!r}.")
-        if self.hidden_size is None:
-            self.hidden_size = _tower_width(tower)
+        require(bool(self.feature_layers), f"{type(self).__name__}: feature_layer is empty; name a layer, such as -1.")
+        if self.hidden_size is None and (width := _tower_width(tower)) is not None:
+            self.hidden_size = width * len(self.feature_layers)
         if self.num_prefix_tokens is None:
             self.num_prefix_tokens = prefix_tokens(tower)
-        if self.num_tokens is None:
-            self.num_tokens = _tower_tokens(tower)
+        if self.num_tokens is None and (grid := self.token_grid or _tower_grid(tower)):
+            kept = self.num_prefix_tokens if self.keep_prefix and not self.token_grid else 0
+            self.num_tokens = math.prod(grid) + kept
         for name in ("hidden_size", "num_tokens"):
             require(
                 getattr(self, name) is not None,
                 f"{type(self).__name__}: {name} of a {tower.model_type!r} tower cannot be told from its "
                 "configuration. State it, or measure it with unimoe.encoders.measure_tower(tower_config, shape).",
             )
+        num_tokens = self.num_tokens or 0
+        whole = [1, num_tokens] if self.keep_prefix else token_grid(tower, num_tokens)
+        grid = self.token_grid = self.token_grid or whole
+        require(
+            len(grid) == 2 and math.prod(grid) == self.num_tokens,
+            f"token_grid is {grid}; it is [rows, columns] and holds the {self.num_tokens} tokens of num_tokens.",
+        )
+
+    @property
+    def time_axis(self) -> Literal["rows", "columns"]:
+        """Along which axis of the token grid the time of a sound runs."""
+        return "rows" if self.tower_config.model_type == "unimoe_beats" else "columns"
+
+    @property
+    def feature_layers(self) -> list[int]:
+        """`feature_layer` as a list."""
+        return [self.feature_layer] if isinstance(self.feature_layer, int) else self.feature_layer
 
 
 @strict
@@ -150,27 +196,66 @@ class UniMoESpeechConfig(_EncoderConfig):
     sub_configs_defaults = {"tower_config": SubConfigSpec(AutoConfig, model_type="whisper")}
 
 
+# Fields of a connector that only some types read.
+_CONNECTOR_FIELDS = {
+    "hidden_size": ("mlp", "pooling", "pixel_shuffle", "qformer"),
+    "hidden_act": ("mlp", "pooling", "pixel_shuffle", "qformer"),
+    "stack": ("mlp",),
+    "stride": ("pooling", "pixel_shuffle"),
+    "output_grid": ("pooling",),
+    "num_queries": ("qformer", "query_decoder"),
+    "num_hidden_layers": ("qformer",),
+    "num_attention_heads": ("qformer",),
+    "dropout": ("qformer",),
+    "decoder_config": ("query_decoder",),
+    "causal": ("query_decoder",),
+}
+_NUM_QUERIES = {"qformer": 32, "query_decoder": 200}  # of BLIP-2; of Uni-MoE-2.0-Omni
+
+
 @strict
 class UniMoEConnectorConfig(CheckedConfig):
     """Connector from an encoder's width to the language model's (transformers: `multi_modal_projector`).
 
     Args:
-        type: `mlp` (LLaVA: two linear layers) or `qformer` (BLIP-2: learned queries that attend to the features).
-        hidden_size: Inner width. None: the language model's hidden size.
+        type: `mlp` (LLaVA: two linear layers), `pooling` (Uni-MoE 2.0: two linear layers, an average of neighbours),
+            `pixel_shuffle` (InternVL: neighbours side by side, two linear layers), `qformer` (BLIP-2: learned queries
+            that attend to the features) or `query_decoder` (Uni-MoE: learned queries in a Whisper decoder).
+        hidden_size: Inner width; of all but `query_decoder`. None: the language model's hidden size.
+        hidden_act: Activation; of all but `query_decoder`, whose decoder has its own.
         stack: For `mlp`, how many neighbouring tokens are concatenated into one; it divides the number of tokens.
-        num_queries, num_hidden_layers, num_attention_heads: For `qformer`.
+        stride: For `pooling` and `pixel_shuffle`, rows and columns of the block of tokens that becomes one. A number:
+            a square block or, of tokens in one row or column, so many neighbours.
+        output_grid: For `pooling`, instead of a stride: rows and columns of what comes out, whatever went in.
+        num_queries: For `qformer` and `query_decoder`, tokens for a unit. None: 32 and 200.
+        num_hidden_layers, num_attention_heads: For `qformer`.
+        dropout: For `qformer`, the share dropped of what each attention and feed-forward adds.
+        decoder_config: For `query_decoder`, a Whisper configuration, of which the decoder is read; as wide as the
+            encoder.
+        causal: For `query_decoder`, whether a query sees only those before it: so Whisper's decoder was trained, and
+            so both published models use it. Without, pretrained weights meet what they have never seen.
     """
 
     model_type = "unimoe_connector"
+    sub_configs_defaults = {"decoder_config": SubConfigSpec(AutoConfig, model_type="whisper", optional=True)}
 
     type: ConnectorType = "mlp"
     hidden_size: int | None = None
     hidden_act: str = "gelu"
     stack: int = 1
-    num_queries: int = 32
+    stride: int | list[int] | None = None
+    output_grid: list[int] | None = None
+    num_queries: int | None = None
     num_hidden_layers: int = 2
     num_attention_heads: int = 8
-    initializer_range: float = 0.02
+    dropout: float | int = 0.0
+    decoder_config: Any = None
+    causal: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.num_queries is None:
+            self.num_queries = _NUM_QUERIES.get(self.type)
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Check the fields against each other.
@@ -178,13 +263,84 @@ class UniMoEConnectorConfig(CheckedConfig):
         Raises:
             ValueError: Naming the field.
         """
-        require(self.stack >= 1, f"stack is {self.stack}; it counts tokens and is at least 1.")
-        require(self.stack == 1 or self.type == "mlp", "stack is for type='mlp'; a qformer has num_queries.")
+        for name, types in _CONNECTOR_FIELDS.items():
+            given = getattr(self, name) != type(self).__dataclass_fields__[name].default
+            require(
+                not given or self.type in types, f"{name} is for type={' or '.join(types)}; this is a {self.type}."
+            )
+        for name in ("stack", "num_queries", "num_hidden_layers", "num_attention_heads"):
+            count = getattr(self, name)
+            require(count is None or count >= 1, f"{name} is {count}; it is at least 1.")
+        for name in ("stride", "output_grid"):
+            pair = getattr(self, name)
+            numbers = [pair, pair] if isinstance(pair, int) else pair
+            require(
+                numbers is None or (len(numbers) == 2 and min(numbers) >= 1),
+                f"{name} is {pair}; it is [rows, columns], each at least 1.",
+            )
         require(self.hidden_act in ACT2FN, f"hidden_act {self.hidden_act!r} is not an activation of transformers.")
+        require(0 <= self.dropout < 1, f"dropout is {self.dropout}; it is a share, at least 0 and below 1.")
+        if self.type == "pooling":
+            require(
+                (self.stride is None) != (self.output_grid is None),
+                "pooling needs either a stride, e.g. 2, or an output_grid, [rows, columns].",
+            )
+        elif self.type == "pixel_shuffle":
+            require(self.stride is not None, "pixel_shuffle needs a stride, e.g. 2.")
+        elif self.type == "query_decoder":
+            self._check_decoder()
 
-    def num_tokens(self, encoder_tokens: int) -> int:
-        """Tokens in the language model for one unit of `encoder_tokens` features."""
-        return self.num_queries if self.type == "qformer" else encoder_tokens // self.stack
+    def _check_decoder(self) -> None:
+        decoder, queries = self.decoder_config, self.num_queries or 0
+        kind = getattr(decoder, "model_type", None)
+        require(kind == "whisper", f"query_decoder needs the decoder_config of a Whisper model, got {kind!r}.")
+        require(
+            queries <= decoder.max_target_positions,
+            f"num_queries is {queries}, but decoder_config has {decoder.max_target_positions} max_target_positions.",
+        )
+
+    def misfit(self, encoder: Any) -> str | None:
+        """Say why the connector cannot read the tokens of an encoder with this configuration; None if it can."""
+        rows, columns = encoder.token_grid
+        if rows * columns % self.stack:
+            return f"stack ({self.stack}) does not divide {rows * columns} tokens."
+        height, width = self.block([rows, columns])
+        if rows % height or columns % width:
+            return f"stride {[height, width]} does not divide the {rows} rows and {columns} columns of tokens."
+        if self.output_grid and (self.output_grid[0] > rows or self.output_grid[1] > columns):
+            return f"output_grid {self.output_grid} is larger than the {rows} rows and {columns} columns of tokens."
+        if self.decoder_config and self.decoder_config.d_model != encoder.hidden_size:
+            return (
+                f"decoder_config.d_model ({self.decoder_config.d_model}) is not the encoder's width "
+                f"({encoder.hidden_size}). Take encoder and decoder of one Whisper model."
+            )
+        return None
+
+    def block(self, encoder_grid: list[int]) -> list[int]:
+        """Rows and columns of the tokens that `stride` makes one; of tokens in one row or column, a row or column."""
+        if isinstance(self.stride, int):
+            in_a_row = max(encoder_grid) > 1
+            return [1 if tokens == 1 and in_a_row else self.stride for tokens in encoder_grid]
+        return self.stride or [1, 1]
+
+    def grid(self, encoder_grid: list[int]) -> list[int]:
+        """Rows and columns in which the tokens of one unit lie in the language model, row by row.
+
+        Args:
+            encoder_grid: `token_grid` of the encoder.
+        """
+        if self.num_queries is not None:
+            return [1, self.num_queries]
+        if self.output_grid is not None:
+            return self.output_grid
+        (rows, columns), (height, width) = encoder_grid, self.block(encoder_grid)
+        if columns % self.stack:
+            return [1, rows * columns // self.stack]  # tokens are concatenated across the end of a row
+        return [rows // height, columns // (width * self.stack)]
+
+    def num_tokens(self, encoder_grid: list[int]) -> int:
+        """Tokens in the language model for one unit, whose features lie in `encoder_grid`."""
+        return math.prod(self.grid(encoder_grid))
 
 
 __all__ = ["UniMoEAudioConfig", "UniMoEConnectorConfig", "UniMoESpeechConfig", "UniMoEVisionConfig"]

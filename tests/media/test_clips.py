@@ -107,7 +107,8 @@ def test_decoders_say_their_rate_and_times():
     stamped = [9.25, 9.75]
     decoder.get_frames_at = lambda indices: SimpleNamespace(data=decoder.frames[indices], pts_seconds=stamped)
     np.testing.assert_allclose(load_clip(decoder, sampling=frames(2)).times, [9, 9.5])
-    assert load_clip_sound(decoder, sampling_rate=16_000) is None
+    with pytest.raises(ValueError, match=r"gives no sound\. Pass the path or the bytes"):
+        load_clip_sound(decoder, sampling_rate=16_000)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])

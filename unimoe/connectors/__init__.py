@@ -4,14 +4,40 @@ from torch import nn
 
 from ..configuration_parts import UniMoEConnectorConfig
 from .mlp import MLPConnector
+from .pixel_shuffle import PixelShuffleConnector
+from .pooling import PoolingConnector
 from .qformer import QFormerConnector
+from .queries import QueryConnector
+from .query_decoder import QueryDecoderConnector
 
-CONNECTORS: dict[str, type[nn.Module]] = {"mlp": MLPConnector, "qformer": QFormerConnector}
+CONNECTORS: dict[str, type[nn.Module]] = {
+    "mlp": MLPConnector,
+    "pooling": PoolingConnector,
+    "pixel_shuffle": PixelShuffleConnector,
+    "qformer": QFormerConnector,
+    "query_decoder": QueryDecoderConnector,
+}
 
 
-def build_connector(config: UniMoEConnectorConfig, input_size: int, output_size: int) -> nn.Module:
-    """Build the connector that the configuration names, from width `input_size` to `output_size`."""
-    return CONNECTORS[config.type](config, input_size, output_size)
+def build_connector(config: UniMoEConnectorConfig, *, input_size: int, output_size: int, grid: list[int]) -> nn.Module:
+    """Build the connector that the configuration names.
+
+    Args:
+        config: Its type and fields.
+        input_size: Width of the encoder's features.
+        output_size: Width of the language model.
+        grid: Rows and columns in which the features of one unit lie, row by row.
+    """
+    return CONNECTORS[config.type](config, input_size, output_size, grid)
 
 
-__all__ = ["CONNECTORS", "MLPConnector", "QFormerConnector", "build_connector"]
+__all__ = [
+    "CONNECTORS",
+    "MLPConnector",
+    "PixelShuffleConnector",
+    "PoolingConnector",
+    "QFormerConnector",
+    "QueryConnector",
+    "QueryDecoderConnector",
+    "build_connector",
+]

@@ -9,7 +9,7 @@ from ..configuration_parts import UniMoEConnectorConfig
 class MLPConnector(nn.Module):
     """Two linear layers with an activation between (Liu et al. 2023, LLaVA-1.5, arXiv 2310.03744, section 3.2)."""
 
-    def __init__(self, config: UniMoEConnectorConfig, input_size: int, output_size: int) -> None:
+    def __init__(self, config: UniMoEConnectorConfig, input_size: int, output_size: int, grid: list[int]) -> None:
         super().__init__()
         hidden_size = config.hidden_size or output_size
         self.stack = config.stack

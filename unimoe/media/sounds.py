@@ -57,7 +57,7 @@ def load_clip_sound(medium: Any, *, sampling_rate: int, where: str = "video") ->
     """Load the sound track of a clip as mono float32 samples (n,) in -1..1; sample 0 is heard with the first frame.
 
     Args:
-        medium: As for `load_clip`. Only films have sound: animations, frames and decoders have none.
+        medium: As for `load_clip`. Only films have sound: animations and frames have none.
         sampling_rate: Wanted rate, Hz.
         where: Name of the medium in error messages.
 
@@ -65,11 +65,16 @@ def load_clip_sound(medium: Any, *, sampling_rate: int, where: str = "video") ->
         The samples; None if there are none.
 
     Raises:
-        ValueError: If the file is missing or its sound is damaged.
+        ValueError: If the file is missing or its sound is damaged, or the medium is a decoder of frames alone.
         ImportError: If PyAV is not installed, or the rate must change and torchaudio is not.
     """
+    if hasattr(medium, "get_frames_at"):
+        raise ValueError(
+            f"{where}: a {type(medium).__name__} gives no sound. Pass the path or the bytes of the film, or leave its "
+            "sound out (video_sound=None)."
+        )
     is_frames = isinstance(medium, dict) and medium.get("frames") is not None
-    if is_frames or isinstance(medium, (list, tuple)) or is_array(medium) or hasattr(medium, "get_frames_at"):
+    if is_frames or isinstance(medium, (list, tuple)) or is_array(medium):
         return None
     file = open_file(medium, where)
     if is_animation(file):
