@@ -102,7 +102,7 @@ def check_counts(processor: Any, inputs: Any, batch: list[list[Any]]) -> None:
         assert (features is None) == (given_media == 0)
         if features is not None:
             assert len(features) >= given_media
-            assert placeholders == len(features) * processor.num_tokens[modality.key]
+            assert placeholders == len(features) * processor.layout.num_tokens[modality.key]
 
 
 @settings(
