@@ -121,7 +121,7 @@ def test_text_only_configuration_has_no_media() -> None:
 
 
 def test_num_tokens_count_units() -> None:
-    assert tiny_config().num_tokens == {"image": 16, "video": 32, "audio": 3, "speech": 5}
+    assert tiny_config().num_tokens == {"image": 16, "video": 16, "audio": 3, "speech": 5}
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,12 @@ def test_all_four_media_give_exactly_their_tokens_types_and_features(processor):
     out = process(processor, EVERYTHING)
     assert set(out) == {"input_ids", "attention_mask", *processor.model_input_names}
     kinds = out["mm_token_type_ids"][0].tolist()
-    assert runs(kinds) == [(1, 5), (4, 2), (3, 3), (2, 7)]
+    assert runs(kinds) == [(1, 5), (4, 2), (3, 3), (2, 10)]
     for modality in MEDIA:
         token_id = processor.tokenizer.convert_tokens_to_ids(modality.token)
         assert (out["input_ids"][0] == token_id).tolist() == [kind == modality for kind in kinds]
     assert out["pixel_values"].shape == (1, 3, 32, 32)
-    assert out["pixel_values_videos"].shape == (1, 4, 3, 32, 32)
+    assert out["pixel_values_videos"].shape == (2, 2, 3, 32, 32)
     assert out["audio_features"].shape == (1, 32, 16)
     assert out["speech_features"].shape == (1, 80, 100)
     assert all(out[modality.feature_name].dtype == torch.float32 for modality in MEDIA)
@@ -97,7 +97,7 @@ def test_video_frames_are_those_of_the_image_processor_in_order(processor):
     frames = [picture(shade) for shade in (0, 60, 120, 180)]
     out = process(processor, [turn(item("video", frames), "?")])
     expected = processor.image_processor(frames, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(out["pixel_values_videos"][0], expected)
+    torch.testing.assert_close(out["pixel_values_videos"].flatten(0, 1), expected)
 
 
 def test_media_of_a_batch_are_concatenated_in_order_of_appearance(processor):
@@ -234,9 +234,9 @@ def test_direct_call_tells_clips_from_lists_of_clips(processor):
     for pixels in one:
         torch.testing.assert_close(pixels, one[0])
     two = processor(text=["<|video|>", "<|video|>"], videos=[[frames], [array]], padding=True)
-    assert two["pixel_values_videos"].shape == (2, 4, 3, 32, 32)
+    assert two["pixel_values_videos"].shape == (4, 2, 3, 32, 32)
     batch = processor(text=["<|video|><|video|>"], videos=np.stack([array, array]))
-    assert batch["pixel_values_videos"].shape == (2, 4, 3, 32, 32)
+    assert batch["pixel_values_videos"].shape == (4, 2, 3, 32, 32)
 
 
 def test_a_list_of_numbers_is_one_sound(processor):

@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_config
 from tiny_processor import (
     EVERYTHING,
+    LAYOUT,
     NUM_TOKENS,
     RATE,
     byte_tokenizer,
@@ -66,7 +67,7 @@ def test_save_and_load_round_trip_keeps_both_feature_extractors(processor, tmp_p
     assert isinstance(loaded.speech_feature_extractor, WhisperFeatureExtractor)
     assert loaded.audio_feature_extractor.max_length == 32
     assert loaded.speech_feature_extractor.n_samples == RATE
-    assert (loaded.num_tokens, loaded.video_num_frames) == (NUM_TOKENS, 4)
+    assert loaded.layout == processor.layout and loaded.layout.num_tokens == NUM_TOKENS
     assert loaded.to_dict() == processor.to_dict()
     assert_same_outputs(processor, loaded)
 
@@ -90,9 +91,9 @@ def test_absent_parts_stay_absent_through_save_and_load(absent, tmp_path):
 def test_from_pretrained_takes_overrides_and_the_saved_template(tmp_path):
     own = CHAT_TEMPLATE.replace("<|im_start|>", "<|im_start|>>")
     make_processor(chat_template=own).save_pretrained(tmp_path)
-    loaded = UniMoEProcessor.from_pretrained(tmp_path, video_num_frames=2)
+    loaded = UniMoEProcessor.from_pretrained(tmp_path, media_layout={**LAYOUT, "video_max_frames": 2})
     assert loaded.chat_template == own
-    assert loaded.video_num_frames == 2
+    assert loaded.layout.video_max_frames == 2
 
 
 def test_the_tokenizers_own_template_does_not_replace_the_processors(tmp_path):

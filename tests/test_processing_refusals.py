@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tiny_processor import (
     EVERYTHING,
-    NUM_TOKENS,
+    GRIDS,
+    LAYOUT,
     byte_tokenizer,
     image_processor,
     item,
@@ -18,6 +19,7 @@ from tiny_processor import (
     turn,
 )
 
+from unimoe.layout import MediaLayout
 from unimoe.modality import MEDIA, Modality
 from unimoe.processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 
@@ -67,7 +69,9 @@ def test_items_that_are_no_items_are_refused(processor, bad):
 
 
 def test_media_without_an_extractor_are_refused():
-    processor = make_processor(speech_feature_extractor=None, num_tokens={"image": 5, "audio": 3})
+    processor = make_processor(
+        speech_feature_extractor=None, media_layout={"grids": {"image": [1, 5], "audio": [1, 3]}}
+    )
     for kind, medium in (("speech", sound()), ("video", [picture()])):
         with pytest.raises(
             ValueError, match=f"Row 0, message 0 has {kind}, but this processor takes only image, audio"
@@ -134,7 +138,7 @@ def test_nothing_to_process_is_refused(processor):
 
 
 def test_audio_track_of_a_video_is_refused(processor):
-    with pytest.raises(ValueError, match="load_audio_from_video is not supported"):
+    with pytest.raises(ValueError, match="here, pass video_sound"):
         process(processor, EVERYTHING, load_audio_from_video=True)
 
 
@@ -157,15 +161,24 @@ def test_a_tokenizer_without_placeholders_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_tokens": {**NUM_TOKENS, "speach": 1}}, r"unknown modality 'speach'. Did you mean 'speech'\?"),
-        ({"num_tokens": {**NUM_TOKENS, "audio": 0}}, r"num_tokens\['audio'\] is 0"),
-        ({"num_tokens": {"image": 1}}, "There is an audio_feature_extractor, but num_tokens has no 'audio'"),
-        ({"video_num_frames": 0}, "video_num_frames is 0"),
+        ({"grids": {**GRIDS, "speach": [1, 1]}}, r"unknown modality 'speach'. Did you mean 'speech'\?"),
+        ({"grids": {**GRIDS, "audio": [0, 3]}}, r"grids\['audio'\] is \[0, 3\]"),
+        (
+            {"grids": {"image": [1, 1]}},
+            "There is an audio_feature_extractor, but media_layout has no grid for 'audio'",
+        ),
+        ({"video_max_frames": 0}, "video_max_frames is 0"),
+        ({"video_max_frames": 3}, r"video_temporal_stride \(2\) does not divide video_max_frames \(3\)"),
+        ({"video_min_frames": 6}, r"video_min_frames \(6\) is more than video_max_frames \(4\)"),
+        ({"video_frame_rate": 0.0}, "video_frame_rate is 0.0"),
+        ({"video_sound": "sound"}, r"video_sound is 'sound', but .* are \['audio', 'speech'\]"),
+        ({"position_type": "3d"}, "position_type is '3d'"),
+        ({"position_type": "omni", "video_timestamps": True}, "Use one of both"),
     ],
 )
 def test_parts_and_lengths_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        make_processor(**changes)
+        make_processor(media_layout={**LAYOUT, **changes})
 
 
 def test_parts_in_the_wrong_place_are_refused():
@@ -175,14 +188,13 @@ def test_parts_in_the_wrong_place_are_refused():
 
 def config_for(tokenizer, **changes) -> SimpleNamespace:
     ids = {f"{m.key}_token_id": tokenizer.convert_tokens_to_ids(m.token) for m in MEDIA}
-    return SimpleNamespace(**{"num_tokens": NUM_TOKENS, "video_num_frames": 6, **ids, **changes})
+    return SimpleNamespace(**{"media_layout": MediaLayout(**LAYOUT), **ids, **changes})
 
 
 def test_from_config_takes_lengths_and_frames_from_the_configuration():
     tokenizer = byte_tokenizer()
     processor = UniMoEProcessor.from_config(config_for(tokenizer), tokenizer, image_processor=image_processor())
-    assert processor.num_tokens == NUM_TOKENS
-    assert processor.video_num_frames == 6
+    assert processor.layout == MediaLayout(**LAYOUT)
     assert processor.modalities == (Modality.IMAGE, Modality.VIDEO)
 
 

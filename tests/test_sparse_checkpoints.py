@@ -163,6 +163,7 @@ def test_a_weight_without_a_place_is_refused() -> None:
 @pytest.mark.parametrize(
     "window",
     [
+        {"model_type": "mistral", "sliding_window": 8},
         {"model_type": "mixtral", "num_local_experts": 4, "sliding_window": 8},
         {"model_type": "qwen2_moe", **QWEN2_MOE, "use_sliding_window": True, "sliding_window": 8},
         {"model_type": "qwen3_moe", **QWEN3_MOE, "use_sliding_window": True, "sliding_window": 8},

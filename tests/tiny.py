@@ -60,7 +60,7 @@ def tiny_config(**text: Any) -> UniMoEConfig:
         speech_config={"tower_config": WHISPER},
         audio_connector_config={"type": "qformer", "num_queries": 3, "num_attention_heads": 4},
         speech_connector_config={"stack": 10},
-        video_num_frames=4,
+        video_max_frames=4,
         video_temporal_stride=2,
         **PLACEHOLDERS,
     )
@@ -77,7 +77,7 @@ def tiny_inputs(config: UniMoEConfig, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     counts = config.num_tokens
     ids = [5] + [60] * counts["image"] + [6, 7] + [63] * counts["speech"] * 2
-    ids += [62] * counts["audio"] + [8] + [61] * counts["video"] + [9, 10]
+    ids += [62] * counts["audio"] + [8] + [61] * counts["video"] * 2 + [9, 10]
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
@@ -88,7 +88,7 @@ def tiny_inputs(config: UniMoEConfig, seed: int = 0) -> dict[str, Tensor]:
         "pixel_values": random(1, 3, 32, 32),
         "speech_features": random(2, 80, 100),
         "audio_features": random(1, 56, 32),
-        "pixel_values_videos": random(1, 4, 3, 32, 32),
+        "pixel_values_videos": random(2, 2, 3, 32, 32),
     }
 
 

@@ -11,10 +11,14 @@ from transformers import ASTFeatureExtractor, WhisperFeatureExtractor
 from unimoe import Modality, UniMoEForConditionalGeneration, UniMoEProcessor
 
 
-def save_tiny(folder: Path, **text: Any) -> Path:
-    """Save a tiny model with every modality and its processor; `text` describes the language model."""
+def save_tiny(folder: Path, media: dict[str, Any] | None = None, **text: Any) -> Path:
+    """Save a tiny model with every modality and its processor; `media` says how media become tokens, `text` describes
+    the language model.
+    """
     tokenizer = byte_tokenizer()
     config = tiny_config(vocab_size=len(tokenizer), **text)
+    for name, value in (media or {}).items():
+        setattr(config, name, value)
     for modality in config.media:
         setattr(config, f"{modality.key}_token_id", tokenizer.convert_tokens_to_ids(Modality(modality).token))
     torch.manual_seed(0)

@@ -17,7 +17,9 @@ from transformers import (
 from unimoe.processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 
 FOLDER = Path(__file__).parents[1] / "training/quickstart/media"
-NUM_TOKENS = {"image": 5, "video": 7, "audio": 3, "speech": 2}
+GRIDS = {"image": [1, 5], "video": [1, 5], "audio": [1, 3], "speech": [1, 2]}
+NUM_TOKENS = {"image": 5, "video": 5, "audio": 3, "speech": 2}
+LAYOUT = {"grids": GRIDS, "video_max_frames": 4, "video_temporal_stride": 2}
 RATE = 16_000
 AST_WINDOW = 32 * 160
 
@@ -45,8 +47,7 @@ def make_processor(**kwargs: Any) -> UniMoEProcessor:
         "image_processor": image_processor(),
         "audio_feature_extractor": ASTFeatureExtractor(max_length=32, num_mel_bins=16),
         "speech_feature_extractor": WhisperFeatureExtractor(chunk_length=1, feature_size=80),
-        "num_tokens": NUM_TOKENS,
-        "video_num_frames": 4,
+        "media_layout": LAYOUT,
     }
     return UniMoEProcessor(**{**parts, **kwargs})
 

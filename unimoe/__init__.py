@@ -5,6 +5,7 @@
 
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -12,6 +13,8 @@ from transformers import (
     AutoProcessor,
 )
 
+from .checkpoint_layout import register_layout
+from .configuration_beats import UniMoEBeatsConfig
 from .configuration_unimoe import (
     UniMoEAudioConfig,
     UniMoEConfig,
@@ -20,6 +23,8 @@ from .configuration_unimoe import (
     UniMoETextConfig,
     UniMoEVisionConfig,
 )
+from .encoders.beats import BeatsModel
+from .feature_extraction_beats import BeatsFeatureExtractor
 from .modality import MEDIA, Modality
 from .modeling_unimoe import UniMoEForConditionalGeneration, UniMoEModel
 from .modeling_unimoe_text import UniMoEForCausalLM, UniMoETextModel
@@ -36,14 +41,18 @@ def _register() -> None:
         UniMoEAudioConfig,
         UniMoESpeechConfig,
         UniMoEConnectorConfig,
+        UniMoEBeatsConfig,
     ):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModel.register(UniMoEConfig, UniMoEModel, exist_ok=True)
     AutoModel.register(UniMoETextConfig, UniMoETextModel, exist_ok=True)
+    AutoModel.register(UniMoEBeatsConfig, BeatsModel, exist_ok=True)
+    AutoFeatureExtractor.register(UniMoEBeatsConfig, BeatsFeatureExtractor, exist_ok=True)
     AutoModelForCausalLM.register(UniMoETextConfig, UniMoEForCausalLM, exist_ok=True)
     for auto_class in (AutoModelForMultimodalLM, AutoModelForImageTextToText):
         auto_class.register(UniMoEConfig, UniMoEForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(UniMoEConfig, UniMoEProcessor, exist_ok=True)
+    register_layout()
 
 
 _register()
@@ -51,8 +60,11 @@ _register()
 __all__ = [
     "CHAT_TEMPLATE",
     "MEDIA",
+    "BeatsFeatureExtractor",
+    "BeatsModel",
     "Modality",
     "UniMoEAudioConfig",
+    "UniMoEBeatsConfig",
     "UniMoEConfig",
     "UniMoEConnectorConfig",
     "UniMoEForCausalLM",

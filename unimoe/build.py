@@ -7,9 +7,10 @@ first stage of training is for.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,23 +27,28 @@ from transformers import (
 )
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from .configuration_parts import prefix_tokens
 from .configuration_unimoe import UniMoEConfig
 from .encoders import measure_tower
 from .language_models import build_language_model
+from .layout import MediaLayout
 from .loading import LOADING_ERRORS, explain, load_weights, read_config
 from .modality import MEDIA
 from .modeling_unimoe import UniMoEForConditionalGeneration
 from .modeling_unimoe_text import UniMoEForCausalLM
 from .placeholders import CHAT_TOKENS
 from .processing_unimoe import UniMoEProcessor, add_placeholder_tokens
+from .suggest import did_you_mean
 
 WINDOW_TOKENS = 160
 """Most tokens that a window of sound or speech becomes where neighbours are joined and nobody says how many."""
 
 
+_EXTRACTORS = {"image": "image_processor", "audio": "audio_feature_extractor", "speech": "speech_feature_extractor"}
 # Types of connectors that join neighbours -> fields that say how many.
 _JOINING = {"mlp": {"stack"}, "pooling": {"stride", "output_grid"}, "pixel_shuffle": {"stride"}}
+
+ENCODER_FIELDS = ("feature_layer", "keep_prefix", "num_prefix_tokens")
+"""Fields of an encoder's configuration that can be chosen; the others follow from its tower."""
 
 
 class PartError(ValueError):
@@ -55,7 +61,9 @@ def build_model(
     vision: str | Path | None = None,
     speech: str | Path | None = None,
     audio: str | Path | None = None,
+    encoders: dict[str, dict[str, Any]] | None = None,
     connectors: dict[str, dict[str, Any]] | None = None,
+    media: dict[str, Any] | None = None,
     dtype: torch.dtype | str = "auto",
     seed: int = 0,
 ) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor]:
@@ -65,10 +73,13 @@ def build_model(
         language: Folder or Hub id of a causal language model of a kind in `LANGUAGE_MODELS`.
         vision: Of an image tower: CLIP, SigLIP, ViT, a CNN, any timm model.
         speech: Of a Whisper model; its encoder is taken.
-        audio: Of an audio spectrogram transformer (AST).
-        connectors: Encoder key (`image`, `audio`, `speech`) -> fields of `UniMoEConnectorConfig`. What is not given
-            is its default, but for sounds and speech: there neighbours are joined to at most `WINDOW_TOKENS`. The
-            decoder of a `query_decoder` is that of the encoder's Whisper, with its weights, unless it is described.
+        audio: Of a tower for sounds: an audio spectrogram transformer (AST), or BEATs.
+        encoders: Encoder key (`image`, `audio`, `speech`) -> `feature_layer`, `keep_prefix` or `num_prefix_tokens` of
+            its configuration.
+        connectors: Encoder key -> fields of `UniMoEConnectorConfig`. What is not given is its default, but for sounds
+            and speech: there neighbours are joined to at most `WINDOW_TOKENS`. The decoder of a `query_decoder` is
+            that of the encoder's Whisper, with its weights, unless it is described.
+        media: Fields of `MediaLayout` by name, e.g. `{"image_max_tiles": 4}`.
         dtype: Of the language model and the towers.
         seed: Of the connectors' random weights.
 
@@ -79,46 +90,64 @@ def build_model(
         PartError: If a part cannot be loaded, or is of a kind that cannot be used; the message names it.
     """
     sources = {key: source for key, source in {"image": vision, "audio": audio, "speech": speech}.items() if source}
-    connectors = connectors or {}
-    refuse_idle_connectors(connectors, sources)
+    encoders, connectors, media = encoders or {}, connectors or {}, media or {}
+    refuse_strangers(sources, media, encoder=encoders, connector=connectors)
     with naming("language", language):
         decoder, tokenizer = load_language(language, dtype)
         extend_vocabulary(decoder, tokenizer)
-        values: dict[str, Any] = {
-            "text_config": decoder.config.to_dict(),
-            "tie_word_embeddings": decoder.config.tie_word_embeddings,
-        }
-    towers: dict[str, PreTrainedModel] = {}
-    query_decoders: dict[str, PreTrainedModel] = {}
-    extractors: dict[str, Any] = {}
+    values: dict[str, Any] = {
+        "text_config": decoder.config.to_dict(),
+        "tie_word_embeddings": decoder.config.tie_word_embeddings,
+        **{f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA},
+        **media,
+    }
+    parts: dict[str, Part] = {}
     for key, source in sources.items():
         option = "vision" if key == "image" else key
         with naming(option, source):
-            towers[key], extractors[key] = load_tower(source, dtype), load_extractor(key, source)
-            fields = encoder_config(key, towers[key], extractors[key])
-            connector = connector_config(key, fields["token_grid"], connectors.get(key, {}))
-            if query_decoder := borrow_decoder(connector, source, dtype):
-                query_decoders[key] = query_decoder
-            values |= {f"{option}_config": fields, f"{key}_connector_config": connector}
-    values |= {f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA}
+            parts[key] = load_part(key, source, dtype, encoders.get(key, {}), connectors.get(key, {}))
+        values |= {f"{option}_config": parts[key].encoder, f"{key}_connector_config": parts[key].connector}
     config = UniMoEConfig(**values)
     model = draw_model(config, decoder.dtype, seed)
-    copy_parts(model, decoder, towers, query_decoders)
+    copy_parts(model, decoder, parts)
     set_generation(model, decoder, tokenizer)
-    names = {"image": "image_processor"} | {key: f"{key}_feature_extractor" for key in ("audio", "speech")}
-    extracting = {names[key]: extractor for key, extractor in extractors.items()}
-    return model, UniMoEProcessor.from_config(config, tokenizer, **extracting)
+    extractors = {_EXTRACTORS[key]: part.extractor for key, part in parts.items()}
+    return model, UniMoEProcessor.from_config(config, tokenizer, **extractors)
 
 
-def refuse_idle_connectors(connectors: dict[str, dict[str, Any]], sources: dict[str, Any]) -> None:
-    """Refuse a connector without an encoder.
+class Part(NamedTuple):
+    """One encoder and its connector: what was loaded, and the fields of their configurations."""
+
+    tower: PreTrainedModel
+    extractor: Any
+    query_decoder: PreTrainedModel | None
+    encoder: dict[str, Any]
+    connector: dict[str, Any]
+
+
+def load_part(
+    key: str, source: str | Path, dtype: torch.dtype | str, encoder: dict[str, Any], connector: dict[str, Any]
+) -> Part:
+    """Load the tower of an encoder and what goes with it; complete the chosen fields of encoder and connector."""
+    tower, extractor = load_tower(source, dtype), load_extractor(key, source)
+    encoder = encoder_config(key, tower, extractor, **encoder)
+    connector = connector_config(key, encoder["token_grid"], connector)
+    return Part(tower, extractor, borrow_decoder(connector, source, dtype), encoder, connector)
+
+
+def refuse_strangers(sources: dict[str, Any], media: dict[str, Any], **described: dict[str, Any]) -> None:
+    """Refuse fields of an encoder or connector that the model does not have, and of media that there are not.
 
     Raises:
         PartError: Naming it.
     """
-    for key in connectors.keys() - sources.keys():
-        have = ", ".join(sources) or "text only"
-        raise PartError(f"connector {key}: there is no such encoder; this model takes {have}.")
+    for kind, values in described.items():
+        for key in values.keys() - sources.keys():
+            have = ", ".join(sources) or "text only"
+            raise PartError(f"{kind} {key}: there is no such encoder; this model takes {have}.")
+    known = [f.name for f in fields(MediaLayout) if f.name not in ("grids", "time_axes")]
+    for name in media.keys() - set(known):
+        raise PartError(f"media {name}: there is no such field.{did_you_mean(name, known)}")
 
 
 @contextmanager
@@ -143,13 +172,16 @@ def load_language(source: str | Path, dtype: torch.dtype | str) -> tuple[UniMoEF
         raise ValueError("it has no tokenizer. Save that of the language model into it (tokenizer.json).") from error
 
 
-def encoder_config(key: str, tower: PreTrainedModel, extractor: Any) -> dict[str, Any]:
-    """Fields of the encoder configuration of a loaded tower, its tokens measured."""
-    shape = feature_shape(key, extractor)
-    timm_model = getattr(tower, "timm_model", None)
-    prefix = prefix_tokens(tower.config) if timm_model is None else getattr(timm_model, "num_prefix_tokens", 0)
-    measured = measure_tower(tower.config, shape, num_prefix_tokens=prefix)
-    return {"tower_config": tower.config.to_dict(), "num_prefix_tokens": prefix, **measured}
+def encoder_config(key: str, tower: PreTrainedModel, extractor: Any, **fields: Any) -> dict[str, Any]:
+    """Fields of the encoder configuration of a loaded tower, its tokens measured; some may be given.
+
+    Raises:
+        ValueError: If a field cannot be given, or the tower cannot be read so.
+    """
+    if unknown := sorted(fields.keys() - set(ENCODER_FIELDS)):
+        raise ValueError(f"encoder {key}: {unknown[0]!r} cannot be given; {', '.join(ENCODER_FIELDS)} can.")
+    measured = measure_tower(tower.config, feature_shape(key, extractor), **fields)
+    return {"tower_config": tower.config.to_dict(), **fields, **measured}
 
 
 def connector_config(key: str, grid: list[int], fields: dict[str, Any]) -> dict[str, Any]:
@@ -260,21 +292,16 @@ def feature_shape(key: str, extractor: Any) -> tuple[int, ...]:
     return tuple(features[extractor.model_input_names[0]].shape[1:])
 
 
-def copy_parts(
-    model: UniMoEForConditionalGeneration,
-    decoder: UniMoEForCausalLM,
-    towers: dict[str, PreTrainedModel],
-    query_decoders: dict[str, PreTrainedModel],
-) -> None:
+def copy_parts(model: UniMoEForConditionalGeneration, decoder: UniMoEForCausalLM, parts: dict[str, Part]) -> None:
     """Copy the weights of the language model, the towers and the decoders of connectors; every name must be found on
     both sides.
     """
     model.model.language_model.load_state_dict(decoder.model.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
-    for key, tower in towers.items():
-        model.model.encoders[key].tower.load_state_dict(tower.state_dict())
-    for key, query_decoder in query_decoders.items():
-        model.model.connectors[key].decoder.load_state_dict(query_decoder.state_dict())
+    for key, part in parts.items():
+        model.model.encoders[key].tower.load_state_dict(part.tower.state_dict())
+        if part.query_decoder is not None:
+            model.model.connectors[key].decoder.load_state_dict(part.query_decoder.state_dict())
 
 
 def set_generation(

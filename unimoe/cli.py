@@ -29,7 +29,7 @@ PACKAGES = (
     "datasets",
     "safetensors",
     "deepspeed",
-    "torchcodec",
+    "av",
 )
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 ModalityRouting = Literal["shared", "bias", "separate"]
@@ -81,16 +81,26 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder for the model and its processor.")],
     vision: Annotated[str | None, typer.Option(help="Image tower: CLIP, SigLIP, ViT, a CNN, any timm model.")] = None,
     speech: Annotated[str | None, typer.Option(help="Whisper model, of which the encoder is taken.")] = None,
-    audio: Annotated[str | None, typer.Option(help="Audio spectrogram transformer.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Tower for sounds: AST, or BEATs.")] = None,
     experts: Annotated[int, typer.Option(min=0, help="Copies of each feed-forward as experts. 0: dense.")] = 0,
     top_k: Annotated[int, typer.Option(min=1, help="Experts that each token passes.")] = 2,
     expert_type: Annotated[
         ExpertType, typer.Option(help="mlp: copies. lora: low-rank changes of one frozen copy.")
     ] = "mlp",
     routing: Annotated[ModalityRouting, typer.Option(help="Modality mode of the routers.")] = "shared",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="How an encoder is read, e.g. image.feature_layer=-2 or image.keep_prefix=true."),
+    ] = None,
     connector: Annotated[
         list[str] | None,
         typer.Option(help="A field of a connector, e.g. speech.stack=5 or image.type=qformer; repeat for several."),
+    ] = None,
+    media: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How media become tokens, e.g. image_max_tiles=4 or video_frame_rate=1; repeat for several."
+        ),
     ] = None,
     dtype: Annotated[Precision, typer.Option(help="Of the weights. auto: as the parts were saved.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the connectors and the routers.")] = 0,
@@ -104,22 +114,18 @@ def build(
 
     from .build import PartError, build_model
     from .loading import reason
-    from .settings import apply_override
     from .surgery import upcycle
 
     logging.disable_progress_bar()
     started = time.perf_counter()
-    connectors: dict[str, Any] = {}
+    options: Any = {"vision": vision, "speech": speech, "audio": audio, "dtype": dtype, "seed": seed}
     try:
-        for field in connector or []:
-            apply_override(connectors, field)
-        model, processor = build_model(
-            language, vision=vision, speech=speech, audio=audio, connectors=connectors, dtype=dtype, seed=seed
-        )
-        certificate = None
+        for name, given in (("encoders", encoder), ("connectors", connector), ("media", media)):
+            options[name] = read_fields(given)
+        (model, processor), certificate = build_model(language, **options), None
         if experts:
-            chosen: Any = {"num_experts": experts, "num_experts_per_tok": top_k, "expert_type": expert_type}
-            model, certificate = upcycle(model, **chosen, modality_routing=routing, seed=seed)
+            chosen: Any = {"num_experts_per_tok": top_k, "expert_type": expert_type, "modality_routing": routing}
+            model, certificate = upcycle(model, num_experts=experts, **chosen, seed=seed)
     except PartError as error:
         fail(f"--{error}")
     except (OSError, ValueError, StrictDataclassError) as error:
@@ -128,9 +134,24 @@ def build(
     processor.save_pretrained(out)
     if certificate:
         certificate.save(out)
-        difference = f"Largest difference, in {str(model.dtype).removeprefix('torch.')}: {certificate.difference:.1e}."
-        console.print(f"{certificate.kind}: {certificate.claim} {difference}", soft_wrap=True)
+        console.print(summary(certificate, model.dtype), soft_wrap=True)
     console.print(f"written to {out} in {cost(started)}", highlight=False)
+
+
+def summary(certificate: Any, dtype: Any) -> str:
+    """What a certificate says, in one line."""
+    difference = f"Largest difference, in {str(dtype).removeprefix('torch.')}: {certificate.difference:.1e}."
+    return f"{certificate.kind}: {certificate.claim} {difference}"
+
+
+def read_fields(overrides: list[str] | None) -> dict[str, Any]:
+    """Read `key.field=value` as {key: {field: value}}, and `field=value` as {field: value}."""
+    from .settings import apply_override
+
+    fields: dict[str, Any] = {}
+    for override in overrides or []:
+        apply_override(fields, override)
+    return fields
 
 
 @app.command("verify")
@@ -176,6 +197,7 @@ def chat(
     model, processor = load(folder)
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     messages: list[dict[str, Any]] = []
+    output: Any = None
     for text in [question] if question else ask():
         content.append({"type": "text", "text": text})
         messages.append({"role": "user", "content": content})
@@ -186,9 +208,24 @@ def chat(
             ).to(model.device)
         except (OSError, ValueError, ImportError) as error:
             fail(reason(error))
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer)
-        answer = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        output = model.generate(
+            **inputs,
+            past_key_values=cache_of(output, inputs["input_ids"]),
+            max_new_tokens=max_new_tokens,
+            streamer=streamer,
+            return_dict_in_generate=True,
+        )
+        answer = processor.decode(output.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         messages.append({"role": "assistant", "content": answer})
+
+
+def cache_of(output: Any, input_ids: Any) -> Any:
+    """Cache of the turns so far, if the conversation goes on from what it holds: then only what is new is computed."""
+    if output is None:
+        return None
+    length = output.past_key_values.get_seq_length()
+    known = output.sequences[:, :length]
+    return output.past_key_values if known.equal(input_ids[:, :length]) else None
 
 
 def media_items(**media: list[Path] | None) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ _TRANSFORMERS_KEYS = {
     "rope_theta",
     "rope_scaling",
     "num_labels",
+    "use_cache",  # set by Trainer on the configuration of the whole
 }
 
 
@@ -49,6 +50,9 @@ def require(condition: bool, problem: str) -> None:
 _PREFIX_TOKENS = {
     "vit": 1,
     "beit": 1,
+    "data2vec-vision": 1,
+    "vit_msn": 1,
+    "dinov3_convnext": 1,
     "clip_vision_model": 1,
     "dinov2": 1,
     "dinov2_with_registers": 1,
@@ -72,13 +76,17 @@ def _tower_width(tower: PreTrainedConfig) -> int | None:
 
 
 def _tower_grid(tower: PreTrainedConfig) -> list[int] | None:
-    """Rows and columns of the tokens of a Whisper encoder, an AST or a ViT; None for a tower that is none of these."""
+    """Rows and columns of the patches of a Whisper encoder, an AST, a BEATs or a ViT; None for any other tower."""
     if tower.model_type == "whisper":
         return [1, int(tower.max_source_positions)]
     if tower.model_type == "audio-spectrogram-transformer":
         bins = (tower.num_mel_bins - tower.patch_size) // tower.frequency_stride + 1
         frames = (tower.max_length - tower.patch_size) // tower.time_stride + 1
         return [int(bins), int(frames)]
+    if tower.model_type == "unimoe_beats":
+        return [tower.max_length // tower.patch_size, tower.num_mel_bins // tower.patch_size]
+    if getattr(tower, "depths", None):
+        return None  # stages that merge patches
     size, patch = getattr(tower, "image_size", None), getattr(tower, "patch_size", None)
     if isinstance(size, int) and isinstance(patch, int):
         return [size // patch] * 2
@@ -100,13 +108,18 @@ class _EncoderConfig(CheckedConfig):
     Args:
         tower_config: Configuration of any transformers model that maps features to tokens (N, L, C) or a feature map
             (N, C, H, W). `timm_wrapper` gives any timm model. A Whisper configuration gives Whisper's encoder.
-        hidden_size: Width C of the tower's output. None: read from the tower's configuration.
-        num_tokens: Tokens that the tower gives for one unit (picture, window), after prefix tokens are dropped. None:
-            computed for ViT, AST and Whisper; other towers must state it (`unimoe.encoders.measure_tower`).
+        hidden_size: Width C of a token, for several layers their sum. None: read from the tower's configuration.
+        num_tokens: Tokens that the encoder gives for one unit (picture, window), without prefix tokens unless they are
+            kept. None: computed for ViT, AST, BEATs and Whisper; other towers must state it
+            (`unimoe.encoders.measure_tower`).
         token_grid: Rows and columns in which these tokens lie, row by row. None: [s, s] for ViT, [frequency, time] for
-            AST, [1, time] for Whisper; of another tower [s, s] if `num_tokens` is a square, else one row.
-        num_prefix_tokens: Class and distillation tokens to drop. None: known for ViT, CLIP, DINOv2, DeiT, AST; else 0.
-        feature_layer: Which hidden state to read; -1 is the tower's own output, -2 the last but one layer.
+            AST, [time, frequency] for BEATs, [1, time] for Whisper, one row with prefix tokens; of another tower
+            [s, s] if `num_tokens` is a square, else one row.
+        num_prefix_tokens: Class, distillation and register tokens before the patches. None: known for ViT, CLIP,
+            DINOv2, DeiT, AST; else 0.
+        keep_prefix: Whether the prefix tokens go to the language model too, in front of the patches.
+        feature_layer: Which hidden state to read: -1 is the tower's own output, 0 what enters its first layer, -2 what
+            enters its last. Several are put side by side, so that tokens become wider and not more (LLaVA).
     """
 
     tower_config: Any = None
@@ -114,7 +127,8 @@ class _EncoderConfig(CheckedConfig):
     num_tokens: int | None = None
     token_grid: list[int] | None = None
     num_prefix_tokens: int | None = None
-    feature_layer: int = -1
+    keep_prefix: bool = False
+    feature_layer: int | list[int] = -1
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -122,20 +136,23 @@ class _EncoderConfig(CheckedConfig):
         tower = self.tower_config
         if not isinstance(tower, PreTrainedConfig):
             raise ValueError(f"{type(self).__name__}: tower_config must describe a tower, got {tower!r}.")
-        if self.hidden_size is None:
-            self.hidden_size = _tower_width(tower)
+        require(bool(self.feature_layers), f"{type(self).__name__}: feature_layer is empty; name a layer, such as -1.")
+        if self.hidden_size is None and (width := _tower_width(tower)) is not None:
+            self.hidden_size = width * len(self.feature_layers)
         if self.num_prefix_tokens is None:
             self.num_prefix_tokens = prefix_tokens(tower)
-        if self.num_tokens is None:
-            grid = self.token_grid or _tower_grid(tower)
-            self.num_tokens = math.prod(grid) if grid else None
+        if self.num_tokens is None and (grid := self.token_grid or _tower_grid(tower)):
+            kept = self.num_prefix_tokens if self.keep_prefix and not self.token_grid else 0
+            self.num_tokens = math.prod(grid) + kept
         for name in ("hidden_size", "num_tokens"):
             require(
                 getattr(self, name) is not None,
                 f"{type(self).__name__}: {name} of a {tower.model_type!r} tower cannot be told from its "
                 "configuration. State it, or measure it with unimoe.encoders.measure_tower(tower_config, shape).",
             )
-        grid = self.token_grid = self.token_grid or token_grid(tower, self.num_tokens or 0)
+        num_tokens = self.num_tokens or 0
+        whole = [1, num_tokens] if self.keep_prefix else token_grid(tower, num_tokens)
+        grid = self.token_grid = self.token_grid or whole
         require(
             len(grid) == 2 and math.prod(grid) == self.num_tokens,
             f"token_grid is {grid}; it is [rows, columns] and holds the {self.num_tokens} tokens of num_tokens.",
@@ -144,7 +161,12 @@ class _EncoderConfig(CheckedConfig):
     @property
     def time_axis(self) -> Literal["rows", "columns"]:
         """Along which axis of the token grid the time of a sound runs."""
-        return "columns"
+        return "rows" if self.tower_config.model_type == "unimoe_beats" else "columns"
+
+    @property
+    def feature_layers(self) -> list[int]:
+        """`feature_layer` as a list."""
+        return [self.feature_layer] if isinstance(self.feature_layer, int) else self.feature_layer
 
 
 @strict

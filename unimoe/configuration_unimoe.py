@@ -5,6 +5,7 @@ audio, speech; video uses the image encoder) and one connector configuration for
 refused.
 """
 
+from dataclasses import fields
 from os import PathLike
 from typing import Any, Literal
 
@@ -23,7 +24,9 @@ from .configuration_parts import (
     UniMoEVisionConfig,
     require,
 )
+from .layout import MediaLayout, PositionType
 from .modality import MEDIA, Modality
+from .parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel_plan
 from .remote_code import AUTO_MAP, write_remote_code
 
 
@@ -40,7 +43,11 @@ class UniMoETextConfig(MoEConfig):
 
     model_type = "unimoe_text"
     base_config_key = "text_config"
+    ignore_keys_at_rope_validation = {"mrope_section"}
     keys_to_ignore_at_inference = ["past_key_values"]
+    base_model_tp_plan = property(tensor_parallel_plan)
+    base_model_ep_plan = property(expert_parallel_plan)
+    base_model_pp_plan = PIPELINE_PLAN
 
     vocab_size: int = 32000
     num_attention_heads: int = 8
@@ -88,7 +95,17 @@ class UniMoETextConfig(MoEConfig):
             not (self.num_experts and self.mlp_bias),
             "mlp_bias: experts have no bias; use a language model without, or no experts.",
         )
+        self._check_rope_sections()
         super().validate_architecture()
+
+    def _check_rope_sections(self) -> None:
+        sections = (self.rope_parameters or {}).get("mrope_section")
+        half = (self.head_dim or 0) // 2
+        require(
+            sections is None or (len(sections) == 3 and min(sections) >= 0 and sum(sections) == half),
+            f"rope_parameters.mrope_section is {sections}; it holds the numbers of frequencies for time, row and "
+            f"column, which add up to half of head_dim, {half}.",
+        )
 
 
 def _optional(config_class: type[PreTrainedConfig]) -> SubConfigSpec:
@@ -102,8 +119,8 @@ class UniMoEConfig(CheckedConfig):
     An encoder that is None is a modality that the model does not have. Video shares the image encoder and connector.
 
     Args:
-        video_num_frames: Frames sampled from every clip.
-        video_temporal_stride: Neighbouring frames averaged into one before the connector; divides video_num_frames.
+        image_max_tiles, video_frame_rate, video_min_frames, video_max_frames, video_temporal_stride, video_timestamps,
+            video_sound, video_chunk_seconds, position_type, positions_per_second: See `unimoe.layout.MediaLayout`.
     """
 
     model_type = "unimoe"
@@ -130,8 +147,16 @@ class UniMoEConfig(CheckedConfig):
     video_token_id: int | None = None
     audio_token_id: int | None = None
     speech_token_id: int | None = None
-    video_num_frames: int = 8
+    image_max_tiles: int = 1
+    video_frame_rate: float | int | None = None
+    video_min_frames: int = 1
+    video_max_frames: int = 8
     video_temporal_stride: int = 1
+    video_timestamps: bool = False
+    video_sound: Literal["audio", "speech"] | None = None
+    video_chunk_seconds: float | int = 2.0
+    position_type: PositionType = "plain"
+    positions_per_second: float | int = 2.0
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
 
@@ -166,15 +191,21 @@ class UniMoEConfig(CheckedConfig):
         return [modality for modality in MEDIA if modality.encoder_key in self.encoder_keys]
 
     @property
-    def num_tokens(self) -> dict[str, int]:
-        """Placeholder tokens for one unit (picture, clip, window) of each modality that the model takes."""
-        counts = {}
+    def media_layout(self) -> MediaLayout:
+        """How media become tokens; what the processor must know."""
+        grids, time_axes = {}, {}
         for modality in self.media:
-            key = modality.encoder_key
-            tokens = self.connector_config(key).num_tokens(self.encoder_config(key).token_grid)
-            frames = self.video_num_frames // self.video_temporal_stride if modality is Modality.VIDEO else 1
-            counts[modality.key] = tokens * frames
-        return counts
+            encoder = self.encoder_config(modality.encoder_key)
+            grids[modality.key] = self.connector_config(modality.encoder_key).grid(encoder.token_grid)
+            if modality in (Modality.AUDIO, Modality.SPEECH):
+                time_axes[modality.key] = encoder.time_axis
+        own = {f.name: getattr(self, f.name) for f in fields(MediaLayout) if f.name not in ("grids", "time_axes")}
+        return MediaLayout(grids=grids, time_axes=time_axes, **own)
+
+    @property
+    def num_tokens(self) -> dict[str, int]:
+        """Placeholder tokens for one unit (picture or tile, group of frames, window) of each modality taken."""
+        return self.media_layout.num_tokens
 
     def token_id(self, modality: Modality) -> int | None:
         """Vocabulary id of the modality's placeholder token."""
@@ -196,11 +227,7 @@ class UniMoEConfig(CheckedConfig):
         for key in self.encoder_keys:
             problem = self.connector_config(key).misfit(self.encoder_config(key))
             require(problem is None, f"{key}_connector_config.{problem}")
-        require(
-            self.video_num_frames % self.video_temporal_stride == 0,
-            f"video_temporal_stride ({self.video_temporal_stride}) does not divide video_num_frames "
-            f"({self.video_num_frames}).",
-        )
+        _ = self.media_layout  # checks its fields
 
 
 __all__ = [

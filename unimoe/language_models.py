@@ -21,6 +21,7 @@ _SPARSE = {"router_type": "top_k", "router_z_loss_coef": 0.0}
 
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
+    "mistral": {},
     "qwen2": {"qkv_bias": True},
     "qwen3": {"qk_norm": "head"},
     "mixtral": {**_SPARSE, "norm_topk_prob": True},
@@ -90,7 +91,11 @@ def text_config(config: PreTrainedConfig) -> dict[str, Any]:
     """
     windowed = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if windowed or getattr(config, "use_sliding_window", False) or getattr(config, "sliding_window", None):
-        raise ValueError("A language model with sliding-window attention cannot be used.")
+        raise ValueError(
+            "A language model with sliding-window attention cannot be used. Up to the length of its window "
+            f"({getattr(config, 'sliding_window', None)} tokens) full attention computes the same: for those, "
+            "set sliding_window to null, use_sliding_window to false and layer_types to null in its config.json."
+        )
     values = config.to_dict() | {name: getattr(config, name) for name in config.attribute_map}
     own = UniMoETextConfig.__dataclass_fields__.keys() - set(_NOT_COPIED)
     fields = {name: value for name, value in values.items() if name in own and value is not None}

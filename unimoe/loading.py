@@ -81,11 +81,13 @@ def load_processor(source: str | Path, config: UniMoEConfig) -> UniMoEProcessor:
                 raise CheckpointError(source, f"there is no {names[0]}. {cure}")
     with _one_line(source):
         processor = UniMoEProcessor.from_pretrained(source)
-    if processor.num_tokens != config.num_tokens:
+    expected = config.media_layout.to_dict()
+    if differing := sorted(key for key, value in expected.items() if processor.media_layout[key] != value):
+        key = differing[0]
         raise CheckpointError(
             source,
-            f"its processor_config.json has num_tokens {processor.num_tokens}, but its "
-            f"config.json describes a model with {config.num_tokens}. {cure}",
+            f"its processor_config.json has media_layout.{key} {processor.media_layout[key]}, but its "
+            f"config.json describes a model with {expected[key]}. {cure}",
         )
     return processor
 

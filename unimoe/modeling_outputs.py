@@ -1,12 +1,17 @@
 """What the models return, and the router losses that are added to the language loss. T = B*S tokens, E targets."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 
 from .configuration_unimoe import UniMoETextConfig
 from .moe import RoutingRecord, router_losses, weighted_router_loss
+
+# Results of `UniMoEModel.encode` by modality key. transformers types `pooler_output` as one tensor; it is a tuple, one
+# a unit.
+EncoderOutputs = dict[str, Any]
 
 
 @dataclass

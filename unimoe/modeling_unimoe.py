@@ -1,28 +1,28 @@
 """The multimodal model: encoders -> connectors -> merge into the text embeddings -> language model -> logits and loss.
 
 The processor has settled all lengths; here features are scattered onto their placeholder tokens. B batch, S sequence,
-D hidden size, C encoder width. A *unit* is one picture, one clip, or one window of sound or speech.
+D hidden size, C encoder width. A *unit* is a picture or a tile of it, a group of a clip's frames, or a window of sound
+or speech.
 """
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_unimoe import UniMoEConfig
 from .connectors import build_connector
 from .encoders import Encoder
 from .modality import Modality
-from .modeling_outputs import UniMoEModelOutput, UniMoEOutput
+from .modeling_features import FeatureMethods
+from .modeling_generation import MultimodalGeneration, require_positions
+from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput
 from .modeling_unimoe_text import LanguageHead, UniMoEPreTrainedModel, UniMoETextModel
 
-# Results of `UniMoEModel.encode` by modality key. transformers types `pooler_output` as one tensor; it is a tuple, one
-# a unit.
-EncoderOutputs = dict[str, Any]
 INPUT_MODALITIES: Any = ("image", "video", "audio", "text")  # those that transformers knows, and as a tuple
 
 
@@ -58,16 +58,17 @@ class UniMoEModel(UniMoEPreTrainedModel):
         """Replace the token embeddings of the language model."""
         self.language_model.embed_tokens = value
 
-    def encode(self, modality: Modality, features: Tensor) -> Any:
+    def encode(self, modality: Modality, features: Tensor, **kwargs: Any) -> Any:
         """Turn features of one modality into embeddings of the language model.
 
         Args:
             modality: Which encoder and connector to use.
             features: What the processor returned under `modality.feature_name`; N units along the first dimension.
+            **kwargs: For the tower, such as `output_hidden_states`.
 
         Returns:
             BaseModelOutputWithPooling: `last_hidden_state`, the encoder's tokens; `pooler_output`, a tuple with the
-            embeddings (tokens, D) of each unit.
+            embeddings (tokens, D) of each unit; `hidden_states` and `attentions` of the tower on request.
 
         Raises:
             ValueError: If the model has no encoder for the modality.
@@ -79,38 +80,41 @@ class UniMoEModel(UniMoEPreTrainedModel):
                 f"Leave the {modality.key} out, or give the configuration an encoder for it."
             )
         is_video = modality is Modality.VIDEO
-        tokens = self.encode_frames(features) if is_video else self.encoders[key](features)  # (N, tokens, C)
-        embeddings = self.connectors[key](tokens)  # (N, tokens, D); for video, N counts frames
-        per_unit = embeddings.shape[0] // max(len(features), 1) * embeddings.shape[1]
-        units: Any = tuple(embeddings.reshape(len(features), per_unit, embeddings.shape[-1]).unbind())
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=units)
+        output = self.encode_frames(features, **kwargs) if is_video else self.encoders[key](features, **kwargs)
+        units: Any = self.connectors[key](output.last_hidden_state).unbind()  # N of (tokens, D)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=units,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
-    def encode_frames(self, pixel_values_videos: Tensor) -> Tensor:
-        """Encode clips (N, F, channels, height, width) frame by frame; average over the temporal stride.
+    def encode_frames(self, pixel_values_videos: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """Encode groups of frames (N, stride, channels, height, width), and average each.
 
         Returns:
-            Shape (N * F / stride, tokens, C).
+            `last_hidden_state` of shape (N, tokens, C); the tower's own outputs, on request, by frame.
         """
-        clips, frames = pixel_values_videos.shape[:2]
-        stride = self.config.video_temporal_stride
-        tokens = self.encoders["image"](pixel_values_videos.flatten(0, 1))  # (N * F, tokens, C)
-        return tokens.view(clips * frames // stride, stride, *tokens.shape[1:]).mean(dim=1)
+        output = self.encoders["image"](pixel_values_videos.flatten(0, 1), **kwargs)
+        by_frame = output.last_hidden_state.unflatten(0, pixel_values_videos.shape[:2])  # (N, stride, tokens, C)
+        output.last_hidden_state = by_frame.mean(dim=1)
+        return output
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Encode pictures (N, channels, height, width); see `encode`."""
-        return self.encode(Modality.IMAGE, pixel_values)
+        return self.encode(Modality.IMAGE, pixel_values, **kwargs)
 
     def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
-        """Encode clips (N, frames, channels, height, width); see `encode`."""
-        return self.encode(Modality.VIDEO, pixel_values_videos)
+        """Encode groups of frames of clips (N, stride, channels, height, width); see `encode`."""
+        return self.encode(Modality.VIDEO, pixel_values_videos, **kwargs)
 
     def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of sound; see `encode`."""
-        return self.encode(Modality.AUDIO, audio_features)
+        return self.encode(Modality.AUDIO, audio_features, **kwargs)
 
     def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of speech; see `encode`."""
-        return self.encode(Modality.SPEECH, speech_features)
+        return self.encode(Modality.SPEECH, speech_features, **kwargs)
 
     def encode_all(self, features: dict[str, Tensor | None], given: EncoderOutputs | None = None) -> EncoderOutputs:
         """Encode every modality whose features are there, by modality key; `given` outputs are kept.
@@ -151,7 +155,8 @@ class UniMoEModel(UniMoEPreTrainedModel):
             mm_encoder_outputs: Results of `encode` by modality key, instead of the raw features.
 
         Raises:
-            ValueError: If placeholders and features differ in number.
+            ValueError: If placeholders and features differ in number, or a model with positions in time and space gets
+                media without them.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Specify exactly one of input_ids and inputs_embeds.")
@@ -162,6 +167,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             "speech_features": speech_features,
         }
         encoded = self.encode_all(features, mm_encoder_outputs)
+        require_positions(self.config, position_ids, encoded)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         placeholders = self.placeholders(input_ids, inputs_embeds)
@@ -199,11 +205,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
                     inputs_embeds = inputs_embeds + self.idle(modality)
                 continue
             features = torch.cat(tuple(output.pooler_output)).to(inputs_embeds)
-            if mask.sum() != len(features):
-                raise ValueError(
-                    f"Found {int(mask.sum())} {modality.key} placeholder token(s) but {len(features)} {modality.key} "
-                    f"feature(s). Pass each {modality.key} once, and do not truncate the processed text."
-                )
+            torch_compilable_check(mask.sum() == len(features), partial(mismatch, modality.key, mask, features))
             inputs_embeds = inputs_embeds.masked_scatter(mask[..., None], features)
         return inputs_embeds
 
@@ -218,7 +220,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         return self.connectors[key](parameter.new_zeros(0, config.num_tokens, config.hidden_size)).sum()
 
 
-class UniMoEForConditionalGeneration(LanguageHead):
+class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, LanguageHead):
     """Answers in text to images, video, audio, speech and text. See `UniMoEProcessor` for its inputs."""
 
     config_class = UniMoEConfig
@@ -280,31 +282,6 @@ class UniMoEForConditionalGeneration(LanguageHead):
             **kwargs,
         )
 
-    def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> Any:
-        """Encode all media once per generation; transformers does so for images and video only."""
-        names = [name for modality in Modality if (name := modality.feature_name)]
-        features = {name: model_kwargs.pop(name, None) for name in names}
-        given = model_kwargs.get("mm_encoder_outputs")
-        model_kwargs["mm_encoder_outputs"] = self.model.encode_all(features, given)
-        return model_kwargs
-
-    def _expand_multimodal_outputs(
-        self,
-        input_ids: Tensor,
-        mm_encoder_output: EncoderOutputs,
-        expand_size: int = 1,
-        inputs_embeds: Tensor | None = None,
-    ) -> Any:
-        """Repeat each row's media for its beams: units A, B of a row become A, B, A, B."""
-        has_ids = input_ids is not None and input_ids.numel() > 0
-        placeholders = self.model.placeholders(input_ids if has_ids else None, inputs_embeds)
-        expanded: EncoderOutputs = {}
-        for key, output in mm_encoder_output.items():
-            tokens_per_row = placeholders[Modality.from_key(key)].sum(-1).tolist()
-            units: Any = repeat_units(output.pooler_output, tokens_per_row, expand_size)
-            expanded[key] = BaseModelOutputWithPooling(pooler_output=units)
-        return expanded
-
     def parts(self) -> dict[str, list[str]]:
         """Names of the parameters of each part that can be trained or frozen; a parameter may stand in several
         parts.
@@ -316,28 +293,18 @@ class UniMoEForConditionalGeneration(LanguageHead):
         return parts
 
 
+def mismatch(key: str, mask: Tensor, features: Tensor) -> str:
+    """What is said where placeholders (B, S) and features (tokens, D) differ in number."""
+    return (
+        f"Found {int(mask.sum())} {key} placeholder token(s) but {len(features)} {key} feature(s). Pass each {key} "
+        "once, and do not truncate the processed text."
+    )
+
+
 def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:
     """`Modality` of each token (B, S), from the placeholder masks; None if the model takes text only."""
     ids = [mask.long() * int(modality) for modality, mask in placeholders.items()]
     return torch.stack(ids).sum(dim=0) if ids else None
-
-
-def repeat_units(units: Sequence[Tensor], tokens_per_row: list[int], times: int) -> tuple[Tensor, ...]:
-    """Repeat the group of units that belongs to each row, whose tokens per row are known.
-
-    Raises:
-        ValueError: If units and rows do not meet.
-    """
-    repeated: list[Tensor] = []
-    rest = list(units)
-    for row, tokens in enumerate(tokens_per_row):
-        group: list[Tensor] = []
-        while rest and sum(map(len, group)) < tokens:
-            group.append(rest.pop(0))
-        if sum(map(len, group)) != tokens:
-            raise ValueError(f"Row {row} has {tokens} placeholder tokens, but its media give {sum(map(len, group))}.")
-        repeated += group * times
-    return tuple(repeated)
 
 
 # Module name within a parameter's name -> part. The first that matches decides.

@@ -1,6 +1,6 @@
 """The language model: embeddings -> decoder layers (attention, then dense or sparse feed-forward) -> norm -> logits.
 
-Weight for weight it is Llama, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE or OLMoE, as its configuration says.
+Weight for weight it is Llama, Mistral, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE or OLMoE, as configured.
 B batch, S sequence, D hidden size, T = B*S tokens.
 """
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -16,7 +17,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
 from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
-    LlamaRotaryEmbedding,
     apply_rotary_pos_emb,
     eager_attention_forward,
 )
@@ -31,6 +31,7 @@ from .moe import GatedMLP, Router, RoutingContext, SoftMoeBlock, SparseMoeBlock
 from .moe.block import ExpertOverlap
 from .moe.expert_types import AnyExperts, init_experts
 from .moe.router_types import init_router, router_weights
+from .rotary import RotaryEmbedding, plain_positions
 
 
 class Attention(nn.Module):
@@ -129,8 +130,12 @@ class UniMoEPreTrainedModel(PreTrainedModel):
     _fixed: frozenset[str] = frozenset()
 
     def post_init(self) -> None:
-        """Finish construction as every transformers model does, and remember what it froze."""
+        """Finish construction as every transformers model does; collect what stays whole, remember what it froze."""
         super().post_init()
+        # transformers asks direct children which modules a device map may not split; towers are deeper.
+        models = [module for module in self.modules() if isinstance(module, PreTrainedModel)]
+        blocks = {name for model in models for name in model._no_split_modules or ()}
+        self._no_split_modules = sorted(blocks)
         self._fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     @classmethod
@@ -155,6 +160,15 @@ class UniMoEPreTrainedModel(PreTrainedModel):
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return True
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Be initialised as transformers' own models are.
+
+        Of other packages' models it skips modules without weights of their own, and with them what their towers set
+        in such a place: the sinusoids of Whisper.
+        """
+        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -191,7 +205,7 @@ class UniMoETextModel(UniMoEPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config=config)  # type: ignore[arg-type]  # reads the RoPE fields alone
+        self.rotary_emb = RotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -212,6 +226,8 @@ class UniMoETextModel(UniMoEPreTrainedModel):
         """Run the decoder.
 
         Args:
+            position_ids: Plain (B, S); or time, row and column (3, B, S); or these after a plain row, (4, B, S), which
+                then tells packed rows apart. None: counted.
             mm_token_type_ids: `Modality` of each token, (B, S). None: all text.
             token_ids: What the embeddings were made from, (B, S), for routers that look at it. None: `input_ids`.
             The others are those of every transformers decoder.
@@ -223,6 +239,14 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             raise ValueError("Specify exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        # Before there is a cache: transformers looks for packed rows in the positions only where there is none.
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=plain_positions(position_ids),
+        )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -232,13 +256,6 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             text_if_none(mm_token_type_ids, inputs_embeds),
             token_ids=input_ids if token_ids is None else token_ids,
             attention_mask=attention_mask,
-        )
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
         )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids=position_ids)
         hidden_states = inputs_embeds
@@ -293,6 +310,24 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
         if reason := text_config.generation_obstacle:
             raise ValueError(f"A model with router_type={text_config.router_type!r} cannot generate: {reason}.")
         return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Prepare a step as transformers does. Tokens after those that have a modality id are text: candidates of
+        assisted decoding, to which transformers gives none.
+        """
+        if mm_token_type_ids is not None:
+            missing = max(input_ids.shape[1] - mm_token_type_ids.shape[1], 0)
+            mm_token_type_ids = F.pad(mm_token_type_ids, (0, missing))
+        inherited: Any = super()
+        return inherited.prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, mm_token_type_ids=mm_token_type_ids, **kwargs
+        )
 
     def predict(
         self,

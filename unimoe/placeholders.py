@@ -3,7 +3,8 @@ media row by row and repeated to the number of tokens that each medium fills.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from numbers import Number
 from typing import Any
 
@@ -102,21 +103,31 @@ def check_text(text: Any, *, where: str, sanitized: bool = False) -> None:
         )
 
 
-def expand_placeholders(text: str, lengths: dict[Modality, Iterator[int]]) -> tuple[str, list[dict[str, Any]]]:
-    """Repeat every placeholder of a text to the number of tokens of its medium.
+def find_placeholders(text: str) -> list[tuple[Modality, int]]:
+    """Modality of each placeholder in order, and how many of that modality stand before it."""
+    seen: Counter[Modality] = Counter()
+    found = []
+    for token in PLACEHOLDER.findall(text):
+        modality = _BY_TOKEN[token]
+        found.append((modality, seen[modality]))
+        seen[modality] += 1
+    return found
+
+
+def expand_placeholders(text: str, blocks: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+    """Replace every placeholder of a text by the block of its medium.
 
     Args:
         text: One row.
-        lengths: For each modality the tokens of its media, in order; what this row needs is taken.
+        blocks: For each placeholder in order, what stands for its medium.
 
     Returns:
         The expanded text, and one record for each placeholder in the form that transformers uses to shift character
         positions: `type`, `span` before, `new_span` after, `text`, `replacement`.
     """
     pieces, offsets, end, gained = [], [], 0, 0
-    for match in PLACEHOLDER.finditer(text):
+    for match, block in zip(PLACEHOLDER.finditer(text), blocks, strict=True):
         token, modality = match.group(), _BY_TOKEN[match.group()]
-        block = token * next(lengths[modality])
         pieces += [text[end : match.start()], block]
         start, end = match.span()
         new_span = (start + gained, start + gained + len(block))
@@ -208,6 +219,7 @@ __all__ = [
     "collect_media",
     "count_placeholders",
     "expand_placeholders",
+    "find_placeholders",
     "placeholder_id",
     "require_placeholder_id",
 ]

@@ -1,24 +1,24 @@
 """Chat messages and media become what the model takes: first stop of a sample.
 
-    messages -> text with one placeholder per medium -> media loaded, features extracted, sounds cut into windows
-             -> every placeholder repeated to its exact number of tokens -> token ids, modality ids, assistant mask
+    messages -> text with one placeholder per medium -> media loaded, cut into units, features extracted
+             -> every placeholder replaced by its medium's block -> token ids, modality ids, positions, assistant mask
 
-Everything uncertain about lengths is settled here, so that the model only scatters: a medium fills
-`num_tokens[modality]` placeholders for each of its units (picture, clip, or window of a sound). transformers'
-processors know image, video and audio; speech, with its own extractor, is added here to each of their steps.
+Everything uncertain about lengths is settled here, so that the model only scatters: `unimoe.layout` says what a unit
+is and how many tokens it fills, `unimoe.units` makes them. transformers' processors know image, video and audio;
+speech, with its own extractor, is added here to each of their steps.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
-from .media import cut_windows, load_clip, load_picture, load_sound, window_samples
+from .layout import CALL_OPTIONS, MediaLayout
+from .media import window_samples
 from .modality import MEDIA, Modality
 from .placeholders import (
     CHAT_TEMPLATE,
@@ -28,31 +28,22 @@ from .placeholders import (
     collect_media,
     count_placeholders,
     expand_placeholders,
+    find_placeholders,
     placeholder_id,
     require_placeholder_id,
 )
+from .positions import omni_position_ids
 from .remote_code import AUTO_MAP, write_remote_code
 from .suggest import did_you_mean
+from .units import EXTRACTORS, Block, UnitCollector
 
 SAMPLING_RATE = 16_000
 """Hz; the rate of sounds that are passed as bare samples, unless `sampling_rate=` says otherwise."""
 
-_EXTRACTORS = {
-    Modality.IMAGE: "image_processor",
-    Modality.VIDEO: "image_processor",
-    Modality.AUDIO: "audio_feature_extractor",
-    Modality.SPEECH: "speech_feature_extractor",
-}
-_EXTRACTIONS = {
-    Modality.IMAGE: "_picture_features",
-    Modality.VIDEO: "_clip_features",
-    Modality.AUDIO: "_sound_features",
-    Modality.SPEECH: "_sound_features",
-}
 _UNSUPPORTED = "text_pair text_target text_pair_target is_split_into_words return_overflowing_tokens stride"
 _TEXT_OPTIONS = frozenset(TextKwargs.__annotations__).difference(_UNSUPPORTED.split(), ["return_tensors"])
 _FLAGS = ("return_mm_token_type_ids", "return_text_replacement_offsets")
-_OWN_OPTIONS = (*_FLAGS, "sampling_rate", "text_kwargs", "images_kwargs")
+_OWN_OPTIONS = (*_FLAGS, *CALL_OPTIONS, "sampling_rate", "text_kwargs", "images_kwargs")
 
 
 @dataclass
@@ -61,6 +52,7 @@ class _Options:
 
     text: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
+    layout: dict[str, Any] = field(default_factory=dict)
     return_tensors: str | None = None
     sampling_rate: int = SAMPLING_RATE
     return_mm_token_type_ids: bool = True
@@ -75,12 +67,11 @@ class UniMoEProcessor(ProcessorMixin):
         image_processor: For pictures and video frames. None: the processor takes neither.
         audio_feature_extractor: For sounds, such as ASTFeatureExtractor. None: the processor takes none.
         speech_feature_extractor: For speech, such as WhisperFeatureExtractor. None: the processor takes none.
-        num_tokens: Modality key -> tokens per unit (picture, clip, window of a sound); `UniMoEConfig.num_tokens`.
-        video_num_frames: Frames sampled from every clip.
+        media_layout: How media become tokens: fields of `unimoe.layout.MediaLayout`; `UniMoEConfig.media_layout`.
         chat_template: Jinja template. None: `CHAT_TEMPLATE`; the tokenizer's own is not used, it knows no media.
 
     Raises:
-        ValueError: If a part and `num_tokens` do not fit, or the tokenizer lacks a placeholder.
+        ValueError: If a part and the layout do not fit, or the tokenizer lacks a placeholder.
     """
 
     return_mm_token_type_ids = True
@@ -91,20 +82,19 @@ class UniMoEProcessor(ProcessorMixin):
         image_processor: Any = None,
         audio_feature_extractor: Any = None,
         speech_feature_extractor: Any = None,
-        num_tokens: dict[str, int] | None = None,
-        video_num_frames: int = 8,
+        media_layout: dict[str, Any] | None = None,
         chat_template: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__(tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.image_processor = image_processor
         self.audio_feature_extractor = audio_feature_extractor
         self.speech_feature_extractor = speech_feature_extractor
-        self.num_tokens = dict(num_tokens or {})
-        self.video_num_frames = video_num_frames
+        self.layout = MediaLayout(**(media_layout or {}))
+        self.media_layout = self.layout.to_dict()
         self.skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "offset_mapping"]
         self._check_parts()
         self.modalities = tuple(
-            m for m in MEDIA if m.key in self.num_tokens and getattr(self, _EXTRACTORS[m]) is not None
+            m for m in MEDIA if m.key in self.layout.grids and getattr(self, EXTRACTORS[m]) is not None
         )
         self._ids = {modality: require_placeholder_id(tokenizer, modality) for modality in self.modalities}
 
@@ -118,18 +108,18 @@ class UniMoEProcessor(ProcessorMixin):
         speech_feature_extractor: Any = None,
         chat_template: str | None = None,
     ) -> "UniMoEProcessor":
-        """Build the processor of a model: lengths and frame count come from its configuration.
+        """Build the processor of a model: how media become tokens comes from its configuration.
 
         Args:
-            config: A `UniMoEConfig`; `num_tokens`, `video_num_frames` and `*_token_id` are read.
+            config: A `UniMoEConfig`; `media_layout` and `*_token_id` are read.
             tokenizer: With the configuration's placeholder ids.
             image_processor, audio_feature_extractor, speech_feature_extractor, chat_template: See the class.
 
         Raises:
             ValueError: If the tokenizer's placeholder ids are not the configuration's, and as the class does.
         """
-        num_tokens = dict(config.num_tokens)
-        for modality in (m for m in MEDIA if m.key in num_tokens):
+        media_layout = config.media_layout.to_dict()
+        for modality in (m for m in MEDIA if m.key in media_layout["grids"]):
             wanted, found = getattr(config, f"{modality.key}_token_id"), placeholder_id(tokenizer, modality)
             if found != wanted:
                 raise ValueError(
@@ -142,8 +132,7 @@ class UniMoEProcessor(ProcessorMixin):
             image_processor,
             audio_feature_extractor,
             speech_feature_extractor,
-            num_tokens=num_tokens,
-            video_num_frames=config.video_num_frames,
+            media_layout=media_layout,
             chat_template=chat_template,
         )
 
@@ -164,13 +153,15 @@ class UniMoEProcessor(ProcessorMixin):
             text: One text, or one for each row. None: only features are returned.
             **kwargs: The tokenizer's (`padding`, `max_length`, `padding_side`, ...), the image processor's, also
                 nested as `text_kwargs` and `images_kwargs`; `return_tensors`; `sampling_rate` (Hz, default 16000);
-                `return_mm_token_type_ids` (default True); `return_text_replacement_offsets`. Without `padding_side`,
-                the tokenizer's own is used.
+                `return_mm_token_type_ids` (default True); `return_text_replacement_offsets`; and, to change the
+                processor's layout for this call, those of `unimoe.layout.CALL_OPTIONS` (`video_frame_rate`, ...).
+                Without `padding_side`, the tokenizer's own is used.
 
         Returns:
-            `input_ids`, `attention_mask`, `mm_token_type_ids` (B, S); for media present, N units in order of
-            appearance: `pixel_values` (N, C, H, W), `pixel_values_videos` (N, F, C, H, W), `audio_features`
-            (N, frames, mel bins), `speech_features` (N, mel bins, frames).
+            `input_ids`, `attention_mask`, `mm_token_type_ids` (B, S); with `position_type="omni"`, `position_ids`
+            (3, B, S); for media present, N units in order of appearance: `pixel_values` (N, C, H, W),
+            `pixel_values_videos` (N, F, C, H, W), `audio_features` (N, frames, mel bins), `speech_features` (N, mel
+            bins, frames).
 
         Raises:
             ValueError: If placeholders and media do not match in a row, a medium cannot be loaded or the processor
@@ -181,8 +172,15 @@ class UniMoEProcessor(ProcessorMixin):
         texts = None if text is None else [text] if isinstance(text, str) else list(text)
         if not texts and all(medium is None for medium in media.values()):
             raise ValueError("There is nothing to process. Pass text, images, videos, audio or speech.")
-        features, units = self._extract(self._media_by_row(media, texts), options)
-        data = self._tokenize(texts, units, options) if texts is not None else {}
+        units = UnitCollector(
+            {modality: getattr(self, EXTRACTORS[modality]) for modality in self.modalities},
+            replace(self.layout, **options.layout),
+            options.images,
+            options.sampling_rate,
+        )
+        blocks = self._load(self._media_by_row(media, texts), texts, units)
+        features: dict[str, Any] = units.features()
+        data = self._tokenize(texts, blocks, options) if texts is not None else {}
         if options.return_tensors == "np":
             features = {name: feature.numpy() for name, feature in features.items()}
         return BatchFeature(
@@ -257,7 +255,7 @@ class UniMoEProcessor(ProcessorMixin):
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build the processor from a loaded tokenizer and the contents of `processor_config.json`."""
-        parts = {name: cls._build_part(name, processor_dict.get(name)) for name in set(_EXTRACTORS.values())}
+        parts = {name: cls._build_part(name, processor_dict.get(name)) for name in set(EXTRACTORS.values())}
         return super().from_args_and_dict(args, {**processor_dict, **parts}, **kwargs)
 
     @classmethod
@@ -268,23 +266,15 @@ class UniMoEProcessor(ProcessorMixin):
         return cls.get_possibly_dynamic_module(config[f"{kind}_type"])(**config)
 
     def _check_parts(self) -> None:
-        keys = [modality.key for modality in MEDIA]
-        for key, count in self.num_tokens.items():
-            if key not in keys:
-                raise ValueError(f"num_tokens has the unknown modality {key!r}.{did_you_mean(key, keys)}")
-            if count < 1:
-                raise ValueError(f"num_tokens[{key!r}] is {count}; a unit needs at least 1 token.")
-        if self.video_num_frames < 1:
-            raise ValueError(f"video_num_frames is {self.video_num_frames}; a clip needs at least 1 frame.")
-        for name in sorted(set(_EXTRACTORS.values())):
+        for name in sorted(set(EXTRACTORS.values())):
             if (part := getattr(self, name)) is None:
                 continue
             self.check_argument_for_proper_class(name, part)
-            served = [modality.key for modality in MEDIA if _EXTRACTORS[modality] == name]
-            if not any(key in self.num_tokens for key in served):
+            served = [modality.key for modality in MEDIA if EXTRACTORS[modality] == name]
+            if not any(key in self.layout.grids for key in served):
                 raise ValueError(
-                    f"There is an {name}, but num_tokens has no {' or '.join(map(repr, served))} (only "
-                    f"{sorted(self.num_tokens)}). State the tokens per unit, as config.num_tokens does."
+                    f"There is an {name}, but media_layout has no grid for {' or '.join(map(repr, served))} (only "
+                    f"{sorted(self.layout.grids)}). State the tokens of a unit, as config.media_layout does."
                 )
             if name != "image_processor":
                 window_samples(part)
@@ -302,7 +292,9 @@ class UniMoEProcessor(ProcessorMixin):
             if "return_tensors" in nested:
                 kwargs.setdefault("return_tensors", nested.pop("return_tensors"))
         for key, value in kwargs.items():
-            if key in _OWN_OPTIONS or key == "return_tensors":
+            if key in CALL_OPTIONS:
+                options.layout[key] = value
+            elif key in _OWN_OPTIONS or key == "return_tensors":
                 setattr(options, key, value)
             elif key in _TEXT_OPTIONS:
                 options.text[key] = value
@@ -331,67 +323,52 @@ class UniMoEProcessor(ProcessorMixin):
         available = ", ".join(m.key for m in self.modalities) or "text alone"
         return (
             f"{where} has {modality.key}, but this processor takes only {available}: it has no "
-            f"{_EXTRACTORS[modality]}, or num_tokens lacks {modality.key!r}. Leave the medium out, or build the "
-            "processor with both."
+            f"{EXTRACTORS[modality]}, or media_layout no grid for {modality.key!r}. Leave the medium out, or build "
+            "the processor with both."
         )
 
-    def _extract(
-        self, media: dict[Modality, list[list[Any]]], options: _Options
-    ) -> tuple[dict[str, Any], dict[Modality, list[int]]]:
-        """Features by the name of the model's argument, and the units (windows) of each medium by modality."""
-        features, units = {}, {}
-        for modality, rows in media.items():
-            named = [
-                (f"row {row}, {modality.key} {index}", medium)
-                for row, in_row in enumerate(rows)
-                for index, medium in enumerate(in_row)
+    def _load(
+        self, media: dict[Modality, list[list[Any]]], texts: list[str] | None, units: UnitCollector
+    ) -> list[list[Block]]:
+        """Load all media in order of appearance; the blocks of each row, without texts of all rows together."""
+        if texts is None:
+            orders = [
+                [(m, row, i) for m, rows in media.items() for row, held in enumerate(rows) for i in range(len(held))]
             ]
-            if named:
-                extraction = getattr(self, _EXTRACTIONS[modality])
-                features[str(modality.feature_name)], units[modality] = extraction(modality, named, options)
-        return features, units
+        else:
+            orders = [[(m, row, i) for m, i in find_placeholders(text)] for row, text in enumerate(texts)]
+        return [[units.add(m, media[m][row][i], f"row {row}, {m.key} {i}") for m, row, i in order] for order in orders]
 
-    def _pixels(self, pictures: list[Any], options: _Options) -> torch.Tensor:
-        return self.image_processor(pictures, return_tensors="pt", **options.images)["pixel_values"]
-
-    def _picture_features(
-        self, _: Modality, named: list[tuple[str, Any]], options: _Options
-    ) -> tuple[torch.Tensor, list[int]]:
-        pictures = [load_picture(medium, where=where) for where, medium in named]
-        return self._pixels(pictures, options), [1] * len(named)  # (N, C, H, W)
-
-    def _clip_features(
-        self, _: Modality, named: list[tuple[str, Any]], options: _Options
-    ) -> tuple[torch.Tensor, list[int]]:
-        clips = [load_clip(medium, num_frames=self.video_num_frames, where=where) for where, medium in named]
-        frames = self._pixels([frame for clip in clips for frame in clip], options)
-        return frames.unflatten(0, (len(clips), self.video_num_frames)), [1] * len(named)  # (N, F, C, H, W)
-
-    def _sound_features(
-        self, modality: Modality, named: list[tuple[str, Any]], options: _Options
-    ) -> tuple[torch.Tensor, list[int]]:
-        extractor = getattr(self, _EXTRACTORS[modality])
-        rate, window = extractor.sampling_rate, window_samples(extractor)
-        windows: list[np.ndarray] = []
-        units = []
-        for where, medium in named:
-            sound = load_sound(medium, sampling_rate=rate, array_sampling_rate=options.sampling_rate, where=where)
-            cut = cut_windows(sound, window=window, sampling_rate=rate)
-            windows.extend(cut)
-            units.append(len(cut))
-        extracted = extractor(windows, sampling_rate=rate, return_tensors="pt")
-        return extracted[extractor.model_input_names[0]], units  # Whisper (N, mel, T), AST (N, T, mel)
-
-    def _tokenize(self, texts: list[str], units: dict[Modality, list[int]], options: _Options) -> dict[str, Any]:
-        lengths = {m: iter([self.num_tokens[m.key] * unit for unit in counts]) for m, counts in units.items()}
-        expanded, offsets = zip(*(expand_placeholders(text, lengths) for text in texts), strict=True)
+    def _tokenize(self, texts: list[str], blocks: list[list[Block]], options: _Options) -> dict[str, Any]:
+        expanded, offsets = zip(
+            *(
+                expand_placeholders(text, [block.text for block in in_row])
+                for text, in_row in zip(texts, blocks, strict=True)
+            ),
+            strict=True,
+        )
         data = dict(self.tokenizer(list(expanded), **options.text))
         self._check_blocks(expanded, data["input_ids"], options)
+        if self.layout.position_type == "omni":
+            data["position_ids"] = self._position_ids(data["input_ids"], data.get("attention_mask"), blocks)
         if options.return_text_replacement_offsets:
             data["text_replacement_offsets"] = list(offsets)
         if options.return_mm_token_type_ids:
             data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
         return {name: value for name, value in data.items() if name not in self.unused_input_names}
+
+    def _position_ids(
+        self, input_ids: list[list[int]], attention_mask: list[list[int]] | None, blocks: list[list[Block]]
+    ) -> list[list[list[int]]]:
+        """Time, row and column of each token: 3 lists of rows, which may differ in length."""
+        longest = max(map(len, input_ids))
+        ids = np.array([[*row, *[-1] * (longest - len(row))] for row in input_ids])  # (B, S)
+        is_real = ids >= 0
+        if attention_mask is not None:
+            is_real &= np.array([[*row, *[0] * (longest - len(row))] for row in attention_mask], dtype=bool)
+        offsets = [block.offsets for in_row in blocks for block in in_row]
+        positions = omni_position_ids(np.isin(ids, list(self._ids.values())), is_real, offsets)
+        return [[row[: len(ids)] for row, ids in zip(axis, input_ids, strict=True)] for axis in positions.tolist()]
 
     def _check_blocks(self, texts: Sequence[str], input_ids: list[list[int]], options: _Options) -> None:
         for row, (text, ids) in enumerate(zip(texts, input_ids, strict=True)):
@@ -429,7 +406,9 @@ class UniMoEProcessor(ProcessorMixin):
     ) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Collect the media of each row; `__call__` loads them. Speech travels as an additional input."""
         if load_audio_from_video:
-            raise ValueError("load_audio_from_video is not supported. Add the sound of the clip as an audio item.")
+            raise ValueError(
+                "load_audio_from_video is transformers' word; here, pass video_sound='audio' or 'speech'."
+            )
         found = collect_media(conversations)
         sounds = {m: found[m] if any(found[m]) else None for m in (Modality.AUDIO, Modality.SPEECH)}
         additional = {"speech": sounds[Modality.SPEECH]}

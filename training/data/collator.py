@@ -90,7 +90,9 @@ class Collator:
                 config and (config.mask_time or config.mask_frequency) for config in configs
             ):
                 continue
-            tokens = (batch["mm_token_type_ids"] == modality).sum(dim=-1) // self.processor.num_tokens[modality.key]
+            tokens = (batch["mm_token_type_ids"] == modality).sum(dim=-1) // self.processor.layout.num_tokens[
+                modality.key
+            ]
             owners = torch.arange(len(samples)).repeat_interleave(tokens)  # row of each window, (N,)
             extractor = getattr(self.processor, extractor_name)
             bins = getattr(extractor, "num_mel_bins", None) or extractor.feature_size

@@ -126,7 +126,7 @@ def _conversations(processor: UniMoEProcessor, generator: np.random.Generator) -
     sound = {"array": generator.normal(0, 0.1, 16_000).astype(np.float32), "sampling_rate": 16_000}
     media = {
         Modality.IMAGE: picture,
-        Modality.VIDEO: [picture] * processor.video_num_frames,
+        Modality.VIDEO: [picture] * processor.layout.video_max_frames,
         Modality.AUDIO: sound,
         Modality.SPEECH: sound,
     }
@@ -179,22 +179,18 @@ def _decode(probe: _Probe, row: int, kernel: str = "eager") -> Tensor:
         kernel: Computes the experts of the tokens that come one by one.
     """
     inputs = probe.inputs([row])
-    ids, mask, kinds = (inputs.pop(name) for name in ("input_ids", "attention_mask", "mm_token_type_ids"))
-    start = ids.shape[1] - STEPS
-    output = probe.model(
-        input_ids=ids[:, :start],
-        attention_mask=mask[:, :start],
-        mm_token_type_ids=kinds[:, :start],
-        use_cache=True,
-        **inputs,
-    )
+    mask = inputs.pop("attention_mask")
+    by_token = ("input_ids", "mm_token_type_ids", "position_ids")  # the last only with positions in time and space
+    tokens = {name: inputs.pop(name) for name in by_token if name in inputs}
+    start = mask.shape[1] - STEPS
+    first = {name: values[..., :start] for name, values in tokens.items()}
+    output = probe.model(attention_mask=mask[:, :start], use_cache=True, **first, **inputs)
     steps = []
     with _experts_computed_by(kernel, probe.model):
-        for position in range(start, ids.shape[1]):
+        for position in range(start, mask.shape[1]):
             output = probe.model(
-                input_ids=ids[:, position : position + 1],
+                **{name: values[..., position : position + 1] for name, values in tokens.items()},
                 attention_mask=mask[:, : position + 1],
-                mm_token_type_ids=kinds[:, position : position + 1],
                 past_key_values=output.past_key_values,
                 use_cache=True,
             )

@@ -76,7 +76,9 @@ class Router(nn.Module):
         biased, projected = config.modality_routing == "bias", config.router_modality_projection
         self.modality_bias = nn.Parameter(torch.zeros(modalities, targets)) if biased else None
         self.projection = nn.Parameter(torch.empty(modalities, width, width)) if projected else None
-        self.register_buffer("permitted", permitted_targets(config) if config.is_isolated else None, persistent=False)
+        permitted = permitted_targets(config) if config.is_isolated else None
+        # Persistent if None: accelerate, which offloads what is not persistent, takes it for a tensor.
+        self.register_buffer("permitted", permitted, persistent=permitted is None)
         balanced_apart = modalities if config.router_aux_loss_scope == "modality" else 1
         balance_bias = torch.zeros(balanced_apart, targets) if config.balance_bias else None
         self.register_buffer("balance_bias", balance_bias)

@@ -1,0 +1,103 @@
+"""What BEATs hears: windows of sound in, normalised log-mel spectrograms of one size out."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+
+FRAME_LENGTH_MS = 25
+FRAME_SHIFT_MS = 10
+
+
+class BeatsFeatureExtractor(SequenceFeatureExtractor):
+    """Kaldi's log-mel filter bank of 16-bit samples, `(fbank - mean) / (2 * std)`.
+
+    Chen et al. 2022, section 4.1 (https://arxiv.org/abs/2212.09058); mean and std are those of
+    https://github.com/microsoft/unilm/blob/master/beats/BEATs.py. Departure: a window has a fixed length, shorter
+    sounds are followed by silence, and the model attends to the silence too. Needs torchaudio.
+
+    Args:
+        max_length: Frames of a window, 10 ms apart; 1024 are 10.24 s.
+        num_mel_bins: Mel bands.
+        sampling_rate: Hz.
+        mean, std: Of log-mel values over AudioSet.
+    """
+
+    model_input_names = ["input_values"]
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = 16000,
+        num_mel_bins: int = 128,
+        max_length: int = 1024,
+        padding_value: float = 0.0,
+        mean: float = 15.41663,
+        std: float = 6.55582,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.num_mel_bins = num_mel_bins
+        self.max_length = max_length
+        self.mean = mean
+        self.std = std
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | list[float] | list[np.ndarray] | list[list[float]],
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Extract features.
+
+        Args:
+            raw_speech: Mono samples in -1..1 of one sound (n,), or of several as a list or an array (N, n).
+            sampling_rate: Their rate, Hz. None: the extractor's own.
+            return_tensors: `pt`, `np`, or None for a list of arrays.
+
+        Returns:
+            `input_values`: float32, (N, max_length, num_mel_bins).
+
+        Raises:
+            ValueError: If the rate is another, or a sound is not mono, or longer than a window.
+            ImportError: If torchaudio is not installed.
+        """
+        if sampling_rate not in (None, self.sampling_rate):
+            raise ValueError(
+                f"The sound is at {sampling_rate} Hz, but BEATs was trained at {self.sampling_rate} Hz. Resample it "
+                "(unimoe.media.load_sound does)."
+            )
+        one = len(raw_speech) == 0 or np.ndim(raw_speech[0]) == 0
+        sounds = [raw_speech] if one else raw_speech
+        features = [self._filter_bank(np.asarray(sound, dtype=np.float32)) for sound in sounds]
+        return BatchFeature({"input_values": features}, tensor_type=return_tensors)
+
+    def _filter_bank(self, samples: np.ndarray) -> np.ndarray:
+        """Features (max_length, num_mel_bins) of one sound (n,)."""
+        shift = self.sampling_rate * FRAME_SHIFT_MS // 1000
+        if samples.ndim != 1 or len(samples) > self.max_length * shift:
+            raise ValueError(
+                f"A sound is mono and has at most {self.max_length * shift} samples ({self.max_length} frames), got "
+                f"shape {samples.shape}. Cut it with unimoe.media.cut_windows, or raise max_length here and in the "
+                "model's configuration."
+            )
+        try:
+            from torchaudio.compliance.kaldi import fbank
+        except (ImportError, OSError) as error:  # OSError: a torchaudio built for another torch
+            raise ImportError("The features of BEATs need torchaudio: `pip install torchaudio`.") from error
+        # The last frame starts (max_length - 1) shifts after the first.
+        total = (self.max_length - 1) * shift + self.sampling_rate * FRAME_LENGTH_MS // 1000
+        padded = np.pad(samples, (0, total - len(samples)))
+        values = fbank(
+            torch.from_numpy(padded)[None] * 2**15,
+            num_mel_bins=self.num_mel_bins,
+            sample_frequency=float(self.sampling_rate),
+            frame_length=float(FRAME_LENGTH_MS),
+            frame_shift=float(FRAME_SHIFT_MS),
+        )  # (max_length, num_mel_bins)
+        return ((values - self.mean) / (2 * self.std)).numpy()
+
+
+__all__ = ["BeatsFeatureExtractor"]

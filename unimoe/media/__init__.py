@@ -1,0 +1,23 @@
+"""Load pictures, clips and sounds from what people have at hand, and say where and why when that fails.
+
+In: a path, bytes, a PIL image, a numpy array, a torch tensor, a dict of `datasets` or a torchcodec decoder.
+Out: a picture is an RGB PIL image; a clip its sampled frames with their times; a sound a mono float32 array
+(samples,) at the wanted rate. Nothing is fetched from the network. PyAV, soundfile and torchaudio are imported where
+they are used.
+"""
+
+from .clips import Clip, FrameSampling, load_clip
+from .pictures import is_picture, load_picture
+from .sounds import cut_windows, load_clip_sound, load_sound, window_samples
+
+__all__ = [
+    "Clip",
+    "FrameSampling",
+    "cut_windows",
+    "is_picture",
+    "load_clip",
+    "load_clip_sound",
+    "load_picture",
+    "load_sound",
+    "window_samples",
+]

@@ -1,0 +1,139 @@
+"""Films: the frames of a file at chosen times, decoded with PyAV from the nearest key frames, none kept but those."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .files import check_complete, open_container, states_duration, unreadable
+from .sampling import Clip, FrameSampling, sample_frames
+
+MICROSECONDS = 1_000_000
+"""FFmpeg's unit of the times of a whole file, in a second."""
+ASSUMED_RATE = Fraction(25)
+"""Frames per second of a stream that states neither times nor rate; FFmpeg's own assumption."""
+
+
+@dataclass
+class _Index:
+    """What the packets of a film say without being decoded, in units of `time_base` (s)."""
+
+    stamps: list[int]  # when each frame is shown, rising
+    end: int
+    keys: list[tuple[int, int]]  # key frames: when shown, and where to seek
+    time_base: Fraction
+    counted: bool = False  # the stream has no times: stamps count its frames
+
+
+def decode_film(file: str | BytesIO, medium: Any, *, sampling: FrameSampling, where: str) -> Clip:
+    """Decode the sampled frames of a film.
+
+    The packets are read once for their times, without decoding; then each sampled frame is decoded from the nearest
+    key frame before it. What stays in memory are the times of all frames and the sampled pictures.
+
+    Args:
+        file: Path, or the bytes in memory.
+        medium: What was passed, for the errors.
+        sampling: How many frames to take.
+        where: Name of the medium in error messages.
+
+    Raises:
+        ValueError: If the file is damaged, cut off or no film.
+        ImportError: If PyAV is not installed.
+    """
+    with open_container(file, medium, where=where, kind="video") as container:
+        stream = _video_stream(container, medium, where)
+        index = _read_index(container, stream, medium, where)
+    if index is None:
+        with open_container(file, medium, where=where, kind="video") as container:
+            index = _count_frames(container, _video_stream(container, medium, where))
+    if not index.stamps:
+        raise unreadable(medium, where, "video", "it has 0 frames")
+    start = index.stamps[0]
+    starts = np.array([float((stamp - start) * index.time_base) for stamp in index.stamps])
+    duration = float((index.end - start) * index.time_base)
+    indices = sample_frames(starts, duration, sampling, where=where)
+    wanted = sorted({index.stamps[i] for i in indices})
+    with open_container(file, medium, where=where, kind="video") as container:
+        pictures = _pictures_at(container, _video_stream(container, medium, where), index, wanted)
+    if len(pictures) < len(wanted):
+        raise unreadable(medium, where, "video", f"of {len(index.stamps)} frames, none can be decoded")
+    return Clip([pictures[index.stamps[i]] for i in indices], starts[indices], duration)
+
+
+def _video_stream(container: Any, medium: Any, where: str) -> Any:
+    stream = container.streams.best("video")
+    if stream is None or "attached_pic" in str(stream.disposition):
+        kind = "only sound: pass it as audio or speech" if container.streams.audio else "no video stream"
+        raise unreadable(medium, where, "video", f"it holds {kind}")
+    return stream
+
+
+def _read_index(container: Any, stream: Any, medium: Any, where: str) -> _Index | None:
+    """Times of all frames; None if the format gives a frame none, as AVI does where frames are reordered."""
+    if container.format.name == "avi" and stream.codec_context.has_b_frames:
+        return None
+    own, latest = [], Fraction(0)
+    for packet in container.demux():
+        if not packet.size or packet.is_discard:  # the end of a stream, or frames before the start of a cut
+            continue
+        if packet.pts is not None:
+            latest = max(latest, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if packet.stream_index == stream.index:
+            own.append((packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
+    if any(pts is None for pts, *_ in own):
+        return None
+    if container.duration and states_duration(container):
+        found = float(latest) - (container.start_time or 0) / MICROSECONDS
+        check_complete(found, container.duration / MICROSECONDS, medium, where=where, kind="video")
+    stamps = sorted({pts for pts, *_ in own})
+    keys = sorted((pts, pts if dts is None else dts) for pts, dts, _, is_key in own if is_key)
+    end = max((pts + duration for pts, _, duration, _ in own), default=0)
+    if stamps and end == stamps[-1]:  # the last frame states no duration: as long as the others are
+        end += round(np.median(np.diff(stamps)) if len(stamps) > 1 else 1 / _rate(stream) / stream.time_base)
+    return _Index(stamps, end, keys, stream.time_base)
+
+
+def _rate(stream: Any) -> Fraction:
+    return stream.average_rate or stream.guessed_rate or ASSUMED_RATE
+
+
+def _count_frames(container: Any, stream: Any) -> _Index:
+    count = sum(1 for _ in container.decode(stream))
+    return _Index(list(range(count)), count, [(0, 0)], 1 / _rate(stream), counted=True)
+
+
+def _stamped(container: Any, stream: Any, counted: bool) -> Iterator[tuple[int, Any]]:
+    for number, frame in enumerate(container.decode(stream)):
+        stamp = number if counted else frame.pts
+        if stamp is not None:
+            yield stamp, frame
+
+
+def _pictures_at(container: Any, stream: Any, index: _Index, wanted: list[int]) -> dict[int, Image.Image]:
+    """The picture shown at each wanted stamp: the first at or after it, at the end the last that can be decoded."""
+    pictures: dict[int, Image.Image] = {}
+    shown = [key for key, _ in index.keys]
+    frames = _stamped(container, stream, index.counted)
+    stamp, frame = index.stamps[0] - 1, None
+    for target in wanted:
+        number = bisect_right(shown, target) - 1
+        if number > 0 and shown[number] > stamp:
+            container.seek(index.keys[number][1], stream=stream)
+            frames = _stamped(container, stream, index.counted)
+            stamp, frame = next(frames, (stamp, frame))
+            if stamp > target:  # it landed too late: from the start, then
+                container.seek(index.keys[0][1], stream=stream)
+                frames = _stamped(container, stream, index.counted)
+                stamp = index.stamps[0] - 1
+        while stamp < target and (following := next(frames, None)) is not None:
+            stamp, frame = following
+        if frame is not None:
+            picture = frame.to_image()  # decoded frames are raw: only the sampled ones become pictures
+            pictures[target] = picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+    return pictures

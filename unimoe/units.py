@@ -1,0 +1,233 @@
+"""Media become units, the inputs of the encoders, and blocks, what stands for them in the text.
+
+    picture -> itself, or a thumbnail and tiles     clip -> temporal groups of frames, and windows of its sound track
+    sound, speech -> windows
+
+All media of a batch are added in order of appearance; then each extractor runs once. n tokens of one medium.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .layout import MediaLayout
+from .media import FrameSampling, cut_windows, load_clip, load_clip_sound, load_picture, load_sound, window_samples
+from .modality import Modality
+from .positions import clip_offsets, picture_offsets, sound_offsets, sound_times
+
+EXTRACTORS = {
+    Modality.IMAGE: "image_processor",
+    Modality.VIDEO: "image_processor",
+    Modality.AUDIO: "audio_feature_extractor",
+    Modality.SPEECH: "speech_feature_extractor",
+}
+"""Part of the processor that makes the features of each modality."""
+
+
+class Block(NamedTuple):
+    """What stands in the text for one medium: placeholders, perhaps with timestamps; and their offsets (3, n)."""
+
+    text: str
+    offsets: np.ndarray
+
+
+class _Track(NamedTuple):
+    """Tokens of one modality of a clip: time in chunks (n,), offsets (3, n), and text in front of some tokens."""
+
+    modality: Modality
+    times: np.ndarray
+    offsets: np.ndarray
+    marks: dict[int, str]
+
+
+@dataclass
+class UnitCollector:
+    """Load media one after the other; gather their units by modality.
+
+    Args:
+        extractors: Modality -> image processor or feature extractor, for the modalities that the processor takes.
+        layout: How media become tokens.
+        image_options: Arguments of the image processor.
+        sampling_rate: Hz, of bare samples.
+    """
+
+    extractors: dict[Modality, Any]
+    layout: MediaLayout
+    image_options: dict[str, Any]
+    sampling_rate: int
+
+    def __post_init__(self) -> None:
+        self._pictures: list[tuple[Image.Image, bool]] = []  # and whether it is a tile
+        self._frames: list[Image.Image] = []
+        self._windows: dict[Modality, list[np.ndarray]] = {Modality.AUDIO: [], Modality.SPEECH: []}
+
+    def add(self, modality: Modality, medium: Any, where: str) -> Block:
+        """Load one medium and keep its units.
+
+        Args:
+            modality: Of the medium.
+            medium: What `unimoe.media` loads.
+            where: Its place, for errors.
+
+        Raises:
+            ValueError: If it cannot be loaded.
+        """
+        if modality is Modality.IMAGE:
+            return self._add_picture(load_picture(medium, where=where))
+        if modality is Modality.VIDEO:
+            return self._add_clip(medium, where)
+        track = self._sound_track(modality, self._load_sound(modality, medium, where))
+        return Block(_text([track], np.arange(track.times.size)), track.offsets)
+
+    def features(self) -> dict[str, Tensor]:
+        """Features of all units by the name of the model's argument; of modalities without a unit, none.
+
+        Returns:
+            `pixel_values` (N, C, H, W), `pixel_values_videos` (N, stride, C, H, W), `audio_features` (AST: N, frames,
+            mel bins), `speech_features` (Whisper: N, mel bins, frames).
+        """
+        features: dict[str, Tensor] = {}
+        if self._pictures:
+            features["pixel_values"] = self._picture_pixels()
+        if self._frames:
+            pixels = self._pixels(self._frames)
+            features["pixel_values_videos"] = pixels.unflatten(0, (-1, self.layout.video_temporal_stride))
+        for modality, windows in self._windows.items():
+            if windows:
+                extractor = self.extractors[modality]
+                extracted = extractor(windows, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+                features[str(modality.feature_name)] = extracted[extractor.model_input_names[0]]
+        return features
+
+    def _add_picture(self, picture: Image.Image) -> Block:
+        grid = self.layout.grids["image"]
+        tiles = (1, 1)
+        if self.layout.image_max_tiles > 1:
+            tiles = tile_grid(picture.size, self._tile_size, self.layout.image_max_tiles)
+        offsets = picture_offsets(grid)
+        self._pictures.append((picture, False))
+        if tiles != (1, 1):
+            self._pictures += [(tile, True) for tile in cut_tiles(picture, tiles, self._tile_size)]
+            offsets = np.concatenate([offsets, picture_offsets(grid, tiles) + offsets.max() + 1], axis=1)
+        return Block(str(Modality.IMAGE.token) * offsets.shape[1], offsets)
+
+    def _add_clip(self, medium: Any, where: str) -> Block:
+        layout, stride = self.layout, self.layout.video_temporal_stride
+        sampling = FrameSampling(
+            rate=layout.video_frame_rate,
+            minimum=layout.video_min_frames,
+            maximum=layout.video_max_frames,
+            multiple=stride,
+        )
+        clip = load_clip(medium, sampling=sampling, where=where)
+        self._frames += clip.frames
+        times = clip.times.reshape(-1, stride).mean(axis=1)  # of each unit, s
+        grid = layout.grids["video"]
+        tokens = layout.num_tokens["video"]
+        marks = {index * tokens: f"<{time:.1f} seconds>" for index, time in enumerate(times)}
+        offsets = clip_offsets(times, grid, layout.positions_per_second)
+        tracks = [_Track(Modality.VIDEO, times.repeat(tokens), offsets, marks if layout.video_timestamps else {})]
+        if layout.video_sound is not None:
+            modality = Modality.from_key(layout.video_sound)
+            rate = self.extractors[modality].sampling_rate
+            if (sound := load_clip_sound(medium, sampling_rate=rate, where=where)) is not None:
+                tracks.append(self._sound_track(modality, sound))
+        return _interleave(tracks, layout.video_chunk_seconds)
+
+    def _load_sound(self, modality: Modality, medium: Any, where: str) -> np.ndarray:
+        rate = self.extractors[modality].sampling_rate
+        return load_sound(medium, sampling_rate=rate, array_sampling_rate=self.sampling_rate, where=where)
+
+    def _sound_track(self, modality: Modality, sound: np.ndarray) -> _Track:
+        extractor, grid = self.extractors[modality], self.layout.grids[modality.key]
+        axis = self.layout.time_axes.get(modality.key, "columns")
+        window = window_samples(extractor)
+        windows = cut_windows(sound, window=window, sampling_rate=extractor.sampling_rate)
+        self._windows[modality] += windows
+        seconds = window / extractor.sampling_rate
+        times = sound_times(len(windows), grid, seconds=seconds, time_axis=axis)
+        offsets = sound_offsets(times, self.layout.positions_per_second)
+        if axis == "columns" and grid[0] > 1:  # time starts anew in each row: a window stays in one piece
+            times = np.floor(times / seconds) * seconds
+        return _Track(modality, times, offsets, {})
+
+    def _picture_pixels(self) -> Tensor:
+        plain = self._pixels([picture for picture, is_tile in self._pictures if not is_tile])
+        tiles = [picture for picture, is_tile in self._pictures if is_tile]
+        if not tiles:
+            return plain
+        is_tile = torch.tensor([is_tile for _, is_tile in self._pictures])
+        pixels = plain.new_empty(len(self._pictures), *plain.shape[1:])
+        pixels[~is_tile] = plain
+        pixels[is_tile] = self._pixels(tiles, do_resize=False, do_center_crop=False)  # they have the size already
+        return pixels
+
+    def _pixels(self, pictures: list[Image.Image], **options: Any) -> Tensor:
+        processor = self.extractors.get(Modality.IMAGE) or self.extractors[Modality.VIDEO]
+        return processor(pictures, return_tensors="pt", **{**self.image_options, **options})["pixel_values"]
+
+    @cached_property
+    def _tile_size(self) -> tuple[int, int]:
+        """Width and height (pixels) of what the image tower takes."""
+        height, width = self._pixels([Image.new("RGB", (64, 64))]).shape[-2:]
+        return width, height
+
+
+def tile_grid(size: tuple[int, int], tile: tuple[int, int], most: int) -> tuple[int, int]:
+    """Rows and columns of tiles that keep most of a picture's resolution and, among those, waste the fewest pixels.
+
+    As LLaVA-NeXT chooses among its resolutions, but among all grids of at most `most` tiles.
+
+    Args:
+        size: Width and height of the picture, pixels.
+        tile: Width and height of a tile, pixels.
+        most: Largest number of tiles.
+    """
+    width, height = size
+
+    def rank(grid: tuple[int, int]) -> tuple[float, float]:
+        rows, columns = grid
+        scale = min(columns * tile[0] / width, rows * tile[1] / height, 1.0)
+        kept = width * height * scale**2
+        return -round(kept), rows * columns * tile[0] * tile[1] - kept
+
+    grids = ((rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1))
+    return min(grids, key=rank)
+
+
+def cut_tiles(picture: Image.Image, grid: tuple[int, int], tile: tuple[int, int]) -> list[Image.Image]:
+    """Fit a picture into a grid [rows, columns] of tiles (width, height), black around it, and cut it row by row."""
+    width, height = tile
+    rows, columns = grid
+    canvas = ImageOps.pad(picture, (columns * width, rows * height), method=Image.Resampling.BICUBIC)
+    corners = ((row * height, column * width) for row in range(rows) for column in range(columns))
+    return [canvas.crop((left, top, left + width, top + height)) for top, left in corners]
+
+
+def _interleave(tracks: list[_Track], chunk_seconds: float) -> Block:
+    """Put tracks into one block: in each chunk of time the frames, then the sound."""
+    chunks = np.concatenate([np.floor(track.times / chunk_seconds + 1e-6) for track in tracks])
+    order = np.argsort(chunks, kind="stable")
+    offsets = np.concatenate([track.offsets for track in tracks], axis=1)
+    return Block(_text(tracks, order), offsets[:, order])
+
+
+def _text(tracks: list[_Track], order: np.ndarray) -> str:
+    """Placeholders of the tokens of all tracks in an order, with their marks."""
+    kinds = np.concatenate([np.full(track.times.size, int(track.modality)) for track in tracks])[order]
+    marks = {int(np.flatnonzero(order == index)[0]): mark for index, mark in tracks[0].marks.items()}
+    turns = {0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), *marks}
+    starts = sorted(turns)
+    ends = [*starts[1:], kinds.size]
+    return "".join(
+        marks.get(start, "") + str(Modality(kinds[start]).token) * (end - start)
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+__all__ = ["EXTRACTORS", "Block", "UnitCollector", "cut_tiles", "tile_grid"]
