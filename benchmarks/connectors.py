@@ -155,12 +155,13 @@ def training_batch(run: Run, processor: Any) -> dict[str, Any]:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Tokens for a unit of each medium, and parameters of the connectors, of a trained model."""
+    """Tokens for a unit behind each encoder, and parameters of the connectors, of a trained model."""
     from unimoe.loading import load_model
 
     model = load_model(run.folder / "model")
     names = model.parts()["connectors"]
-    return {"tokens": model.config.num_tokens, "parameters": sum(model.get_parameter(name).numel() for name in names)}
+    tokens = {key: model.config.num_tokens[key] for key in KINDS[run.kind]}
+    return {"tokens": tokens, "parameters": sum(model.get_parameter(name).numel() for name in names)}
 
 
 def main(

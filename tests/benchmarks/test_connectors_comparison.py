@@ -93,7 +93,7 @@ def test_the_commands_train_this_kind_with_as_many_tokens_as_every_other(kind: s
     ids = {"image_token_id": 0, "video_token_id": 1, "audio_token_id": 2, "speech_token_id": 3}
     config = UniMoEConfig(**{**sizes.config, **ids})
     assert recipe.seed == 1
-    assert config.num_tokens == {"image": 8, "video": 8, "audio": 6, "speech": 10}
+    assert {key: config.num_tokens[key] for key in KINDS[kind]} == {"image": 8, "audio": 6, "speech": 10}
     assert {config.connector_config(key).type for key in KINDS[kind]} == {kind}
     overrides = [argument for argument in training if "=" in argument]
     stages = load_recipe(RECIPE, overrides).stages
