@@ -206,7 +206,7 @@ BAD_ROWS = [
 BAD_MEDIA = [
     ("image", "half.png", ["cannot be read as a picture", "Replace the file"]),
     ("image", "flipped.png", ["cannot be read as a picture", "Replace the file"]),
-    ("image", "zero.png", ["cannot be read as a picture", "Replace the file"]),
+    ("image", "zero.png", ["is empty (0 bytes)", "Replace it"]),
     ("image", "text.png", ["cannot be read as a picture", "Replace the file"]),
     ("video", "half.gif", ["cannot be read as a video", "Replace the file"]),
     ("speech", "empty.wav", ["the sound is empty (0 samples)", "Leave it out"]),
@@ -484,7 +484,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("language", "nowhere", ["there is no such folder", "Correct the path"]),
         ("language", "empty", ["there is no config.json"]),
-        ("language", "vision", ["A 'resnet' language model cannot be used; llama, qwen2, qwen3, mixtral,"]),
+        ("language", "vision", ["A 'resnet' language model cannot be used; llama, mistral, qwen2, qwen3,"]),
         ("language", "language-cut", ["model.safetensors is damaged", "again, whole"]),
         ("language", "language-without-weight", ["weights lack model.norm.weight", "would be random"]),
         ("language", "language-without-tokenizer", ["it has no tokenizer", "tokenizer.json"]),

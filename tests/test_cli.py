@@ -6,11 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny_model
 from tiny_processor import FOLDER
+from transformers import AutoModelForMultimodalLM
 from typer.testing import CliRunner
 
-from unimoe.cli import app, describe
+from unimoe.cli import app, cache_of, describe
 
 runner = CliRunner()
 IMAGE, SOUND = str(FOLDER / "image_kind/food_00.png"), str(FOLDER / "spoken_word/zero_flite-kal16.flac")
@@ -63,6 +65,16 @@ def test_chat_without_a_question_goes_on_for_several_turns(model_folder: Path) -
     arguments = ["chat", str(model_folder), "--image", IMAGE, "--max-new-tokens", "2"]
     result = runner.invoke(app, arguments, input="what is this?\nand why?\n\n")
     assert result.exit_code == 0 and result.output.count("you:") == 3, result.output
+
+
+def test_a_chat_goes_on_from_its_cache_only_where_the_conversation_does(model_folder: Path) -> None:
+    model = AutoModelForMultimodalLM.from_pretrained(model_folder)
+    output = model.generate(torch.tensor([[70, 71, 72]]), max_new_tokens=3, return_dict_in_generate=True)
+    goes_on = torch.cat([output.sequences, torch.tensor([[73, 74]])], dim=1)
+    assert cache_of(output, goes_on) is output.past_key_values
+    goes_on[0, 4] += 1  # the answer was written in other tokens than it was generated in
+    assert cache_of(output, goes_on) is None and cache_of(None, goes_on) is None
+    assert cache_of(output, output.sequences[:, :2]) is None
 
 
 def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

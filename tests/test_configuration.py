@@ -169,3 +169,24 @@ def test_impossible_language_models_are_refused(values: dict, problem: str) -> N
 def test_impossible_connectors_are_refused(values: dict, problem: str) -> None:
     with pytest.raises(Exception, match=problem):
         UniMoEConnectorConfig(**values)
+
+
+def test_the_layout_of_uni_moe_2_has_its_tokens() -> None:
+    """SigLIP-so400m/384 pooled to 9 x 9, Whisper-large-v3 with 200 queries for 30 s (arXiv 2511.12609)."""
+    whisper = {"model_type": "whisper", "d_model": 1280, "num_mel_bins": 128, "max_target_positions": 448}
+    config = UniMoEConfig(
+        vision_config={"tower_config": {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14}},
+        speech_config={"tower_config": whisper},
+        image_connector_config={"type": "pooling", "stride": 3},
+        speech_connector_config={"type": "query_decoder", "decoder_config": whisper},
+        image_token_id=1,
+        video_token_id=2,
+        speech_token_id=3,
+        image_max_tiles=9,
+        video_frame_rate=1,
+        video_max_frames=64,
+        video_sound="speech",
+        position_type="omni",
+    )
+    assert config.vision_config.token_grid == [27, 27] and config.media_layout.grids["image"] == [9, 9]
+    assert config.num_tokens == {"image": 81, "video": 81, "speech": 200}

@@ -197,6 +197,7 @@ def chat(
     model, processor = load(folder)
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     messages: list[dict[str, Any]] = []
+    output: Any = None
     for text in [question] if question else ask():
         content.append({"type": "text", "text": text})
         messages.append({"role": "user", "content": content})
@@ -207,9 +208,24 @@ def chat(
             ).to(model.device)
         except (OSError, ValueError, ImportError) as error:
             fail(reason(error))
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer)
-        answer = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        output = model.generate(
+            **inputs,
+            past_key_values=cache_of(output, inputs["input_ids"]),
+            max_new_tokens=max_new_tokens,
+            streamer=streamer,
+            return_dict_in_generate=True,
+        )
+        answer = processor.decode(output.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         messages.append({"role": "assistant", "content": answer})
+
+
+def cache_of(output: Any, input_ids: Any) -> Any:
+    """Cache of the turns so far, if the conversation goes on from what it holds: then only what is new is computed."""
+    if output is None:
+        return None
+    length = output.past_key_values.get_seq_length()
+    known = output.sequences[:, :length]
+    return output.past_key_values if known.equal(input_ids[:, :length]) else None
 
 
 def media_items(**media: list[Path] | None) -> list[dict[str, Any]]:
