@@ -196,6 +196,7 @@ def connector_config(key: str, grid: list[int], fields: dict[str, Any]) -> dict[
 
 
 def divisors(number: int) -> list[int]:
+    """Numbers that divide another one, rising."""
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
@@ -254,7 +255,11 @@ def borrow_decoder(connector: dict[str, Any], source: str | Path, dtype: torch.d
 
 
 def load_extractor(key: str, source: str | Path) -> Any:
-    """Load the image processor or feature extractor that a tower was trained with."""
+    """Load the image processor or feature extractor that a tower was trained with.
+
+    Raises:
+        ValueError: If the source has none.
+    """
     try:
         extractor = (AutoImageProcessor if key == "image" else AutoFeatureExtractor).from_pretrained(source)
         return from_timm(extractor) if isinstance(extractor, TimmWrapperImageProcessor) else extractor

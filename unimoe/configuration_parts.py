@@ -42,6 +42,11 @@ class CheckedConfig(PreTrainedConfig):
 
 
 def require(condition: bool, problem: str) -> None:
+    """Refuse a configuration.
+
+    Raises:
+        ValueError: With the problem as its message, unless the condition holds.
+    """
     if not condition:
         raise ValueError(problem)
 

@@ -65,7 +65,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str = "auto") -> UniM
 
 
 def load_processor(source: str | Path, config: UniMoEConfig) -> UniMoEProcessor:
-    """Load the processor beside a model, and check that it makes the tokens that the model expects.
+    """Load the processor of a `source`, and check that it makes the tokens that the model's `config` expects.
 
     Raises:
         CheckpointError: If a file of it is missing or damaged, or it is another model's.
@@ -168,7 +168,7 @@ def load_weights(
 
 
 def explain(source: str | Path, error: BaseException) -> str:
-    """Say in one line why transformers could not load a folder; of weights, name the file, which it does not."""
+    """Say in one line why transformers could not load `source`; of weights, name the file, which `error` does not."""
     if isinstance(error, CheckpointError):
         return error.problem
     folder = Path(source)

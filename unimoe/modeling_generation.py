@@ -149,6 +149,11 @@ def new_units(total: list[int], cached: list[int], size: int, modality: Modality
 def require_positions(config: Any, position_ids: Tensor | None, encoded: EncoderOutputs | None) -> None:
     """Refuse media without positions where plain ones would be wrong.
 
+    Args:
+        config: Of the model; its `position_type` is read.
+        position_ids: What the model was given.
+        encoded: Results of the encoders. None: there are no media.
+
     Raises:
         ValueError: If positions of this model tell time and space, and its media came with plain ones, or none.
     """

@@ -153,6 +153,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             pixel_values, pixel_values_videos, audio_features, speech_features: Units of the whole batch, in order.
             mm_token_type_ids: `Modality` of each token, (B, S). None: read from the placeholder ids.
             mm_encoder_outputs: Results of `encode` by modality key, instead of the raw features.
+            The others are those of `UniMoETextModel.forward`.
 
         Raises:
             ValueError: If placeholders and features differ in number, or a model with positions in time and space gets

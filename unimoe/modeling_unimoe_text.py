@@ -253,7 +253,7 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
         context = routing_context(
-            text_if_none(mm_token_type_ids, inputs_embeds),
+            _text_if_none(mm_token_type_ids, inputs_embeds),
             token_ids=input_ids if token_ids is None else token_ids,
             attention_mask=attention_mask,
         )
@@ -283,7 +283,7 @@ def routing_context(
     return RoutingContext(modality_ids.reshape(-1), token_ids=ids, real=real)
 
 
-def text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
+def _text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
     """Modality ids (B, S) for embeddings (B, S, D): those given, or all text."""
     if mm_token_type_ids is None:
         return torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
@@ -364,7 +364,7 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
                 text_config,
                 self.loss_function(logits, labels, text_config.vocab_size, **loss_kwargs),
                 outputs,
-                modality_ids=text_if_none(inputs.get("mm_token_type_ids"), hidden_states),
+                modality_ids=_text_if_none(inputs.get("mm_token_type_ids"), hidden_states),
                 attention_mask=inputs.get("attention_mask"),
                 router_weights=router_weights(self),
             )
@@ -417,6 +417,7 @@ class UniMoEForCausalLM(LanguageHead):
             output_router_logits: Return router logits and, with labels, add the router losses. None: as configured,
                 else when labels are given.
             logits_to_keep: Compute logits for the last so many positions only (0: all), or for these positions.
+            The others are those of `UniMoETextModel.forward`.
         """
         inputs = {
             "input_ids": input_ids,

@@ -26,20 +26,27 @@ def picture_offsets(grid: Sequence[int], tiles: Sequence[int] = (1, 1)) -> np.nd
 
 
 def clip_offsets(times: np.ndarray, grid: Sequence[int], positions_per_second: float) -> np.ndarray:
-    """Offsets of the units of a clip at `times` (s), with `grid` [rows, columns] tokens each."""
+    """Offsets of the units of a clip at `times` (s), with `grid` [rows, columns] tokens each; a second reaches
+    `positions_per_second` far.
+    """
     unit, row, column = (axis.ravel() for axis in np.meshgrid(times, *map(np.arange, grid), indexing="ij"))
     return np.stack([at(unit, positions_per_second), row.astype(np.int64), column.astype(np.int64)])
 
 
 def sound_times(windows: int, grid: Sequence[int], *, seconds: float, time_axis: str = "columns") -> np.ndarray:
-    """Start (s) of each token of a sound of so many windows of `seconds`, with `grid` tokens each, shape (n,)."""
+    """Start (s) of each token of a sound of so many windows of `seconds`, with `grid` tokens each, shape (n,).
+
+    Time runs along the grid's `time_axis`, `columns` or `rows`.
+    """
     window, row, column = (axis.ravel() for axis in np.meshgrid(*map(np.arange, (windows, *grid)), indexing="ij"))
     step, steps = (column, grid[1]) if time_axis == "columns" else (row, grid[0])
     return (window + step / steps) * seconds
 
 
 def sound_offsets(times: np.ndarray, positions_per_second: float) -> np.ndarray:
-    """Offsets of the tokens of a sound that start at `times` (s): the time on all three axes, as text has."""
+    """Offsets of the tokens of a sound that start at `times` (s): the time on all three axes, as text has, and
+    `positions_per_second` for a second.
+    """
     return np.tile(at(times, positions_per_second), (3, 1))
 
 

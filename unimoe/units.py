@@ -201,7 +201,7 @@ def tile_grid(size: tuple[int, int], tile: tuple[int, int], most: int) -> tuple[
 
 
 def cut_tiles(picture: Image.Image, grid: tuple[int, int], tile: tuple[int, int]) -> list[Image.Image]:
-    """Fit a picture into a grid [rows, columns] of tiles (width, height), black around it, and cut it row by row."""
+    """Fit a picture into a grid [rows, columns] of this `tile` (width, height), black around it; cut it row by row."""
     width, height = tile
     rows, columns = grid
     canvas = ImageOps.pad(picture, (columns * width, rows * height), method=Image.Resampling.BICUBIC)

@@ -46,7 +46,7 @@ def record(model: nn.Module) -> Iterator[Routing]:
 
 @contextmanager
 def replay(model: nn.Module, routing: Routing) -> Iterator[None]:
-    """Make the routers of a model return what was recorded, pass by pass; the hidden states have no say.
+    """Make the routers of a model return the `routing` that was recorded, pass by pass; the hidden states have no say.
 
     Raises:
         ValueError: If the model has other routers than those recorded, or in the block: if there are more passes than

@@ -104,7 +104,10 @@ def window_samples(extractor: Any) -> int:
 
 
 def cut_windows(samples: np.ndarray, *, window: int, sampling_rate: int) -> list[np.ndarray]:
-    """Cut a sound (n,) into ceil(n / window) windows of at most `window` samples; nothing is dropped."""
+    """Cut a sound (n,) into ceil(n / window) windows of at most `window` samples; nothing is dropped.
+
+    A last window shorter than `MINIMUM_SECONDS` at `sampling_rate` (Hz) is padded to it.
+    """
     pieces = [samples[start : start + window] for start in range(0, len(samples), window)]
     missing = round(MINIMUM_SECONDS * sampling_rate) - len(pieces[-1])
     if missing > 0:

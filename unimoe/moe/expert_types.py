@@ -30,7 +30,9 @@ def build_experts(config: UniMoETextConfig) -> AnyExperts:
 
 
 def slot_outputs(experts: AnyExperts, hidden_states: Tensor, top_k_index: Tensor) -> Tensor:
-    """What each chosen expert answers, unweighed: (T, K, D) for (T, D) and (T, K); 0 where the index is E."""
+    """What each chosen one of `experts` answers, unweighed, (T, K, D): to `hidden_states` (T, D), for `top_k_index`
+    (T, K); 0 where the index is E.
+    """
     one = hidden_states.new_ones(len(hidden_states), 1)
     return torch.stack([experts(hidden_states, index[:, None], one) for index in top_k_index.T], dim=1)
 

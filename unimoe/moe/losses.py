@@ -118,7 +118,7 @@ def router_losses(
 
 
 def weighted_router_loss(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor:
-    """Add up router losses with their coefficients; entries that have none (as `language`) take no part."""
+    """Add up router `losses` with their coefficients in `config`; entries without one (as `language`) take no part."""
     coefficients = router_loss_coefficients(config)
     parts = [
         coefficient * losses[name] for name, coefficient in coefficients.items() if coefficient and name in losses
@@ -198,9 +198,10 @@ def load_balancing_loss(
 
 
 def router_z_loss(router_logits: Tensor, token_groups: Tensor) -> Tensor:
-    """Keep the router logits of a layer (T, E) small: mean over the tokens of a group of squared log-sum-exp.
+    """Keep `router_logits` of a layer (T, E) small: mean over the tokens of a group of squared log-sum-exp.
 
-    Zoph et al. 2022, ST-MoE, eq. 5 (https://arxiv.org/abs/2202.08906).
+    `token_groups` (T, G) is 1 where a token is in a group. Zoph et al. 2022, ST-MoE, eq. 5
+    (https://arxiv.org/abs/2202.08906).
     """
     squares = router_logits.float().logsumexp(dim=-1, keepdim=True).square()  # (T, 1)
     tokens = token_groups.sum(dim=0)

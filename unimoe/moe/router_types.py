@@ -81,7 +81,11 @@ class HashRouter(TopKRouter):
         self.register_buffer("table", torch.zeros(config.vocab_size, dtype=torch.int32))
 
     def logits(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
-        """0 for the expert of the token's id among those open to its modality, else -inf, (T, E)."""
+        """0 for the expert of the token's id among those open to its modality, else -inf, (T, E).
+
+        Raises:
+            ValueError: If the ids of the tokens are not known.
+        """
         if context.token_ids is None:
             raise ValueError("router_type='hash' routes by vocabulary ids. Pass input_ids, not inputs_embeds alone.")
         tokens = len(hidden_states)

@@ -64,7 +64,7 @@ def make_slots(top_k_index: Tensor, top_k_weights: Tensor, *, num_experts: int, 
 
 
 def sum_by_row(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    """Sum values (S, C) that go to the same of R rows, given for each as (S,), to (R, C).
+    """Sum values (S, C) that go to the same of `num_rows` R rows, given for each as (S,), to (R, C).
 
     In the order of the slots, hence the same each time; `index_add` on a GPU adds in any order.
     """

@@ -1,0 +1,103 @@
+"""The documents are true: links lead somewhere, commands and code work, tests and files that are named exist."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+from documents import (
+    DOCUMENTS,
+    PROGRAMS,
+    ROOT,
+    anchors,
+    blocks,
+    commands,
+    describe,
+    links,
+    localised,
+    prose,
+    unimoe_commands,
+)
+from test_build import parts  # noqa: F401  # a fixture: saved language model and towers
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from training.recipe import load_recipe
+from unimoe.cli import app
+
+DOCS = [path for path in DOCUMENTS if path.parent.name == "docs"]
+PYTHON = [block for path in DOCS for block in blocks(path) if block.language == "python"]
+BUILDS = [arguments for path in DOCS for arguments in unimoe_commands(path) if arguments[0] == "build"]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=describe)
+def test_links_and_anchors_lead_somewhere(path: Path) -> None:
+    for file, anchor in links(path):
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), f"{describe(path)} links {file}, which does not exist"
+        if anchor:
+            assert anchor in anchors(target), f"{describe(path)}: {describe(target)} has no heading #{anchor}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=describe)
+def test_commands_name_programs_options_and_files_that_exist(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for words in commands(path):
+        line = " ".join(words)
+        assert line.startswith(PROGRAMS) or words[0] == "pip", line
+        if words[0] == "make":
+            assert words[1] in makefile_targets(), line
+        elif words[0] == ".venv/bin/unimoe":
+            command = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+            command.make_context(words[1], words[2:])  # refuses unknown options
+        elif words[0] == ".venv/bin/python":
+            check_module(words[2], words[3:])
+
+
+def makefile_targets() -> set[str]:
+    return set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+def check_module(name: str, arguments: list[str]) -> None:
+    """A module that runs, each of whose options is a parameter in its source."""
+    spec = importlib.util.find_spec(
+        f"{name}.__main__" if importlib.util.find_spec(name).submodule_search_locations else name
+    )
+    assert spec is not None and spec.origin, name
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    for argument in arguments:
+        if argument.startswith("--"):
+            option = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+            assert re.search(rf"\b{option}\b|--{argument[2:]}", source), f"python -m {name} has no {argument}"
+    if name == "training":
+        load_recipe(arguments[0], [word for word in arguments[1:] if "=" in word])
+
+
+@pytest.mark.parametrize("arguments", BUILDS, ids=" ".join)
+def test_builds_of_the_docs_run_with_local_folders(arguments, parts, tmp_path: Path) -> None:  # noqa: F811
+    result = CliRunner().invoke(app, localised(arguments, parts[0], tmp_path / "out"))
+    assert result.exit_code == 0 and (tmp_path / "out/model.safetensors").is_file(), result.output
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.document}: {block.text.splitlines()[0]}")
+def test_python_of_the_docs_runs(block, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    code = compile(block.text.replace("runs/quickstart/model", str(model_folder)), block.document, "exec")
+    if block.needs in ("", "quickstart"):
+        exec(code, {})
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=describe)
+def test_tests_files_modules_and_targets_named_in_the_text_exist(path: Path) -> None:
+    text = prose(path)
+    for file, name in re.findall(r"(\w+\.py)::(\w+)", text):
+        sources = [source.read_text(encoding="utf-8") for source in (ROOT / "tests").rglob(file)]
+        assert any(f"def {name}(" in source for source in sources), f"{describe(path)} names {file}::{name}"
+    for file in re.findall(
+        r"`((?:unimoe|training|evaluation|benchmarks|tests|configs|docs)/[\w/.-]*\w)(?:::\w+)?/?`", text
+    ):
+        assert (ROOT / file).exists(), f"{describe(path)} names {file}"
+    for module in re.findall(r"`[^`\n]*python -m ([\w.]+)", text):
+        assert importlib.util.find_spec(module) is not None, f"{describe(path)} names python -m {module}"
+    for target in re.findall(r"`make ([\w-]+)", text):
+        assert target in makefile_targets(), f"{describe(path)} names make {target}"

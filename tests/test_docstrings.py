@@ -1,0 +1,84 @@
+"""Every public thing says what it is; what is exported names its parameters; what refuses says when."""
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import unimoe
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "unimoe").rglob("*.py"))
+Documented = ast.FunctionDef | ast.ClassDef
+
+
+def describe(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def public(node: ast.AST, owner: str = "") -> Iterator[tuple[str, Documented]]:
+    """Public functions, classes and methods under a node, with their dotted names."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef) and not child.name.startswith("_"):
+            yield owner + child.name, child
+            if isinstance(child, ast.ClassDef):
+                yield from public(child, f"{owner}{child.name}.")
+
+
+def parameters(function: ast.FunctionDef) -> list[str]:
+    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
+
+
+def unnamed(names: list[str], text: str) -> list[str]:
+    return [name for name in names if not re.search(rf"\b{name}\b", text)]
+
+
+def refuses(function: ast.FunctionDef) -> bool:
+    """Whether the function itself raises ValueError."""
+    raised = (node.exc for node in ast.walk(function) if isinstance(node, ast.Raise))
+    return any(isinstance(error, ast.Call) and ast.unparse(error.func) == "ValueError" for error in raised)
+
+
+@pytest.mark.parametrize("path", FILES, ids=describe)
+def test_public_things_are_documented(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "the module itself"
+    for name, node in public(tree):
+        text = ast.get_docstring(node)
+        assert text, f"{name} has no docstring"
+        if isinstance(node, ast.FunctionDef):
+            if "Args:" in text and "The others are" not in text:
+                assert not (missing := unnamed(parameters(node), text)), f"{name} does not say what {missing} are"
+            assert "Raises:" in text or not refuses(node), f"{name} raises ValueError, and does not say when"
+
+
+def exported() -> dict[str, object]:
+    """Everything in the `__all__` of a module, under the name of where it is defined."""
+    modules = [importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)) for path in FILES]
+    named = [(module, name) for module in modules for name in getattr(module, "__all__", ())]
+    things = [getattr(module, name) for module, name in named]
+    return {f"{thing.__module__}.{thing.__qualname__}": thing for thing in things if hasattr(thing, "__qualname__")}
+
+
+EXPORTED = exported()
+
+
+def test_what_the_package_exports_is_documented() -> None:
+    for name in unimoe.__all__:
+        thing = getattr(unimoe, name)
+        assert not (inspect.isclass(thing) or inspect.isfunction(thing)) or inspect.getdoc(thing), name
+
+
+@pytest.mark.parametrize("name", [name for name, thing in EXPORTED.items() if inspect.isfunction(thing)])
+def test_exported_functions_name_their_parameters(name: str) -> None:
+    """One parameter alone may be what the sentence is about."""
+    function = EXPORTED[name]
+    assert inspect.isfunction(function)
+    names = list(inspect.signature(function).parameters)
+    missing = unnamed(names, inspect.getdoc(function) or "")
+    assert len(names) < 2 or not missing, f"{name} does not say what {missing} are"
