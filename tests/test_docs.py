@@ -75,7 +75,8 @@ def check_module(name: str, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("arguments", BUILDS, ids=" ".join)
 def test_builds_of_the_docs_run_with_local_folders(arguments, parts, tmp_path: Path) -> None:  # noqa: F811
-    result = CliRunner().invoke(app, localised(arguments, parts[0], tmp_path / "out"))
+    small = ["image.stride=2" if word == "image.stride=3" else word for word in arguments]  # of 2 x 2 tokens
+    result = CliRunner().invoke(app, localised(small, parts[0], tmp_path / "out"))
     assert result.exit_code == 0 and (tmp_path / "out/model.safetensors").is_file(), result.output
 
 
