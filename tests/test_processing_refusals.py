@@ -204,3 +204,9 @@ def test_from_config_refuses_other_placeholder_ids():
         UniMoEProcessor.from_config(config_for(tokenizer, audio_token_id=7), tokenizer)
     with pytest.raises(ValueError, match=r"id of <\|image\|> is None"):
         UniMoEProcessor.from_config(config_for(tokenizer), byte_tokenizer(placeholders=False))
+
+
+def test_a_sound_track_without_an_extractor_is_refused():
+    processor = make_processor(speech_feature_extractor=None)
+    with pytest.raises(ValueError, match=r"video_sound has speech, but .* no speech_feature_extractor"):
+        process(processor, [turn(item("video", [picture()]), "?")], video_sound="speech")

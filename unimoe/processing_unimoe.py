@@ -172,9 +172,12 @@ class UniMoEProcessor(ProcessorMixin):
         texts = None if text is None else [text] if isinstance(text, str) else list(text)
         if not texts and all(medium is None for medium in media.values()):
             raise ValueError("There is nothing to process. Pass text, images, videos, audio or speech.")
+        layout = replace(self.layout, **options.layout)
+        if layout.video_sound and (heard := Modality.from_key(layout.video_sound)) not in self.modalities:
+            raise ValueError(self._cannot_take(heard, "video_sound"))
         units = UnitCollector(
             {modality: getattr(self, EXTRACTORS[modality]) for modality in self.modalities},
-            replace(self.layout, **options.layout),
+            layout,
             options.images,
             options.sampling_rate,
         )
