@@ -1,4 +1,4 @@
-"""What is measured: the kernels of experts, their families, null experts, and routers."""
+"""What is measured: the kernels of experts, their families, null experts, routers, and the import."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +13,7 @@ from unimoe.moe import RoutingContext, SparseMoeBlock
 from unimoe.moe.expert_types import build_experts
 from unimoe.moe.router_types import build_router, init_router
 
+from .imports import imports
 from .timing import Case
 
 SIZES = {"hidden_size": 576, "num_attention_heads": 9, "intermediate_size": 1536}  # SmolLM2-135M's
@@ -155,4 +156,5 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "families": families,
     "null_experts": null_experts,
     "routers": routers,
+    "imports": imports,
 }
