@@ -154,6 +154,12 @@ def test_imports_go_down_only(path: Path) -> None:
             assert same or below, f"{here} (floor {FLOORS[room(here)]}) imports {target}, which is not below it"
 
 
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """pytest imports them by that name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), {name for name in names if names.count(name) > 1}
+
+
 def test_there_is_no_circle() -> None:
     arrows: dict[str, set[str]] = {}
     for path in FILES:

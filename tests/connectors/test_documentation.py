@@ -40,10 +40,3 @@ def test_tokens_of_sounds_are_those_of_the_table(key: str, grid: list[int]) -> N
 
 def test_every_type_has_its_row() -> None:
     assert re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE) == ["type", *get_args(ConnectorType)]
-
-
-def test_python_blocks_run_as_written() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "connectors.md", "exec"), {})
