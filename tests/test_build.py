@@ -1,5 +1,6 @@
 """A model composed of saved parts: text is answered as before, and every tower keeps its weights."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,24 @@ def test_the_built_model_saves_loads_and_answers_about_all_media(parts, tmp_path
     inputs = process(type(processor).from_pretrained(tmp_path), chat, add_generation_prompt=True)
     outputs = [m.generate(**inputs, max_new_tokens=3, do_sample=False) for m in (model, loaded)]
     assert torch.equal(*outputs)
+
+
+def test_parts_of_several_dtypes_become_a_model_of_one(parts, tmp_path: Path) -> None:
+    """Towers are often published in float32, language models in bfloat16."""
+    root, _ = parts
+    shutil.copytree(root / "language", tmp_path / "language")
+    AutoModelForCausalLM.from_pretrained(root / "language", dtype=torch.bfloat16).save_pretrained(
+        tmp_path / "language"
+    )
+    towers = {name: root / name for name in ("vision", "speech", "audio")}
+    connectors = {"speech": {"type": "query_decoder", "num_queries": 4}}
+    model, processor = build_model(tmp_path / "language", **towers, connectors=connectors)
+    model.save_pretrained(tmp_path / "model")
+    loaded = UniMoEForConditionalGeneration.from_pretrained(tmp_path / "model")
+    items = (item("image", picture()), item("speech", sound(0.5)), item("audio", sound(0.2)), "what?")
+    for built in (model, loaded):
+        assert {parameter.dtype for parameter in built.parameters()} == {torch.bfloat16}
+        built.generate(**process(processor, [turn(*items)], add_generation_prompt=True), max_new_tokens=2)
 
 
 def test_a_language_model_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def build_model(
             and speech: there neighbours are joined to at most `WINDOW_TOKENS`. The decoder of a `query_decoder` is
             that of the encoder's Whisper, with its weights, unless it is described.
         media: Fields of `MediaLayout` by name, e.g. `{"image_max_tiles": 4}`.
-        dtype: Of the language model and the towers.
+        dtype: Of the whole model. `auto`: as the language model was saved.
         seed: Of the connectors' random weights.
 
     Returns:

@@ -102,7 +102,7 @@ def build(
             help="How media become tokens, e.g. image_max_tiles=4 or video_frame_rate=1; repeat for several."
         ),
     ] = None,
-    dtype: Annotated[Precision, typer.Option(help="Of the weights. auto: as the parts were saved.")] = "auto",
+    dtype: Annotated[Precision, typer.Option(help="Of the weights. auto: as the language model was saved.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the connectors and the routers.")] = 0,
 ) -> None:
     """Compose a model from pretrained parts, with new connectors: where the first stage of training starts.

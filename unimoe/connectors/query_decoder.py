@@ -1,5 +1,6 @@
 """Query-decoder connector: learned queries take the place of words in a Whisper decoder that reads the features."""
 
+import torch
 from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperDecoder
 
@@ -17,7 +18,8 @@ class QueryDecoderConnector(QueryConnector):
 
     def __init__(self, config: UniMoEConnectorConfig, input_size: int, output_size: int, grid: list[int]) -> None:
         super().__init__(config.num_queries or 0, config.decoder_config.d_model)
-        self.decoder = WhisperDecoder._from_config(config.decoder_config)
+        # In the dtype of the model around it, not that of the folder which the decoder came from.
+        self.decoder = WhisperDecoder._from_config(config.decoder_config, dtype=torch.get_default_dtype())
         del self.decoder.embed_tokens
         # Left to the decoder's layers if it is True: as an argument it would make the cross-attention causal too.
         self.masking = {} if config.causal else {"is_causal": False}

@@ -26,10 +26,11 @@ _ONE_SIZE = ("vit", "deit", "beit", "clip_vision_model", "siglip_vision_model")
 
 
 def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build the tower that a configuration describes, with random weights."""
+    """Build the tower that a configuration describes, with random weights of the dtype of the model around it."""
+    dtype = torch.get_default_dtype()  # not that of the folder which the tower came from
     if tower := _TOWERS.get(config.model_type):
-        return tower._from_config(config)
-    return AutoModel.from_config(config)
+        return tower._from_config(config, dtype=dtype)
+    return AutoModel.from_config(config, dtype=dtype)
 
 
 def run_tower(tower: PreTrainedModel, features: Tensor, **kwargs: Any) -> Any:
