@@ -5,12 +5,14 @@ transformers writes and reads: weights, optimizer, scheduler, random states, and
 stage is an ordinary model folder without them.
 """
 
+import json
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -20,6 +22,8 @@ from .config import StageConfig
 from .model_card import HISTORY_FILE, STAGE_FILE, write_stage
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+WHOLE_FILE = "whole.json"
+"""In a checkpoint that every process has written to its end; it says how many they were."""
 
 
 def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
@@ -42,11 +46,16 @@ def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
             f"{config.output} holds {checkpoints[-1].name} of an unfinished stage. Go on from it with --resume, or "
             "remove the folder to begin again."
         )
-    whole = [folder for folder in checkpoints if (folder / "trainer_state.json").is_file()]
+    whole = [folder for folder in checkpoints if (folder / WHOLE_FILE).is_file()]
+    if os.environ.get("RANK", "0") == "0":
+        for folder in set(checkpoints) - set(whole):  # out of the way of transformers, which keeps the latest alone
+            aside = folder.with_name(folder.name.replace("checkpoint", "unfinished"))
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
     if not whole:
         return None
     _check_settings(config)
-    processes = len(list(whole[-1].glob("rng_state*.pth")))
+    processes = json.loads((whole[-1] / WHOLE_FILE).read_text("utf-8"))["processes"]
     if processes != (now := int(os.environ.get("WORLD_SIZE", "1"))):
         raise ConfigError(f"{whole[-1]} was written by {processes} process(es); go on with as many, not with {now}.")
     return whole[-1]
@@ -73,19 +82,33 @@ def begin(config: StageConfig) -> None:
 
 
 def remove_checkpoints(config: StageConfig) -> None:
-    """Remove the checkpoints of a finished stage."""
-    for folder in _checkpoints(config):
+    """Remove the checkpoints of a finished stage, and those that were not written to their end."""
+    for folder in [*_checkpoints(config), *Path(config.output).glob("unfinished-*")]:
         shutil.rmtree(folder)
 
 
-class LogAtCheckpoints(TrainerCallback):
-    """Log whenever a checkpoint is due and at the last step: a resumed stage then logs what an unbroken one does."""
+class WatchCheckpoints(TrainerCallback):
+    """Log whenever a checkpoint is due and at the last step: a resumed stage then logs what an unbroken one does.
+
+    Mark a checkpoint as whole once every process has written its part: one that is killed meanwhile is passed over.
+    """
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Ask for a log."""
         control.should_log = control.should_log or control.should_save or state.global_step >= state.max_steps
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Wait for the other processes, then mark the checkpoint."""
+        if dist.is_initialized():
+            dist.barrier()
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            (folder / WHOLE_FILE).write_text(json.dumps({"processes": args.world_size}), encoding="utf-8")
         return control
 
 

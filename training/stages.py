@@ -15,7 +15,7 @@ from unimoe.loading import load_model, load_processor
 from unimoe.settings import ConfigError
 from unimoe.surgery import Certificate, assemble
 
-from .checkpoint import LogAtCheckpoints, begin, find_checkpoint, is_complete, mean_loss, remove_checkpoints
+from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss, remove_checkpoints
 from .config import StageConfig
 from .data import Collator, MixtureDataset, MixtureSampler
 from .data.collator import IGNORED
@@ -105,7 +105,7 @@ def make_trainer(
         train_dataset=dataset,
         data_collator=collator,
         losses=config.train.losses,
-        callbacks=[LogAtCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
+        callbacks=[WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
     )
     trainer.remove_callback(PrinterCallback)
     check_engaged(trainer, config)

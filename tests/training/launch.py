@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from training.checkpoint import WHOLE_FILE
 from training.config import StageConfig
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def train_and_kill(stage: StageConfig, file: Path, *, at: int, processes: int = 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as running:
-        written = Path(stage.output) / f"checkpoint-{at}" / "trainer_state.json"
+        written = Path(stage.output) / f"checkpoint-{at}" / WHOLE_FILE
         while not written.is_file():
             assert running.poll() is None, f"the training ended with {running.returncode} before step {at}"
             time.sleep(0.002)

@@ -10,7 +10,7 @@ from launch import train, train_and_kill
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from training.checkpoint import mean_loss
+from training.checkpoint import WHOLE_FILE, mean_loss
 from training.stages import run_stage
 from unimoe.settings import ConfigError
 from unimoe.surgery import assemble
@@ -109,9 +109,12 @@ def test_a_checkpoint_is_refused_under_other_settings_or_processes(unfinished, m
 
 def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(unfinished):
     stage, console = unfinished
-    (Path(stage.output) / "checkpoint-30" / "trainer_state.json").rename(Path(stage.output) / "lost.json")
+    last = Path(stage.output) / "checkpoint-30"
+    (last / WHOLE_FILE).unlink()  # killed before the other processes had written their parts
+    (last / "trainer_state.json").write_text("cut off")
     folder = run_stage(stage, resume=True, console=console)
-    assert metrics(folder)[-1]["step"] == STEPS and not list(folder.glob("checkpoint-*"))
+    assert metrics(folder)[-1]["step"] == STEPS
+    assert not [*folder.glob("checkpoint-*"), *folder.glob("unfinished-*")]
 
 
 def test_a_complete_stage_is_skipped_and_one_with_other_settings_is_not(unfinished):
