@@ -3,18 +3,33 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from unimoe.settings import ConfigError
 
 from .recipe import load_recipe, select_stages
 
 
-def main(
+class Commands(TyperGroup):
+    """Commands of which `train` need not be named: launchers put options of their own in front of its arguments."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `train` in front, unless another command or help is asked for."""
+        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named else ["train", *args])
+
+
+app = typer.Typer(cls=Commands, add_completion=False, help="Train models in stages that are data.")
+app.callback()(lambda: None)
+
+
+@app.command()
+def train(
     file: Annotated[Path, typer.Argument(help="YAML file with one stage, or a recipe of several.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g. scale=0.1.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run this stage alone; may be repeated.")] = None,
@@ -56,4 +71,4 @@ def fail(error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

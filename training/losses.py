@@ -3,7 +3,7 @@
 from unimoe import UniMoETextConfig
 from unimoe.moe import anneal, router_loss_coefficients
 
-from .config import Annealed, LossConfig
+from .config_train import Annealed, LossConfig
 
 
 def set_coefficients(text: UniMoETextConfig, losses: LossConfig, *, step: int) -> None:

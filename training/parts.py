@@ -13,7 +13,7 @@ from unimoe.moe import Experts
 from unimoe.settings import ConfigError
 from unimoe.suggest import did_you_mean
 
-from .config import LoraTraining, TrainConfig
+from .config_train import LoraTraining, TrainConfig
 
 
 @dataclass

@@ -16,7 +16,7 @@ from unimoe import Modality, UniMoETextConfig
 from unimoe.moe import balance_routers, count_routing, weighted_router_loss
 from unimoe.settings import ConfigError
 
-from .config import LossConfig
+from .config_train import LossConfig
 from .data import MixtureDataset, MixtureSampler
 from .losses import set_coefficients
 from .parallel import order_reduction

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from training.config import AugmentConfig, DataConfig, ImageAugment, SoundAugment
+from training.config_data import AugmentConfig, DataConfig, ImageAugment, SoundAugment
 from training.data import Collator, DataError, MixtureDataset, MixtureSampler
 from training.data.augment import augment_image, augment_sound, sample_generator
 from training.data.dataset import Place, read_mixture

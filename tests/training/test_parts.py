@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import WHISPER, tiny_config, tiny_inputs, tiny_model
 
-from training.config import TrainConfig
+from training.config_train import TrainConfig
 from training.parts import choose_trainable, keep_frozen_steady, trainable_table
 from unimoe.settings import ConfigError
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from training.__main__ import main
+from training.__main__ import app
 from training.config import StageConfig
 from training.recipe import load_recipe, merge, select_stages
 from unimoe.settings import ConfigError, apply_override
@@ -170,10 +170,6 @@ def test_the_quickstart_baseline_sees_as_many_samples_as_all_other_stages():
 
 
 def test_the_command_line_answers_mistakes_with_one_message_and_exit_code_2(tmp_path):
-    import typer
-
-    app = typer.Typer()
-    app.command()(main)
     result = CliRunner().invoke(app, [str(write(tmp_path, STAGE)), "data.mixtur=[]"])
     assert result.exit_code == 2
     assert "data.mixtur: unknown key" in result.output and "Traceback" not in result.output

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from training.config import LossConfig
+from training.config_train import LossConfig
 from training.losses import set_coefficients
 from training.stages import run_stage
 from training.trainer import StageTrainer

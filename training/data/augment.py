@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from ..config import ImageAugment, SoundAugment
+from ..config_data import ImageAugment, SoundAugment
 
 
 def sample_generator(*numbers: int) -> torch.Generator:

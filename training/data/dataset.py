@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from unimoe import Modality
 from unimoe.media import load_picture, load_sound
 
-from ..config import AugmentConfig, DataConfig
+from ..config_data import AugmentConfig, DataConfig
 from .augment import augment_image, augment_sound, sample_generator
 from .schema import DataError, Row, read_rows
 
