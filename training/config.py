@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from unimoe.settings import Section, unknown_key
 
+from .config_build import BuildConfig
 from .config_data import DataConfig
 from .config_train import TrainConfig
 
@@ -66,9 +67,16 @@ class AssembleConfig(Section):
 
 
 class StartConfig(Section):
-    """Where a stage begins: the Hub id or folder of a model (written as a plain string), or models to assemble."""
+    """Where a stage begins: the Hub id or folder of a model (written as a plain string), or how it is made.
+
+    Args:
+        path: A model.
+        build: Pretrained parts to compose it of.
+        assemble: Models to assemble it from.
+    """
 
     path: str | None = None
+    build: BuildConfig | None = None
     assemble: AssembleConfig | None = None
 
     @model_validator(mode="before")
@@ -78,17 +86,21 @@ class StartConfig(Section):
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
-        if (self.path is None) == (self.assemble is None):
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
             raise PydanticCustomError(
-                "refused", "give either a path (or Hub id) or `assemble: {{base: ..., experts: ...}}`."
+                "refused",
+                "give one of: the path (or Hub id) of a model, `build: {{language: ..., vision: ...}}`, "
+                "`assemble: {{base: ..., experts: ...}}`.",
             )
         return self
 
     @model_serializer
     def _as_written(self) -> Any:
-        return (
-            self.path if self.path is not None else {"assemble": self.assemble.model_dump() if self.assemble else {}}
-        )
+        if self.path is not None:
+            return self.path
+        made = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        return {name: value.model_dump() for name, value in made.items()}
 
 
 class ParallelConfig(Section):

@@ -122,13 +122,20 @@ def model_card(name: str, history: list[dict[str, Any]], certificate: Certificat
 def _stage_row(entry: dict[str, Any]) -> str:
     start = entry["start"]
     if isinstance(start, dict):
-        start = " + ".join([start["assemble"]["base"], *start["assemble"]["experts"].values()])
+        start = " + ".join(_sources(start))
     lora = entry["train"]["lora"]
     trained = ", ".join(
         [*entry["train"]["parts"], *([f"LoRA r={lora['r']}: {', '.join(lora['parts'])}"] if lora else [])]
     )
     numbers = f"{entry['steps']:,} | {entry['samples']:,} | {entry['loss']:.3f} | {entry['seed']}"
     return f"| {entry['stage']} | {start} | {trained} | {numbers} |"
+
+
+def _sources(start: dict[str, Any]) -> list[str]:
+    """Models that a start was made from."""
+    if build := start.get("build"):
+        return [build[name] for name in ("language", "vision", "speech", "audio") if build[name]]
+    return [start["assemble"]["base"], *start["assemble"]["experts"].values()]
 
 
 def _certificate_lines(certificate: Certificate) -> list[str]:

@@ -1,11 +1,13 @@
 """Reads YAML files of stages: one stage, or a recipe of several; and applies `key.sub=value` overrides.
 
 A recipe has `stages: {name: stage}`, and may have `output` (a stage's own output is OUTPUT/NAME), `seed`, `defaults`
-(merged under each stage), `scale` (multiplies every stage's length) and `model` (for the quickstart's builder alone).
-In every string of a recipe, `${output}` stands for its output folder, so that stages can refer to each other.
+(merged under each stage), `scale` (multiplies every stage's length), `variables` and `model` (for the quickstart's
+builder alone). In every string of a recipe `${output}` stands for its output folder, so that stages can refer to each
+other, and `${name}` for the variable of that name, such as the Hub id or local folder of a pretrained part.
 """
 
 import copy
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,8 @@ from unimoe.suggest import did_you_mean
 
 from .config import StageConfig
 
-RECIPE_KEYS = ("output", "seed", "scale", "defaults", "model", "stages")
+RECIPE_KEYS = ("output", "seed", "scale", "defaults", "variables", "model", "stages")
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     for key in values:
         if key not in RECIPE_KEYS:
             raise ConfigError(f"{source}: {key}: unknown key.{did_you_mean(str(key), RECIPE_KEYS)}")
-    values = substitute_output(values, values.get("output"))
+    values = substitute(values, read_variables(values, source), source)
     stages = {
         name: validate(StageConfig, stage, source=f"{source}: stages.{name}")
         for name, stage in resolve_stages(values, source)
@@ -55,17 +58,39 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     return Recipe(stages, values.get("output"), values.get("seed", 0), values.get("model") or {})
 
 
-def substitute_output(values: Any, output: str | None) -> Any:
-    """Put the recipe's output folder in the place of `${output}` in all strings."""
+def read_variables(recipe: dict[str, Any], source: str) -> dict[str, str]:
+    """What `${name}` stands for in a recipe: its variables, which may name the output, and its output folder.
+
+    Raises:
+        ConfigError: If a variable is no text, or names another one.
+    """
+    output = {} if recipe.get("output") is None else {"output": str(recipe["output"])}
+    given = recipe.get("variables") or {}
+    if not isinstance(given, dict) or not all(isinstance(value, str | int | float) for value in given.values()):
+        raise ConfigError(f"{source}: variables: expected a mapping from names to texts, got {given!r}.")
+    if "output" in given:
+        raise ConfigError(f"{source}: variables.output: set the recipe's `output` instead.")
+    return output | {name: substitute(str(value), output, source) for name, value in given.items()}
+
+
+def substitute(values: Any, variables: dict[str, str], source: str) -> Any:
+    """Put variables in the place of `${name}` in all strings.
+
+    Raises:
+        ConfigError: If there is no such variable.
+    """
     if isinstance(values, dict):
-        return {key: substitute_output(value, output) for key, value in values.items()}
+        return {key: substitute(value, variables, source) for key, value in values.items()}
     if isinstance(values, list):
-        return [substitute_output(value, output) for value in values]
-    if isinstance(values, str) and "${output}" in values:
-        if output is None:
-            raise ConfigError(f"{values!r} needs the recipe to have an `output`.")
-        return values.replace("${output}", output)
-    return values
+        return [substitute(value, variables, source) for value in values]
+    if not isinstance(values, str):
+        return values
+    for name in _REFERENCE.findall(values):
+        if name == "output" and name not in variables:
+            raise ConfigError(f"{source}: {values!r} needs the recipe to have an `output`.")
+        if name not in variables:
+            raise ConfigError(f"{source}: {values!r}: no such variable.{did_you_mean(name, variables)}")
+    return _REFERENCE.sub(lambda found: variables[found[1]], values)
 
 
 def resolve_stages(recipe: dict[str, Any], source: str) -> list[tuple[str, dict[str, Any]]]:

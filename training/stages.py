@@ -11,6 +11,7 @@ from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe.build import build_model
 from unimoe.loading import load_model, load_processor
 from unimoe.settings import ConfigError
 from unimoe.surgery import Certificate, assemble
@@ -113,12 +114,15 @@ def make_trainer(
 
 
 def load_start(config: StageConfig) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor, Certificate | None]:
-    """Load the model that a stage begins with, or assemble it; with its processor and, if assembled, its certificate.
+    """Load the model that a stage begins with, or make it; with its processor and, if assembled, its certificate.
 
     Raises:
         ConfigError: If a model cannot be found or assembled.
     """
     try:
+        if config.start.build is not None:
+            built = build_model(**config.start.build.model_dump(), seed=config.seed)
+            return *built, None
         if config.start.assemble is None:
             path = config.start.path or ""
             model = _load_model(path)

@@ -11,7 +11,7 @@ from training.data import Collator, MixtureDataset
 from training.data.dataset import read_mixture
 from training.data.schema import read_rows
 from training.quickstart.build import ModelConfig, build_config, build_model, train_tokenizer, training_texts
-from training.quickstart.rows import DEMO_TASKS, MEDIA_FOLDER, write_data
+from training.quickstart.rows import DEMO_TASKS, MEDIA_FOLDER, QUICKSTART_TASKS, write_data
 from training.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[2] / "configs" / "quickstart" / "quickstart.yaml"
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 def test_all_files_are_written_with_rows_that_the_schema_accepts(data):
     folder, counts = data
     assert counts["vqa_train.jsonl"] == 38575 and counts["vqa_test.jsonl"] == 9673
-    assert {name: counts[f"{name}_test.jsonl"] for name in DEMO_TASKS} == {
+    assert {name: counts[f"{name}_test.jsonl"] for name in QUICKSTART_TASKS} == {
         "image_kind": 85,
         "spoken_word": 75,
         "sound_kind": 18,
@@ -42,7 +42,7 @@ def test_test_media_are_never_shown_in_training(data):
     def media(name):
         return {row.messages[0]["content"][0]["path"] for row in read_rows(folder / name)}
 
-    for task in DEMO_TASKS:
+    for task in QUICKSTART_TASKS:
         assert not media(f"{task}_train.jsonl") & media(f"{task}_test.jsonl")
     voices = {
         split: {Path(path).stem.split("_", 1)[1] for path in media(f"spoken_word_{split}.jsonl")}

@@ -45,7 +45,10 @@ DEMO_TASKS = {
         "audio",
         ("what makes this sound?", "what kind of sound is this?", "which instrument do you hear?"),
     ),
+    "spoken_sentence": DemoTask("speech", ("write down what you hear.",)),
 }
+QUICKSTART_TASKS = ("image_kind", "spoken_word", "sound_kind")
+"""Those of the demo tasks that the quickstart trains and measures."""
 
 _SHAPES = ("circle", "rectangle", "triangle")
 _OPPOSITES = (
@@ -151,7 +154,7 @@ def demo_rows(task: str, split: Split, *, relative_to: Path) -> Iterator[Row]:
     """Yield the rows of one set of the demo media; their labels are the answers.
 
     Args:
-        task: `image_kind`, `spoken_word` or `sound_kind`.
+        task: Of `DEMO_TASKS`.
         split: `train` asks about each file in every phrasing, `test` in the first.
         relative_to: Folder of the data file; media paths are relative to it.
     """
@@ -210,11 +213,11 @@ def write_data(folder: Path) -> dict[str, int]:
         "text_train_conversations": conversations(text_rows(), turns=4),
         "vqa_train_conversations": vqa_conversations(),
     }
-    for task in DEMO_TASKS:
+    for task in QUICKSTART_TASKS:
         rows = demo_rows(task, "train", relative_to=base)
         files[f"{task}_train_conversations"] = conversations(rows, turns=3)
     for split in ("train", "test"):
         files[f"vqa_{split}"] = vqa_rows(split)
-        for task in DEMO_TASKS:
+        for task in QUICKSTART_TASKS:
             files[f"{task}_{split}"] = demo_rows(task, split, relative_to=base)
     return {f"{name}.jsonl": write_rows(folder / f"{name}.jsonl", rows) for name, rows in sorted(files.items())}
