@@ -7,19 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import AST, TEXT, WHISPER
-from tiny_processor import byte_tokenizer, image_processor, item, picture, process, sound, turn
+from tiny import WHISPER
+from tiny_parts import save_parts
+from tiny_processor import byte_tokenizer, item, picture, process, sound, turn
 from transformers import (
-    ASTFeatureExtractor,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
-    CLIPConfig,
     CLIPImageProcessor,
-    CLIPModel,
     PreTrainedModel,
-    WhisperFeatureExtractor,
 )
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 from typer.testing import CliRunner
@@ -28,40 +25,12 @@ from unimoe import UniMoEForConditionalGeneration
 from unimoe.build import build_model, connector_config, encoder_config, from_timm
 from unimoe.cli import app
 
-CLIP_PART = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-CLIP = CLIPConfig(
-    text_config={**CLIP_PART, "vocab_size": 16},
-    vision_config={**CLIP_PART, "image_size": 32, "patch_size": 16},
-    projection_dim=8,
-)
-
-
-def save(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    model.save_pretrained(folder)
-    return model.eval()
-
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, PreTrainedModel]]:
     """Folders language/, vision/, speech/ and audio/ as a hub would have them, and their models."""
     root = tmp_path_factory.mktemp("parts")
-    torch.manual_seed(0)
-    tokenizer = byte_tokenizer(placeholders=False)
-    config = AutoConfig.for_model("qwen3", **{**TEXT, "vocab_size": len(tokenizer), "head_dim": 8})
-    models = {
-        "language": save(AutoModelForCausalLM.from_config(config), root / "language"),
-        "vision": save(CLIPModel(CLIP), root / "vision"),
-        "speech": save(
-            AutoModel.from_config(AutoConfig.for_model(**WHISPER, decoder_layers=1, decoder_attention_heads=2)),
-            root / "speech",
-        ),
-        "audio": save(AutoModel.from_config(AutoConfig.for_model(**AST)), root / "audio"),
-    }
-    tokenizer.save_pretrained(root / "language")
-    image_processor().save_pretrained(root / "vision")
-    WhisperFeatureExtractor(feature_size=80, chunk_length=1).save_pretrained(root / "speech")
-    ASTFeatureExtractor(max_length=56, num_mel_bins=32).save_pretrained(root / "audio")
-    return root, models
+    return root, save_parts(root)
 
 
 def build(root: Path, **options):
