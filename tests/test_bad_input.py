@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import typer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import RESNET, TEXT
@@ -24,12 +23,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoPr
 from typer.testing import CliRunner, Result
 
 from evaluation.__main__ import app as evaluation_app
-from training.__main__ import main as training_main
+from training.__main__ import app as training_app
 from unimoe.cli import app
 from unimoe.loading import CheckpointError, load_model
-
-training_app = typer.Typer()
-training_app.command()(training_main)
 
 IMAGE, SPEECH = str(FOLDER / "image_kind/food_00.png"), str(FOLDER / "spoken_word/zero_flite-kal16.flac")
 ANSWER = {"role": "assistant", "content": "yes"}
