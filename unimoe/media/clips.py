@@ -54,8 +54,12 @@ def load_clip(medium: Any, *, sampling: FrameSampling, where: str = "video") -> 
 def clip_times(medium: Any, *, sampling: FrameSampling, where: str = "video") -> np.ndarray:
     """Times (s) of the frames that `load_clip` would sample; of films and bare frames none is decoded.
 
+    Args:
+        medium, sampling, where: As for `load_clip`.
+
     Raises:
-        ValueError, ImportError: As `load_clip`.
+        ValueError: As `load_clip`, as far as the packets of a film show.
+        ImportError: If the file needs PyAV, which is not installed.
     """
     if isinstance(medium, dict) and medium.get("frames") is not None:
         starts, duration = _even_times(len(medium["frames"]), medium.get("fps"), sampling, where)

@@ -45,6 +45,9 @@ def load_picture(medium: Any, *, where: str = "image") -> Image.Image:
 def picture_size(medium: Any, *, where: str = "image") -> tuple[int, int]:
     """Width and height (pixels) of what `load_picture` gives; of a file, only the header is read.
 
+    Args:
+        medium, where: As for `load_picture`.
+
     Raises:
         ValueError: As `load_picture`, as far as the header shows.
     """

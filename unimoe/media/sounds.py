@@ -62,8 +62,13 @@ def sound_length(
 ) -> int:
     """Samples that `load_sound` gives; of files whose header counts them exactly (WAV, FLAC, ...), nothing is decoded.
 
-    Arguments and errors are those of `load_sound`, as far as a header shows them. Of a file that lacks some of the
-    samples that its header promises, those promised count.
+    Of a file that lacks some of the samples that its header promises, those promised count.
+
+    Args:
+        medium, sampling_rate, array_sampling_rate, where: As for `load_sound`.
+
+    Raises:
+        ValueError: As `load_sound`, as far as the header shows.
     """
     default_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
     length, rate = _stated_length(medium, default_rate, where)
