@@ -136,6 +136,12 @@ class StageConfig(Section):
     output: str
 
     @model_validator(mode="after")
+    def _check_streams(self) -> Self:
+        if self.data.has_streams and self.trainer.get("max_steps", -1) <= 0:
+            raise PydanticCustomError("refused", "data: a stream has no last row. Set trainer.max_steps.")
+        return self
+
+    @model_validator(mode="after")
     def _check_trainer(self) -> Self:
         from transformers import TrainingArguments
 

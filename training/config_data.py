@@ -1,8 +1,9 @@
 """What a stage may say about its data: files and their weights, augmentation, and how rows become batches."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from unimoe.settings import Section
 
@@ -65,12 +66,14 @@ class SourceConfig(Section):
         weight: Passes over the file in one epoch; a fraction is a random part, drawn anew for each epoch.
         media_root: Folder that media paths are relative to. None: the data file's own.
         augment: Replaces the augmentation of the whole mixture for this file.
+        stream: Read the rows in order while training, without looking at them before; see `DataConfig`.
     """
 
     path: str
     weight: float = Field(default=1.0, gt=0)
     media_root: str | None = None
     augment: AugmentConfig | None = None
+    stream: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -81,9 +84,21 @@ class SourceConfig(Section):
 class DataConfig(Section):
     """What a stage trains on.
 
+    A mixture with a stream has no passes: there, weights are shares of the rows, and a stream that ends begins anew,
+    shuffled otherwise. It needs `trainer.max_steps`.
+
     Args:
         mixture: Data files and their weights.
-        max_length: Longest row in tokens; a longer one is refused by name, never cut. None: no limit.
+        max_length: Most tokens of a row, or of a pack. None: no limit.
+        too_long: What becomes of a longer row. `refuse`: the training stops and names it. `drop`: it is left out.
+            `cut`: it ends behind the last answer, or the last medium within an answer, that fits; never within a
+            medium or a text. If none fits it is left out. Rows dropped and cut are named in the log and in
+            `history.json`.
+        packing: Put whole rows together into packs of at most `max_length` tokens, which then are one row of a batch
+            without padding; no row sees another. `per_device_train_batch_size` counts packs.
+        group_by_length: Make batches of rows of like length.
+        packing_buffer: Rows that are packed, or grouped, together.
+        shuffle_buffer: Rows of a stream among which the next one is drawn; 1: the stream's own order.
         augment: Augmentation of all files that have none of their own.
         num_workers: Processes that decode and process media beside the training process.
         cache_media: Keep decoded media in memory; for small sets.
@@ -91,9 +106,28 @@ class DataConfig(Section):
 
     mixture: list[SourceConfig] = Field(min_length=1)
     max_length: int | None = Field(default=None, ge=1)
+    too_long: Literal["refuse", "drop", "cut"] = "refuse"
+    packing: bool = False
+    group_by_length: bool = False
+    packing_buffer: int = Field(default=1000, ge=1)
+    shuffle_buffer: int = Field(default=1000, ge=1)
     augment: AugmentConfig = AugmentConfig()
     num_workers: int = Field(default=0, ge=0)
     cache_media: bool = False
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if self.packing and self.group_by_length:
+            raise PydanticCustomError("refused", "packing and group_by_length: packs need no grouping. Choose one.")
+        for key in ("packing", "too_long"):
+            if self.max_length is None and getattr(self, key) not in (False, "refuse"):
+                raise PydanticCustomError("refused", f"{key}: rows are fitted to max_length. Set it.")
+        return self
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether a source is read in order, so that there are no passes."""
+        return any(source.stream for source in self.mixture)
 
 
 __all__ = ["AugmentConfig", "DataConfig", "ImageAugment", "SoundAugment", "SourceConfig"]

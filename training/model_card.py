@@ -27,14 +27,21 @@ def read_history(start: StageConfig) -> list[dict[str, Any]]:
 
 
 def describe_stage(
-    name: str, config: StageConfig, *, rows: dict[str, int], steps: int, samples: int, loss: float, seconds: float
+    name: str,
+    config: StageConfig,
+    *,
+    rows: dict[str, int | None],
+    steps: int,
+    samples: int,
+    loss: float,
+    seconds: float,
 ) -> dict[str, Any]:
     """Summarise a finished stage for the history.
 
     Args:
         name: The stage's name.
         config: What was run.
-        rows: Rows of each data file.
+        rows: Rows of each data file; None for a stream.
         steps: Optimizer steps.
         samples: Rows shown, repetitions counted.
         loss: Mean training loss over the whole stage.
@@ -110,13 +117,17 @@ def model_card(name: str, history: list[dict[str, Any]], certificate: Certificat
         "| stage | file | rows | weight |",
         "|---|---|---|---|",
         *(
-            f"| {entry['stage']} | `{source['path']}` | {source['rows']:,} | {source['weight']:g} |"
+            f"| {entry['stage']} | `{source['path']}` | {_row_count(source['rows'])} | {source['weight']:g} |"
             for entry in history
             for source in entry["data"]
         ),
         "",
     ]
     return "\n".join(lines + (_certificate_lines(certificate) if certificate else []))
+
+
+def _row_count(rows: int | None) -> str:
+    return "a stream" if rows is None else f"{rows:,}"
 
 
 def _stage_row(entry: dict[str, Any]) -> str:

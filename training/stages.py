@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.panel import Panel
+from rich.progress import Progress
 from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
 from unimoe.build import build_model
 from unimoe.loading import load_model, load_processor
 from unimoe.settings import ConfigError
@@ -18,7 +19,8 @@ from unimoe.surgery import Certificate, assemble
 
 from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss, remove_checkpoints
 from .config import StageConfig
-from .data import Collator, MixtureDataset, MixtureSampler
+from .config_data import DataConfig
+from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batches
 from .data.collator import IGNORED
 from .data.dataset import read_mixture
 from .losses import set_coefficients
@@ -62,10 +64,18 @@ def run_stage(
     model, processor, certificate = load_start(config)
     set_losses(model, config)
     trainable = choose_trainable(model, config.train)
-    dataset = MixtureDataset(read_mixture(config.data), seed=config.seed, cache_media=config.data.cache_media)
-    collator = Collator(processor, max_length=config.data.max_length)
+    check_packing(model.config.text_config, config.data)
+    dataset = MixtureDataset(
+        read_mixture(config.data),
+        seed=config.seed,
+        cache_media=config.data.cache_media,
+        shuffle_buffer=config.data.shuffle_buffer,
+    )
+    plan = plan_batches(config.data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
+    collator = Collator(processor, max_length=config.data.max_length, packing=config.data.packing)
     progress = StageProgress(console, title=title or name)
-    trainer = make_trainer(config, model, dataset, collator, progress)
+    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan)
+    measure_rows(plan, trainer, console)
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
@@ -76,18 +86,56 @@ def run_stage(
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
+    for line in plan.report.lines(config.data.max_length):
+        console.print(line, highlight=False)
     history.append(
         describe_stage(
             name,
             config,
-            rows={source.path: len(source.rows) for source in dataset.sources},
+            rows={source.path: size or None for source, size in zip(dataset.sources, dataset.sizes, strict=True)},
             steps=result.global_step,
-            samples=result.global_step * trainer.get_total_train_batch_size(trainer.args),
+            samples=trainer.rows_shown,
             loss=mean_loss(trainer.state.log_history),
             seconds=result.metrics["train_runtime"],
         )
+        | plan.report.as_history()
     )
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+
+
+def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
+    """Refuse to pack rows for a model that would not take them apart again.
+
+    Raises:
+        ConfigError: If its routers look at whole rows, of which a pack would be one.
+    """
+    whole_rows = {
+        "router_type: soft (its slots mix the tokens of a row)": text.router_type == "soft",
+        "router_aux_loss_scope: sequence (it balances each row apart)": text.router_aux_loss_scope == "sequence",
+    }
+    for reason, holds in whole_rows.items():
+        if data.packing and text.num_experts and holds:
+            raise ConfigError(
+                f"data.packing: the model has {reason}, and a pack of rows would be one row to it. Set packing to "
+                "false; group_by_length saves padding too."
+            )
+
+
+def measure_rows(plan: BatchPlan, trainer: StageTrainer, console: Console) -> None:
+    """Measure all rows before the first step, where the number of steps depends on it.
+
+    Raises:
+        DataError: If a row cannot be measured.
+    """
+    if plan.lengths is None or not plan.sized:
+        return
+    args = trainer.args
+    with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+        plan.lengths.measure_all(
+            process=args.process_index,
+            processes=args.world_size,
+            track=lambda rows: bar.track(rows, description="measuring rows"),
+        )
 
 
 def make_trainer(
@@ -96,6 +144,8 @@ def make_trainer(
     dataset: MixtureDataset,
     collator: Collator,
     progress: StageProgress,
+    *,
+    plan: BatchPlan | None = None,
 ) -> StageTrainer:
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
@@ -106,6 +156,7 @@ def make_trainer(
         train_dataset=dataset,
         data_collator=collator,
         losses=config.train.losses,
+        plan=plan or plan_batches(config.data, dataset, collator.processor, sized=True),
         callbacks=[WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
     )
     trainer.remove_callback(PrinterCallback)

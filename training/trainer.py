@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -17,7 +18,7 @@ from unimoe.moe import balance_routers, count_routing, weighted_router_loss
 from unimoe.settings import ConfigError
 
 from .config_train import LossConfig
-from .data import MixtureDataset, MixtureSampler
+from .data import BatchPlan, MixtureBatches, MixtureDataset
 from .losses import set_coefficients
 from .parallel import order_reduction
 from .parts import keep_frozen_steady
@@ -37,14 +38,18 @@ class StageTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, losses: LossConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, losses: LossConfig | None = None, plan: BatchPlan | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.losses = losses or LossConfig()
+        self.plan = plan
         self.add_callback(BalanceRouters(self))
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
         vars(self.accelerator.unwrap_model(self.model).config).pop("use_cache", None)
-        self._sampler: MixtureSampler | None = None
+        self._batches: MixtureBatches | None = None
         self._batch_tokens: Tensor | None = None
+        self._rows: Tensor | int | None = None
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._routing: Tensor | None = None
@@ -72,32 +77,61 @@ class StageTrainer(Trainer):
                 f"{f' and {len(wrong) - 3} more weights' if len(wrong) > 3 else ''} are missing or unknown."
             )
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        if not isinstance(dataset, MixtureDataset):
-            return super()._get_train_sampler(dataset)
-        self._sampler = MixtureSampler(dataset)
-        return self._sampler
+    def get_train_dataloader(self) -> DataLoader:
+        """Load the batches of a mixture; each process knows its own, so that accelerate has nothing to share out."""
+        if not isinstance(self.train_dataset, MixtureDataset) or self.plan is None:
+            return super().get_train_dataloader()
+        self._batches = MixtureBatches(
+            self.train_dataset,
+            self.plan,
+            batch_size=self._train_batch_size,
+            process=self.args.process_index,
+            processes=self.args.world_size,
+        )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+        )
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # type: ignore[override]
         """Run an epoch, in its own order.
 
-        After a resume, several processes read through one more wrapper, through which Trainer's epoch does not reach
-        the sampler: it would repeat the first epoch's order.
+        After a resume, batches are read through one more wrapper, through which Trainer's epoch does not reach them.
         """
-        if self._sampler is not None:
-            self._sampler.set_epoch(epoch)
+        if self._batches is not None:
+            self._batches.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
-        """As in Trainer; the real tokens of all batches of the step are counted beside their labels."""
+        """As in Trainer; the real tokens and the rows of all batches of the step are counted beside their labels."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
-            tokens = torch.stack([batch["attention_mask"].sum() for batch in batches]).sum().to(device)
+            tokens = torch.stack([real_tokens(batch) for batch in batches]).sum().to(device)
             self._batch_tokens = self.accelerator.gather(tokens).sum()
+            rows = torch.tensor(sum(len(batch.get("row_ids", ())) for batch in batches), device=device)
+            self._rows = self._logged_rows() if self._rows is None else self._rows
+            self._rows = self._rows + self.accelerator.gather(rows).sum()
         return batches, num_items
+
+    @property
+    def rows_shown(self) -> int:
+        """Rows that all processes have been shown in the whole stage, repetitions counted."""
+        return int(self._rows or 0)
+
+    def _logged_rows(self) -> int:
+        """Rows up to the checkpoint that the training went on from, by its log; 0 without one."""
+        return next((int(entry["rows"]) for entry in reversed(self.state.log_history) if "rows" in entry), 0)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As in Trainer, with the step's coefficients; under DeepSpeed, gradients are reduced in one order for all."""
@@ -124,7 +158,7 @@ class StageTrainer(Trainer):
         if self.losses.language == "tokens":
             num_items_in_batch = self._batch_tokens
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, output_router_logits=True, use_cache=False)
-        loss = self._total_loss(outputs.losses, inputs["attention_mask"]) * self.accelerator.num_processes
+        loss = self._total_loss(outputs.losses, inputs) * self.accelerator.num_processes
         if not torch.isfinite(loss):
             parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in outputs.losses.items())
             raise NonFiniteLoss(
@@ -135,17 +169,17 @@ class StageTrainer(Trainer):
             self._record(outputs, inputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _total_loss(self, losses: dict[str, Tensor], attention_mask: Tensor) -> Tensor:
+    def _total_loss(self, losses: dict[str, Tensor], inputs: dict[str, Any]) -> Tensor:
         """Language loss, and router losses with their coefficients and this batch's share of the step's tokens."""
-        return losses["language"] + self._share(attention_mask) * weighted_router_loss(self._text_config, losses)
+        return losses["language"] + self._share(inputs) * weighted_router_loss(self._text_config, losses)
 
     @property
     def _text_config(self) -> UniMoETextConfig:
         return self.accelerator.unwrap_model(self.model).config.get_text_config()
 
-    def _share(self, attention_mask: Tensor) -> Tensor | float:
+    def _share(self, inputs: dict[str, Any]) -> Tensor | float:
         """This batch's share of the tokens of the step, all its batches on all ranks counted."""
-        return attention_mask.sum() / self._batch_tokens if self._batch_tokens is not None else 1.0
+        return real_tokens(inputs) / self._batch_tokens if self._batch_tokens is not None else 1.0
 
     @torch.no_grad()
     def _record(self, outputs: Any, inputs: dict[str, Any]) -> None:
@@ -153,11 +187,11 @@ class StageTrainer(Trainer):
         parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
         for name, value in outputs.losses.items():
             # The language loss is a part of the sum over the step's batches on all ranks; the others are means.
-            part = value.detach() if name == "language" else value.detach() * self._share(inputs["attention_mask"])
+            part = value.detach() if name == "language" else value.detach() * self._share(inputs)
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + part * parts
             self._counts[name] += 1
         if outputs.expert_mask:
-            counts = count_routing(outputs.expert_mask, inputs["mm_token_type_ids"], inputs["attention_mask"])
+            counts = count_routing(outputs.expert_mask, inputs["mm_token_type_ids"], inputs.get("attention_mask"))
             self._routing = counts if self._routing is None else self._routing + counts
             self._step_routing = counts if self._step_routing is None else self._step_routing + counts
 
@@ -174,8 +208,15 @@ class StageTrainer(Trainer):
             logs[f"loss_{name}"] = float(self.accelerator.reduce(total, "mean")) / self._counts[name]
         if self._routing is not None:
             logs |= expert_load(self.accelerator.reduce(self._routing, "sum"))
+        logs["rows"] = self.rows_shown
         self._sums, self._counts, self._routing = {}, defaultdict(int), None
         super().log(logs, start_time)
+
+
+def real_tokens(inputs: dict[str, Any]) -> Tensor:
+    """Tokens of a batch that are no padding, a scalar; packed batches have no mask, for they have no padding."""
+    mask = inputs.get("attention_mask")
+    return (torch.ones_like(inputs["input_ids"]) if mask is None else mask).sum()
 
 
 class BalanceRouters(TrainerCallback):

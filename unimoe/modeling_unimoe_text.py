@@ -240,12 +240,13 @@ class UniMoETextModel(UniMoEPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         # Before there is a cache: transformers looks for packed rows in the positions only where there is none.
+        plain = plain_positions(position_ids)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            position_ids=plain_positions(position_ids),
+            position_ids=plain,
         )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -264,7 +265,7 @@ class UniMoETextModel(UniMoEPreTrainedModel):
                 hidden_states,
                 context,
                 attention_mask=mask,
-                position_ids=position_ids,
+                position_ids=plain,  # flash attention tells packed rows apart by them
                 past_key_values=past_key_values,
                 position_embeddings=position_embeddings,
                 **kwargs,

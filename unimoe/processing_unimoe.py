@@ -18,6 +18,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
 from .layout import CALL_OPTIONS, MediaLayout
+from .lengths import TokenCounter
 from .media import window_samples
 from .modality import MEDIA, Modality
 from .placeholders import (
@@ -223,6 +224,15 @@ class UniMoEProcessor(ProcessorMixin):
             continues = kwargs.get("add_generation_prompt") or kwargs.get("continue_final_message")
             options["padding_side"] = "left" if continues else "right"
         return super().apply_chat_template(conversation, chat_template, processor_kwargs=options, **kwargs)
+
+    def count_tokens(self, messages: Sequence[dict[str, Any]]) -> int:
+        """Count the tokens of one conversation as `apply_chat_template(tokenize=True)` would make them; of most media
+        only the header is read.
+
+        Raises:
+            ValueError: If the conversation would be refused, as far as headers show it.
+        """
+        return TokenCounter(self, sampling_rate=SAMPLING_RATE)(messages)
 
     def create_mm_token_type_ids(self, input_ids: Any) -> list[list[int]]:
         """Give the modality id of every token: 0 text, 1 image, 2 video, 3 audio, 4 speech."""

@@ -81,8 +81,50 @@ class UnitCollector:
             return self._add_picture(load_picture(medium, where=where))
         if modality is Modality.VIDEO:
             return self._add_clip(medium, where)
-        track = self._sound_track(modality, self._load_sound(modality, medium, where))
+        return self.sound_block(modality, self._keep_windows(modality, self._load_sound(modality, medium, where)))
+
+    def picture_block(self, size: tuple[int, int]) -> Block:
+        """What stands for a picture of this width and height (pixels)."""
+        grid, tiles = self.layout.grids["image"], self.tiles(size)
+        offsets = picture_offsets(grid)
+        if tiles != (1, 1):
+            offsets = np.concatenate([offsets, picture_offsets(grid, tiles) + offsets.max() + 1], axis=1)
+        return Block(str(Modality.IMAGE.token) * offsets.shape[1], offsets)
+
+    def sound_block(self, modality: Modality, samples: int) -> Block:
+        """What stands for a sound of so many samples at its extractor's rate."""
+        track = self._sound_track(modality, samples)
         return Block(_text([track], np.arange(track.times.size)), track.offsets)
+
+    def clip_block(self, frame_times: np.ndarray, sound_samples: int = 0) -> Block:
+        """What stands for a clip with frames at these times (s) and a sound track of so many samples, 0 for none."""
+        layout, stride = self.layout, self.layout.video_temporal_stride
+        times = frame_times.reshape(-1, stride).mean(axis=1)  # of each unit, s
+        grid = layout.grids["video"]
+        tokens = layout.num_tokens["video"]
+        marks = {index * tokens: f"<{time:.1f} seconds>" for index, time in enumerate(times)}
+        offsets = clip_offsets(times, grid, layout.positions_per_second)
+        tracks = [_Track(Modality.VIDEO, times.repeat(tokens), offsets, marks if layout.video_timestamps else {})]
+        if layout.video_sound is not None and sound_samples:
+            tracks.append(self._sound_track(Modality.from_key(layout.video_sound), sound_samples))
+        return _interleave(tracks, layout.video_chunk_seconds)
+
+    def tiles(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tiles that a picture of this width and height (pixels) is cut into."""
+        if self.layout.image_max_tiles == 1:
+            return 1, 1
+        return tile_grid(size, self._tile_size, self.layout.image_max_tiles)
+
+    @property
+    def sampling(self) -> FrameSampling:
+        """Which frames are taken of a clip."""
+        layout = self.layout
+        return FrameSampling(
+            rate=layout.video_frame_rate,
+            minimum=layout.video_min_frames,
+            maximum=layout.video_max_frames,
+            multiple=layout.video_temporal_stride,
+        )
 
     def features(self) -> dict[str, Tensor]:
         """Features of all units by the name of the model's argument; of modalities without a unit, none.
@@ -105,52 +147,40 @@ class UnitCollector:
         return features
 
     def _add_picture(self, picture: Image.Image) -> Block:
-        grid = self.layout.grids["image"]
-        tiles = (1, 1)
-        if self.layout.image_max_tiles > 1:
-            tiles = tile_grid(picture.size, self._tile_size, self.layout.image_max_tiles)
-        offsets = picture_offsets(grid)
+        tiles = self.tiles(picture.size)
         self._pictures.append((picture, False))
         if tiles != (1, 1):
             self._pictures += [(tile, True) for tile in cut_tiles(picture, tiles, self._tile_size)]
-            offsets = np.concatenate([offsets, picture_offsets(grid, tiles) + offsets.max() + 1], axis=1)
-        return Block(str(Modality.IMAGE.token) * offsets.shape[1], offsets)
+        return self.picture_block(picture.size)
 
     def _add_clip(self, medium: Any, where: str) -> Block:
-        layout, stride = self.layout, self.layout.video_temporal_stride
-        sampling = FrameSampling(
-            rate=layout.video_frame_rate,
-            minimum=layout.video_min_frames,
-            maximum=layout.video_max_frames,
-            multiple=stride,
-        )
-        clip = load_clip(medium, sampling=sampling, where=where)
+        clip = load_clip(medium, sampling=self.sampling, where=where)
         self._frames += clip.frames
-        times = clip.times.reshape(-1, stride).mean(axis=1)  # of each unit, s
-        grid = layout.grids["video"]
-        tokens = layout.num_tokens["video"]
-        marks = {index * tokens: f"<{time:.1f} seconds>" for index, time in enumerate(times)}
-        offsets = clip_offsets(times, grid, layout.positions_per_second)
-        tracks = [_Track(Modality.VIDEO, times.repeat(tokens), offsets, marks if layout.video_timestamps else {})]
-        if layout.video_sound is not None:
-            modality = Modality.from_key(layout.video_sound)
+        samples = 0
+        if self.layout.video_sound is not None:
+            modality = Modality.from_key(self.layout.video_sound)
             rate = self.extractors[modality].sampling_rate
             if (sound := load_clip_sound(medium, sampling_rate=rate, where=where)) is not None:
-                tracks.append(self._sound_track(modality, sound))
-        return _interleave(tracks, layout.video_chunk_seconds)
+                samples = self._keep_windows(modality, sound)
+        return self.clip_block(clip.times, samples)
 
     def _load_sound(self, modality: Modality, medium: Any, where: str) -> np.ndarray:
         rate = self.extractors[modality].sampling_rate
         return load_sound(medium, sampling_rate=rate, array_sampling_rate=self.sampling_rate, where=where)
 
-    def _sound_track(self, modality: Modality, sound: np.ndarray) -> _Track:
+    def _keep_windows(self, modality: Modality, sound: np.ndarray) -> int:
+        extractor = self.extractors[modality]
+        self._windows[modality] += cut_windows(
+            sound, window=window_samples(extractor), sampling_rate=extractor.sampling_rate
+        )
+        return len(sound)
+
+    def _sound_track(self, modality: Modality, samples: int) -> _Track:
         extractor, grid = self.extractors[modality], self.layout.grids[modality.key]
         axis = self.layout.time_axes.get(modality.key, "columns")
         window = window_samples(extractor)
-        windows = cut_windows(sound, window=window, sampling_rate=extractor.sampling_rate)
-        self._windows[modality] += windows
         seconds = window / extractor.sampling_rate
-        times = sound_times(len(windows), grid, seconds=seconds, time_axis=axis)
+        times = sound_times(-(-samples // window), grid, seconds=seconds, time_axis=axis)
         offsets = sound_offsets(times, self.layout.positions_per_second)
         if axis == "columns" and grid[0] > 1:  # time starts anew in each row: a window stays in one piece
             times = np.floor(times / seconds) * seconds

@@ -148,7 +148,7 @@ def test_labels_are_the_answers_with_their_end_token(dataset, processor):
 
 def test_rows_that_are_too_long_or_teach_nothing_are_refused_by_name(dataset, processor, write_jsonl):
     samples = [dataset()[row] for row in (0, 40)]
-    with pytest.raises(DataError, match=rf"{samples[0].id}.*data.max_length is 12. Rows are never cut"):
+    with pytest.raises(DataError, match=rf"{samples[0].id}.*data.max_length is 12. Raise max_length"):
         Collator(processor, max_length=12)(samples)
     silent = Collator(processor)
     silent.processor = UniMoEProcessor.from_pretrained(

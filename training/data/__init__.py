@@ -1,7 +1,23 @@
-"""From data files to batches: schema (rows) -> dataset (mixture, decoded media) -> collator (tensors and labels)."""
+"""From data files to batches: schema and sources (rows) -> order, fitting, packing and batches (places) -> dataset
+(decoded media) -> collator (tensors and labels).
+"""
 
+from .batches import BatchPlan, MixtureBatches, plan_batches
 from .collator import Collator
 from .dataset import MixtureDataset, MixtureSampler, Sample
+from .measure import RowLengths
 from .schema import DataError, Row, read_rows
 
-__all__ = ["Collator", "DataError", "MixtureDataset", "MixtureSampler", "Row", "Sample", "read_rows"]
+__all__ = [
+    "BatchPlan",
+    "Collator",
+    "DataError",
+    "MixtureBatches",
+    "MixtureDataset",
+    "MixtureSampler",
+    "Row",
+    "RowLengths",
+    "Sample",
+    "plan_batches",
+    "read_rows",
+]

@@ -11,6 +11,7 @@ from unimoe import Modality, UniMoEProcessor
 
 from .augment import mask_windows
 from .dataset import Sample
+from .fitting import name_rows, too_long
 from .schema import DataError
 
 IGNORED = -100
@@ -25,17 +26,21 @@ class Collator:
 
     Args:
         processor: The model's processor.
-        max_length: Longest row in tokens. A longer one is refused, never cut: a cut within a medium cannot be run.
+        max_length: Longest row in tokens. A longer one is refused here; see `training.data.batches` for what else can
+            become of it.
+        packing: Put the rows one after the other into one, without padding.
     """
 
     processor: UniMoEProcessor
     max_length: int | None = None
+    packing: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Process a batch.
 
         Returns:
             The processor's tensors, `labels` (B, S) with -100 wherever the assistant does not speak, and `row_ids`.
+            With packing, B is 1, and `position_ids` that begin again at each row take the place of the attention mask.
 
         Raises:
             DataError: If the processor refuses a row, or rows are too long or have no token to learn; they are named.
@@ -43,6 +48,7 @@ class Collator:
         batch = self._process(samples)
         self._check_lengths(batch["attention_mask"], samples)
         learned = batch.pop("assistant_masks").bool() & batch["attention_mask"].bool()  # (B, S)
+        learned &= ~self._behind_cuts(batch["mm_token_type_ids"], samples)
         if empty := [sample for sample, row in zip(samples, learned.tolist(), strict=True) if not any(row)]:
             raise DataError(
                 f"{name_rows(empty)}: no token of the assistant to learn. Check that the answer is not empty, and "
@@ -50,6 +56,8 @@ class Collator:
             )
         batch["labels"] = batch["input_ids"].masked_fill(~learned, IGNORED)
         self._mask_spectrograms(batch, samples)
+        if self.packing:
+            batch = pack_rows(batch)
         batch["row_ids"] = [sample.id for sample in samples]
         return batch
 
@@ -75,11 +83,19 @@ class Collator:
     def _check_lengths(self, attention_mask: Tensor, samples: Sequence[Sample]) -> None:
         lengths = attention_mask.sum(dim=-1).tolist()
         limit = self.max_length or max(lengths)
-        if too_long := [sample for sample, length in zip(samples, lengths, strict=True) if length > limit]:
-            raise DataError(
-                f"{name_rows(too_long)}: {max(lengths)} tokens at most, but data.max_length is {limit}. Rows are "
-                "never cut: raise max_length, or take these rows out."
-            )
+        if over := [sample for sample, length in zip(samples, lengths, strict=True) if length > limit]:
+            raise DataError(too_long(name_rows(over), max(lengths), limit))
+
+    def _behind_cuts(self, kinds: Tensor, samples: Sequence[Sample]) -> Tensor:
+        """Tokens behind the last medium of rows that were cut there: the end of the turn, which is none. (B, S), bool.
+
+        Args:
+            kinds: Modality of each token, (B, S).
+            samples: The rows.
+        """
+        is_cut = torch.tensor([sample.is_cut_inside for sample in samples])
+        media_to_come = (kinds != Modality.TEXT).flip(-1).cumsum(dim=-1).flip(-1)
+        return (media_to_come == 0) & is_cut[:, None]
 
     def _mask_spectrograms(self, batch: dict[str, Any], samples: Sequence[Sample]) -> None:
         """Mask stretches of time and frequency in windows of sound and speech, where the augmentation asks for it."""
@@ -104,7 +120,25 @@ class Collator:
             )
 
 
-def name_rows(samples: Sequence[Sample], limit: int = 5) -> str:
-    """Name rows by place and id, the first few of them."""
-    names = ", ".join(f"{sample.where} ({sample.id})" for sample in samples[:limit])
-    return names + (f" and {len(samples) - limit} more" if len(samples) > limit else "")
+def pack_rows(batch: dict[str, Any]) -> dict[str, Any]:
+    """Put the rows of a padded batch one after the other into one row without padding.
+
+    Attention tells rows apart by positions that begin again, so there is no mask; the first token of a row is nothing
+    that the row before it should foretell, so it has no label. Features of media, in order of appearance, stay.
+
+    Args:
+        batch: Tensors (B, S) and, if positions are in time and space, `position_ids` (3, B, S).
+
+    Returns:
+        Tensors (1, T) for the T real tokens; `position_ids` (1, T), or (4, 1, T) with the plain positions first.
+    """
+    real = batch["attention_mask"].bool()  # (B, S)
+    plain = (real.cumsum(dim=-1) - 1)[real][None]  # (1, T)
+    packed = {name: value for name, value in batch.items() if name != "attention_mask"}
+    for name in ("input_ids", "mm_token_type_ids", "labels"):
+        packed[name] = batch[name][real][None]
+    packed["labels"] = packed["labels"].masked_fill(plain == 0, IGNORED)
+    packed["position_ids"] = plain
+    if (positions := batch.get("position_ids")) is not None:
+        packed["position_ids"] = torch.cat([plain[None], positions[:, real][:, None]])  # (4, 1, T)
+    return packed

@@ -1,11 +1,13 @@
-"""A weighted mixture of data files as a map-style dataset: rows in, samples with decoded (and augmented) media out.
+"""A weighted mixture of files and streams as a map-style dataset: places in, samples with decoded media out.
 
-The order of an epoch and every random change to a sample follow from (seed, epoch, position) alone, whichever process
-does the work.
+The order and every random change to a sample follow from (seed, epoch, position) alone, whichever process does the
+work.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,18 +20,13 @@ from unimoe.media import load_picture, load_sound
 
 from ..config_data import AugmentConfig, DataConfig
 from .augment import augment_image, augment_sound, sample_generator
-from .schema import DataError, Row, read_rows
+from .fitting import keep
+from .order import Place, endless_order, fractional_rows, pass_order
+from .schema import DataError, Row
+from .sources import RowStream, open_source, open_stream
 
 SAMPLING_RATE = 16_000
 """Rate at which sounds are decoded and augmented, Hz; the processor resamples if an extractor wants another."""
-
-
-class Place(NamedTuple):
-    """Which row to take, and where in the training: the key of a sample."""
-
-    epoch: int
-    position: int
-    row: int
 
 
 @dataclass(frozen=True)
@@ -41,13 +38,15 @@ class Sample:
     messages: list[dict[str, Any]]
     augment: AugmentConfig
     generator: torch.Generator
+    is_cut_inside: bool = False
+    """Whether the last message was cut behind a medium, so that its end is no end to learn."""
 
 
 class Source(NamedTuple):
-    """Rows of one data file with their weight and augmentation."""
+    """Rows of one data file, or a stream of them, with weight and augmentation."""
 
     path: str
-    rows: list[Row]
+    rows: Sequence[Row] | RowStream
     weight: float
     augment: AugmentConfig
 
@@ -61,7 +60,7 @@ def read_mixture(config: DataConfig) -> list[Source]:
     return [
         Source(
             source.path,
-            read_rows(source.path, media_root=source.media_root),
+            open_stream(source) if source.stream else open_source(source),
             source.weight,
             source.augment or config.augment,
         )
@@ -70,30 +69,76 @@ def read_mixture(config: DataConfig) -> list[Source]:
 
 
 class MixtureDataset(Dataset):
-    """Rows of several files; indexed by `Place` (or by a row's number alone, as the first epoch would show it)."""
+    """Rows of several files and streams; indexed by `Place` (or by a row's number alone, as the first pass would show
+    it).
 
-    def __init__(self, sources: Sequence[Source], *, seed: int, cache_media: bool = False) -> None:
+    Args:
+        sources: Files are numbered row by row, one after the other; streams give their rows in order alone.
+        seed: Of order and augmentation.
+        cache_media: Keep decoded media in memory.
+        shuffle_buffer: Rows of a stream among which the next one is drawn.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], *, seed: int, cache_media: bool = False, shuffle_buffer: int = 1000
+    ) -> None:
         self.sources = list(sources)
         self.seed = seed
-        self.rows = [row for source in sources for row in source.rows]
-        self.augments = [source.augment for source in sources for _ in source.rows]
+        self.shuffle_buffer = shuffle_buffer
         self.cache: dict[str, Image.Image | np.ndarray] | None = {} if cache_media else None
+        self.sizes = [0 if isinstance(source.rows, RowStream) else len(source.rows) for source in self.sources]
+        self._ends = list(accumulate(self.sizes))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files; those of streams are not known."""
+        return sum(self.sizes)
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether a source is a stream, so that the mixture has no passes and no end."""
+        return any(isinstance(source.rows, RowStream) for source in self.sources)
 
     def __len__(self) -> int:
-        """Samples in one epoch, weights counted."""
-        return sum(len(source.rows) * int(source.weight) + _part(source) for source in self.sources)
+        """Samples in one pass, weights counted.
+
+        Raises:
+            TypeError: If a source is a stream.
+        """
+        if self.has_streams:
+            raise TypeError("A mixture with a stream has no length.")
+        weights = [source.weight for source in self.sources]
+        return sum(
+            size * int(weight) + fractional_rows(size, weight)
+            for size, weight in zip(self.sizes, weights, strict=True)
+        )
 
     def order(self, epoch: int) -> list[int]:
-        """Row numbers in the order in which an epoch shows them."""
-        generator = sample_generator(self.seed, epoch)
-        chosen, first = [], 0
-        for source in self.sources:
-            rows = torch.arange(first, first + len(source.rows))
-            part = rows[torch.randperm(len(rows), generator=generator)[: _part(source)]]
-            chosen += [rows.repeat(int(source.weight)), part]
-            first += len(rows)
-        together = torch.cat(chosen)
-        return together[torch.randperm(len(together), generator=generator)].tolist()
+        """Row numbers in the order in which a pass shows them."""
+        return pass_order(self.sizes, [source.weight for source in self.sources], seed=self.seed, epoch=epoch)
+
+    def places(self, epoch: int) -> Iterator[Place]:
+        """Places of one pass; with streams, of the whole training, without end."""
+        if not self.has_streams:
+            return (Place(epoch, position, row) for position, row in enumerate(self.order(epoch)))
+        return endless_order(
+            [
+                source.rows if isinstance(source.rows, RowStream) else size
+                for source, size in zip(self.sources, self.sizes, strict=True)
+            ],
+            [source.weight for source in self.sources],
+            seed=self.seed,
+            buffer=self.shuffle_buffer,
+        )
+
+    def row(self, place: Place) -> tuple[Row, AugmentConfig]:
+        """The row of a place, whole and undecoded, and its augmentation."""
+        if place.streamed is not None:
+            return place.streamed.row, self.sources[place.streamed.source].augment
+        number = bisect_right(self._ends, place.row)
+        source, start = self.sources[number], self._ends[number] - self.sizes[number]
+        assert not isinstance(source.rows, RowStream)
+        return source.rows[place.row - start], source.augment
 
     def __getitem__(self, place: Place | int) -> Sample:
         """Decode and augment one sample.
@@ -103,14 +148,14 @@ class MixtureDataset(Dataset):
         """
         if not isinstance(place, tuple):
             place = Place(0, int(place), int(place))
-        epoch, position, number = place
-        row, augment = self.rows[number], self.augments[number]
-        generator = sample_generator(self.seed, epoch, position)
+        row, augment = self.row(place)
+        generator = sample_generator(self.seed, place.epoch, place.position)
         messages = [
             {**message, "content": [self._decode(item, row, augment, generator) for item in message["content"]]}
-            for message in row.messages
+            for message in keep(row.messages, place.cut)
         ]
-        return Sample(row.id, row.where, messages, augment, generator)
+        is_cut_inside = place.cut is not None and place.cut.is_inside
+        return Sample(row.id, row.where, messages, augment, generator, is_cut_inside)
 
     def _decode(
         self, item: dict[str, Any], row: Row, augment: AugmentConfig, generator: torch.Generator
@@ -119,38 +164,39 @@ class MixtureDataset(Dataset):
         kind = item["type"]
         if kind in (Modality.TEXT.key, Modality.VIDEO.key):
             return item
-        medium = self._load(item["path"], kind, row)
+        medium = self._load(medium_of(item), kind, row)
         config = getattr(augment, kind)
         if isinstance(medium, Image.Image):
             return {"type": kind, kind: augment_image(medium, config, generator) if config else medium}
         samples = augment_sound(medium, config, generator, rate=SAMPLING_RATE) if config else medium
         return {"type": kind, kind: {"array": samples, "sampling_rate": SAMPLING_RATE}}
 
-    def _load(self, path: str, kind: str, row: Row) -> Image.Image | np.ndarray:
-        if self.cache is not None and path in self.cache:
-            return self.cache[path]
+    def _load(self, medium: Any, kind: str, row: Row) -> Image.Image | np.ndarray:
+        cache = self.cache if isinstance(medium, str) else None  # bytes of a table have no name to be found by
+        if cache is not None and medium in cache:
+            return cache[medium]
         where = f"{row.where} ({row.id})"
         is_image = kind == Modality.IMAGE.key
         try:
-            medium = (
-                load_picture(path, where=where)
+            loaded = (
+                load_picture(medium, where=where)
                 if is_image
-                else load_sound(path, sampling_rate=SAMPLING_RATE, where=where)
+                else load_sound(medium, sampling_rate=SAMPLING_RATE, where=where)
             )
         except (ImportError, ValueError) as error:
             raise DataError(str(error)) from error
-        if self.cache is not None:
-            self.cache[path] = medium
-        return medium
+        if cache is not None:
+            cache[medium] = loaded
+        return loaded
 
 
-def _part(source: Source) -> int:
-    """Rows that the fraction in a source's weight adds to an epoch."""
-    return round((source.weight - int(source.weight)) * len(source.rows))
+def medium_of(item: dict[str, Any]) -> Any:
+    """The medium of an item, as `unimoe.media` loads it: its path, or what stands under its type."""
+    return item["path"] if "path" in item else item[item["type"]]
 
 
 class MixtureSampler(Sampler[Place]):
-    """The order of a mixture: the same for the same seed and epoch. The trainer sets the epoch."""
+    """The order of a mixture: the same for the same seed and epoch."""
 
     def __init__(self, dataset: MixtureDataset) -> None:
         self.dataset = dataset
@@ -164,5 +210,4 @@ class MixtureSampler(Sampler[Place]):
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[Place]:
-        for position, row in enumerate(self.dataset.order(self.epoch)):
-            yield Place(self.epoch, position, row)
+        return self.dataset.places(self.epoch)

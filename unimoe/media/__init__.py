@@ -6,18 +6,22 @@ Out: a picture is an RGB PIL image; a clip its sampled frames with their times; 
 they are used.
 """
 
-from .clips import Clip, FrameSampling, load_clip
-from .pictures import is_picture, load_picture
-from .sounds import cut_windows, load_clip_sound, load_sound, window_samples
+from .clips import Clip, FrameSampling, clip_times, load_clip
+from .pictures import is_picture, load_picture, picture_size
+from .sounds import cut_windows, load_clip_sound, load_sound, resampled_length, sound_length, window_samples
 
 __all__ = [
     "Clip",
     "FrameSampling",
+    "clip_times",
     "cut_windows",
     "is_picture",
     "load_clip",
     "load_clip_sound",
     "load_picture",
     "load_sound",
+    "picture_size",
+    "resampled_length",
+    "sound_length",
     "window_samples",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .files import is_array, open_file, unreadable
-from .films import decode_film
+from .films import decode_film, film_times
 from .pictures import load_picture, upright_rgb
 from .sampling import Clip, FrameSampling, sample_frames
 
@@ -49,6 +49,27 @@ def load_clip(medium: Any, *, sampling: FrameSampling, where: str = "video") -> 
         if image.format != "MPEG":  # which Pillow recognises and cannot decode
             return _from_animation(image, medium, sampling, where)
     return decode_film(file, medium, sampling=sampling, where=where)
+
+
+def clip_times(medium: Any, *, sampling: FrameSampling, where: str = "video") -> np.ndarray:
+    """Times (s) of the frames that `load_clip` would sample; of films and bare frames none is decoded.
+
+    Args:
+        medium, sampling, where: As for `load_clip`.
+
+    Raises:
+        ValueError: As `load_clip`, as far as the packets of a film show.
+        ImportError: If the file needs PyAV, which is not installed.
+    """
+    if isinstance(medium, dict) and medium.get("frames") is not None:
+        starts, duration = _even_times(len(medium["frames"]), medium.get("fps"), sampling, where)
+    elif isinstance(medium, (list, tuple)) or is_array(medium):
+        starts, duration = _even_times(len(medium), None, sampling, where)
+    elif hasattr(medium, "get_frames_at") or is_animation(file := open_file(medium, where)):
+        return load_clip(medium, sampling=sampling, where=where).times
+    else:
+        starts, duration = film_times(file, medium, where=where)
+    return starts[sample_frames(starts, duration, sampling, where=where)]
 
 
 def is_animation(file: str | io.BytesIO) -> bool:

@@ -29,6 +29,13 @@ class _Index:
     time_base: Fraction
     counted: bool = False  # the stream has no times: stamps count its frames
 
+    @property
+    def seconds(self) -> tuple[np.ndarray, float]:
+        """Start of each frame and the film's duration, counted from its first frame."""
+        start = self.stamps[0]
+        starts = np.array([float((stamp - start) * self.time_base) for stamp in self.stamps])
+        return starts, float((self.end - start) * self.time_base)
+
 
 def decode_film(file: str | BytesIO, medium: Any, *, sampling: FrameSampling, where: str) -> Clip:
     """Decode the sampled frames of a film.
@@ -46,6 +53,29 @@ def decode_film(file: str | BytesIO, medium: Any, *, sampling: FrameSampling, wh
         ValueError: If the file is damaged, cut off or no film.
         ImportError: If PyAV is not installed.
     """
+    index = _find_frames(file, medium, where)
+    starts, duration = index.seconds
+    indices = sample_frames(starts, duration, sampling, where=where)
+    wanted = sorted({index.stamps[i] for i in indices})
+    with open_container(file, medium, where=where, kind="video") as container:
+        pictures = _pictures_at(container, _video_stream(container, medium, where), index, wanted)
+    if len(pictures) < len(wanted):
+        raise unreadable(medium, where, "video", f"of {len(index.stamps)} frames, none can be decoded")
+    return Clip([pictures[index.stamps[i]] for i in indices], starts[indices], duration)
+
+
+def film_times(file: str | BytesIO, medium: Any, *, where: str) -> tuple[np.ndarray, float]:
+    """Read when each frame of a film starts (s), rising from 0, and how long the film is (s), from its packets alone.
+
+    Raises:
+        ValueError: If the file is cut off or no film.
+        ImportError: If PyAV is not installed.
+    """
+    return _find_frames(file, medium, where).seconds
+
+
+def _find_frames(file: str | BytesIO, medium: Any, where: str) -> _Index:
+    """Index of a film that has frames."""
     with open_container(file, medium, where=where, kind="video") as container:
         stream = _video_stream(container, medium, where)
         index = _read_index(container, stream, medium, where)
@@ -54,16 +84,7 @@ def decode_film(file: str | BytesIO, medium: Any, *, sampling: FrameSampling, wh
             index = _count_frames(container, _video_stream(container, medium, where))
     if not index.stamps:
         raise unreadable(medium, where, "video", "it has 0 frames")
-    start = index.stamps[0]
-    starts = np.array([float((stamp - start) * index.time_base) for stamp in index.stamps])
-    duration = float((index.end - start) * index.time_base)
-    indices = sample_frames(starts, duration, sampling, where=where)
-    wanted = sorted({index.stamps[i] for i in indices})
-    with open_container(file, medium, where=where, kind="video") as container:
-        pictures = _pictures_at(container, _video_stream(container, medium, where), index, wanted)
-    if len(pictures) < len(wanted):
-        raise unreadable(medium, where, "video", f"of {len(index.stamps)} frames, none can be decoded")
-    return Clip([pictures[index.stamps[i]] for i in indices], starts[indices], duration)
+    return index
 
 
 def _video_stream(container: Any, medium: Any, where: str) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .files import is_array, open_file, to_numpy, unreadable
 
@@ -40,6 +40,33 @@ def load_picture(medium: Any, *, where: str = "image") -> Image.Image:
         raise unreadable(medium, where, "picture", error) from error
     with image:
         return upright_rgb(image, medium, where=where)
+
+
+def picture_size(medium: Any, *, where: str = "image") -> tuple[int, int]:
+    """Width and height (pixels) of what `load_picture` gives; of a file, only the header is read.
+
+    Args:
+        medium, where: As for `load_picture`.
+
+    Raises:
+        ValueError: As `load_picture`, as far as the header shows.
+    """
+    if is_array(medium):
+        return _from_array(medium, where).size
+    if isinstance(medium, Image.Image):
+        return _upright_size(medium)
+    file = open_file(medium, where)
+    try:
+        with Image.open(file) as image:
+            return _upright_size(image)
+    except Exception as error:  # of a damaged file, Pillow's decoders raise whatever the damage leads them to
+        raise unreadable(medium, where, "picture", error) from error
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # on its side, and perhaps mirrored
+    return (height, width) if lies else (width, height)
 
 
 def upright_rgb(image: Image.Image, medium: Any, *, where: str) -> Image.Image:

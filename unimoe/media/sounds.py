@@ -1,6 +1,7 @@
 """Sounds: from a file, samples or the track of a film to mono samples at one rate, and windows of them."""
 
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from .files import (
 
 MINIMUM_SECONDS = 0.025
 """One analysis frame: the Kaldi filter bank of AST refuses shorter sounds, so they are padded with zeros to this."""
+
+_COUNTED_FORMATS = frozenset(["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"])
+"""Formats of soundfile whose header counts the samples."""
 
 
 def load_sound(
@@ -51,6 +55,33 @@ def load_sound(
     if isinstance(medium, (str, os.PathLike)):
         where = f"{where}: {medium_name(medium)}"
     return _at_rate(samples, rate, sampling_rate, where)
+
+
+def sound_length(
+    medium: Any, *, sampling_rate: int, array_sampling_rate: int | None = None, where: str = "audio"
+) -> int:
+    """Samples that `load_sound` gives; of files whose header counts them exactly (WAV, FLAC, ...), nothing is decoded.
+
+    Of a file that lacks some of the samples that its header promises, those promised count.
+
+    Args:
+        medium, sampling_rate, array_sampling_rate, where: As for `load_sound`.
+
+    Raises:
+        ValueError: As `load_sound`, as far as the header shows.
+    """
+    default_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
+    length, rate = _stated_length(medium, default_rate, where)
+    if not length or not 0 < rate < float("inf"):
+        sound = load_sound(medium, sampling_rate=sampling_rate, array_sampling_rate=array_sampling_rate, where=where)
+        return len(sound)
+    return length if rate == sampling_rate else resampled_length(length, int(rate), sampling_rate)
+
+
+def resampled_length(length: int, rate: int, wanted: int) -> int:
+    """Samples of a sound at `wanted` Hz that has `length` of them at `rate`; as torchaudio rounds, in float32."""
+    divisor = math.gcd(rate, wanted)
+    return int(torch.ceil(torch.as_tensor(wanted // divisor * length / (rate // divisor))))
 
 
 def load_clip_sound(medium: Any, *, sampling_rate: int, where: str = "video") -> np.ndarray | None:
@@ -133,6 +164,31 @@ def _read_samples(medium: Any, default_rate: int, where: str) -> tuple[np.ndarra
     if is_array(medium) or _is_samples(medium):
         return to_numpy(medium), default_rate
     return _read_sound_file(medium, where)
+
+
+def _stated_length(medium: Any, default_rate: int, where: str) -> tuple[int, float]:
+    """Samples and rate that a header or the shape of an array states; 0 samples where only decoding tells."""
+    if hasattr(medium, "get_all_samples"):
+        return 0, default_rate
+    if isinstance(medium, dict) and medium.get("array") is not None:
+        rate = medium.get("sampling_rate")
+        return _longer_axis(medium["array"]), default_rate if rate is None else rate
+    if is_array(medium) or _is_samples(medium):
+        return _longer_axis(medium), default_rate
+    import soundfile
+
+    file = open_file(medium, where)
+    try:
+        with soundfile.SoundFile(file) as sound:
+            return sound.frames if sound.format in _COUNTED_FORMATS else 0, sound.samplerate
+    except (soundfile.SoundFileError, TypeError):  # `load_sound` says what is wrong, or decodes it otherwise
+        return 0, default_rate
+
+
+def _longer_axis(samples: Any) -> int:
+    """Samples of an array; the shorter axis holds the channels, as in `_mono`."""
+    shape = np.shape(samples)
+    return max(shape) if len(shape) in (1, 2) else 0
 
 
 def _is_samples(medium: Any) -> bool:
