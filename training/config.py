@@ -6,9 +6,9 @@ are relative to that file.
 
 import inspect
 from difflib import get_close_matches
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, model_serializer, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from unimoe.settings import Section, unknown_key
@@ -39,6 +39,10 @@ MANAGED_ARGUMENTS = {
 }
 
 
+OWN_PARTS = ("mlp", "connectors", "encoders")
+"""Parts of which each specialist of a run has its own."""
+
+
 class AssembleConfig(Section):
     """Build the start from dense models: a base and one specialist for each modality.
 
@@ -66,6 +70,23 @@ class AssembleConfig(Section):
         return {"num_experts_per_tok": self.num_experts_per_tok, **(self.model_extra or {})}
 
 
+class SpecialistsConfig(Section):
+    """Train dense specialists in one run; see `training.specialists`.
+
+    Args:
+        base: The dense model that all start from.
+        modalities: Encoder keys, and `text` for rows without media: as a list, or each with its share of the steps.
+    """
+
+    base: str
+    modalities: dict[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+
+    @field_validator("modalities", mode="before")
+    @classmethod
+    def _equal_shares(cls, values: Any) -> Any:
+        return dict.fromkeys(values, 1.0) if isinstance(values, list) else values
+
+
 class StartConfig(Section):
     """Where a stage begins: the Hub id or folder of a model (written as a plain string), or how it is made.
 
@@ -73,11 +94,13 @@ class StartConfig(Section):
         path: A model.
         build: Pretrained parts to compose it of.
         assemble: Models to assemble it from.
+        specialists: A dense model of which several specialists are trained in this stage, one for each modality.
     """
 
     path: str | None = None
     build: BuildConfig | None = None
     assemble: AssembleConfig | None = None
+    specialists: SpecialistsConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -91,7 +114,7 @@ class StartConfig(Section):
             raise PydanticCustomError(
                 "refused",
                 "give one of: the path (or Hub id) of a model, `build: {{language: ..., vision: ...}}`, "
-                "`assemble: {{base: ..., experts: ...}}`.",
+                "`assemble: {{base: ..., experts: ...}}`, `specialists: {{base: ..., modalities: ...}}`.",
             )
         return self
 
@@ -139,6 +162,29 @@ class StageConfig(Section):
     def _check_streams(self) -> Self:
         if self.data.has_streams and self.trainer.get("max_steps", -1) <= 0:
             raise PydanticCustomError("refused", "data: a stream has no last row. Set trainer.max_steps.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_specialists(self) -> Self:
+        if self.start.specialists is None:
+            return self
+        for part in [*self.train.parts, *(self.train.lora.parts if self.train.lora else [])]:
+            if part.partition(".")[0] not in OWN_PARTS:
+                raise PydanticCustomError(
+                    "refused",
+                    f"train: {part} is shared by all specialists of one run, so that one would learn from the rows of "
+                    f"another. Train {', '.join(OWN_PARTS)} here, and {part} in the stage that assembles them.",
+                )
+        if self.parallel.zero is not None:
+            raise PydanticCustomError(
+                "refused",
+                "parallel.zero: its flat buffers would move specialists that rest. Leave it out (several processes "
+                "work without it), or train the specialists in a stage each.",
+            )
+        if self.trainer.get("max_steps", -1) < 1:
+            raise PydanticCustomError(
+                "refused", "trainer.max_steps: specialists of one run share out a number of steps. Set it."
+            )
         return self
 
     @model_validator(mode="after")

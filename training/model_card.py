@@ -18,7 +18,9 @@ STAGE_FILE = "stage.yaml"
 def read_history(start: StageConfig) -> list[dict[str, Any]]:
     """Collect the stages that led to a stage's start, in order; none if it does not start from our own folders."""
     assemble = start.start.assemble
-    folders = [assemble.base, *assemble.experts.values()] if assemble else [start.start.path or ""]
+    specialists = start.start.specialists
+    alone = specialists.base if specialists else start.start.path or ""
+    folders = [assemble.base, *assemble.experts.values()] if assemble else [alone]
     history: list[dict[str, Any]] = []
     for path in (Path(folder) / HISTORY_FILE for folder in folders):
         entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
@@ -74,7 +76,11 @@ def write_papers(
     else:  # of a model that was here before
         (folder / CERTIFICATE_FILE).unlink(missing_ok=True)
     (folder / "README.md").write_text(model_card(folder.name, history, certificate), encoding="utf-8")
-    # Last: it says that the stage is complete.
+    write_history(folder, history)
+
+
+def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Write `history.json`, last of all files: it says that the stage is complete."""
     (folder / HISTORY_FILE).write_text(json.dumps(history, indent=2) + "\n", encoding="utf-8")
 
 
@@ -146,6 +152,8 @@ def _sources(start: dict[str, Any]) -> list[str]:
     """Models that a start was made from."""
     if build := start.get("build"):
         return [build[name] for name in ("language", "vision", "speech", "audio") if build[name]]
+    if specialists := start.get("specialists"):
+        return [specialists["base"]]
     return [start["assemble"]["base"], *start["assemble"]["experts"].values()]
 
 

@@ -11,23 +11,23 @@ from rich.progress import Progress
 from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
-from unimoe.build import build_model
-from unimoe.loading import load_model, load_processor
+from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
 from unimoe.settings import ConfigError
-from unimoe.surgery import Certificate, assemble
 
-from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss, remove_checkpoints
+from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
 from .config import StageConfig
 from .config_data import DataConfig
 from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batches
 from .data.collator import IGNORED
 from .data.dataset import read_mixture
+from .finish import save_stage
 from .losses import set_coefficients
-from .model_card import describe_stage, read_history, write_papers
+from .model_card import describe_stage, read_history
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
-from .parts import Trainable, choose_trainable, trainable_table
+from .parts import choose_trainable, trainable_table
 from .progress import METRICS_FILE, MetricsFile, StageProgress
+from .specialists import SpecialistTrainer
+from .start import load_start
 from .trainer import StageTrainer
 
 # A batch without pictures leaves a trained image encoder without a gradient, so unused parameters are expected.
@@ -150,45 +150,24 @@ def make_trainer(
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
         stand_alone()
-    trainer = StageTrainer(
-        model=model,
-        args=training_arguments(config),
-        train_dataset=dataset,
-        data_collator=collator,
-        losses=config.train.losses,
-        plan=plan or plan_batches(config.data, dataset, collator.processor, sized=True),
-        callbacks=[WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
+    arguments: dict[str, Any] = {
+        "model": model,
+        "args": training_arguments(config),
+        "train_dataset": dataset,
+        "data_collator": collator,
+        "losses": config.train.losses,
+        "plan": plan or plan_batches(config.data, dataset, collator.processor, sized=True),
+        "callbacks": [WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
+    }
+    specialists = config.start.specialists
+    trainer = (
+        StageTrainer(**arguments)
+        if specialists is None
+        else SpecialistTrainer(**arguments, modalities=specialists.modalities)
     )
     trainer.remove_callback(PrinterCallback)
     check_engaged(trainer, config)
     return trainer
-
-
-def load_start(config: StageConfig) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor, Certificate | None]:
-    """Load the model that a stage begins with, or make it; with its processor and, if assembled, its certificate.
-
-    Raises:
-        ConfigError: If a model cannot be found or assembled.
-    """
-    try:
-        if config.start.build is not None:
-            built = build_model(**config.start.build.model_dump(), seed=config.seed)
-            return *built, None
-        if config.start.assemble is None:
-            path = config.start.path or ""
-            model = _load_model(path)
-            return model, load_processor(path, model.config), None
-        sources = config.start.assemble
-        experts = {key: _load_model(path) for key, path in sources.experts.items()}
-        model, certificate = assemble(_load_model(sources.base), experts, **sources.arguments())
-        return model, load_processor(sources.base, model.config), certificate
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The start of the stage cannot be made: {error}") from error
-
-
-def _load_model(path: str) -> UniMoEForConditionalGeneration:
-    # float32 whatever was saved: in bf16 weights, small steps round away. `trainer.bf16` still computes in bf16.
-    return load_model(path, dtype=torch.float32)
 
 
 def set_losses(model: UniMoEForConditionalGeneration, config: StageConfig) -> None:
@@ -272,26 +251,3 @@ def show_sample(dataset: MixtureDataset, collator: Collator) -> Panel:
 
 def _style(kinds: list[int], labels: list[int], position: int) -> str:
     return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"
-
-
-def save_stage(
-    trainer: StageTrainer,
-    trainable: Trainable,
-    processor: UniMoEProcessor,
-    config: StageConfig,
-    *,
-    history: list[dict[str, Any]],
-    certificate: Certificate | None,
-) -> Path:
-    """Merge LoRA and write model, processor and papers to the stage's output; only the first process writes."""
-    folder = Path(config.output)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    trainable.merge()
-    model.requires_grad_(True).eval()
-    if trainer.is_world_process_zero():
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        write_papers(folder, config, history, certificate=certificate)
-        remove_checkpoints(config)
-    trainer.accelerator.wait_for_everyone()
-    return folder

@@ -9,7 +9,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -47,7 +47,7 @@ class StageTrainer(Trainer):
         self.add_callback(BalanceRouters(self))
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
         vars(self.accelerator.unwrap_model(self.model).config).pop("use_cache", None)
-        self._batches: MixtureBatches | None = None
+        self._batches: Any = None
         self._batch_tokens: Tensor | None = None
         self._rows: Tensor | int | None = None
         self._sums: dict[str, Tensor] = {}
@@ -81,15 +81,9 @@ class StageTrainer(Trainer):
         """Load the batches of a mixture; each process knows its own, so that accelerate has nothing to share out."""
         if not isinstance(self.train_dataset, MixtureDataset) or self.plan is None:
             return super().get_train_dataloader()
-        self._batches = MixtureBatches(
-            self.train_dataset,
-            self.plan,
-            batch_size=self._train_batch_size,
-            process=self.args.process_index,
-            processes=self.args.world_size,
-        )
+        dataset, self._batches = self.make_batches()
         loader = DataLoader(
-            self.train_dataset,
+            dataset,
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -100,6 +94,17 @@ class StageTrainer(Trainer):
         )
         return prepare_data_loader(
             loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+
+    def make_batches(self) -> tuple[Dataset, Any]:
+        """What the batches of this process are read from, and their sampler."""
+        assert isinstance(self.train_dataset, MixtureDataset) and self.plan is not None
+        return self.train_dataset, MixtureBatches(
+            self.train_dataset,
+            self.plan,
+            batch_size=self._train_batch_size,
+            process=self.args.process_index,
+            processes=self.args.world_size,
         )
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # type: ignore[override]

@@ -1,0 +1,200 @@
+"""Specialists of one run are those of separate runs: forced routing, no drift of those that rest."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from launch import train
+from transformers import AutoModelForMultimodalLM
+
+from training.config import StageConfig
+from training.data import MixtureDataset
+from training.data.dataset import read_mixture
+from training.data.lanes import apportion, split_lanes, take_turns
+from training.data.schema import DataError
+from training.recipe import merge
+from training.stages import run_stage
+from unimoe.settings import ConfigError
+from unimoe.surgery import assemble
+
+STEPS = {"image": 5, "speech": 3, "text": 2}
+FILES = {"image": "image_kind", "speech": "spoken_word", "text": "text"}
+TRAINER = {
+    "per_device_train_batch_size": 4,
+    "learning_rate": 3e-3,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.5,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.3,
+    "save_steps": 4,
+}
+
+
+@pytest.fixture
+def stages(make_stage, workspace, tmp_path):
+    """One stage for all specialists, and one for each alone."""
+
+    def make(processes=1, **changes):
+        parts = {key: [f"{part}.{key}" for part in ("connectors", "encoders")] for key in ("image", "speech")}
+        data = {key: {"mixture": [str(workspace / "data" / f"{name}_train.jsonl")]} for key, name in FILES.items()}
+        trainer = TRAINER | {"per_device_train_batch_size": 4 // processes}
+        together = make_stage(
+            start={"path": None, "specialists": {"base": str(workspace / "start"), "modalities": STEPS}},
+            train={"parts": ["mlp", *parts["image"], *parts["speech"]]},
+            data={"mixture": [path for values in data.values() for path in values["mixture"]]},
+            trainer=trainer | {"max_steps": sum(STEPS.values())},
+            output=str(tmp_path / f"together-{processes}"),
+        )
+        alone = {
+            key: make_stage(
+                train={"parts": ["mlp", *parts.get(key, [])]},
+                data=data[key],
+                trainer=trainer | {"max_steps": steps},
+                output=str(tmp_path / f"alone-{key}-{processes}"),
+            )
+            for key, steps in STEPS.items()
+        }
+        return again(together, **changes), alone
+
+    return make
+
+
+def again(stage: StageConfig, **changes) -> StageConfig:
+    return StageConfig.model_validate(merge(stage.model_dump(), changes))
+
+
+def weights(folder) -> dict:
+    return AutoModelForMultimodalLM.from_pretrained(folder).state_dict()
+
+
+def check_equal(together: StageConfig, alone: dict[str, StageConfig], start: Path) -> None:
+    initial = weights(start)
+    for key, stage in alone.items():
+        actual, expected = weights(Path(together.output) / key), weights(stage.output)
+        assert actual.keys() == expected.keys()
+        for name, value in expected.items():
+            assert (actual[name] - value).abs().max() <= 1e-5 * max(float(value.abs().max()), 1e-3), (key, name)
+        moved = [name for name, value in expected.items() if not torch.equal(value, initial[name])]
+        assert any(".mlp." in name for name in moved)
+        assert all(f".{key}." in name for name in moved if "encoders" in name or "connectors" in name)
+
+
+def test_specialists_of_one_run_are_those_of_separate_runs(stages, workspace):
+    """AdamW with weight decay, clipping and a schedule: what rests is left alone, each follows its own schedule."""
+    together, alone = stages()
+    run_stage(together)
+    for stage in alone.values():
+        run_stage(stage)
+    check_equal(together, alone, workspace / "start")
+    history = json.loads((Path(together.output) / "image" / "history.json").read_text())
+    assert history[-1]["start"]["specialists"]["modalities"] == STEPS
+
+
+@pytest.mark.distributed
+def test_specialists_of_one_run_on_two_processes_are_those_of_separate_runs(stages, workspace, tmp_path):
+    together, alone = stages(processes=2)
+    for stage in (together, *alone.values()):
+        train(stage, tmp_path / "stage.yaml", processes=2)
+    check_equal(together, alone, workspace / "start")
+
+
+def test_they_go_on_from_a_checkpoint_as_if_never_stopped(stages, monkeypatch):
+    together, _ = stages()
+    run_stage(together)
+    stopped = again(together, output=f"{together.output}-stopped")
+    from training import specialists
+
+    step = specialists.SpecialistTrainer.training_step
+
+    def stop(self, *args, **kwargs):
+        if self.state.global_step == 6:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(specialists.SpecialistTrainer, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stopped)
+    monkeypatch.setattr(specialists.SpecialistTrainer, "training_step", step)
+    assert (Path(stopped.output) / "checkpoint-4").is_dir()
+    run_stage(stopped, resume=True)
+    for key in STEPS:
+        expected, actual = weights(Path(together.output) / key), weights(Path(stopped.output) / key)
+        for name, value in expected.items():
+            torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-7, msg=f"{key} {name}")
+
+
+def test_packing_lora_and_accumulation_work_and_the_folders_assemble(stages, workspace):
+    together, _ = stages(
+        train={"parts": ["connectors.image"], "lora": {"parts": ["mlp"], "r": 2}},
+        data={"packing": True, "max_length": 256},
+        trainer={"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1, "max_steps": 4},
+    )
+    output = run_stage(together)
+    experts = {key: output / key for key in ("image", "speech")}
+    model, certificate = assemble(workspace / "start", experts)
+    assert certificate.kind == "exact" and model.config.text_config.num_experts == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"parts": ["mlp", "attention"]}}, "attention is shared by all specialists"),
+        ({"parallel": {"zero": 2}}, "flat buffers would move specialists that rest"),
+        ({"trainer": {"max_steps": -1}}, "share out a number of steps"),
+    ],
+)
+def test_what_would_mix_specialists_is_refused_when_the_configuration_is_read(stages, changes, message):
+    with pytest.raises(ValueError, match=message):
+        stages(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"start": {"specialists": {"modalities": {"imge": 1}}}}, ConfigError, "no encoder for imge"),
+        ({"train": {"parts": ["mlp", "connectors"]}}, ConfigError, "belongs to none of the specialists"),
+        ({"trainer": {"max_steps": 2}}, ConfigError, r"2 step\(s\) cannot be shared out"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_named(stages, changes, error, message):
+    together, _ = stages()
+    values = merge(together.model_dump(), changes)
+    if "start" in changes:
+        values["start"]["specialists"]["modalities"] = changes["start"]["specialists"]["modalities"]
+    with pytest.raises(error, match=message):
+        run_stage(StageConfig.model_validate(values))
+
+
+def test_a_row_that_belongs_to_two_specialists_or_none_is_named(make_stage, write_jsonl, workspace):
+    image = {"type": "image", "path": str(next((workspace / "start").glob("*.png"), _picture()))}
+    speech = {"type": "speech", "path": str(_picture().parent.parent / "spoken_word/zero_flite-kal16.flac")}
+    answer = {"role": "assistant", "content": "yes"}
+
+    def rows(*content):
+        return {"id": "odd", "messages": [{"role": "user", "content": [*content]}, answer]}
+
+    text = {"type": "text", "text": "hello"}
+    for content, message in [([image, speech], r"odd\): has image and speech"), ([text], "modality text, for which")]:
+        path = write_jsonl(rows(image), rows(*content))
+        stage = make_stage(data={"mixture": [str(path)]})
+        dataset = MixtureDataset(read_mixture(stage.data), seed=0)
+        with pytest.raises(DataError, match=message):
+            split_lanes(dataset, ["image", "speech"])
+
+
+def _picture() -> Path:
+    from training.quickstart.rows import MEDIA_FOLDER
+
+    return MEDIA_FOLDER / "image_kind" / "food_00.png"
+
+
+def test_turns_are_spread_evenly_and_add_up():
+    assert (
+        apportion(10, {"a": 1, "b": 1, "c": 2}) == {"a": 3, "b": 2, "c": 5}
+        or sum(apportion(10, {"a": 1, "b": 1, "c": 2}).values()) == 10
+    )
+    assert apportion(3, {"a": 100, "b": 1, "c": 1}) == {"a": 1, "b": 1, "c": 1}
+    turns = take_turns({"a": 6, "b": 3})
+    assert turns.count("a") == 6 and turns.count("b") == 3
+    assert all("b" in turns[start : start + 3] for start in range(0, 9, 3))
