@@ -92,7 +92,9 @@ def _from_bytes(data: Any, kind: str, *, key: str, name: Any, faults: Faults) ->
     elif not data:
         faults.add(key, "0 bytes hold no medium.", "Read the file again, or leave it out.")
     else:
-        return {"type": kind, kind: {"bytes": data, "path": name}}
+        item = {"type": kind, kind: {"bytes": data, "path": name}}
+        faults.note(key, item)
+        return item
     return None
 
 
@@ -127,7 +129,9 @@ def _local_address(value: str, *, key: str, faults: Faults) -> Path | None:
 
 def _existing(path: Path, value: str, kind: str, *, key: str, root: Path, faults: Faults) -> Item | None:
     if path.is_file():
-        return {"type": kind, "path": str(path)}
+        item = {"type": kind, "path": str(path)}
+        faults.note(key, item)
+        return item
     if path.is_dir():
         faults.add(key, f"{str(path)!r} is a folder, no file.", _path_cure(kind))
         return None

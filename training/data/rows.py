@@ -8,15 +8,16 @@ class DataError(ValueError):
     """Data that cannot be trained on: where, under which key, what is wrong, and the cure. Its text is one line.
 
     Args:
-        where: File and row; or, alone, the whole line.
+        where: File and row. Given alone, it is the whole line, which then is the problem.
         problem: What is wrong: a sentence.
         cure: What to do about it: a sentence.
         key: Place within the row, such as `messages[0].content[1].path`.
     """
 
     def __init__(self, where: str, problem: str = "", cure: str = "", *, key: str = "") -> None:
-        self.where, self.key, self.cure = where, key, cure
-        self.problem = problem
+        if not problem:
+            where, problem = "", where
+        self.where, self.key, self.problem, self.cure = where, key, problem, cure
         sentences = " ".join(filter(None, (problem, cure)))
         super().__init__(": ".join(filter(None, (where, key, sentences))))  # one argument: so workers can pass it on
 
@@ -40,12 +41,13 @@ class Faults:
 
     Args:
         where: File and row.
-        keep: Keep the faults instead of raising the first.
+        keep: Keep the faults instead of raising the first; and note the media of the row with their places.
     """
 
     where: str
     keep: bool = False
     found: list[DataError] = field(default_factory=list)
+    media: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def add(self, key: str, problem: str, cure: str) -> None:
         """State a fault.
@@ -57,6 +59,11 @@ class Faults:
         if not self.keep:
             raise error
         self.found.append(error)
+
+    def note(self, key: str, item: dict[str, Any]) -> None:
+        """Note an item with one file, or the bytes of one; a frame of a video is noted as a picture."""
+        if self.keep:
+            self.media.append((key, item))
 
     def __bool__(self) -> bool:
         return bool(self.found)

@@ -29,7 +29,7 @@ class Rows(Sequence[Row]):
         self.form = row_form(config)
         self.file: JsonFile | Table = Table(config) if is_table(config.path) else JsonFile(config.path)
         if isinstance(self.file, Table):
-            check_columns(self.path, self.form, self.file.columns)
+            self.check_columns(self.file.columns)
         if not len(self.file) and self.broken is None:
             raise DataError(self.path, "the file has no rows.", "Leave it out of the mixture.")
 
@@ -81,7 +81,21 @@ class Rows(Sequence[Row]):
             seen.update(values)
         if self.broken is not None:
             raise self.broken
-        check_columns(self.path, self.form, sorted(seen))
+        self.check_columns(sorted(seen))
+
+    def check_columns(self, names: Sequence[str]) -> None:
+        """Refuse columns that are mapped and do not exist.
+
+        Args:
+            names: Those that exist.
+
+        Raises:
+            DataError: If one does not.
+        """
+        for name in self.form.columns:
+            if name not in names:
+                cure = did_you_mean(name, names).strip()
+                raise DataError(self.path, f"no row has the column {name!r}.", cure, key=f"columns.{name}")
 
 
 class RowStream:
@@ -130,18 +144,6 @@ def media_root(config: SourceConfig) -> Path:
 def row_form(config: SourceConfig) -> RowForm:
     """What a source says of its rows."""
     return RowForm(None if config.format == "auto" else config.format, config.columns)
-
-
-def check_columns(path: str, form: RowForm, names: Sequence[str]) -> None:
-    """Refuse columns that are mapped and do not exist.
-
-    Raises:
-        DataError: If there is one.
-    """
-    for name in form.columns:
-        if name not in names:
-            cure = did_you_mean(name, names).strip()
-            raise DataError(path, f"no row has the column {name!r}.", cure, key=f"columns.{name}")
 
 
 def open_source(config: SourceConfig) -> Rows:
