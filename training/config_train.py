@@ -1,8 +1,8 @@
 """What a stage may say about its training: which parts train, whole or by LoRA, and by which losses."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from unimoe.settings import Section
@@ -58,12 +58,47 @@ class LossConfig(Section):
     expert_overlap: Coefficient | None = None
 
 
+class WarmUp(Section):
+    """Parts that move alone in the first steps, such as a new router between trained experts; the others rest.
+
+    Resting parts have a learning rate of 0: no weight decay moves them, and the optimizer gathers what it knows of
+    their gradients, which count in the clipped norm as well.
+
+    Args:
+        parts: Parts that train from the first step.
+        steps: Optimiser steps until the others join.
+    """
+
+    parts: list[str] = Field(min_length=1)
+    steps: Annotated[int, Field(ge=1)]
+
+
 class TrainConfig(Section):
-    """Which parts of the model train, and by which losses beside that of the language. All other parts are frozen."""
+    """Which parts of the model train, and by which losses beside that of the language. All other parts are frozen.
+
+    Args:
+        parts: Parts that train whole.
+        lora: Parts that train by low-rank deltas.
+        layers: Decoder layers (0-based) whose parts train, as numbers and ranges such as `8-15`. None: all.
+        learning_rates: Part -> its own learning rate; those without have `trainer.learning_rate`. Of two named parts
+            the smaller one decides, such as `connectors.image` within `connectors`.
+        warm_up: Parts that move alone at first.
+        losses: Losses and their coefficients.
+    """
 
     parts: list[str] = []
     lora: LoraTraining | None = None
+    layers: list[int] | None = None
+    learning_rates: dict[str, Annotated[float, Field(gt=0)]] = {}
+    warm_up: WarmUp | None = None
     losses: LossConfig = LossConfig()
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _read_ranges(cls, values: Any) -> Any:
+        return (
+            sorted({layer for value in values for layer in _read_range(value)}) if isinstance(values, list) else values
+        )
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -74,4 +109,14 @@ class TrainConfig(Section):
         return self
 
 
-__all__ = ["Annealed", "LoraTraining", "LossConfig", "TrainConfig"]
+def _read_range(value: Any) -> list[Any]:
+    """The numbers of a range such as `8-15`, or the one value."""
+    if not isinstance(value, str):
+        return [value]
+    first, dash, last = value.partition("-")
+    if not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
+        raise PydanticCustomError("refused", f"layers: {value!r} is no layer or range of layers such as 8-15.")
+    return list(range(int(first), int(last or first) + 1))
+
+
+__all__ = ["Annealed", "LoraTraining", "LossConfig", "TrainConfig", "WarmUp"]

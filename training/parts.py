@@ -50,23 +50,16 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
     Raises:
         ConfigError: If the model has no part of a name, or a part has nothing that LoRA can be put on.
     """
-    names = model.parts()
+    everything = model.parts()
     for part in [*config.parts, *(config.lora.parts if config.lora else [])]:
-        if part not in names:
+        if part not in everything:
             raise ConfigError(
-                f"This model has no part {part!r}.{did_you_mean(part, names)} Parts: {', '.join(names)}."
+                f"This model has no part {part!r}.{did_you_mean(part, everything)} Parts: {', '.join(everything)}."
             )
+    names = within_layers(everything, config.layers, len(model.model.language_model.layers))
     parameters = dict(model.named_parameters())
-    for part in config.parts:
-        if not any(parameters[name].requires_grad for name in names[part]):
-            raise ConfigError(f"train.parts: {part} is frozen by design; nothing of it would train.")
-    whole = {name for part in config.parts for name in names[part]}
-    for part in config.lora.parts if config.lora else []:
-        if both := sorted(whole.intersection(names[part])):
-            raise ConfigError(
-                f"train.lora.parts: {part} would train whole and by lora ({both[0]}). Name it in one of them."
-            )
-    trainable = Trainable({part: [parameters[name] for name in members] for part, members in names.items()})
+    _check_parts(config, names, parameters)
+    trainable = Trainable({part: [parameters[name] for name in members] for part, members in everything.items()})
     fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}  # Whisper's sinusoids
     model.requires_grad_(False)
     if config.lora is not None:
@@ -75,6 +68,40 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
         for name in set(names[part]) - fixed:
             parameters[name].requires_grad_(True)
     return trainable
+
+
+def _check_parts(config: TrainConfig, names: dict[str, list[str]], parameters: dict[str, nn.Parameter]) -> None:
+    """Refuse parts of which nothing would train, and those that would train twice."""
+    for part in config.parts:
+        if not names[part]:
+            raise ConfigError(f"train.layers: {part} has nothing in layers {config.layers}. Leave one of them out.")
+        if not any(parameters[name].requires_grad for name in names[part]):
+            raise ConfigError(f"train.parts: {part} is frozen by design; nothing of it would train.")
+    whole = {name for part in config.parts for name in names[part]}
+    for part in config.lora.parts if config.lora else []:
+        if both := sorted(whole.intersection(names[part])):
+            raise ConfigError(
+                f"train.lora.parts: {part} would train whole and by lora ({both[0]}). Name it in one of them."
+            )
+
+
+def within_layers(names: dict[str, list[str]], layers: list[int] | None, depth: int) -> dict[str, list[str]]:
+    """Of the parameters of each part, those in some decoder layers, and those that are in none.
+
+    Raises:
+        ConfigError: If there is no such layer.
+    """
+    if layers is None:
+        return names
+    if strangers := [layer for layer in layers if not 0 <= layer < depth]:
+        raise ConfigError(f"train.layers: there is no layer {strangers[0]}; the decoder has {depth}, from 0 on.")
+    inside = tuple(f"model.language_model.layers.{layer}." for layer in layers)
+    return {
+        part: [
+            name for name in members if name.startswith(inside) or not name.startswith("model.language_model.layers.")
+        ]
+        for part, members in names.items()
+    }
 
 
 def _add_lora(model: nn.Module, config: LoraTraining, names: dict[str, list[str]], trainable: Trainable) -> None:

@@ -23,6 +23,7 @@ from .data.dataset import read_mixture
 from .finish import save_stage
 from .losses import set_coefficients
 from .model_card import describe_stage, read_history
+from .optimizer import ParameterGroups
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
 from .parts import choose_trainable, trainable_table
 from .progress import METRICS_FILE, MetricsFile, StageProgress
@@ -74,7 +75,8 @@ def run_stage(
     plan = plan_batches(config.data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
     collator = Collator(processor, max_length=config.data.max_length, packing=config.data.packing)
     progress = StageProgress(console, title=title or name)
-    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan)
+    groups = ParameterGroups.of(trainable, config.train)
+    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, groups=groups)
     measure_rows(plan, trainer, console)
     history = read_history(config)
     if trainer.is_world_process_zero():
@@ -146,6 +148,7 @@ def make_trainer(
     progress: StageProgress,
     *,
     plan: BatchPlan | None = None,
+    groups: ParameterGroups | None = None,
 ) -> StageTrainer:
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
@@ -156,6 +159,7 @@ def make_trainer(
         "train_dataset": dataset,
         "data_collator": collator,
         "losses": config.train.losses,
+        "groups": groups,
         "plan": plan or plan_batches(config.data, dataset, collator.processor, sized=True),
         "callbacks": [WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
     }

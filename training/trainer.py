@@ -20,6 +20,7 @@ from unimoe.settings import ConfigError
 from .config_train import LossConfig
 from .data import BatchPlan, MixtureBatches, MixtureDataset
 from .losses import set_coefficients
+from .optimizer import ParameterGroups, group_rates
 from .parallel import order_reduction
 from .parts import keep_frozen_steady
 
@@ -39,9 +40,15 @@ class StageTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, *args: Any, losses: LossConfig | None = None, plan: BatchPlan | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        losses: LossConfig | None = None,
+        plan: BatchPlan | None = None,
+        groups: ParameterGroups | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.groups = groups
         self.losses = losses or LossConfig()
         self.plan = plan
         self.add_callback(BalanceRouters(self))
@@ -50,10 +57,27 @@ class StageTrainer(Trainer):
         self._batches: Any = None
         self._batch_tokens: Tensor | None = None
         self._rows: Tensor | int | None = None
+        self._rates: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._routing: Tensor | None = None
         self._step_routing: Tensor | None = None
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As in Trainer, with the groups that the stage's learning rates and warm-up ask for."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.groups is not None:
+            self.groups.split(optimizer)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As in Trainer, with parts that rest while others warm up."""
+        is_new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new and self.groups is not None:
+            self.groups.schedule(scheduler)
+        return scheduler
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write a checkpoint's weights under the names that they have in memory, under which Trainer loads them.
@@ -141,6 +165,7 @@ class StageTrainer(Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As in Trainer, with the step's coefficients; under DeepSpeed, gradients are reduced in one order for all."""
         set_coefficients(self._text_config, self.losses, step=self.state.global_step)
+        self._rates = group_rates(self.optimizer)
         if self.is_deepspeed_enabled:
             order_reduction(self)
         return super().training_step(*args, **kwargs)
@@ -214,6 +239,7 @@ class StageTrainer(Trainer):
         if self._routing is not None:
             logs |= expert_load(self.accelerator.reduce(self._routing, "sum"))
         logs["rows"] = self.rows_shown
+        logs |= self._rates
         self._sums, self._counts, self._routing = {}, defaultdict(int), None
         super().log(logs, start_time)
 
