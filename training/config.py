@@ -52,7 +52,7 @@ class AssembleConfig(Section):
     model_config = ConfigDict(extra="allow")
 
     base: str
-    experts: dict[str, str]
+    experts: dict[str, str | list[str]]
     num_experts_per_tok: int = 2
 
     @model_validator(mode="after")
@@ -64,6 +64,11 @@ class AssembleConfig(Section):
             if key not in known:
                 raise unknown_key(key, known)
         return self
+
+    @property
+    def expert_folders(self) -> dict[str, list[str]]:
+        """Modality -> folders (or Hub ids) of its specialists."""
+        return {key: given if isinstance(given, list) else [given] for key, given in self.experts.items()}
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for `assemble`, without the models themselves."""

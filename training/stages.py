@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
+from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
 from unimoe.settings import ConfigError
 
 from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
@@ -25,7 +25,7 @@ from .losses import set_coefficients
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
-from .parts import choose_trainable, trainable_table
+from .parts import Trainable, choose_trainable, trainable_table
 from .progress import METRICS_FILE, MetricsFile, StageProgress
 from .specialists import SpecialistTrainer
 from .start import load_start
@@ -66,17 +66,9 @@ def run_stage(
     set_losses(model, config)
     trainable = choose_trainable(model, config.train)
     check_packing(model.config.text_config, config.data)
-    dataset = MixtureDataset(
-        read_mixture(config.data),
-        seed=config.seed,
-        cache_media=config.data.cache_media,
-        shuffle_buffer=config.data.shuffle_buffer,
-    )
-    plan = plan_batches(config.data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
-    collator = Collator(processor, max_length=config.data.max_length, packing=config.data.packing)
+    dataset, plan, collator = read_data(config, processor)
     progress = StageProgress(console, title=title or name)
-    groups = ParameterGroups.of(trainable, config.train)
-    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, groups=groups)
+    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, trainable=trainable)
     measure_rows(plan, trainer, console)
     history = read_history(config)
     if trainer.is_world_process_zero():
@@ -103,6 +95,20 @@ def run_stage(
         | plan.report.as_history()
     )
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+
+
+def read_data(config: StageConfig, processor: UniMoEProcessor) -> tuple[MixtureDataset, BatchPlan, Collator]:
+    """Read the mixture of a stage, and plan how its rows become batches.
+
+    Raises:
+        DataError: If a row of the data does not fit.
+    """
+    data = config.data
+    dataset = MixtureDataset(
+        read_mixture(data), seed=config.seed, cache_media=data.cache_media, shuffle_buffer=data.shuffle_buffer
+    )
+    plan = plan_batches(data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
+    return dataset, plan, Collator(processor, max_length=data.max_length, packing=data.packing)
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
@@ -148,7 +154,7 @@ def make_trainer(
     progress: StageProgress,
     *,
     plan: BatchPlan | None = None,
-    groups: ParameterGroups | None = None,
+    trainable: Trainable | None = None,
 ) -> StageTrainer:
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
@@ -159,7 +165,7 @@ def make_trainer(
         "train_dataset": dataset,
         "data_collator": collator,
         "losses": config.train.losses,
-        "groups": groups,
+        "groups": ParameterGroups.of(trainable, config.train) if trainable else None,
         "plan": plan or plan_batches(config.data, dataset, collator.processor, sized=True),
         "callbacks": [WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
     }

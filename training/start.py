@@ -31,7 +31,7 @@ def _make_start(config: StageConfig) -> Start:
     if start.build is not None:
         return *build_model(**start.build.model_dump(), seed=config.seed), None
     if start.assemble is not None:
-        experts = {key: load_weights(path) for key, path in start.assemble.experts.items()}
+        experts = {key: [load_weights(path) for path in paths] for key, paths in start.assemble.expert_folders.items()}
         model, certificate = assemble(load_weights(start.assemble.base), experts, **start.assemble.arguments())
         return model, load_processor(start.assemble.base, model.config), certificate
     path = start.specialists.base if start.specialists else start.path or ""
