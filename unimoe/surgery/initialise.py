@@ -77,7 +77,15 @@ def _fill_lora(experts: LoRAExperts, sources: Sequence[GatedMLP], base: GatedMLP
 
 
 def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best factors of a rank: (out, in) as (out, r) @ (r, in), each with the root of the singular values."""
+    """Find the best factors of a rank, each with the root of the singular values.
+
+    Args:
+        matrix: (out, in).
+        rank: r.
+
+    Returns:
+        (out, r) and (r, in), whose product is nearest to the matrix.
+    """
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     rank_there = min(rank, len(values))
     root = values[:rank_there].sqrt()
@@ -89,6 +97,10 @@ def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def fill_shared_expert(block: SparseMoeBlock, base: GatedMLP) -> None:
     """Let the shared experts of a block, if it has any, begin as the first channels of a feed-forward (DCMoE's way).
+
+    Args:
+        block: Changed in place.
+        base: A feed-forward at least as wide as all shared experts.
 
     Raises:
         ValueError: If they are wider than it.
@@ -109,7 +121,13 @@ def fill_shared_expert(block: SparseMoeBlock, base: GatedMLP) -> None:
 
 @torch.no_grad()
 def draw_router(block: SparseMoeBlock, std: float, generator: torch.Generator) -> None:
-    """Draw what a router begins with: weights from N(0, std), a hash table evenly."""
+    """Draw what a router begins with: weights from N(0, std), a hash table evenly.
+
+    Args:
+        block: Changed in place.
+        std: Standard deviation of the weights.
+        generator: Source of chance.
+    """
     for name, weight in block.router.named_parameters():
         if name in ("weight", "group_weight"):
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
