@@ -1,5 +1,6 @@
 """Batches of every process follow from the seed: even, complete, and the same after a stop."""
 
+import io
 import json
 import logging
 from collections import Counter
@@ -8,6 +9,7 @@ from itertools import chain, islice
 import pytest
 import torch
 from accelerate.data_loader import SkipBatchSampler
+from rich.console import Console
 from torch.utils.data import DataLoader
 
 from training.config import StageConfig
@@ -16,6 +18,7 @@ from training.data import Collator, DataError, MixtureBatches, MixtureDataset, M
 from training.data.dataset import read_mixture
 from training.data.measure import longest_sound
 from training.data.sources import RowStream
+from training.stages import run_stage
 from unimoe import UniMoEProcessor
 
 FLOWS = {
@@ -296,3 +299,28 @@ def test_a_row_that_cannot_be_measured_is_named(make, tmp_path, processor):
         len(MixtureBatches(dataset, plan_batches(config, dataset, processor, sized=True), batch_size=1))
     with pytest.raises(DataError, match=r"rows\.jsonl:1 \(x\)"):
         plan_batches(config, dataset, processor, sized=True).lengths.measure_all()
+
+
+def test_a_stage_says_and_writes_down_which_rows_it_dropped_and_cut(make_stage, workspace, tmp_path):
+    rows = [text_row(f"r{row}", 2, 1 + row % 4 * 6) for row in range(12)]
+    rows.append({"id": "hopeless", "messages": text_row("", 1, 90)["messages"]})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    stage = make_stage(
+        data={"mixture": [str(tmp_path / "rows.jsonl")], "max_length": 40, "too_long": "cut"},
+        trainer={"max_steps": -1, "num_train_epochs": 2},
+    )
+    console = Console(file=io.StringIO(), width=300)
+    folder = run_stage(stage, console=console)
+    entry = json.loads((folder / "history.json").read_text())[-1]
+    count = UniMoEProcessor.from_pretrained(workspace / "start").count_tokens
+    long = {row["id"]: tokens for row in rows if (tokens := count(row["messages"])) > 40}
+    named = {
+        what: {name.partition("(")[2][:-1]: tokens for name, tokens in entry[what]["tokens"].items()}
+        for what in ("dropped", "cut")
+    }
+    assert named["dropped"] | named["cut"] == long
+    assert set(named["dropped"]) == {row["id"] for row in rows if count(row["messages"][:2]) > 40} >= {"hopeless"}
+    assert entry["samples"] == 2 * (13 - entry["dropped"]["rows"])
+    said = console.file.getvalue()
+    assert f"{entry['dropped']['rows']} row(s) longer than data.max_length 40 were dropped: " in said
+    assert f"{entry['cut']['rows']} row(s) longer than data.max_length 40 were cut: " in said and "hopeless" in said
