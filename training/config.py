@@ -195,6 +195,17 @@ class StageConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_validation(self) -> Self:
+        strategy = self.trainer.get("eval_strategy")
+        if strategy not in (None, "no") and not self.data.validation:
+            raise PydanticCustomError("refused", "trainer.eval_strategy: nothing is held back. Set data.validation.")
+        if strategy == "no" and self.data.validation:
+            raise PydanticCustomError(
+                "refused", "trainer.eval_strategy is no: data.validation would not be used. Leave out one of them."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_trainer(self) -> Self:
         from transformers import TrainingArguments
 

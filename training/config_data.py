@@ -102,6 +102,8 @@ class DataConfig(Section):
         augment: Augmentation of all files that have none of their own.
         num_workers: Processes that decode and process media beside the training process.
         cache_media: Keep decoded media in memory; for small sets.
+        validation: Data files of held-back rows, whose loss is measured while training: as they are, without
+            augmentation, each row once. See `trainer.eval_strategy` and `trainer.eval_steps`.
     """
 
     mixture: list[SourceConfig] = Field(min_length=1)
@@ -114,6 +116,29 @@ class DataConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     num_workers: int = Field(default=0, ge=0)
     cache_media: bool = False
+    validation: list[SourceConfig] = []
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> Self:
+        for source in self.validation:
+            where = f"validation: {source.path}"
+            if source.stream or source.weight != 1 or source.augment is not None:
+                raise PydanticCustomError(
+                    "refused",
+                    f"{where}: every held-back row is looked at once, as it is. Leave out stream, weight and augment.",
+                )
+            rows = source.model_dump(exclude={"weight", "augment", "stream"})
+            if any(rows == other.model_dump(exclude={"weight", "augment", "stream"}) for other in self.mixture):
+                raise PydanticCustomError(
+                    "refused", f"{where} is in the mixture too. Its rows would not be held back."
+                )
+        return self
+
+    @property
+    def held_back(self) -> "DataConfig":
+        """The held-back rows as a mixture: one row after the other, unchanged."""
+        plain = {"augment": AugmentConfig(), "packing": False, "group_by_length": False, "validation": []}
+        return self.model_copy(update={"mixture": self.validation, **plain})
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:

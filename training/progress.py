@@ -89,9 +89,9 @@ class StageProgress(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Show the losses, and which expert each modality uses most."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
+        if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
-        text = summarize(logs)
+        text = summarize(logs) if "loss" in logs else summarize_held_back(logs)
         if self.bar is not None:
             self.losses.plain = text
         else:
@@ -122,3 +122,9 @@ def summarize(logs: dict[str, float]) -> str:
             loads.setdefault(key.removeprefix("load_").partition("/")[0], []).append(f"{100 * value:.0f}")
     parts += [f"{modality} {'/'.join(shares)}" for modality, shares in loads.items()]
     return "  ".join(parts)
+
+
+def summarize_held_back(logs: dict[str, float]) -> str:
+    """Put the losses on held-back rows into one line: of all, then of each file."""
+    files = [f"{key.partition('/')[2]} {value:.3f}" for key, value in logs.items() if key.startswith("eval_loss/")]
+    return "  ".join([f"held-back loss {logs['eval_loss']:.3f}", *files])

@@ -211,6 +211,11 @@ class SpecialistTrainer(StageTrainer):
             own_schedules(scheduler, self.turns, self.steps, self.args)
         return scheduler
 
+    def choose_specialist(self, key: str | None) -> None:
+        """Let the specialist of a held-back batch compute."""
+        assert key is not None
+        choose_specialist(self.accelerator.unwrap_model(self.model), key)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As in Trainer, for the specialist whose turn it is; the others rest."""
         model, key = self.accelerator.unwrap_model(self.model), self.turns[self.state.global_step]

@@ -30,6 +30,7 @@ from .progress import METRICS_FILE, MetricsFile, StageProgress
 from .specialists import SpecialistTrainer
 from .start import load_start
 from .trainer import StageTrainer
+from .validation import HeldBack, validation_arguments
 
 # A batch without pictures leaves a trained image encoder without a gradient, so unused parameters are expected.
 DEFAULT_ARGUMENTS = {"logging_steps": 10, "save_steps": 500, "save_total_limit": 1, "ddp_find_unused_parameters": True}
@@ -159,14 +160,16 @@ def make_trainer(
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
         stand_alone()
+    args = training_arguments(config)
     arguments: dict[str, Any] = {
         "model": model,
-        "args": training_arguments(config),
+        "args": args,
         "train_dataset": dataset,
         "data_collator": collator,
         "losses": config.train.losses,
         "groups": ParameterGroups.of(trainable, config.train) if trainable else None,
         "plan": plan or plan_batches(config.data, dataset, collator.processor, sized=True),
+        "held_back": hold_back(config, collator.processor, args),
         "callbacks": [WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
     }
     specialists = config.start.specialists
@@ -178,6 +181,25 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     check_engaged(trainer, config)
     return trainer
+
+
+def hold_back(config: StageConfig, processor: UniMoEProcessor, args: TrainingArguments) -> HeldBack | None:
+    """Read the held-back rows of a stage, if it has any.
+
+    Raises:
+        DataError: If a row does not fit.
+    """
+    if not config.data.validation:
+        return None
+    return HeldBack(
+        config.data,
+        processor,
+        seed=config.seed,
+        batch_size=args.per_device_eval_batch_size,
+        process=args.process_index,
+        processes=args.world_size,
+        specialists=list(config.start.specialists.modalities) if config.start.specialists else None,
+    )
 
 
 def set_losses(model: UniMoEForConditionalGeneration, config: StageConfig) -> None:
@@ -204,6 +226,7 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         "dataloader_persistent_workers": config.data.num_workers > 0,
         "dataloader_pin_memory": torch.cuda.is_available(),
         **DEFAULT_ARGUMENTS,
+        **validation_arguments(config.data, config.trainer),
         **config.trainer,
         **deepspeed_arguments(config),
         "output_dir": config.output,

@@ -23,6 +23,7 @@ from .losses import set_coefficients
 from .optimizer import ParameterGroups, group_rates
 from .parallel import order_reduction
 from .parts import keep_frozen_steady
+from .validation import HeldBack, ValidateAtEnd
 
 
 class NonFiniteLoss(RuntimeError):
@@ -45,13 +46,18 @@ class StageTrainer(Trainer):
         losses: LossConfig | None = None,
         plan: BatchPlan | None = None,
         groups: ParameterGroups | None = None,
+        held_back: HeldBack | None = None,
         **kwargs: Any,
     ) -> None:
+        kwargs["eval_dataset"] = held_back and held_back.dataset
         super().__init__(*args, **kwargs)
         self.groups = groups
         self.losses = losses or LossConfig()
         self.plan = plan
+        self.held_back = held_back
         self.add_callback(BalanceRouters(self))
+        if held_back is not None:
+            self.add_callback(ValidateAtEnd())
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
         vars(self.accelerator.unwrap_model(self.model).config).pop("use_cache", None)
         self._batches: Any = None
@@ -232,8 +238,39 @@ class StageTrainer(Trainer):
             balance_routers(self.accelerator.unwrap_model(self.model), load)
         self._step_routing = None
 
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """As in Trainer; the rows that are looked at before the first step are not again where a training goes on."""
+        is_resumed = skip_scheduler and self.state.global_step > 0
+        return {} if is_resumed else super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure and log the loss on the held-back rows, over all processes.
+
+        Raises:
+            NonFiniteLoss: If it is NaN or infinite.
+        """
+        if self.held_back is None:
+            return super().evaluate(*args, **kwargs)
+        # Not DDP, which would wait for processes that have fewer rows. DeepSpeed's engine knows the dtype.
+        model: Any = self.deepspeed if self.is_deepspeed_enabled else self.model
+        model.eval()
+        try:
+            sums = self.held_back.sums(model, self._prepare_inputs, self.choose_specialist)
+        except ArithmeticError as error:
+            raise NonFiniteLoss(f"Step {self.state.global_step}: {error} Look at these rows.") from None
+        metrics = self.held_back.describe(self.accelerator.reduce(sums.to(self.args.device), "sum"))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def choose_specialist(self, key: str | None) -> None:
+        """Called before a held-back batch of one of several specialists; there is one here."""
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the loss split and the experts' shares of each modality since the last log, over all ranks."""
+        if "loss" not in logs:  # of held-back rows, or the last one
+            super().log(logs, start_time)
+            return
         for name, total in self._sums.items():
             logs[f"loss_{name}"] = float(self.accelerator.reduce(total, "mean")) / self._counts[name]
         if self._routing is not None:
