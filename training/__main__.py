@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from unimoe.settings import ConfigError
 
+from .merge import merge
 from .recipe import load_recipe, select_stages
 
 
@@ -69,6 +70,8 @@ def fail(error: Exception) -> None:
     Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(2)
 
+
+app.command()(merge)
 
 if __name__ == "__main__":
     app()

@@ -180,6 +180,10 @@ class StageConfig(Section):
                     f"train: {part} is shared by all specialists of one run, so that one would learn from the rows of "
                     f"another. Train {', '.join(OWN_PARTS)} here, and {part} in the stage that assembles them.",
                 )
+        if self.train.lora is not None and (not self.train.lora.merge or self.train.lora.adapter):
+            raise PydanticCustomError(
+                "refused", "train.lora: specialists are written as whole models. Leave merge and adapter out."
+            )
         if self.train.warm_up is not None:
             raise PydanticCustomError("refused", "train.warm_up: specialists have nothing to wait for. Leave it out.")
         if self.parallel.zero is not None:

@@ -11,17 +11,38 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class LoraTraining(Section):
-    """Train low-rank deltas of some parts (Hu et al. 2021, arXiv 2106.09685); they are merged when the stage ends.
+    """Train low-rank deltas of some parts (Hu et al. 2021, arXiv 2106.09685).
 
     Args:
         parts: Parts whose linear layers and stacked experts get a delta; each expert gets its own.
         r: Rank.
         alpha: The delta is scaled by alpha / r.
+        use_rslora: Scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv 2312.03732).
+        dropout: Share dropped of what goes into a delta. 0 where experts have one: stacked weights take none.
+        merge: Add the deltas to the weights when the stage ends. Otherwise the output is the model without them, and
+            `adapter/` in peft's format beside it; a stage that starts from there puts both together.
+        save_adapter: Write `adapter/` beside a merged model too.
+        adapter: Folder of an adapter to go on with, whose model is the start; made with the same parts and sizes.
     """
 
     parts: list[str] = Field(min_length=1)
     r: int = Field(default=8, ge=1)
     alpha: int = Field(default=16, ge=1)
+    use_rslora: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    merge: bool = True
+    save_adapter: bool = False
+    adapter: str | None = None
+
+    @model_validator(mode="after")
+    def _check_dropout(self) -> Self:
+        if self.dropout and "experts" in self.parts:
+            raise PydanticCustomError(
+                "refused",
+                f"dropout is {self.dropout}, but peft cannot put dropout between stacked experts and their deltas. "
+                "Set it to 0, or train the experts by LoRA in another stage.",
+            )
+        return self
 
 
 class Annealed(Section):

@@ -9,11 +9,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.encoders import Encoder
-from unimoe.moe import Experts
 from unimoe.settings import ConfigError
 from unimoe.suggest import did_you_mean
 
-from .config_train import LoraTraining, TrainConfig
+from .config_train import TrainConfig
+from .lora import add_lora
 
 
 @dataclass
@@ -23,18 +23,24 @@ class Trainable:
     Args:
         parts: Parameters of each part of the model, before low-rank deltas were added.
         deltas: Low-rank parameters by the part that they belong to.
-        tuner: peft's tuner, which can merge the deltas; None without LoRA.
+        adapter: peft's model around this one, which can save and merge the deltas; None without LoRA.
     """
 
     parts: dict[str, list[nn.Parameter]]
     deltas: dict[str, list[nn.Parameter]] = field(default_factory=dict)
-    tuner: Any = None
+    adapter: Any = None
 
     def merge(self) -> None:
         """Add the low-rank deltas to the weights that they belong to, and take them out of the model."""
-        if self.tuner is not None:
-            self.tuner.merge_and_unload(safe_merge=True)
-            self.tuner, self.deltas = None, {}
+        if self.adapter is not None:
+            self.adapter.merge_and_unload(safe_merge=True)
+            self.adapter, self.deltas = None, {}
+
+    def unload(self) -> None:
+        """Take the low-rank deltas out of the model without adding them to it."""
+        if self.adapter is not None:
+            self.adapter.unload()
+            self.adapter, self.deltas = None, {}
 
 
 def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig) -> Trainable:
@@ -63,7 +69,7 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
     fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}  # Whisper's sinusoids
     model.requires_grad_(False)
     if config.lora is not None:
-        _add_lora(model, config.lora, names, trainable)
+        trainable.adapter, trainable.deltas = add_lora(model, config.lora, names)
     for part in config.parts:
         for name in set(names[part]) - fixed:
             parameters[name].requires_grad_(True)
@@ -102,50 +108,6 @@ def within_layers(names: dict[str, list[str]], layers: list[int] | None, depth: 
         ]
         for part, members in names.items()
     }
-
-
-def _add_lora(model: nn.Module, config: LoraTraining, names: dict[str, list[str]], trainable: Trainable) -> None:
-    """Wrap the linear layers and stacked experts of parts in peft's LoRA layers, in place."""
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
-
-    modules: list[str] = []
-    parameters: list[str] = []
-    for part in config.parts:
-        part_modules, part_parameters = lora_targets(model, names[part])
-        if not part_modules and not part_parameters:
-            raise ConfigError(
-                f"train.lora.parts: {part} has neither linear layers nor stacked experts; name it in train.parts."
-            )
-        modules += part_modules
-        parameters += part_parameters
-    settings = LoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=0.0,  # dropout cannot be put between stacked experts and their delta
-        target_modules=modules or None,
-        target_parameters=parameters or None,
-    )
-    # `inject_adapter_in_model` makes this tuner too, but throws it away, and with it the means to merge.
-    trainable.tuner = LoraModel(model, settings, "default")
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            owner = next(part for part in config.parts if _belongs(name, names[part]))
-            trainable.deltas.setdefault(owner, []).append(parameter)
-
-
-def lora_targets(model: nn.Module, names: list[str]) -> tuple[list[str], list[str]]:
-    """Find what LoRA can be put on among parameters: names of linear modules, and names of stacked 3-D parameters."""
-    modules = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
-    linear = [name for name in modules if type(model.get_submodule(name)) is nn.Linear]
-    stacked = [name for name in names if isinstance(model.get_submodule(name.rpartition(".")[0]), Experts)]
-    return linear, stacked
-
-
-def _belongs(delta: str, names: list[str]) -> bool:
-    """Whether a low-rank parameter sits on a module of these; peft adds `.base_layer` and `.lora_` to names."""
-    module = delta.partition(".lora_")[0].replace(".base_layer", "")
-    return any(name.startswith(f"{module}.") for name in names)
 
 
 def keep_frozen_steady(model: nn.Module) -> None:
