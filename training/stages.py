@@ -17,7 +17,15 @@ from unimoe.loading import load_model, load_processor
 from unimoe.settings import ConfigError
 from unimoe.surgery import Certificate, assemble
 
-from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss, remove_checkpoints
+from .checkpoint import (
+    KeepLengths,
+    WatchCheckpoints,
+    begin,
+    find_checkpoint,
+    is_complete,
+    mean_loss,
+    remove_checkpoints,
+)
 from .config import StageConfig
 from .config_data import DataConfig
 from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batches
@@ -74,6 +82,8 @@ def run_stage(
     plan = plan_batches(config.data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
     collator = Collator(processor, max_length=config.data.max_length, packing=config.data.packing)
     progress = StageProgress(console, title=title or name)
+    if checkpoint and plan.lengths:
+        plan.lengths.load(checkpoint)
     trainer = make_trainer(config, model, dataset, collator, progress, plan=plan)
     measure_rows(plan, trainer, console)
     history = read_history(config)
@@ -150,14 +160,16 @@ def make_trainer(
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
         stand_alone()
+    plan = plan or plan_batches(config.data, dataset, collator.processor, sized=True)
+    keepers = [KeepLengths(plan.lengths)] if plan.lengths else []
     trainer = StageTrainer(
         model=model,
         args=training_arguments(config),
         train_dataset=dataset,
         data_collator=collator,
         losses=config.train.losses,
-        plan=plan or plan_batches(config.data, dataset, collator.processor, sized=True),
-        callbacks=[WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
+        plan=plan,
+        callbacks=[*keepers, WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
     )
     trainer.remove_callback(PrinterCallback)
     check_engaged(trainer, config)
