@@ -73,19 +73,10 @@ def run_stage(
     set_losses(model, config)
     trainable = choose_trainable(model, config.train)
     check_packing(model.config.text_config, config.data)
-    dataset = MixtureDataset(
-        read_mixture(config.data),
-        seed=config.seed,
-        cache_media=config.data.cache_media,
-        shuffle_buffer=config.data.shuffle_buffer,
-    )
-    plan = plan_batches(config.data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
-    collator = Collator(processor, max_length=config.data.max_length, packing=config.data.packing)
+    dataset, plan, collator = read_data(config, processor)
     progress = StageProgress(console, title=title or name)
-    if checkpoint and plan.lengths:
-        plan.lengths.load(checkpoint)
     trainer = make_trainer(config, model, dataset, collator, progress, plan=plan)
-    measure_rows(plan, trainer, console)
+    measure_rows(plan, trainer, console, checkpoint=checkpoint)
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
@@ -131,13 +122,31 @@ def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
             )
 
 
-def measure_rows(plan: BatchPlan, trainer: StageTrainer, console: Console) -> None:
-    """Measure all rows before the first step, where the number of steps depends on it.
+def read_data(config: StageConfig, processor: UniMoEProcessor) -> tuple[MixtureDataset, BatchPlan, Collator]:
+    """Open the data of a stage, and plan how its rows become batches.
+
+    Raises:
+        DataError: If a row does not fit.
+    """
+    data = config.data
+    dataset = MixtureDataset(
+        read_mixture(data), seed=config.seed, cache_media=data.cache_media, shuffle_buffer=data.shuffle_buffer
+    )
+    plan = plan_batches(data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
+    return dataset, plan, Collator(processor, max_length=data.max_length, packing=data.packing)
+
+
+def measure_rows(plan: BatchPlan, trainer: StageTrainer, console: Console, *, checkpoint: Path | None = None) -> None:
+    """Measure all rows before the first step, if the number of steps depends on it; a checkpoint may know lengths.
 
     Raises:
         DataError: If a row cannot be measured.
     """
-    if plan.lengths is None or not plan.sized:
+    if plan.lengths is None:
+        return
+    if checkpoint is not None:
+        plan.lengths.load(checkpoint)
+    if not plan.sized:
         return
     args = trainer.args
     with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
