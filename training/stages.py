@@ -14,7 +14,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
 from unimoe.settings import ConfigError
 
-from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
+from .checkpoint import KeepLengths, WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
 from .config import StageConfig
 from .config_data import DataConfig
 from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batches
@@ -70,7 +70,7 @@ def run_stage(
     dataset, plan, collator = read_data(config, processor)
     progress = StageProgress(console, title=title or name)
     trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, trainable=trainable)
-    measure_rows(plan, trainer, console)
+    measure_rows(plan, trainer, console, checkpoint=checkpoint)
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
@@ -130,13 +130,31 @@ def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
             )
 
 
-def measure_rows(plan: BatchPlan, trainer: StageTrainer, console: Console) -> None:
-    """Measure all rows before the first step, where the number of steps depends on it.
+def read_data(config: StageConfig, processor: UniMoEProcessor) -> tuple[MixtureDataset, BatchPlan, Collator]:
+    """Open the data of a stage, and plan how its rows become batches.
+
+    Raises:
+        DataError: If a row does not fit.
+    """
+    data = config.data
+    dataset = MixtureDataset(
+        read_mixture(data), seed=config.seed, cache_media=data.cache_media, shuffle_buffer=data.shuffle_buffer
+    )
+    plan = plan_batches(data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
+    return dataset, plan, Collator(processor, max_length=data.max_length, packing=data.packing)
+
+
+def measure_rows(plan: BatchPlan, trainer: StageTrainer, console: Console, *, checkpoint: Path | None = None) -> None:
+    """Measure all rows before the first step, if the number of steps depends on it; a checkpoint may know lengths.
 
     Raises:
         DataError: If a row cannot be measured.
     """
-    if plan.lengths is None or not plan.sized:
+    if plan.lengths is None:
+        return
+    if checkpoint is not None:
+        plan.lengths.load(checkpoint)
+    if not plan.sized:
         return
     args = trainer.args
     with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
@@ -160,7 +178,9 @@ def make_trainer(
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
         stand_alone()
-    args = training_arguments(config)
+    args, specialists = training_arguments(config), config.start.specialists
+    plan = plan or plan_batches(config.data, dataset, collator.processor, sized=True)
+    keepers = [KeepLengths(plan.lengths)] if plan.lengths and not specialists else []
     arguments: dict[str, Any] = {
         "model": model,
         "args": args,
@@ -168,11 +188,10 @@ def make_trainer(
         "data_collator": collator,
         "losses": config.train.losses,
         "groups": ParameterGroups.of(trainable, config.train) if trainable else None,
-        "plan": plan or plan_batches(config.data, dataset, collator.processor, sized=True),
+        "plan": plan,
         "held_back": hold_back(config, collator.processor, args),
-        "callbacks": [WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
+        "callbacks": [*keepers, WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
     }
-    specialists = config.start.specialists
     trainer = (
         StageTrainer(**arguments)
         if specialists is None

@@ -324,3 +324,22 @@ def test_a_stage_says_and_writes_down_which_rows_it_dropped_and_cut(make_stage, 
     said = console.file.getvalue()
     assert f"{entry['dropped']['rows']} row(s) longer than data.max_length 40 were dropped: " in said
     assert f"{entry['cut']['rows']} row(s) longer than data.max_length 40 were cut: " in said and "hopeless" in said
+
+
+@pytest.mark.parametrize("mixture", [STREAM, ({"path": "a"}, {"path": "b", "weight": 0.5})], ids=["stream", "files"])
+def test_lengths_in_a_checkpoint_save_measuring_what_was_seen(make, mixture, tmp_path, monkeypatch):
+    flow = {**FLOWS["cut and packed"], "shuffle_buffer": 8, "packing_buffer": 4}
+    sampler, again, other = (make(flow, mixture=mixture, sized=False) for _ in range(3))
+    expected = list(islice(sampler, 12))
+    assert sampler.plan.report.cut
+    sampler.plan.lengths.save(tmp_path)
+    again.plan.lengths.load(tmp_path)
+    other.plan.lengths.load(tmp_path / "none")
+
+    def count(self, *args):
+        raise AssertionError("a row was measured again")
+
+    monkeypatch.setattr("training.data.measure.RowLengths._count", count)
+    assert list(islice(again, 12)) == expected
+    with pytest.raises(AssertionError, match="measured again"):
+        next(iter(other))

@@ -9,7 +9,7 @@ from launch import ROOT, train, train_and_kill
 from test_resume import assert_equal_runs
 
 NOTED = (str(Path(__file__).parent.relative_to(ROOT) / "training_noted.py"),)
-KILLED_AT = 6
+KILLED_AT, EPOCHS = 7, 4
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def make_flow(make_stage, mixture_start, workspace, tmp_path):
             {"path": str(data / "text_train.jsonl"), "weight": 2, "stream": streams},
         ]
         augment = {"image": {"flip": 0.5, "shift": 0.2}, "speech": {"speed": 0.1, "mask_time": 0.2}}
-        length = {"max_steps": 16} if streams else {"max_steps": -1, "num_train_epochs": 3}
+        length = {"max_steps": 16} if streams else {"max_steps": -1, "num_train_epochs": EPOCHS}
         return make_stage(
             start=mixture_start,
             train={"parts": ["router", "connectors"]},
@@ -39,7 +39,7 @@ def make_flow(make_stage, mixture_start, workspace, tmp_path):
                 "augment": augment,
             },
             trainer={
-                "save_steps": 3,
+                "save_steps": KILLED_AT,
                 "logging_steps": 1,
                 "learning_rate": 0.01,
                 "per_device_train_batch_size": 1,
@@ -83,7 +83,7 @@ def test_a_broken_training_goes_on_with_the_rows_that_would_have_come(make_flow,
     assert expected.keys() == found.keys() and len(expected) == max(processes, 1)
     for name, (whole,) in expected.items():
         before, after = found[name]
-        assert streams or KILLED_AT % (len(whole) / 3), "not between two epochs"
+        assert streams or KILLED_AT % (len(whole) / EPOCHS), "not between two epochs"
         assert min(after) >= KILLED_AT and after.keys() | before.keys() == whole.keys()
         for step, batches in after.items():
             assert batches == whole[step], step
