@@ -2,13 +2,20 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from unimoe import MEDIA
 from unimoe.settings import Section
+from unimoe.suggest import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+SINGLE_MEANINGS = ("id", "messages", "conversations", "system", "user", "assistant")
+COLUMN_MEANINGS = (*SINGLE_MEANINGS, *(modality.key for modality in MEDIA))
+"""What a column of a source can be said to be."""
 
 
 class ImageAugment(Section):
@@ -59,14 +66,20 @@ class AugmentConfig(Section):
 
 
 class SourceConfig(Section):
-    """One data file of a mixture.
+    """One data file, table or data set of a mixture.
 
     Args:
-        path: A .jsonl or .json file in one of the formats of `training.data.schema`.
+        path: A .jsonl or .json file; a .parquet file, a folder of them or a pattern; a folder of `save_to_disk`; or
+            the id of a data set on the Hub.
         weight: Passes over the file in one epoch; a fraction is a random part, drawn anew for each epoch.
         media_root: Folder that media paths are relative to. None: the data file's own.
         augment: Replaces the augmentation of the whole mixture for this file.
         stream: Read the rows in order while training, without looking at them before; see `DataConfig`.
+        format: The only format that rows may have. `auto`: each may have its own.
+        columns: What columns mean that have other names: `{question: user, answer: assistant, picture: image}`.
+            A meaning is `id`, `messages`, `conversations`, a role or a kind of media.
+        split: Of a saved folder or the Hub. None: the only one.
+        subset: Configuration of a data set on the Hub.
     """
 
     path: str
@@ -74,11 +87,29 @@ class SourceConfig(Section):
     media_root: str | None = None
     augment: AugmentConfig | None = None
     stream: bool = False
+    format: Literal["auto", "messages", "columns", "llava", "uni_moe", "pairs"] = "auto"
+    columns: dict[str, str] = {}
+    split: str | None = None
+    subset: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _accept_path(cls, values: Any) -> Any:
         return {"path": values} if isinstance(values, str) else values
+
+    @field_validator("columns")
+    @classmethod
+    def _check_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        meanings = list(columns.values())
+        for name, meaning in columns.items():
+            if meaning not in COLUMN_MEANINGS:
+                hint = did_you_mean(meaning, COLUMN_MEANINGS)
+                raise PydanticCustomError("refused", f"{name}: unknown meaning {meaning!r}.{hint}")
+            if meaning in SINGLE_MEANINGS and meanings.count(meaning) > 1:
+                raise PydanticCustomError("refused", f"{name}: another column is the {meaning} too. Leave one out.")
+        if ("user" in meanings or "system" in meanings) and "assistant" not in meanings:
+            raise PydanticCustomError("refused", "a question without answers. Say which column is the assistant.")
+        return columns
 
 
 class DataConfig(Section):

@@ -98,20 +98,6 @@ def run_stage(
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
 
 
-def read_data(config: StageConfig, processor: UniMoEProcessor) -> tuple[MixtureDataset, BatchPlan, Collator]:
-    """Read the mixture of a stage, and plan how its rows become batches.
-
-    Raises:
-        DataError: If a row of the data does not fit.
-    """
-    data = config.data
-    dataset = MixtureDataset(
-        read_mixture(data), seed=config.seed, cache_media=data.cache_media, shuffle_buffer=data.shuffle_buffer
-    )
-    plan = plan_batches(data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
-    return dataset, plan, Collator(processor, max_length=data.max_length, packing=data.packing)
-
-
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
     """Refuse to pack rows for a model that would not take them apart again.
 

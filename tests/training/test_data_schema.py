@@ -72,7 +72,7 @@ def test_llava_tags_are_filled_in_order_in_both_file_kinds(write_jsonl, picture,
             r"content\[0\]\.type: unknown type 'imgae'. Did you mean 'image'",
         ),
         (question({"type": "image", "pth": "a.png"}), r"content\[0\]\.pth: unknown key. Did you mean 'path'"),
-        (question({"type": "image"}), r"expected one of `path`, `image`"),
+        (question({"type": "image"}), r"expected one of `image`, `path`, `url`, `base64`"),
         (question({"type": "image", "path": 3}), r"expected the path of a file, got 3"),
         (
             question({"type": "image", "path": "no.png"}),

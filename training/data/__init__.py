@@ -1,4 +1,4 @@
-"""From data files to batches: schema and sources (rows) -> order, fitting, packing and batches (places) -> dataset
+"""From data files to batches: formats and sources (rows) -> order, fitting, packing and batches (places) -> dataset
 (decoded media) -> collator (tensors and labels).
 """
 
@@ -6,7 +6,8 @@ from .batches import BatchPlan, MixtureBatches, plan_batches
 from .collator import Collator
 from .dataset import MixtureDataset, MixtureSampler, Sample
 from .measure import RowLengths
-from .schema import DataError, Row, read_rows
+from .rows import DataError, Row
+from .schema import read_rows
 
 __all__ = [
     "BatchPlan",
