@@ -58,12 +58,33 @@ class LossConfig(Section):
     expert_overlap: Coefficient | None = None
 
 
+class HealthConfig(Section):
+    """What is warned of while training, or stops it; 0 turns a check off.
+
+    Args:
+        dead_expert_steps: Steps without a token after which an expert of a layer is called dead.
+        no_gradient_steps: Steps without a gradient after which a part that should train is said not to; if that is so
+            of all parts, the training stops.
+    """
+
+    dead_expert_steps: int = Field(default=100, ge=0)
+    no_gradient_steps: int = Field(default=100, ge=0)
+
+
 class TrainConfig(Section):
-    """Which parts of the model train, and by which losses beside that of the language. All other parts are frozen."""
+    """Which parts of the model train, and by which losses beside that of the language. All other parts are frozen.
+
+    Args:
+        parts: Parts that train whole.
+        lora: Parts that train by low-rank deltas.
+        losses: Losses and their coefficients.
+        health: What is watched.
+    """
 
     parts: list[str] = []
     lora: LoraTraining | None = None
     losses: LossConfig = LossConfig()
+    health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -74,4 +95,4 @@ class TrainConfig(Section):
         return self
 
 
-__all__ = ["Annealed", "LoraTraining", "LossConfig", "TrainConfig"]
+__all__ = ["Annealed", "HealthConfig", "LoraTraining", "LossConfig", "TrainConfig"]

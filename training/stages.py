@@ -23,6 +23,7 @@ from .config_data import DataConfig
 from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batches
 from .data.collator import IGNORED
 from .data.dataset import read_mixture
+from .health import DeadExperts, WatchExperts, WatchGradients
 from .losses import set_coefficients
 from .model_card import describe_stage, read_history, write_papers
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
@@ -75,7 +76,7 @@ def run_stage(
     plan = plan_batches(config.data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
     collator = Collator(processor, max_length=config.data.max_length, packing=config.data.packing)
     progress = StageProgress(console, title=title or name)
-    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan)
+    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, trainable=trainable)
     measure_rows(plan, trainer, console)
     history = read_history(config)
     if trainer.is_world_process_zero():
@@ -147,6 +148,7 @@ def make_trainer(
     progress: StageProgress,
     *,
     plan: BatchPlan | None = None,
+    trainable: Trainable | None = None,
 ) -> StageTrainer:
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
@@ -160,11 +162,36 @@ def make_trainer(
         losses=config.train.losses,
         plan=plan or plan_batches(config.data, dataset, collator.processor, sized=True),
         held_back=hold_back(config, collator.processor, args),
-        callbacks=[WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
+        callbacks=[WatchCheckpoints(), progress],
     )
     trainer.remove_callback(PrinterCallback)
+    watch(trainer, trainable, config, progress, text=model.config.text_config)
     check_engaged(trainer, config)
     return trainer
+
+
+def watch(
+    trainer: StageTrainer,
+    trainable: Trainable | None,
+    config: StageConfig,
+    progress: StageProgress,
+    *,
+    text: UniMoETextConfig,
+) -> None:
+    """Let a trainer write its metrics, and let it warn of experts and parts that do not train."""
+    health = config.train.health
+    metrics = Path(config.output) / METRICS_FILE
+    if health.dead_expert_steps and text.num_experts:
+        experts = DeadExperts(text, steps=health.dead_expert_steps)
+        trainer.add_callback(
+            WatchExperts(experts, details=lambda: trainer.details, metrics=metrics, warn=progress.warn)
+        )
+    if health.no_gradient_steps and trainable is not None:
+        gather = trainer.accelerator.gather
+        trainer.add_callback(
+            WatchGradients(trainable, steps=health.no_gradient_steps, gather=gather, warn=progress.warn)
+        )
+    trainer.add_callback(MetricsFile(metrics, details=lambda: trainer.details))
 
 
 def hold_back(config: StageConfig, processor: UniMoEProcessor, args: TrainingArguments) -> HeldBack | None:
