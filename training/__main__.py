@@ -29,6 +29,7 @@ class Commands(TyperGroup):
 app = typer.Typer(cls=Commands, add_completion=False, help="Train models in stages that are data.")
 app.callback()(lambda: None)
 app.command("check")(check_data)
+app.command()(merge)
 
 
 @app.command()
@@ -72,8 +73,6 @@ def fail(error: Exception) -> None:
     Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(2)
 
-
-app.command()(merge)
 
 if __name__ == "__main__":
     app()

@@ -94,6 +94,19 @@ class WarmUp(Section):
     steps: Annotated[int, Field(ge=1)]
 
 
+class HealthConfig(Section):
+    """What is warned of while training, or stops it; 0 turns a check off.
+
+    Args:
+        dead_expert_steps: Steps without a token after which an expert of a layer is called dead.
+        no_gradient_steps: Steps without a gradient after which a part that should train is said not to; if that is so
+            of all parts, the training stops.
+    """
+
+    dead_expert_steps: int = Field(default=100, ge=0)
+    no_gradient_steps: int = Field(default=100, ge=0)
+
+
 class TrainConfig(Section):
     """Which parts of the model train, and by which losses beside that of the language. All other parts are frozen.
 
@@ -105,6 +118,7 @@ class TrainConfig(Section):
             the smaller one decides, such as `connectors.image` within `connectors`.
         warm_up: Parts that move alone at first.
         losses: Losses and their coefficients.
+        health: What is watched.
     """
 
     parts: list[str] = []
@@ -113,6 +127,7 @@ class TrainConfig(Section):
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = {}
     warm_up: WarmUp | None = None
     losses: LossConfig = LossConfig()
+    health: HealthConfig = HealthConfig()
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -140,4 +155,4 @@ def _read_range(value: Any) -> list[Any]:
     return list(range(int(first), int(last or first) + 1))
 
 
-__all__ = ["Annealed", "LoraTraining", "LossConfig", "TrainConfig", "WarmUp"]
+__all__ = ["Annealed", "HealthConfig", "LoraTraining", "LossConfig", "TrainConfig", "WarmUp"]

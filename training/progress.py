@@ -1,11 +1,13 @@
 """What one sees of a running stage: a bar in a terminal, plain lines without one, and `metrics.jsonl` always."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -16,10 +18,14 @@ METRICS_FILE = "metrics.jsonl"
 class MetricsFile(TrainerCallback):
     """Append what the trainer logs to a JSON Lines file, one object for each log; lines after a checkpoint that a
     training goes on from are dropped, for they will be written again.
+
+    Args:
+        path: The file.
+        details: What a log has beside its numbers.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, details: Callable[[], dict[str, Any]] = dict) -> None:
+        self.path, self.details = path, details
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -42,7 +48,7 @@ class MetricsFile(TrainerCallback):
         """Write one line."""
         if state.is_world_process_zero and logs:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **logs, **self.details()}) + "\n")
 
 
 class StageProgress(TrainerCallback):
@@ -52,6 +58,7 @@ class StageProgress(TrainerCallback):
         self.console = console
         self.title = title
         self.losses = Text()
+        self.warnings: list[str] = []
         self.bar: Progress | None = None
         self.live: Live | None = None
 
@@ -104,6 +111,11 @@ class StageProgress(TrainerCallback):
     ) -> None:
         """Close the bar."""
         self.close()
+
+    def warn(self, sentence: str) -> None:
+        """Say what should be looked at, and keep it."""
+        self.warnings.append(sentence)
+        self.console.print(f"[yellow]Warning:[/yellow] {escape(sentence)}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Stop drawing; also after an error."""

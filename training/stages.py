@@ -21,6 +21,7 @@ from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batc
 from .data.collator import IGNORED
 from .data.dataset import read_mixture
 from .finish import save_stage
+from .health import DeadExperts, WatchExperts, WatchGradients
 from .losses import set_coefficients
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
@@ -176,7 +177,7 @@ def make_trainer(
         "groups": ParameterGroups.of(trainable, config.train) if trainable else None,
         "plan": plan,
         "held_back": hold_back(config, collator.processor, args),
-        "callbacks": [*keepers, WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
+        "callbacks": [*keepers, WatchCheckpoints(), progress],
     }
     trainer = (
         StageTrainer(**arguments)
@@ -184,8 +185,33 @@ def make_trainer(
         else SpecialistTrainer(**arguments, modalities=specialists.modalities)
     )
     trainer.remove_callback(PrinterCallback)
+    watch(trainer, trainable, config, progress, text=model.config.text_config)
     check_engaged(trainer, config)
     return trainer
+
+
+def watch(
+    trainer: StageTrainer,
+    trainable: Trainable | None,
+    config: StageConfig,
+    progress: StageProgress,
+    *,
+    text: UniMoETextConfig,
+) -> None:
+    """Let a trainer write its metrics, and let it warn of experts and parts that do not train."""
+    health = config.train.health
+    metrics = Path(config.output) / METRICS_FILE
+    if health.dead_expert_steps and text.num_experts:
+        experts = DeadExperts(text, steps=health.dead_expert_steps)
+        trainer.add_callback(
+            WatchExperts(experts, details=lambda: trainer.details, metrics=metrics, warn=progress.warn)
+        )
+    if health.no_gradient_steps and trainable is not None:
+        gather = trainer.accelerator.gather
+        trainer.add_callback(
+            WatchGradients(trainable, steps=health.no_gradient_steps, gather=gather, warn=progress.warn)
+        )
+    trainer.add_callback(MetricsFile(metrics, details=lambda: trainer.details))
 
 
 def hold_back(config: StageConfig, processor: UniMoEProcessor, args: TrainingArguments) -> HeldBack | None:

@@ -1,6 +1,6 @@
 """transformers' Trainer with what a mixture of experts needs: loss split, expert load, seeded order, stop at NaN."""
 
-from collections import defaultdict
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,19 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from unimoe import Modality, UniMoETextConfig
+from unimoe import UniMoETextConfig
 from unimoe.moe import balance_routers, count_routing, weighted_router_loss
 from unimoe.settings import ConfigError
 
 from .config_train import LossConfig
 from .data import BatchPlan, MixtureBatches, MixtureDataset
+from .health import NonFiniteLoss, find_bad_gradients, find_bad_inputs, find_bad_rows
 from .losses import set_coefficients
+from .metrics import Meter, real_tokens, router_entropy
 from .optimizer import ParameterGroups, group_rates
 from .parallel import order_reduction
 from .parts import keep_frozen_steady
 from .validation import HeldBack, ValidateAtEnd
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message names the rows of the batch."""
 
 
 class StageTrainer(Trainer):
@@ -55,7 +53,7 @@ class StageTrainer(Trainer):
         self.losses = losses or LossConfig()
         self.plan = plan
         self.held_back = held_back
-        self.add_callback(BalanceRouters(self))
+        self.add_callback(EndStep(self))
         if held_back is not None:
             self.add_callback(ValidateAtEnd())
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
@@ -64,10 +62,10 @@ class StageTrainer(Trainer):
         self._batch_tokens: Tensor | None = None
         self._rows: Tensor | int | None = None
         self._rates: dict[str, float] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = defaultdict(int)
-        self._routing: Tensor | None = None
         self._step_routing: Tensor | None = None
+        self._step_rows: list[str] = []
+        self.meter = Meter()
+        self.details: dict[str, Any] = {}
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As in Trainer, with the groups that the stage's learning rates and warm-up ask for."""
@@ -150,10 +148,13 @@ class StageTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
         """As in Trainer; the real tokens and the rows of all batches of the step are counted beside their labels."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        fetch = super().get_batch_samples
+        batches, num_items = self.meter.begin_step(lambda: fetch(epoch_iterator, num_batches, device))
+        self._step_rows = []
         if batches:
             tokens = torch.stack([real_tokens(batch) for batch in batches]).sum().to(device)
             self._batch_tokens = self.accelerator.gather(tokens).sum()
+            self.meter.tokens = self.meter.tokens + self._batch_tokens
             rows = torch.tensor(sum(len(batch.get("row_ids", ())) for batch in batches), device=device)
             self._rows = self._logged_rows() if self._rows is None else self._rows
             self._rows = self._rows + self.accelerator.gather(rows).sum()
@@ -169,12 +170,35 @@ class StageTrainer(Trainer):
         return next((int(entry["rows"]) for entry in reversed(self.state.log_history) if "rows" in entry), 0)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As in Trainer, with the step's coefficients; under DeepSpeed, gradients are reduced in one order for all."""
+        """As in Trainer, with the step's coefficients; under DeepSpeed, gradients are reduced in one order for all.
+
+        Raises:
+            NonFiniteLoss: If a gradient of the whole step is NaN or infinite, before it can reach the weights (under
+                DeepSpeed, before they can be saved).
+        """
         set_coefficients(self._text_config, self.losses, step=self.state.global_step)
         self._rates = group_rates(self.optimizer)
         if self.is_deepspeed_enabled:
             order_reduction(self)
-        return super().training_step(*args, **kwargs)
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients and not self.args.fp16:  # whose scaler passes such steps over
+            self._check_gradients()
+        return loss
+
+    def _check_gradients(self) -> None:
+        wrapper = getattr(self.accelerator, "deepspeed_engine_wrapped", None)
+        bad: list[str] = []
+        if wrapper is None:
+            bad = find_bad_gradients(self.accelerator.unwrap_model(self.model))
+        elif (norm := wrapper.get_global_grad_norm()) is not None and not 0 <= norm < math.inf:
+            bad = ["that of the whole step"]
+        if bad:
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise NonFiniteLoss(
+                f"The loss is finite but a gradient is not, at step {self.state.global_step + 1}: "
+                f"{', '.join(bad[:3])}{more}. Rows of the step: {', '.join(self._step_rows)}. Look at these rows, or "
+                "lower the learning rate."
+            )
 
     def compute_loss(
         self,
@@ -189,6 +213,7 @@ class StageTrainer(Trainer):
             NonFiniteLoss: If the loss is NaN or infinite, before it can reach the weights.
         """
         row_ids = inputs.pop("row_ids", [])
+        self._step_rows += row_ids
         if model.training:
             keep_frozen_steady(model)
         if self.losses.language == "tokens":
@@ -196,14 +221,24 @@ class StageTrainer(Trainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, output_router_logits=True, use_cache=False)
         loss = self._total_loss(outputs.losses, inputs) * self.accelerator.num_processes
         if not torch.isfinite(loss):
-            parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in outputs.losses.items())
-            raise NonFiniteLoss(
-                f"The loss is not finite at step {self.state.global_step + 1} ({parts}). Rows of the batch: "
-                f"{', '.join(row_ids)}. Look at these rows, or lower the learning rate."
-            )
+            raise NonFiniteLoss(self._describe_failure(outputs, inputs, row_ids))
         if model.training:
             self._record(outputs, inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _describe_failure(self, outputs: Any, inputs: dict[str, Any], row_ids: list[str]) -> str:
+        """Name what is not finite, and the rows it comes from."""
+        parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in outputs.losses.items())
+        rows = f"Rows of the batch: {', '.join(row_ids)}."
+        bad = find_bad_rows(outputs.logits, inputs, row_ids)
+        if 0 < len(bad) < len(row_ids):
+            rows += f" Not finite in: {', '.join(bad)}."
+        if features := find_bad_inputs(inputs):
+            rows += f" The batch's {', '.join(features)} are not finite themselves."
+        return (
+            f"The loss is not finite at step {self.state.global_step + 1} ({parts}). {rows} Look at these rows, or "
+            "lower the learning rate."
+        )
 
     def _total_loss(self, losses: dict[str, Tensor], inputs: dict[str, Any]) -> Tensor:
         """Language loss, and router losses with their coefficients and this batch's share of the step's tokens."""
@@ -224,11 +259,11 @@ class StageTrainer(Trainer):
         for name, value in outputs.losses.items():
             # The language loss is a part of the sum over the step's batches on all ranks; the others are means.
             part = value.detach() if name == "language" else value.detach() * self._share(inputs)
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + part * parts
-            self._counts[name] += 1
+            self.meter.add_loss(name, part * parts)
         if outputs.expert_mask:
-            counts = count_routing(outputs.expert_mask, inputs["mm_token_type_ids"], inputs.get("attention_mask"))
-            self._routing = counts if self._routing is None else self._routing + counts
+            mask = inputs.get("attention_mask")
+            counts = count_routing(outputs.expert_mask, inputs["mm_token_type_ids"], mask)
+            self.meter.add_routing(counts, router_entropy(outputs.router_probs, outputs.router_logits, mask))
             self._step_routing = counts if self._step_routing is None else self._step_routing + counts
 
     def balance(self) -> None:
@@ -267,28 +302,17 @@ class StageTrainer(Trainer):
         """Called before a held-back batch of one of several specialists; there is one here."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the loss split and the experts' shares of each modality since the last log, over all ranks."""
-        if "loss" not in logs:  # of held-back rows, or the last one
-            super().log(logs, start_time)
-            return
-        for name, total in self._sums.items():
-            logs[f"loss_{name}"] = float(self.accelerator.reduce(total, "mean")) / self._counts[name]
-        if self._routing is not None:
-            logs |= expert_load(self.accelerator.reduce(self._routing, "sum"))
+        """Log, with what the meter measured since the last log; its details stand in `details` while others log."""
+        self.details = {}
+        if "loss" in logs:  # else of held-back rows, or the last one
+            numbers, self.details = self.meter.collect(self.accelerator)
+            logs |= numbers | self._rates
         logs["rows"] = self.rows_shown
-        logs |= self._rates
-        self._sums, self._counts, self._routing = {}, defaultdict(int), None
         super().log(logs, start_time)
 
 
-def real_tokens(inputs: dict[str, Any]) -> Tensor:
-    """Tokens of a batch that are no padding, a scalar; packed batches have no mask, for they have no padding."""
-    mask = inputs.get("attention_mask")
-    return (torch.ones_like(inputs["input_ids"]) if mask is None else mask).sum()
-
-
-class BalanceRouters(TrainerCallback):
-    """Balances the routers after each step of the optimiser, before a checkpoint can be written."""
+class EndStep(TrainerCallback):
+    """Balances the routers after each step of the optimiser, before a checkpoint can be written; stops the clock."""
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
@@ -297,21 +321,6 @@ class BalanceRouters(TrainerCallback):
         """Called once for all accumulated batches."""
         self.trainer.balance()
 
-
-def expert_load(counts: Tensor) -> dict[str, float]:
-    """Name each expert's share of each modality's tokens, all layers together.
-
-    Args:
-        counts: Assignments (layers, modalities, experts).
-
-    Returns:
-        `load_MODALITY/EXPERT` -> share; the shares of a modality sum to 1. Modalities without tokens are left out.
-    """
-    totals = counts.sum(dim=0).double().cpu()  # (M, E)
-    shares = totals / totals.sum(dim=-1, keepdim=True).clamp(min=1)
-    return {
-        f"load_{modality.key}/{expert}": round(float(share), 4)
-        for modality in Modality
-        if totals[modality].sum() > 0
-        for expert, share in enumerate(shares[modality])
-    }
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Called before logs, held-back rows and checkpoints."""
+        self.trainer.meter.end_step()
