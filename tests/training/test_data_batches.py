@@ -306,6 +306,7 @@ def test_a_stage_says_and_writes_down_which_rows_it_dropped_and_cut(make_stage, 
     rows.append({"id": "hopeless", "messages": text_row("", 1, 90)["messages"]})
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     stage = make_stage(
+        train={"parts": ["norms"]},
         data={"mixture": [str(tmp_path / "rows.jsonl")], "max_length": 40, "too_long": "cut"},
         trainer={"max_steps": -1, "num_train_epochs": 2},
     )
