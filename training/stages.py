@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.progress import Progress
 from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import TrainOutput
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
 from unimoe.settings import ConfigError
@@ -20,6 +21,7 @@ from .config_data import DataConfig
 from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batches
 from .data.collator import IGNORED
 from .data.dataset import read_mixture
+from .encoding import RestingEncoders
 from .finish import save_stage
 from .health import DeadExperts, WatchExperts, WatchGradients
 from .losses import set_coefficients
@@ -69,9 +71,11 @@ def run_stage(
     trainable = choose_trainable(model, config.train)
     check_packing(model.config.text_config, config.data)
     dataset, plan, collator = read_data(config, processor)
+    resting = RestingEncoders(config, model, processor)
     progress = StageProgress(console, title=title or name)
     trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, trainable=trainable)
     measure_rows(plan, trainer, console, checkpoint=checkpoint)
+    resting.encode([dataset, *([trainer.held_back.dataset] if trainer.held_back else [])], trainer.args, console)
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
@@ -82,21 +86,26 @@ def run_stage(
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
+        resting.wake()
     for line in plan.report.lines(config.data.max_length):
         console.print(line, highlight=False)
-    history.append(
-        describe_stage(
-            name,
-            config,
-            rows={source.path: size or None for source, size in zip(dataset.sources, dataset.sizes, strict=True)},
-            steps=result.global_step,
-            samples=trainer.rows_shown,
-            loss=mean_loss(trainer.state.log_history),
-            seconds=result.metrics["train_runtime"],
-        )
-        | plan.report.as_history()
-    )
+    history.append(describe_run(name, config, dataset, trainer, result) | plan.report.as_history())
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+
+
+def describe_run(
+    name: str, config: StageConfig, dataset: MixtureDataset, trainer: StageTrainer, result: TrainOutput
+) -> dict[str, Any]:
+    """The history's entry of a stage that has been trained."""
+    return describe_stage(
+        name,
+        config,
+        rows={source.path: size or None for source, size in zip(dataset.sources, dataset.sizes, strict=True)},
+        steps=result.global_step,
+        samples=trainer.rows_shown,
+        loss=mean_loss(trainer.state.log_history),
+        seconds=result.metrics["train_runtime"],
+    )
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
