@@ -281,10 +281,12 @@ def _dialogue(values: dict[str, Any], name: str, faults: Faults) -> list[Any]:
 def _required(message: dict[str, Any], part: str, key: str, faults: Faults) -> Any:
     """The value of a key that each message has; None if it has not, which is said."""
     if part not in message:
-        cure = did_you_mean(part, message).strip()
-        faults.add(key, f"`{part}` is missing.", cure)
+        hint = did_you_mean(part, message).strip()
+        faults.add(
+            key, f"`{part}` is missing.", hint if hint.startswith("Did") else "Write it, or leave the turn out."
+        )
     elif message[part] is None:
-        faults.add(f"{key}.{part}", "it is null.", "Fill it, or leave the message out.")
+        faults.add(f"{key}.{part}", "it is null.", "Fill it, or leave the turn out.")
     return message.get(part)
 
 

@@ -107,7 +107,8 @@ def explain(message: str, medium: Any, kind: str) -> Finding:
     sentences, _, last = message.strip().rpartition(". ")
     found = what_is(medium)
     expected = _KINDS.get(kind, _SOUND)
-    cure = _CURES.get(found, last) if found != expected else last
+    is_clip = kind == Modality.VIDEO.key and found == _PICTURE  # pictures may move
+    cure = last if found == expected or is_clip else _CURES.get(found, last)
     return Finding(f"{sentences}." if sentences else last, cure)
 
 

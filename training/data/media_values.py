@@ -136,11 +136,11 @@ def _existing(path: Path, value: str, kind: str, *, key: str, root: Path, faults
         faults.add(key, f"{str(path)!r} is a folder, no file.", _path_cure(kind))
         return None
     cure = "Media paths are relative to the data file, or to the `media_root` given."
-    if (similar := similar_file(path)) is not None:
+    if "\\" in value and (root / value.replace("\\", "/")).is_file():
+        cure = f"Write it with slashes: {value.replace(chr(92), '/')!r}."
+    elif (similar := similar_file(path)) is not None:
         shown = similar if Path(value).is_absolute() else os.path.relpath(similar, root)
         cure = f"Did you mean {str(shown)!r}?"
-    elif "\\" in value and (root / value.replace("\\", "/")).is_file():
-        cure = f"Write it with slashes: {value.replace(chr(92), '/')!r}."
     elif Path(value).is_file():
         cure = f"{cure} There is such a file in {os.getcwd()!r}: give this folder as `media_root`."
     faults.add(key, f"there is no file {str(path)!r}.", cure)

@@ -112,7 +112,7 @@ def read_turns(turns: list[Turn], media: Media) -> list[dict[str, Any]]:
     for turn in turns:
         content = _tagged(turn, turn.content, media) if isinstance(turn.content, str) else _items(turn, media)
         messages.append({"role": turn.role, "content": content})
-        if turn.role == "assistant" and turn.content is not None:
+        if turn.role == "assistant":
             _check_answer(turn, content, media.faults)
     return messages
 
@@ -239,8 +239,9 @@ def check_text(text: str, key: str, faults: Faults) -> None:
 
 
 def _check_answer(turn: Turn, content: list[Item], faults: Faults) -> None:
-    is_whole = isinstance(turn.content, str) or len(content) == len(turn.content or ())
-    if is_whole and content and not any(item["type"] == "text" and item["text"].strip() for item in content):
+    parts = turn.content if isinstance(turn.content, list) else [turn.content]
+    is_whole = len(content) == len(parts) > 0  # otherwise it is wrong already
+    if is_whole and not any(item["type"] == "text" and item["text"].strip() for item in content):
         faults.add(turn.key, "the answer is empty, so there is nothing to learn.", "Fill it, or leave the turn out.")
 
 
