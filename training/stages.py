@@ -1,14 +1,11 @@
 """Runs a stage: start -> what trains -> data -> training -> an ordinary `save_pretrained` folder with its papers."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import Progress
-from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
@@ -20,15 +17,17 @@ from unimoe.surgery import Certificate, assemble
 from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss, remove_checkpoints
 from .config import StageConfig
 from .config_data import DataConfig
-from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batches
-from .data.collator import IGNORED
+from .curves import CURVES_FILE, plot_curves
+from .data import BatchPlan, Collator, MixtureDataset, plan_batches
 from .data.dataset import read_mixture
-from .health import DeadExperts, WatchExperts, WatchGradients
+from .health import DeadExperts, WatchExperts, WatchGradients, check_learning_rate, check_trained_modalities
 from .losses import set_coefficients
 from .model_card import describe_stage, read_history, write_papers
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
 from .parts import Trainable, choose_trainable, trainable_table
 from .progress import METRICS_FILE, MetricsFile, StageProgress
+from .report import Contents, data_table, describe_length, look_at_rows, show_samples
+from .trackers import choose_trackers, place_logs
 from .trainer import StageTrainer
 from .validation import HeldBack, validation_arguments
 
@@ -62,10 +61,12 @@ def run_stage(
     if resume and is_complete(config):
         return Path(config.output)
     checkpoint = find_checkpoint(config, resume=resume)
+    choose_trackers(config.trainer)
     set_seed(config.seed)
     model, processor, certificate = load_start(config)
     set_losses(model, config)
     trainable = choose_trainable(model, config.train)
+    check_learning_rate(trainable, config.trainer.get("learning_rate", 5e-5))
     check_packing(model.config.text_config, config.data)
     dataset = MixtureDataset(
         read_mixture(config.data),
@@ -78,10 +79,13 @@ def run_stage(
     progress = StageProgress(console, title=title or name)
     trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, trainable=trainable)
     measure_rows(plan, trainer, console)
+    contents = look_at_rows(dataset)
+    if contents.is_complete:
+        check_trained_modalities(trainable, contents.modalities, warn=progress.warn)
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
-        console.print(trainable_table(trainable), show_sample(dataset, collator))
+        report_start(trainer, trainable, dataset, collator, contents, console)
         if checkpoint:
             console.print(f"going on from {checkpoint}")
     try:
@@ -101,8 +105,34 @@ def run_stage(
             seconds=result.metrics["train_runtime"],
         )
         | plan.report.as_history()
+        | what_happened(trainer, progress)
     )
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+
+
+def report_start(
+    trainer: StageTrainer,
+    trainable: Trainable,
+    dataset: MixtureDataset,
+    collator: Collator,
+    contents: Contents,
+    console: Console,
+) -> None:
+    """Say what is about to be trained: parts, data, length, and a sample of each modality."""
+    assert trainer.plan is not None
+    held_back = trainer.held_back.dataset.num_rows if trainer.held_back else None
+    console.print(trainable_table(trainable), data_table(dataset, contents))
+    length = describe_length(dataset, trainer.plan, collator, trainer.args, validated=held_back)
+    console.print(length, highlight=False)
+    console.print(*show_samples(dataset, collator, contents.modalities))
+
+
+def what_happened(trainer: StageTrainer, progress: StageProgress) -> dict[str, Any]:
+    """What a stage's history says of its end: the losses of held-back rows, and what was warned of."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
+    held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
+    found = {"held_back": held_back, "warnings": progress.warnings}
+    return {key: value for key, value in found.items() if value}
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
@@ -165,6 +195,7 @@ def make_trainer(
         callbacks=[WatchCheckpoints(), progress],
     )
     trainer.remove_callback(PrinterCallback)
+    place_logs(trainer, config.output)
     watch(trainer, trainable, config, progress, text=model.config.text_config)
     check_engaged(trainer, config)
     return trainer
@@ -257,15 +288,15 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     Raises:
         ConfigError: If a value does not fit.
     """
-    has_tensorboard = importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
     values: dict[str, Any] = {
-        "report_to": ["tensorboard"] if has_tensorboard else [],
+        "run_name": Path(config.output).name,
         "dataloader_persistent_workers": config.data.num_workers > 0,
         "dataloader_pin_memory": torch.cuda.is_available(),
         **DEFAULT_ARGUMENTS,
         **validation_arguments(config.data, config.trainer),
         **config.trainer,
         **deepspeed_arguments(config),
+        "report_to": choose_trackers(config.trainer),
         "output_dir": config.output,
         "seed": config.seed,
         "dataloader_num_workers": config.data.num_workers,
@@ -297,32 +328,6 @@ def checkpointing_arguments(config: StageConfig) -> dict[str, Any]:
     return {**given, "use_reentrant": False}
 
 
-def show_sample(dataset: MixtureDataset, collator: Collator) -> Panel:
-    """Decode the first sample of the training, runs of a placeholder shortened, with what is learned in bold."""
-    sample = dataset[next(iter(MixtureSampler(dataset)))]
-    batch = collator([sample])
-    tokenizer = collator.processor.tokenizer
-    text = Text()
-    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
-    kinds = batch["mm_token_type_ids"][0].tolist()
-    position = 0
-    while position < len(ids):
-        end = position + 1
-        while end < len(ids) and (kinds[end], labels[end] == IGNORED) == (
-            kinds[position],
-            labels[position] == IGNORED,
-        ):
-            end += 1
-        piece = tokenizer.decode(ids[position : position + 1] if kinds[position] else ids[position:end])
-        text.append(f"{piece} x {end - position}" if kinds[position] else piece, style=_style(kinds, labels, position))
-        position = end
-    return Panel(text, title=f"One sample: {sample.id} ({len(ids)} tokens; what is learned in bold)", expand=False)
-
-
-def _style(kinds: list[int], labels: list[int], position: int) -> str:
-    return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"
-
-
 def save_stage(
     trainer: StageTrainer,
     trainable: Trainable,
@@ -340,6 +345,7 @@ def save_stage(
     if trainer.is_world_process_zero():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+        plot_curves([folder], folder / CURVES_FILE)
         write_papers(folder, config, history, certificate=certificate)
         remove_checkpoints(config)
     trainer.accelerator.wait_for_everyone()
