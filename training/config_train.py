@@ -62,11 +62,14 @@ class LossConfig(Section):
     None leaves a coefficient as the model says.
 
     Args:
-        language: What the language loss is a mean over: `labels`, the tokens that have one; or `tokens`, all real
-            ones (token-balanced: in full batches a text token weighs the same however many tokens are images).
+        language: What the language loss is a mean over: `labels`, the tokens that have one; `tokens`, all real ones
+            (token-balanced: in full batches a text token weighs the same however many tokens are images); or
+            `modalities`, the modalities of a step, each with the mean over the labels of its rows, so that long
+            answers to sounds do not outweigh short ones to pictures. (Rows with two modalities are a group of their
+            own, as are rows with text alone.)
     """
 
-    language: Literal["labels", "tokens"] = "labels"
+    language: Literal["labels", "tokens", "modalities"] = "labels"
     balance: Coefficient | None = None
     z: Coefficient | None = None
     importance: Coefficient | None = None

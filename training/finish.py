@@ -9,6 +9,7 @@ from unimoe.surgery import Certificate
 
 from .checkpoint import remove_checkpoints
 from .config import StageConfig
+from .curves import CURVES_FILE, plot_curves
 from .lora import ADAPTER_FOLDER, save_adapter
 from .model_card import write_history, write_papers
 from .parts import Trainable
@@ -36,6 +37,7 @@ def save_stage(
     _finish_lora(trainable, config, write=trainer.is_world_process_zero())
     model.requires_grad_(True).eval()
     if trainer.is_world_process_zero():
+        plot_curves([folder], folder / CURVES_FILE)
         if config.start.specialists is not None:
             _save_specialists(model, processor, config, history)
         else:

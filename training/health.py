@@ -293,20 +293,16 @@ def find_bad_rows(logits: Tensor, inputs: dict[str, Any], row_ids: Sequence[str]
 
     Args:
         logits: (B, S, V).
-        inputs: Of the model, with `labels`; packed rows have `position_ids` that begin again.
+        inputs: Of the model, with `labels`.
         row_ids: Of the batch.
 
     Returns:
-        Their ids; none if the rows cannot be told apart.
+        Their ids; none where rows are packed: masked attention multiplies by 0, and 0 times NaN is NaN in all of them.
     """
+    if len(logits) != len(row_ids):
+        return []
     bad = ~torch.isfinite(logits[:, :-1]).all(dim=-1) & (inputs["labels"][:, 1:] >= 0)  # (B, S - 1)
-    if inputs.get("attention_mask") is None and (positions := inputs.get("position_ids")) is not None:
-        plain = positions[0] if positions.dim() == 3 else positions  # (1, S)
-        rows = (plain == 0).long().cumsum(dim=-1)[:, 1:] - 1
-        numbers = rows[bad].unique().tolist()
-    else:
-        numbers = bad.any(dim=-1).nonzero().flatten().tolist()
-    return [row_ids[number] for number in numbers if number < len(row_ids)]
+    return [row_ids[number] for number in bad.any(dim=-1).nonzero().flatten().tolist()]
 
 
 def find_bad_inputs(inputs: dict[str, Any]) -> list[str]:

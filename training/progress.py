@@ -124,16 +124,29 @@ class StageProgress(TrainerCallback):
         self.bar = self.live = None
 
 
+SHOWN_EXPERTS = 8
+"""Most experts whose shares are all shown in a line; of more, the three that are used most."""
+
+
 def summarize(logs: dict[str, float]) -> str:
-    """Put a log into one line: losses, then each modality's shares of the experts in percent."""
+    """Put a log into one line: losses, speed, memory, then each modality's shares of the experts in percent."""
     parts = [f"loss {logs['loss']:.3f}"]
     parts += [f"{name} {logs[f'loss_{name}']:.3f}" for name in ("balance", "z") if f"loss_{name}" in logs]
-    loads: dict[str, list[str]] = {}
+    shown = {"grad_norm": "grad {:.2f}", "tokens_per_second": "{:,.0f} tok/s", "data_wait": "wait {:.0%}"}
+    shown |= {"memory_gib": "mem {:.2f} GiB", "router_entropy": "entropy {:.2f}"}
+    parts += [text.format(logs[key]) for key, text in shown.items() if key in logs]
+    loads: dict[str, list[float]] = {}
     for key, value in logs.items():
         if key.startswith("load_"):
-            loads.setdefault(key.removeprefix("load_").partition("/")[0], []).append(f"{100 * value:.0f}")
-    parts += [f"{modality} {'/'.join(shares)}" for modality, shares in loads.items()]
-    return "  ".join(parts)
+            loads.setdefault(key.removeprefix("load_").partition("/")[0], []).append(value)
+    return "  ".join(parts + [f"{modality} {_shares(shares)}" for modality, shares in loads.items()])
+
+
+def _shares(shares: list[float]) -> str:
+    if len(shares) <= SHOWN_EXPERTS:
+        return "/".join(f"{100 * share:.0f}" for share in shares)
+    most = sorted(range(len(shares)), key=lambda expert: -shares[expert])[:3]
+    return " ".join(f"e{expert} {100 * shares[expert]:.0f}" for expert in most)
 
 
 def summarize_held_back(logs: dict[str, float]) -> str:

@@ -1,14 +1,11 @@
 """Runs a stage: start -> what trains -> data -> training -> an ordinary `save_pretrained` folder with its papers."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import Progress
-from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import TrainOutput
 
@@ -18,20 +15,21 @@ from unimoe.settings import ConfigError
 from .checkpoint import KeepLengths, WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
 from .config import StageConfig
 from .config_data import DataConfig
-from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batches
-from .data.collator import IGNORED
+from .data import BatchPlan, Collator, MixtureDataset, plan_batches
 from .data.dataset import read_mixture
 from .encoding import RestingEncoders
 from .finish import save_stage
-from .health import DeadExperts, WatchExperts, WatchGradients
+from .health import DeadExperts, WatchExperts, WatchGradients, check_learning_rate, check_trained_modalities
 from .losses import set_coefficients
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
 from .parts import Trainable, choose_trainable, trainable_table
 from .progress import METRICS_FILE, MetricsFile, StageProgress
+from .report import Contents, data_table, describe_length, look_at_rows, show_samples
 from .specialists import SpecialistTrainer
 from .start import load_start
+from .trackers import choose_trackers, place_logs
 from .trainer import StageTrainer
 from .validation import HeldBack, validation_arguments
 
@@ -65,21 +63,26 @@ def run_stage(
     if resume and is_complete(config):
         return Path(config.output)
     checkpoint = find_checkpoint(config, resume=resume)
+    choose_trackers(config.trainer)
     set_seed(config.seed)
     model, processor, certificate = load_start(config)
     set_losses(model, config)
     trainable = choose_trainable(model, config.train)
+    check_learning_rate(trainable, config.trainer.get("learning_rate", 5e-5))
     check_packing(model.config.text_config, config.data)
     dataset, plan, collator = read_data(config, processor)
     resting = RestingEncoders(config, model, processor)
     progress = StageProgress(console, title=title or name)
     trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, trainable=trainable)
     measure_rows(plan, trainer, console, checkpoint=checkpoint)
+    contents = look_at_rows(dataset)
+    if contents.is_complete:
+        check_trained_modalities(trainable, contents.modalities, warn=progress.warn)
     resting.encode([dataset, *([trainer.held_back.dataset] if trainer.held_back else [])], trainer.args, console)
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
-        console.print(trainable_table(trainable), show_sample(dataset, collator))
+        report_start(trainer, trainable, dataset, collator, contents, console)
         if checkpoint:
             console.print(f"going on from {checkpoint}")
     try:
@@ -89,7 +92,8 @@ def run_stage(
         resting.wake()
     for line in plan.report.lines(config.data.max_length):
         console.print(line, highlight=False)
-    history.append(describe_run(name, config, dataset, trainer, result) | plan.report.as_history())
+    entry = describe_run(name, config, dataset, trainer, result)
+    history.append(entry | plan.report.as_history() | what_happened(trainer, progress))
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
 
 
@@ -106,6 +110,31 @@ def describe_run(
         loss=mean_loss(trainer.state.log_history),
         seconds=result.metrics["train_runtime"],
     )
+
+
+def report_start(
+    trainer: StageTrainer,
+    trainable: Trainable,
+    dataset: MixtureDataset,
+    collator: Collator,
+    contents: Contents,
+    console: Console,
+) -> None:
+    """Say what is about to be trained: parts, data, length, and a sample of each modality."""
+    assert trainer.plan is not None
+    held_back = trainer.held_back.dataset.num_rows if trainer.held_back else None
+    console.print(trainable_table(trainable), data_table(dataset, contents))
+    length = describe_length(dataset, trainer.plan, collator, trainer.args, validated=held_back)
+    console.print(length, highlight=False)
+    console.print(*show_samples(dataset, collator, contents.modalities))
+
+
+def what_happened(trainer: StageTrainer, progress: StageProgress) -> dict[str, Any]:
+    """What a stage's history says of its end: the losses of held-back rows, and what was warned of."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
+    held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
+    found = {"held_back": held_back, "warnings": progress.warnings}
+    return {key: value for key, value in found.items() if value}
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
@@ -194,6 +223,7 @@ def make_trainer(
         else SpecialistTrainer(**arguments, modalities=specialists.modalities)
     )
     trainer.remove_callback(PrinterCallback)
+    place_logs(trainer, config.output)
     watch(trainer, trainable, config, progress, text=model.config.text_config)
     check_engaged(trainer, config)
     return trainer
@@ -260,15 +290,15 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     Raises:
         ConfigError: If a value does not fit.
     """
-    has_tensorboard = importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
     values: dict[str, Any] = {
-        "report_to": ["tensorboard"] if has_tensorboard else [],
+        "run_name": Path(config.output).name,
         "dataloader_persistent_workers": config.data.num_workers > 0,
         "dataloader_pin_memory": torch.cuda.is_available(),
         **DEFAULT_ARGUMENTS,
         **validation_arguments(config.data, config.trainer),
         **config.trainer,
         **deepspeed_arguments(config),
+        "report_to": choose_trackers(config.trainer),
         "output_dir": config.output,
         "seed": config.seed,
         "dataloader_num_workers": config.data.num_workers,
@@ -298,29 +328,3 @@ def checkpointing_arguments(config: StageConfig) -> dict[str, Any]:
             "router losses have no gradient. Leave it out."
         )
     return {**given, "use_reentrant": False}
-
-
-def show_sample(dataset: MixtureDataset, collator: Collator) -> Panel:
-    """Decode the first sample of the training, runs of a placeholder shortened, with what is learned in bold."""
-    sample = dataset[next(iter(MixtureSampler(dataset)))]
-    batch = collator([sample])
-    tokenizer = collator.processor.tokenizer
-    text = Text()
-    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
-    kinds = batch["mm_token_type_ids"][0].tolist()
-    position = 0
-    while position < len(ids):
-        end = position + 1
-        while end < len(ids) and (kinds[end], labels[end] == IGNORED) == (
-            kinds[position],
-            labels[position] == IGNORED,
-        ):
-            end += 1
-        piece = tokenizer.decode(ids[position : position + 1] if kinds[position] else ids[position:end])
-        text.append(f"{piece} x {end - position}" if kinds[position] else piece, style=_style(kinds, labels, position))
-        position = end
-    return Panel(text, title=f"One sample: {sample.id} ({len(ids)} tokens; what is learned in bold)", expand=False)
-
-
-def _style(kinds: list[int], labels: list[int], position: int) -> str:
-    return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"

@@ -20,7 +20,7 @@ from unimoe.settings import ConfigError
 from .config_train import LossConfig
 from .data import BatchPlan, MixtureBatches, MixtureDataset
 from .health import NonFiniteLoss, find_bad_gradients, find_bad_inputs, find_bad_rows
-from .losses import set_coefficients
+from .losses import count_labels, label_weights, set_coefficients, weighted_loss
 from .metrics import Meter, real_tokens, router_entropy
 from .optimizer import ParameterGroups, group_rates
 from .parallel import order_reduction
@@ -58,8 +58,11 @@ class StageTrainer(Trainer):
             self.add_callback(ValidateAtEnd())
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
         vars(self.accelerator.unwrap_model(self.model).config).pop("use_cache", None)
+        if self.losses.language == "modalities":
+            self.accelerator.unwrap_model(self.model).loss_function = weighted_loss
         self._batches: Any = None
         self._batch_tokens: Tensor | None = None
+        self._batch_labels: Tensor | None = None
         self._rows: Tensor | int | None = None
         self._rates: dict[str, float] = {}
         self._step_routing: Tensor | None = None
@@ -154,6 +157,9 @@ class StageTrainer(Trainer):
         if batches:
             tokens = torch.stack([real_tokens(batch) for batch in batches]).sum().to(device)
             self._batch_tokens = self.accelerator.gather(tokens).sum()
+            if self.losses.language == "modalities":
+                labels = torch.stack([count_labels(batch) for batch in batches]).sum(dim=0).to(device)
+                self._batch_labels = self.accelerator.reduce(labels, "sum")
             self.meter.tokens = self.meter.tokens + self._batch_tokens
             rows = torch.tensor(sum(len(batch.get("row_ids", ())) for batch in batches), device=device)
             self._rows = self._logged_rows() if self._rows is None else self._rows
@@ -216,9 +222,12 @@ class StageTrainer(Trainer):
         self._step_rows += row_ids
         if model.training:
             keep_frozen_steady(model)
+        own: dict[str, Any] = {"num_items_in_batch": num_items_in_batch}
         if self.losses.language == "tokens":
-            num_items_in_batch = self._batch_tokens
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, output_router_logits=True, use_cache=False)
+            own = {"num_items_in_batch": self._batch_tokens}
+        elif self._batch_labels is not None:
+            own = {"label_weights": label_weights(inputs, self._batch_labels)}
+        outputs = model(**inputs, **own, output_router_logits=True, use_cache=False)
         loss = self._total_loss(outputs.losses, inputs) * self.accelerator.num_processes
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._describe_failure(outputs, inputs, row_ids))
