@@ -1,4 +1,4 @@
-"""What is measured: the kernels of experts, their families, null experts, routers, and the import."""
+"""What is measured: the kernels of experts, their families, null experts, routers, the import, and packing."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +14,7 @@ from unimoe.moe.expert_types import build_experts
 from unimoe.moe.router_types import build_router, init_router
 
 from .imports import imports
+from .packing import packing
 from .timing import Case
 
 SIZES = {"hidden_size": 576, "num_attention_heads": 9, "intermediate_size": 1536}  # SmolLM2-135M's
@@ -157,4 +158,5 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "null_experts": null_experts,
     "routers": routers,
     "imports": imports,
+    "packing": packing,
 }

@@ -91,7 +91,7 @@ def train(model_folder: Path, tmp_path: Path) -> Callable[..., Result]:
         file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows or [GOOD]))
         stage = {
             "start": str(model_folder),
-            "train": {"parts": ["connectors"]},
+            "train": {"parts": ["connectors", "norms"]},
             "data": {"mixture": [str(file)], **(data or {})},
             "trainer": {"max_steps": 1, "per_device_train_batch_size": 8, "use_cpu": True},
             "output": str(tmp_path / "output"),
@@ -249,7 +249,7 @@ def test_a_picture_of_one_pixel_is_a_picture(train, tmp_path):
 def test_a_row_longer_than_the_limit_is_refused_and_never_cut(train, tmp_path, workers):
     row = ask(medium("image", IMAGE), {"type": "text", "text": "what?" * 20}, medium("speech", SPEECH))
     result = train(GOOD, row, data={"max_length": 60, "num_workers": workers})
-    refused(result, "data.jsonl:2 (bad)", "data.max_length is 60", "raise max_length")
+    refused(result, "data.jsonl:2 (bad)", "data.max_length is 60", "Raise max_length")
     nothing_written(tmp_path)
 
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from unimoe.settings import ConfigError
 
 from .check import command as check_data
+from .merge import merge
 from .recipe import load_recipe, select_stages
 
 
@@ -28,6 +29,7 @@ class Commands(TyperGroup):
 app = typer.Typer(cls=Commands, add_completion=False, help="Train models in stages that are data.")
 app.callback()(lambda: None)
 app.command("check")(check_data)
+app.command()(merge)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from unimoe.settings import ConfigError
 
 from .config import StageConfig
+from .data import RowLengths
 from .model_card import HISTORY_FILE, STAGE_FILE, write_stage
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -110,6 +111,18 @@ class WatchCheckpoints(TrainerCallback):
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             (folder / WHOLE_FILE).write_text(json.dumps({"processes": args.world_size}), encoding="utf-8")
         return control
+
+
+class KeepLengths(TrainerCallback):
+    """Put the measured lengths of rows into every checkpoint: going on from it measures none of them again."""
+
+    def __init__(self, lengths: RowLengths) -> None:
+        self.lengths = lengths
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write them; all processes know the same."""
+        if state.is_world_process_zero:
+            self.lengths.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
 
 def mean_loss(log: list[dict[str, Any]]) -> float:

@@ -52,7 +52,7 @@ class AssembleConfig(Section):
     model_config = ConfigDict(extra="allow")
 
     base: str
-    experts: dict[str, str]
+    experts: dict[str, str | list[str]]
     num_experts_per_tok: int = 2
 
     @model_validator(mode="after")
@@ -64,6 +64,11 @@ class AssembleConfig(Section):
             if key not in known:
                 raise unknown_key(key, known)
         return self
+
+    @property
+    def expert_folders(self) -> dict[str, list[str]]:
+        """Modality -> folders (or Hub ids) of its specialists."""
+        return {key: given if isinstance(given, list) else [given] for key, given in self.experts.items()}
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for `assemble`, without the models themselves."""
@@ -175,6 +180,12 @@ class StageConfig(Section):
                     f"train: {part} is shared by all specialists of one run, so that one would learn from the rows of "
                     f"another. Train {', '.join(OWN_PARTS)} here, and {part} in the stage that assembles them.",
                 )
+        if self.train.lora is not None and (not self.train.lora.merge or self.train.lora.adapter):
+            raise PydanticCustomError(
+                "refused", "train.lora: specialists are written as whole models. Leave merge and adapter out."
+            )
+        if self.train.warm_up is not None:
+            raise PydanticCustomError("refused", "train.warm_up: specialists have nothing to wait for. Leave it out.")
         if self.parallel.zero is not None:
             raise PydanticCustomError(
                 "refused",
@@ -184,6 +195,17 @@ class StageConfig(Section):
         if self.trainer.get("max_steps", -1) < 1:
             raise PydanticCustomError(
                 "refused", "trainer.max_steps: specialists of one run share out a number of steps. Set it."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> Self:
+        strategy = self.trainer.get("eval_strategy")
+        if strategy not in (None, "no") and not self.data.validation:
+            raise PydanticCustomError("refused", "trainer.eval_strategy: nothing is held back. Set data.validation.")
+        if strategy == "no" and self.data.validation:
+            raise PydanticCustomError(
+                "refused", "trainer.eval_strategy is no: data.validation would not be used. Leave out one of them."
             )
         return self
 

@@ -10,6 +10,7 @@ from unimoe.settings import Section
 from unimoe.suggest import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+MediumKind = Literal["image", "video", "audio", "speech"]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -112,6 +113,31 @@ class SourceConfig(Section):
         return columns
 
 
+class EncoderCache(Section):
+    """Encoders that do not train run once over each medium of the data; their tokens are kept in files.
+
+    Written as `true` or as the folder alone, everything else has its default. Files that are there already, of an
+    earlier stage or of one that was stopped, are used as far as media, encoder and settings are the same.
+
+    Args:
+        folder: Where the files are. None: `encoder_cache` beside the stage's output, which the stages of a recipe
+            share. All processes must see it.
+        modalities: Whose tokens are kept. None: of all encoders that do not train.
+        dtype: How the numbers are kept; `computed`: as the encoder gives them, so that nothing changes.
+        batch_size: Units (pictures, windows) that an encoder takes at once.
+    """
+
+    folder: str | None = None
+    modalities: list[MediumKind] | None = Field(default=None, min_length=1)
+    dtype: Literal["computed", "float32", "bfloat16"] = "computed"
+    batch_size: int = Field(default=16, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_folder(cls, values: Any) -> Any:
+        return {} if values is True else {"folder": values} if isinstance(values, str) else values
+
+
 class DataConfig(Section):
     """What a stage trains on.
 
@@ -133,6 +159,9 @@ class DataConfig(Section):
         augment: Augmentation of all files that have none of their own.
         num_workers: Processes that decode and process media beside the training process.
         cache_media: Keep decoded media in memory; for small sets.
+        cache_encoders: Run encoders that do not train once, before the first step. None, or false: at every step.
+        validation: Data files of held-back rows, whose loss is measured while training: as they are, without
+            augmentation, each row once. See `trainer.eval_strategy` and `trainer.eval_steps`.
     """
 
     mixture: list[SourceConfig] = Field(min_length=1)
@@ -145,6 +174,47 @@ class DataConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     num_workers: int = Field(default=0, ge=0)
     cache_media: bool = False
+    cache_encoders: EncoderCache | None = None
+
+    @field_validator("cache_encoders", mode="before")
+    @classmethod
+    def _accept_false(cls, values: Any) -> Any:
+        return None if values is False else values
+
+    @model_validator(mode="after")
+    def _check_encoders(self) -> Self:
+        streams = [source.path for source in self.mixture if source.stream]
+        if self.cache_encoders is not None and streams:
+            raise PydanticCustomError(
+                "refused",
+                f"cache_encoders: {streams[0]} is a stream, whose media are not known before they are trained on. Set "
+                "its `stream` to false, or leave cache_encoders out.",
+            )
+        return self
+
+    validation: list[SourceConfig] = []
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> Self:
+        for source in self.validation:
+            where = f"validation: {source.path}"
+            if source.stream or source.weight != 1 or source.augment is not None:
+                raise PydanticCustomError(
+                    "refused",
+                    f"{where}: every held-back row is looked at once, as it is. Leave out stream, weight and augment.",
+                )
+            rows = source.model_dump(exclude={"weight", "augment", "stream"})
+            if any(rows == other.model_dump(exclude={"weight", "augment", "stream"}) for other in self.mixture):
+                raise PydanticCustomError(
+                    "refused", f"{where} is in the mixture too. Its rows would not be held back."
+                )
+        return self
+
+    @property
+    def held_back(self) -> "DataConfig":
+        """The held-back rows as a mixture: one row after the other, unchanged."""
+        plain = {"augment": AugmentConfig(), "packing": False, "group_by_length": False, "validation": []}
+        return self.model_copy(update={"mixture": self.validation, **plain})
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -161,4 +231,4 @@ class DataConfig(Section):
         return any(source.stream for source in self.mixture)
 
 
-__all__ = ["AugmentConfig", "DataConfig", "ImageAugment", "SoundAugment", "SourceConfig"]
+__all__ = ["AugmentConfig", "DataConfig", "EncoderCache", "ImageAugment", "SoundAugment", "SourceConfig"]

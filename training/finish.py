@@ -9,6 +9,8 @@ from unimoe.surgery import Certificate
 
 from .checkpoint import remove_checkpoints
 from .config import StageConfig
+from .curves import CURVES_FILE, plot_curves
+from .lora import ADAPTER_FOLDER, save_adapter
 from .model_card import write_history, write_papers
 from .parts import Trainable
 from .progress import METRICS_FILE
@@ -26,15 +28,16 @@ def save_stage(
     history: list[dict[str, Any]],
     certificate: Certificate | None,
 ) -> Path:
-    """Merge LoRA and write model, processor and papers to the stage's output; only the first process writes.
+    """Write model, processor and papers to the stage's output, LoRA merged or apart; only the first process writes.
 
     Several specialists are written each to a folder in it, named by its modality.
     """
     folder = Path(config.output)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    trainable.merge()
+    _finish_lora(trainable, config, write=trainer.is_world_process_zero())
     model.requires_grad_(True).eval()
     if trainer.is_world_process_zero():
+        plot_curves([folder], folder / CURVES_FILE)
         if config.start.specialists is not None:
             _save_specialists(model, processor, config, history)
         else:
@@ -42,6 +45,21 @@ def save_stage(
         remove_checkpoints(config)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def _finish_lora(trainable: Trainable, config: StageConfig, *, write: bool) -> None:
+    """Save and merge the deltas of a stage, as it says."""
+    lora, folder = config.train.lora, Path(config.output) / ADAPTER_FOLDER
+    if lora is None:
+        return
+    if write:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lora.save_adapter or not lora.merge:
+            save_adapter(trainable.adapter, folder, base=config.output)
+    if lora.merge:
+        trainable.merge()
+    else:
+        trainable.unload()
 
 
 def save_model(

@@ -1,6 +1,7 @@
 """The papers of a trained folder: its model card, the history of its stages, and the stage as it was run."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def read_history(start: StageConfig) -> list[dict[str, Any]]:
     assemble = start.start.assemble
     specialists = start.start.specialists
     alone = specialists.base if specialists else start.start.path or ""
-    folders = [assemble.base, *assemble.experts.values()] if assemble else [alone]
+    folders = [assemble.base, *chain(*assemble.expert_folders.values())] if assemble else [alone]
     history: list[dict[str, Any]] = []
     for path in (Path(folder) / HISTORY_FILE for folder in folders):
         entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
@@ -154,7 +155,8 @@ def _sources(start: dict[str, Any]) -> list[str]:
         return [build[name] for name in ("language", "vision", "speech", "audio") if build[name]]
     if specialists := start.get("specialists"):
         return [specialists["base"]]
-    return [start["assemble"]["base"], *start["assemble"]["experts"].values()]
+    experts = start["assemble"]["experts"].values()
+    return [start["assemble"]["base"], *chain(*(given if isinstance(given, list) else [given] for given in experts))]
 
 
 def _certificate_lines(certificate: Certificate) -> list[str]:

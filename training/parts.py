@@ -9,11 +9,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.encoders import Encoder
-from unimoe.moe import Experts
 from unimoe.settings import ConfigError
 from unimoe.suggest import did_you_mean
 
-from .config_train import LoraTraining, TrainConfig
+from .config_train import TrainConfig
+from .lora import add_lora
 
 
 @dataclass
@@ -23,18 +23,24 @@ class Trainable:
     Args:
         parts: Parameters of each part of the model, before low-rank deltas were added.
         deltas: Low-rank parameters by the part that they belong to.
-        tuner: peft's tuner, which can merge the deltas; None without LoRA.
+        adapter: peft's model around this one, which can save and merge the deltas; None without LoRA.
     """
 
     parts: dict[str, list[nn.Parameter]]
     deltas: dict[str, list[nn.Parameter]] = field(default_factory=dict)
-    tuner: Any = None
+    adapter: Any = None
 
     def merge(self) -> None:
         """Add the low-rank deltas to the weights that they belong to, and take them out of the model."""
-        if self.tuner is not None:
-            self.tuner.merge_and_unload(safe_merge=True)
-            self.tuner, self.deltas = None, {}
+        if self.adapter is not None:
+            self.adapter.merge_and_unload(safe_merge=True)
+            self.adapter, self.deltas = None, {}
+
+    def unload(self) -> None:
+        """Take the low-rank deltas out of the model without adding them to it."""
+        if self.adapter is not None:
+            self.adapter.unload()
+            self.adapter, self.deltas = None, {}
 
 
 def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig) -> Trainable:
@@ -50,14 +56,31 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
     Raises:
         ConfigError: If the model has no part of a name, or a part has nothing that LoRA can be put on.
     """
-    names = model.parts()
+    everything = model.parts()
     for part in [*config.parts, *(config.lora.parts if config.lora else [])]:
-        if part not in names:
+        if part not in everything:
             raise ConfigError(
-                f"This model has no part {part!r}.{did_you_mean(part, names)} Parts: {', '.join(names)}."
+                f"This model has no part {part!r}.{did_you_mean(part, everything)} Parts: {', '.join(everything)}."
             )
+    names = within_layers(everything, config.layers, len(model.model.language_model.layers))
     parameters = dict(model.named_parameters())
+    _check_parts(config, names, parameters)
+    trainable = Trainable({part: [parameters[name] for name in members] for part, members in everything.items()})
+    fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}  # Whisper's sinusoids
+    model.requires_grad_(False)
+    if config.lora is not None:
+        trainable.adapter, trainable.deltas = add_lora(model, config.lora, names)
     for part in config.parts:
+        for name in set(names[part]) - fixed:
+            parameters[name].requires_grad_(True)
+    return trainable
+
+
+def _check_parts(config: TrainConfig, names: dict[str, list[str]], parameters: dict[str, nn.Parameter]) -> None:
+    """Refuse parts of which nothing would train, and those that would train twice."""
+    for part in config.parts:
+        if not names[part]:
+            raise ConfigError(f"train.layers: {part} has nothing in layers {config.layers}. Leave one of them out.")
         if not any(parameters[name].requires_grad for name in names[part]):
             raise ConfigError(f"train.parts: {part} is frozen by design; nothing of it would train.")
     whole = {name for part in config.parts for name in names[part]}
@@ -66,59 +89,25 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
             raise ConfigError(
                 f"train.lora.parts: {part} would train whole and by lora ({both[0]}). Name it in one of them."
             )
-    trainable = Trainable({part: [parameters[name] for name in members] for part, members in names.items()})
-    fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}  # Whisper's sinusoids
-    model.requires_grad_(False)
-    if config.lora is not None:
-        _add_lora(model, config.lora, names, trainable)
-    for part in config.parts:
-        for name in set(names[part]) - fixed:
-            parameters[name].requires_grad_(True)
-    return trainable
 
 
-def _add_lora(model: nn.Module, config: LoraTraining, names: dict[str, list[str]], trainable: Trainable) -> None:
-    """Wrap the linear layers and stacked experts of parts in peft's LoRA layers, in place."""
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
+def within_layers(names: dict[str, list[str]], layers: list[int] | None, depth: int) -> dict[str, list[str]]:
+    """Of the parameters of each part, those in some decoder layers, and those that are in none.
 
-    modules: list[str] = []
-    parameters: list[str] = []
-    for part in config.parts:
-        part_modules, part_parameters = lora_targets(model, names[part])
-        if not part_modules and not part_parameters:
-            raise ConfigError(
-                f"train.lora.parts: {part} has neither linear layers nor stacked experts; name it in train.parts."
-            )
-        modules += part_modules
-        parameters += part_parameters
-    settings = LoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=0.0,  # dropout cannot be put between stacked experts and their delta
-        target_modules=modules or None,
-        target_parameters=parameters or None,
-    )
-    # `inject_adapter_in_model` makes this tuner too, but throws it away, and with it the means to merge.
-    trainable.tuner = LoraModel(model, settings, "default")
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            owner = next(part for part in config.parts if _belongs(name, names[part]))
-            trainable.deltas.setdefault(owner, []).append(parameter)
-
-
-def lora_targets(model: nn.Module, names: list[str]) -> tuple[list[str], list[str]]:
-    """Find what LoRA can be put on among parameters: names of linear modules, and names of stacked 3-D parameters."""
-    modules = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
-    linear = [name for name in modules if type(model.get_submodule(name)) is nn.Linear]
-    stacked = [name for name in names if isinstance(model.get_submodule(name.rpartition(".")[0]), Experts)]
-    return linear, stacked
-
-
-def _belongs(delta: str, names: list[str]) -> bool:
-    """Whether a low-rank parameter sits on a module of these; peft adds `.base_layer` and `.lora_` to names."""
-    module = delta.partition(".lora_")[0].replace(".base_layer", "")
-    return any(name.startswith(f"{module}.") for name in names)
+    Raises:
+        ConfigError: If there is no such layer.
+    """
+    if layers is None:
+        return names
+    if strangers := [layer for layer in layers if not 0 <= layer < depth]:
+        raise ConfigError(f"train.layers: there is no layer {strangers[0]}; the decoder has {depth}, from 0 on.")
+    inside = tuple(f"model.language_model.layers.{layer}." for layer in layers)
+    return {
+        part: [
+            name for name in members if name.startswith(inside) or not name.startswith("model.language_model.layers.")
+        ]
+        for part, members in names.items()
+    }
 
 
 def keep_frozen_steady(model: nn.Module) -> None:

@@ -1,11 +1,13 @@
 """What one sees of a running stage: a bar in a terminal, plain lines without one, and `metrics.jsonl` always."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -16,10 +18,14 @@ METRICS_FILE = "metrics.jsonl"
 class MetricsFile(TrainerCallback):
     """Append what the trainer logs to a JSON Lines file, one object for each log; lines after a checkpoint that a
     training goes on from are dropped, for they will be written again.
+
+    Args:
+        path: The file.
+        details: What a log has beside its numbers.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, details: Callable[[], dict[str, Any]] = dict) -> None:
+        self.path, self.details = path, details
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -42,7 +48,7 @@ class MetricsFile(TrainerCallback):
         """Write one line."""
         if state.is_world_process_zero and logs:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **logs, **self.details()}) + "\n")
 
 
 class StageProgress(TrainerCallback):
@@ -52,6 +58,7 @@ class StageProgress(TrainerCallback):
         self.console = console
         self.title = title
         self.losses = Text()
+        self.warnings: list[str] = []
         self.bar: Progress | None = None
         self.live: Live | None = None
 
@@ -89,9 +96,9 @@ class StageProgress(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Show the losses, and which expert each modality uses most."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
+        if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
-        text = summarize(logs)
+        text = summarize(logs) if "loss" in logs else summarize_held_back(logs)
         if self.bar is not None:
             self.losses.plain = text
         else:
@@ -105,6 +112,11 @@ class StageProgress(TrainerCallback):
         """Close the bar."""
         self.close()
 
+    def warn(self, sentence: str) -> None:
+        """Say what should be looked at, and keep it."""
+        self.warnings.append(sentence)
+        self.console.print(f"[yellow]Warning:[/yellow] {escape(sentence)}", highlight=False, soft_wrap=True)
+
     def close(self) -> None:
         """Stop drawing; also after an error."""
         if self.live is not None:
@@ -112,13 +124,32 @@ class StageProgress(TrainerCallback):
         self.bar = self.live = None
 
 
+SHOWN_EXPERTS = 8
+"""Most experts whose shares are all shown in a line; of more, the three that are used most."""
+
+
 def summarize(logs: dict[str, float]) -> str:
-    """Put a log into one line: losses, then each modality's shares of the experts in percent."""
+    """Put a log into one line: losses, speed, memory, then each modality's shares of the experts in percent."""
     parts = [f"loss {logs['loss']:.3f}"]
     parts += [f"{name} {logs[f'loss_{name}']:.3f}" for name in ("balance", "z") if f"loss_{name}" in logs]
-    loads: dict[str, list[str]] = {}
+    shown = {"grad_norm": "grad {:.2f}", "tokens_per_second": "{:,.0f} tok/s", "data_wait": "wait {:.0%}"}
+    shown |= {"memory_gib": "mem {:.2f} GiB", "router_entropy": "entropy {:.2f}"}
+    parts += [text.format(logs[key]) for key, text in shown.items() if key in logs]
+    loads: dict[str, list[float]] = {}
     for key, value in logs.items():
         if key.startswith("load_"):
-            loads.setdefault(key.removeprefix("load_").partition("/")[0], []).append(f"{100 * value:.0f}")
-    parts += [f"{modality} {'/'.join(shares)}" for modality, shares in loads.items()]
-    return "  ".join(parts)
+            loads.setdefault(key.removeprefix("load_").partition("/")[0], []).append(value)
+    return "  ".join(parts + [f"{modality} {_shares(shares)}" for modality, shares in loads.items()])
+
+
+def _shares(shares: list[float]) -> str:
+    if len(shares) <= SHOWN_EXPERTS:
+        return "/".join(f"{100 * share:.0f}" for share in shares)
+    most = sorted(range(len(shares)), key=lambda expert: -shares[expert])[:3]
+    return " ".join(f"e{expert} {100 * shares[expert]:.0f}" for expert in most)
+
+
+def summarize_held_back(logs: dict[str, float]) -> str:
+    """Put the losses on held-back rows into one line: of all, then of each file."""
+    files = [f"{key.partition('/')[2]} {value:.3f}" for key, value in logs.items() if key.startswith("eval_loss/")]
+    return "  ".join([f"held-back loss {logs['eval_loss']:.3f}", *files])

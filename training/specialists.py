@@ -81,7 +81,7 @@ def rest_others(model: nn.Module, key: str, keys: Sequence[str]) -> None:
 
 
 def split_groups(optimizer: torch.optim.Optimizer, model: nn.Module, keys: Sequence[str]) -> None:
-    """Split the groups of a new optimizer by specialist; each group is named after its own."""
+    """Split the groups of a new optimizer by specialist; each group knows its own."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = optimizer.param_groups[:]
     optimizer.param_groups.clear()
@@ -89,7 +89,7 @@ def split_groups(optimizer: torch.optim.Optimizer, model: nn.Module, keys: Seque
         for key in keys:
             parameters = [parameter for parameter in group["params"] if owner(names[parameter], keys) == key]
             if parameters:
-                optimizer.param_groups.append({**group, "params": parameters, "name": key})
+                optimizer.param_groups.append({**group, "params": parameters, "specialist": key})
 
 
 def own_schedules(scheduler: Any, turns: Sequence[str], steps: Mapping[str, int], args: TrainingArguments) -> None:
@@ -110,7 +110,7 @@ def own_schedules(scheduler: Any, turns: Sequence[str], steps: Mapping[str, int]
             "function of the step, such as linear, cosine or constant."
         )
     scheduler.lr_lambdas = [
-        _own_schedule(group["name"], turns, steps, args) for group in scheduler.optimizer.param_groups
+        _own_schedule(group["specialist"], turns, steps, args) for group in scheduler.optimizer.param_groups
     ]
 
 
@@ -210,6 +210,11 @@ class SpecialistTrainer(StageTrainer):
         if is_new:
             own_schedules(scheduler, self.turns, self.steps, self.args)
         return scheduler
+
+    def choose_specialist(self, key: str | None) -> None:
+        """Let the specialist of a held-back batch compute."""
+        assert key is not None
+        choose_specialist(self.accelerator.unwrap_model(self.model), key)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As in Trainer, for the specialist whose turn it is; the others rest."""

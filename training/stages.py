@@ -1,34 +1,37 @@
 """Runs a stage: start -> what trains -> data -> training -> an ordinary `save_pretrained` folder with its papers."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import Progress
-from rich.text import Text
 from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import TrainOutput
 
-from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
+from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
 from unimoe.settings import ConfigError
 
-from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
+from .checkpoint import KeepLengths, WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
 from .config import StageConfig
 from .config_data import DataConfig
-from .data import BatchPlan, Collator, MixtureDataset, MixtureSampler, plan_batches
-from .data.collator import IGNORED
+from .data import BatchPlan, Collator, MixtureDataset, plan_batches
 from .data.dataset import read_mixture
+from .encoding import RestingEncoders
 from .finish import save_stage
+from .health import DeadExperts, WatchExperts, WatchGradients, check_learning_rate, check_trained_modalities
 from .losses import set_coefficients
 from .model_card import describe_stage, read_history
+from .optimizer import ParameterGroups
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
-from .parts import choose_trainable, trainable_table
+from .parts import Trainable, choose_trainable, trainable_table
 from .progress import METRICS_FILE, MetricsFile, StageProgress
+from .report import Contents, data_table, describe_length, look_at_rows, show_samples
 from .specialists import SpecialistTrainer
 from .start import load_start
+from .trackers import choose_trackers, place_logs
 from .trainer import StageTrainer
+from .validation import HeldBack, validation_arguments
 
 # A batch without pictures leaves a trained image encoder without a gradient, so unused parameters are expected.
 DEFAULT_ARGUMENTS = {"logging_steps": 10, "save_steps": 500, "save_total_limit": 1, "ddp_find_unused_parameters": True}
@@ -60,47 +63,78 @@ def run_stage(
     if resume and is_complete(config):
         return Path(config.output)
     checkpoint = find_checkpoint(config, resume=resume)
+    choose_trackers(config.trainer)
     set_seed(config.seed)
     model, processor, certificate = load_start(config)
     set_losses(model, config)
     trainable = choose_trainable(model, config.train)
+    check_learning_rate(trainable, config.trainer.get("learning_rate", 5e-5))
     check_packing(model.config.text_config, config.data)
-    dataset = MixtureDataset(
-        read_mixture(config.data),
-        seed=config.seed,
-        cache_media=config.data.cache_media,
-        shuffle_buffer=config.data.shuffle_buffer,
-    )
-    plan = plan_batches(config.data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
-    collator = Collator(processor, max_length=config.data.max_length, packing=config.data.packing)
+    dataset, plan, collator = read_data(config, processor)
+    resting = RestingEncoders(config, model, processor)
     progress = StageProgress(console, title=title or name)
-    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan)
-    measure_rows(plan, trainer, console)
+    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, trainable=trainable)
+    measure_rows(plan, trainer, console, checkpoint=checkpoint)
+    contents = look_at_rows(dataset)
+    if contents.is_complete:
+        check_trained_modalities(trainable, contents.modalities, warn=progress.warn)
+    resting.encode([dataset, *([trainer.held_back.dataset] if trainer.held_back else [])], trainer.args, console)
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
-        console.print(trainable_table(trainable), show_sample(dataset, collator))
+        report_start(trainer, trainable, dataset, collator, contents, console)
         if checkpoint:
             console.print(f"going on from {checkpoint}")
     try:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
+        resting.wake()
     for line in plan.report.lines(config.data.max_length):
         console.print(line, highlight=False)
-    history.append(
-        describe_stage(
-            name,
-            config,
-            rows={source.path: size or None for source, size in zip(dataset.sources, dataset.sizes, strict=True)},
-            steps=result.global_step,
-            samples=trainer.rows_shown,
-            loss=mean_loss(trainer.state.log_history),
-            seconds=result.metrics["train_runtime"],
-        )
-        | plan.report.as_history()
-    )
+    entry = describe_run(name, config, dataset, trainer, result)
+    history.append(entry | plan.report.as_history() | what_happened(trainer, progress))
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+
+
+def describe_run(
+    name: str, config: StageConfig, dataset: MixtureDataset, trainer: StageTrainer, result: TrainOutput
+) -> dict[str, Any]:
+    """The history's entry of a stage that has been trained."""
+    return describe_stage(
+        name,
+        config,
+        rows={source.path: size or None for source, size in zip(dataset.sources, dataset.sizes, strict=True)},
+        steps=result.global_step,
+        samples=trainer.rows_shown,
+        loss=mean_loss(trainer.state.log_history),
+        seconds=result.metrics["train_runtime"],
+    )
+
+
+def report_start(
+    trainer: StageTrainer,
+    trainable: Trainable,
+    dataset: MixtureDataset,
+    collator: Collator,
+    contents: Contents,
+    console: Console,
+) -> None:
+    """Say what is about to be trained: parts, data, length, and a sample of each modality."""
+    assert trainer.plan is not None
+    held_back = trainer.held_back.dataset.num_rows if trainer.held_back else None
+    console.print(trainable_table(trainable), data_table(dataset, contents))
+    length = describe_length(dataset, trainer.plan, collator, trainer.args, validated=held_back)
+    console.print(length, highlight=False)
+    console.print(*show_samples(dataset, collator, contents.modalities))
+
+
+def what_happened(trainer: StageTrainer, progress: StageProgress) -> dict[str, Any]:
+    """What a stage's history says of its end: the losses of held-back rows, and what was warned of."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
+    held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
+    found = {"held_back": held_back, "warnings": progress.warnings}
+    return {key: value for key, value in found.items() if value}
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
@@ -121,13 +155,31 @@ def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
             )
 
 
-def measure_rows(plan: BatchPlan, trainer: StageTrainer, console: Console) -> None:
-    """Measure all rows before the first step, where the number of steps depends on it.
+def read_data(config: StageConfig, processor: UniMoEProcessor) -> tuple[MixtureDataset, BatchPlan, Collator]:
+    """Open the data of a stage, and plan how its rows become batches.
+
+    Raises:
+        DataError: If a row does not fit.
+    """
+    data = config.data
+    dataset = MixtureDataset(
+        read_mixture(data), seed=config.seed, cache_media=data.cache_media, shuffle_buffer=data.shuffle_buffer
+    )
+    plan = plan_batches(data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
+    return dataset, plan, Collator(processor, max_length=data.max_length, packing=data.packing)
+
+
+def measure_rows(plan: BatchPlan, trainer: StageTrainer, console: Console, *, checkpoint: Path | None = None) -> None:
+    """Measure all rows before the first step, if the number of steps depends on it; a checkpoint may know lengths.
 
     Raises:
         DataError: If a row cannot be measured.
     """
-    if plan.lengths is None or not plan.sized:
+    if plan.lengths is None:
+        return
+    if checkpoint is not None:
+        plan.lengths.load(checkpoint)
+    if not plan.sized:
         return
     args = trainer.args
     with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
@@ -146,28 +198,78 @@ def make_trainer(
     progress: StageProgress,
     *,
     plan: BatchPlan | None = None,
+    trainable: Trainable | None = None,
 ) -> StageTrainer:
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
         stand_alone()
+    args, specialists = training_arguments(config), config.start.specialists
+    plan = plan or plan_batches(config.data, dataset, collator.processor, sized=True)
+    keepers = [KeepLengths(plan.lengths)] if plan.lengths and not specialists else []
     arguments: dict[str, Any] = {
         "model": model,
-        "args": training_arguments(config),
+        "args": args,
         "train_dataset": dataset,
         "data_collator": collator,
         "losses": config.train.losses,
-        "plan": plan or plan_batches(config.data, dataset, collator.processor, sized=True),
-        "callbacks": [WatchCheckpoints(), MetricsFile(Path(config.output) / METRICS_FILE), progress],
+        "groups": ParameterGroups.of(trainable, config.train) if trainable else None,
+        "plan": plan,
+        "held_back": hold_back(config, collator.processor, args),
+        "callbacks": [*keepers, WatchCheckpoints(), progress],
     }
-    specialists = config.start.specialists
     trainer = (
         StageTrainer(**arguments)
         if specialists is None
         else SpecialistTrainer(**arguments, modalities=specialists.modalities)
     )
     trainer.remove_callback(PrinterCallback)
+    place_logs(trainer, config.output)
+    watch(trainer, trainable, config, progress, text=model.config.text_config)
     check_engaged(trainer, config)
     return trainer
+
+
+def watch(
+    trainer: StageTrainer,
+    trainable: Trainable | None,
+    config: StageConfig,
+    progress: StageProgress,
+    *,
+    text: UniMoETextConfig,
+) -> None:
+    """Let a trainer write its metrics, and let it warn of experts and parts that do not train."""
+    health = config.train.health
+    metrics = Path(config.output) / METRICS_FILE
+    if health.dead_expert_steps and text.num_experts:
+        experts = DeadExperts(text, steps=health.dead_expert_steps)
+        trainer.add_callback(
+            WatchExperts(experts, details=lambda: trainer.details, metrics=metrics, warn=progress.warn)
+        )
+    if health.no_gradient_steps and trainable is not None:
+        gather = trainer.accelerator.gather
+        trainer.add_callback(
+            WatchGradients(trainable, steps=health.no_gradient_steps, gather=gather, warn=progress.warn)
+        )
+    trainer.add_callback(MetricsFile(metrics, details=lambda: trainer.details))
+
+
+def hold_back(config: StageConfig, processor: UniMoEProcessor, args: TrainingArguments) -> HeldBack | None:
+    """Read the held-back rows of a stage, if it has any.
+
+    Raises:
+        DataError: If a row does not fit.
+    """
+    if not config.data.validation:
+        return None
+    return HeldBack(
+        config.data,
+        processor,
+        seed=config.seed,
+        batch_size=args.per_device_eval_batch_size,
+        process=args.process_index,
+        processes=args.world_size,
+        specialists=list(config.start.specialists.modalities) if config.start.specialists else None,
+    )
 
 
 def set_losses(model: UniMoEForConditionalGeneration, config: StageConfig) -> None:
@@ -188,14 +290,15 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     Raises:
         ConfigError: If a value does not fit.
     """
-    has_tensorboard = importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
     values: dict[str, Any] = {
-        "report_to": ["tensorboard"] if has_tensorboard else [],
+        "run_name": Path(config.output).name,
         "dataloader_persistent_workers": config.data.num_workers > 0,
         "dataloader_pin_memory": torch.cuda.is_available(),
         **DEFAULT_ARGUMENTS,
+        **validation_arguments(config.data, config.trainer),
         **config.trainer,
         **deepspeed_arguments(config),
+        "report_to": choose_trackers(config.trainer),
         "output_dir": config.output,
         "seed": config.seed,
         "dataloader_num_workers": config.data.num_workers,
@@ -225,29 +328,3 @@ def checkpointing_arguments(config: StageConfig) -> dict[str, Any]:
             "router losses have no gradient. Leave it out."
         )
     return {**given, "use_reentrant": False}
-
-
-def show_sample(dataset: MixtureDataset, collator: Collator) -> Panel:
-    """Decode the first sample of the training, runs of a placeholder shortened, with what is learned in bold."""
-    sample = dataset[next(iter(MixtureSampler(dataset)))]
-    batch = collator([sample])
-    tokenizer = collator.processor.tokenizer
-    text = Text()
-    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
-    kinds = batch["mm_token_type_ids"][0].tolist()
-    position = 0
-    while position < len(ids):
-        end = position + 1
-        while end < len(ids) and (kinds[end], labels[end] == IGNORED) == (
-            kinds[position],
-            labels[position] == IGNORED,
-        ):
-            end += 1
-        piece = tokenizer.decode(ids[position : position + 1] if kinds[position] else ids[position:end])
-        text.append(f"{piece} x {end - position}" if kinds[position] else piece, style=_style(kinds, labels, position))
-        position = end
-    return Panel(text, title=f"One sample: {sample.id} ({len(ids)} tokens; what is learned in bold)", expand=False)
-
-
-def _style(kinds: list[int], labels: list[int], position: int) -> str:
-    return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"

@@ -9,6 +9,7 @@ from unimoe.settings import ConfigError
 from unimoe.surgery import Certificate, assemble
 
 from .config import StageConfig
+from .lora import merge_adapter, unmerged_adapter
 from .specialists import split_feed_forwards
 
 Start = tuple[UniMoEForConditionalGeneration, UniMoEProcessor, Certificate | None]
@@ -31,22 +32,30 @@ def _make_start(config: StageConfig) -> Start:
     if start.build is not None:
         return *build_model(**start.build.model_dump(), seed=config.seed), None
     if start.assemble is not None:
-        experts = {key: load_weights(path) for key, path in start.assemble.experts.items()}
+        experts = {key: [load_weights(path) for path in paths] for key, paths in start.assemble.expert_folders.items()}
         model, certificate = assemble(load_weights(start.assemble.base), experts, **start.assemble.arguments())
         return model, load_processor(start.assemble.base, model.config), certificate
     path = start.specialists.base if start.specialists else start.path or ""
-    model = load_weights(path)
+    goes_on = config.train.lora is not None and config.train.lora.adapter is not None
+    model = load_weights(path, merge=not goes_on)
     if start.specialists is not None:
         split_feed_forwards(model, list(start.specialists.modalities))
     return model, load_processor(path, model.config), None
 
 
-def load_weights(path: str) -> UniMoEForConditionalGeneration:
+def load_weights(path: str, *, merge: bool = True) -> UniMoEForConditionalGeneration:
     """Load a model in float32, whatever was saved: in bf16 weights, small steps round away.
 
     `trainer.bf16` still computes in bf16.
+
+    Args:
+        path: Folder or Hub id.
+        merge: Whether an adapter that was saved beside the model is added to it.
     """
-    return load_model(path, dtype=torch.float32)
+    model = load_model(path, dtype=torch.float32)
+    if merge and (adapter := unmerged_adapter(path)):
+        merge_adapter(model, adapter)
+    return model
 
 
 __all__ = ["load_start", "load_weights"]

@@ -1,6 +1,6 @@
 """transformers' Trainer with what a mixture of experts needs: loss split, expert load, seeded order, stop at NaN."""
 
-from collections import defaultdict
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,19 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from unimoe import Modality, UniMoETextConfig
+from unimoe import UniMoETextConfig
 from unimoe.moe import balance_routers, count_routing, weighted_router_loss
 from unimoe.settings import ConfigError
 
 from .config_train import LossConfig
 from .data import BatchPlan, MixtureBatches, MixtureDataset
-from .losses import set_coefficients
+from .health import NonFiniteLoss, find_bad_gradients, find_bad_inputs, find_bad_rows
+from .losses import count_labels, label_weights, set_coefficients, weighted_loss
+from .metrics import Meter, real_tokens, router_entropy
+from .optimizer import ParameterGroups, group_rates
 from .parallel import order_reduction
 from .parts import keep_frozen_steady
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message names the rows of the batch."""
+from .validation import HeldBack, ValidateAtEnd
 
 
 class StageTrainer(Trainer):
@@ -39,21 +39,52 @@ class StageTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, *args: Any, losses: LossConfig | None = None, plan: BatchPlan | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        losses: LossConfig | None = None,
+        plan: BatchPlan | None = None,
+        groups: ParameterGroups | None = None,
+        held_back: HeldBack | None = None,
+        **kwargs: Any,
     ) -> None:
+        kwargs["eval_dataset"] = held_back and held_back.dataset
         super().__init__(*args, **kwargs)
+        self.groups = groups
         self.losses = losses or LossConfig()
         self.plan = plan
-        self.add_callback(BalanceRouters(self))
+        self.held_back = held_back
+        self.add_callback(EndStep(self))
+        if held_back is not None:
+            self.add_callback(ValidateAtEnd())
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
         vars(self.accelerator.unwrap_model(self.model).config).pop("use_cache", None)
+        if self.losses.language == "modalities":
+            self.accelerator.unwrap_model(self.model).loss_function = weighted_loss
         self._batches: Any = None
         self._batch_tokens: Tensor | None = None
+        self._batch_labels: Tensor | None = None
         self._rows: Tensor | int | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = defaultdict(int)
-        self._routing: Tensor | None = None
+        self._rates: dict[str, float] = {}
         self._step_routing: Tensor | None = None
+        self._step_rows: list[str] = []
+        self.meter = Meter()
+        self.details: dict[str, Any] = {}
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As in Trainer, with the groups that the stage's learning rates and warm-up ask for."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.groups is not None:
+            self.groups.split(optimizer)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As in Trainer, with parts that rest while others warm up."""
+        is_new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new and self.groups is not None:
+            self.groups.schedule(scheduler)
+        return scheduler
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write a checkpoint's weights under the names that they have in memory, under which Trainer loads them.
@@ -120,10 +151,16 @@ class StageTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
         """As in Trainer; the real tokens and the rows of all batches of the step are counted beside their labels."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        fetch = super().get_batch_samples
+        batches, num_items = self.meter.begin_step(lambda: fetch(epoch_iterator, num_batches, device))
+        self._step_rows = []
         if batches:
             tokens = torch.stack([real_tokens(batch) for batch in batches]).sum().to(device)
             self._batch_tokens = self.accelerator.gather(tokens).sum()
+            if self.losses.language == "modalities":
+                labels = torch.stack([count_labels(batch) for batch in batches]).sum(dim=0).to(device)
+                self._batch_labels = self.accelerator.reduce(labels, "sum")
+            self.meter.tokens = self.meter.tokens + self._batch_tokens
             rows = torch.tensor(sum(len(batch.get("row_ids", ())) for batch in batches), device=device)
             self._rows = self._logged_rows() if self._rows is None else self._rows
             self._rows = self._rows + self.accelerator.gather(rows).sum()
@@ -139,11 +176,35 @@ class StageTrainer(Trainer):
         return next((int(entry["rows"]) for entry in reversed(self.state.log_history) if "rows" in entry), 0)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As in Trainer, with the step's coefficients; under DeepSpeed, gradients are reduced in one order for all."""
+        """As in Trainer, with the step's coefficients; under DeepSpeed, gradients are reduced in one order for all.
+
+        Raises:
+            NonFiniteLoss: If a gradient of the whole step is NaN or infinite, before it can reach the weights (under
+                DeepSpeed, before they can be saved).
+        """
         set_coefficients(self._text_config, self.losses, step=self.state.global_step)
+        self._rates = group_rates(self.optimizer)
         if self.is_deepspeed_enabled:
             order_reduction(self)
-        return super().training_step(*args, **kwargs)
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients and not self.args.fp16:  # whose scaler passes such steps over
+            self._check_gradients()
+        return loss
+
+    def _check_gradients(self) -> None:
+        wrapper = getattr(self.accelerator, "deepspeed_engine_wrapped", None)
+        bad: list[str] = []
+        if wrapper is None:
+            bad = find_bad_gradients(self.accelerator.unwrap_model(self.model))
+        elif (norm := wrapper.get_global_grad_norm()) is not None and not 0 <= norm < math.inf:
+            bad = ["that of the whole step"]
+        if bad:
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise NonFiniteLoss(
+                f"The loss is finite but a gradient is not, at step {self.state.global_step + 1}: "
+                f"{', '.join(bad[:3])}{more}. Rows of the step: {', '.join(self._step_rows)}. Look at these rows, or "
+                "lower the learning rate."
+            )
 
     def compute_loss(
         self,
@@ -158,21 +219,35 @@ class StageTrainer(Trainer):
             NonFiniteLoss: If the loss is NaN or infinite, before it can reach the weights.
         """
         row_ids = inputs.pop("row_ids", [])
+        self._step_rows += row_ids
         if model.training:
             keep_frozen_steady(model)
+        own: dict[str, Any] = {"num_items_in_batch": num_items_in_batch}
         if self.losses.language == "tokens":
-            num_items_in_batch = self._batch_tokens
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, output_router_logits=True, use_cache=False)
+            own = {"num_items_in_batch": self._batch_tokens}
+        elif self._batch_labels is not None:
+            own = {"label_weights": label_weights(inputs, self._batch_labels)}
+        outputs = model(**inputs, **own, output_router_logits=True, use_cache=False)
         loss = self._total_loss(outputs.losses, inputs) * self.accelerator.num_processes
         if not torch.isfinite(loss):
-            parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in outputs.losses.items())
-            raise NonFiniteLoss(
-                f"The loss is not finite at step {self.state.global_step + 1} ({parts}). Rows of the batch: "
-                f"{', '.join(row_ids)}. Look at these rows, or lower the learning rate."
-            )
+            raise NonFiniteLoss(self._describe_failure(outputs, inputs, row_ids))
         if model.training:
             self._record(outputs, inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _describe_failure(self, outputs: Any, inputs: dict[str, Any], row_ids: list[str]) -> str:
+        """Name what is not finite, and the rows it comes from."""
+        parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in outputs.losses.items())
+        rows = f"Rows of the batch: {', '.join(row_ids)}."
+        bad = find_bad_rows(outputs.logits, inputs, row_ids)
+        if 0 < len(bad) < len(row_ids):
+            rows += f" Not finite in: {', '.join(bad)}."
+        if features := find_bad_inputs(inputs):
+            rows += f" The batch's {', '.join(features)} are not finite themselves."
+        return (
+            f"The loss is not finite at step {self.state.global_step + 1} ({parts}). {rows} Look at these rows, or "
+            "lower the learning rate."
+        )
 
     def _total_loss(self, losses: dict[str, Tensor], inputs: dict[str, Any]) -> Tensor:
         """Language loss, and router losses with their coefficients and this batch's share of the step's tokens."""
@@ -193,11 +268,11 @@ class StageTrainer(Trainer):
         for name, value in outputs.losses.items():
             # The language loss is a part of the sum over the step's batches on all ranks; the others are means.
             part = value.detach() if name == "language" else value.detach() * self._share(inputs)
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + part * parts
-            self._counts[name] += 1
+            self.meter.add_loss(name, part * parts)
         if outputs.expert_mask:
-            counts = count_routing(outputs.expert_mask, inputs["mm_token_type_ids"], inputs.get("attention_mask"))
-            self._routing = counts if self._routing is None else self._routing + counts
+            mask = inputs.get("attention_mask")
+            counts = count_routing(outputs.expert_mask, inputs["mm_token_type_ids"], mask)
+            self.meter.add_routing(counts, router_entropy(outputs.router_probs, outputs.router_logits, mask))
             self._step_routing = counts if self._step_routing is None else self._step_routing + counts
 
     def balance(self) -> None:
@@ -207,25 +282,46 @@ class StageTrainer(Trainer):
             balance_routers(self.accelerator.unwrap_model(self.model), load)
         self._step_routing = None
 
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """As in Trainer; the rows that are looked at before the first step are not again where a training goes on."""
+        is_resumed = skip_scheduler and self.state.global_step > 0
+        return {} if is_resumed else super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure and log the loss on the held-back rows, over all processes.
+
+        Raises:
+            NonFiniteLoss: If it is NaN or infinite.
+        """
+        if self.held_back is None:
+            return super().evaluate(*args, **kwargs)
+        # Not DDP, which would wait for processes that have fewer rows. DeepSpeed's engine knows the dtype.
+        model: Any = self.deepspeed if self.is_deepspeed_enabled else self.model
+        model.eval()
+        try:
+            sums = self.held_back.sums(model, self._prepare_inputs, self.choose_specialist)
+        except ArithmeticError as error:
+            raise NonFiniteLoss(f"Step {self.state.global_step}: {error} Look at these rows.") from None
+        metrics = self.held_back.describe(self.accelerator.reduce(sums.to(self.args.device), "sum"))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def choose_specialist(self, key: str | None) -> None:
+        """Called before a held-back batch of one of several specialists; there is one here."""
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the loss split and the experts' shares of each modality since the last log, over all ranks."""
-        for name, total in self._sums.items():
-            logs[f"loss_{name}"] = float(self.accelerator.reduce(total, "mean")) / self._counts[name]
-        if self._routing is not None:
-            logs |= expert_load(self.accelerator.reduce(self._routing, "sum"))
+        """Log, with what the meter measured since the last log; its details stand in `details` while others log."""
+        self.details = {}
+        if "loss" in logs:  # else of held-back rows, or the last one
+            numbers, self.details = self.meter.collect(self.accelerator)
+            logs |= numbers | self._rates
         logs["rows"] = self.rows_shown
-        self._sums, self._counts, self._routing = {}, defaultdict(int), None
         super().log(logs, start_time)
 
 
-def real_tokens(inputs: dict[str, Any]) -> Tensor:
-    """Tokens of a batch that are no padding, a scalar; packed batches have no mask, for they have no padding."""
-    mask = inputs.get("attention_mask")
-    return (torch.ones_like(inputs["input_ids"]) if mask is None else mask).sum()
-
-
-class BalanceRouters(TrainerCallback):
-    """Balances the routers after each step of the optimiser, before a checkpoint can be written."""
+class EndStep(TrainerCallback):
+    """Balances the routers after each step of the optimiser, before a checkpoint can be written; stops the clock."""
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
@@ -234,21 +330,6 @@ class BalanceRouters(TrainerCallback):
         """Called once for all accumulated batches."""
         self.trainer.balance()
 
-
-def expert_load(counts: Tensor) -> dict[str, float]:
-    """Name each expert's share of each modality's tokens, all layers together.
-
-    Args:
-        counts: Assignments (layers, modalities, experts).
-
-    Returns:
-        `load_MODALITY/EXPERT` -> share; the shares of a modality sum to 1. Modalities without tokens are left out.
-    """
-    totals = counts.sum(dim=0).double().cpu()  # (M, E)
-    shares = totals / totals.sum(dim=-1, keepdim=True).clamp(min=1)
-    return {
-        f"load_{modality.key}/{expert}": round(float(share), 4)
-        for modality in Modality
-        if totals[modality].sum() > 0
-        for expert, share in enumerate(shares[modality])
-    }
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Called before logs, held-back rows and checkpoints."""
+        self.trainer.meter.end_step()

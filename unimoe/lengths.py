@@ -7,7 +7,7 @@ Each medium is measured (a picture's size, a sound's samples, the times of a cli
 from collections.abc import Sequence
 from typing import Any
 
-from .media import clip_times, load_clip_sound, picture_size, sound_length
+from .media import EncodedMedium, clip_times, load_clip_sound, picture_size, sound_length
 from .modality import Modality
 from .placeholders import collect_media, expand_placeholders, find_placeholders
 from .units import EXTRACTORS, Block, UnitCollector
@@ -65,6 +65,8 @@ class TokenCounter:
             ValueError: If it cannot be read.
         """
         units = self.units
+        if isinstance(medium, EncodedMedium) and medium.medium is None:
+            return units.block(modality, medium.measures)
         if modality is Modality.IMAGE:  # without tiles every size gives the same block, but the file must be a picture
             return units.picture_block(picture_size(medium, where=where))
         if modality is not Modality.VIDEO:

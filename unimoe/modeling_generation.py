@@ -41,14 +41,20 @@ class MultimodalGeneration(GenerationMixin):
         """
         names = [str(modality.feature_name) for modality in MEDIA]
         features = {name: model_kwargs.pop(name, None) for name in names}
+        encoded = model_kwargs.pop("encoder_states", None) or {}
+        states = {str(Modality.from_key(key).feature_name): units for key, units in encoded.items()}
         cache: Cache | None = model_kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         mask = model_kwargs.get("attention_mask")  # None: all ones; transformers then remembers its length
         length = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
         # As `generate` does: inputs as long as the mask are the whole conversation, shorter ones only what is new.
         if past and inputs_tensor.shape[1] == length:
-            features = self.uncached_units(features, inputs_tensor, past)
-        model_kwargs["mm_encoder_outputs"] = self.model.encode_all(features, model_kwargs.get("mm_encoder_outputs"))
+            features, states = (self.uncached_units(units, inputs_tensor, past) for units in (features, states))
+        model_kwargs["mm_encoder_outputs"] = self.model.encode_all(
+            features,
+            model_kwargs.get("mm_encoder_outputs"),
+            {m.key: states[name] for m in MEDIA if (name := str(m.feature_name)) in states},
+        )
         return model_kwargs
 
     def uncached_units(

@@ -32,6 +32,7 @@ class UniMoEOutput(MoeCausalLMOutputWithPast):
     """
 
     expert_mask: tuple[Tensor, ...] | None = None
+    router_probs: tuple[Tensor, ...] | None = None
     losses: dict[str, Tensor] | None = None
 
 

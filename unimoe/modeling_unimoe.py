@@ -5,6 +5,7 @@ D hidden size, C encoder width. A *unit* is a picture or a tile of it, a group o
 or speech.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -73,6 +74,25 @@ class UniMoEModel(UniMoEPreTrainedModel):
         Raises:
             ValueError: If the model has no encoder for the modality.
         """
+        output = self.run_encoder(modality, features, **kwargs)
+        units: Any = self.connectors[modality.encoder_key](output.last_hidden_state).unbind()  # N of (tokens, D)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=units,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def run_encoder(self, modality: Modality, features: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """Run the encoder of a modality alone; arguments as for `encode`.
+
+        Returns:
+            `last_hidden_state`, the encoder's tokens (N, tokens, C), which `connect` and `encoder_states` of the
+            forward take; `hidden_states` and `attentions` of the tower on request.
+
+        Raises:
+            ValueError: If the model has no encoder for the modality.
+        """
         key = modality.encoder_key
         if key not in self.encoders:
             raise ValueError(
@@ -80,14 +100,29 @@ class UniMoEModel(UniMoEPreTrainedModel):
                 f"Leave the {modality.key} out, or give the configuration an encoder for it."
             )
         is_video = modality is Modality.VIDEO
-        output = self.encode_frames(features, **kwargs) if is_video else self.encoders[key](features, **kwargs)
-        units: Any = self.connectors[key](output.last_hidden_state).unbind()  # N of (tokens, D)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=output.last_hidden_state,
-            pooler_output=units,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return self.encode_frames(features, **kwargs) if is_video else self.encoders[key](features, **kwargs)
+
+    def connect(self, modality: Modality, states: Tensor) -> BaseModelOutputWithPooling:
+        """Turn what an encoder gave (N, tokens, C) into embeddings of the language model, as `encode` returns them.
+
+        Raises:
+            ValueError: If they are not of this model's encoder.
+        """
+        key = modality.encoder_key
+        if key not in self.connectors:
+            raise ValueError(
+                f"Got encoder_states[{modality.key!r}], but this model takes "
+                f"{', '.join(self.connectors) or 'text only'}. Leave the {modality.key} out."
+            )
+        encoder = self.config.encoder_config(key)
+        if states.shape[1:] != (wanted := (encoder.num_tokens, encoder.hidden_size)):
+            raise ValueError(
+                f"encoder_states[{modality.key!r}] have the shape {tuple(states.shape)}, but this model's encoder "
+                f"gives (units, {wanted[0]}, {wanted[1]}). Encode the media with this model."
+            )
+        states = states.to(next(self.connectors[key].parameters()))
+        units: Any = self.connectors[key](states).unbind()  # N of (tokens, D)
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=units)
 
     def encode_frames(self, pixel_values_videos: Tensor, **kwargs: Any) -> BaseModelOutput:
         """Encode groups of frames (N, stride, channels, height, width), and average each.
@@ -116,19 +151,33 @@ class UniMoEModel(UniMoEPreTrainedModel):
         """Encode windows of speech; see `encode`."""
         return self.encode(Modality.SPEECH, speech_features, **kwargs)
 
-    def encode_all(self, features: dict[str, Tensor | None], given: EncoderOutputs | None = None) -> EncoderOutputs:
-        """Encode every modality whose features are there, by modality key; `given` outputs are kept.
+    def encode_all(
+        self,
+        features: dict[str, Tensor | None],
+        given: EncoderOutputs | None = None,
+        states: Mapping[str, Tensor | None] | None = None,
+    ) -> EncoderOutputs:
+        """Encode every modality whose features are there, and connect those whose encoder's `states` are; `given`
+        outputs are kept. All are by modality key, but features by the argument's name.
 
         Raises:
-            ValueError: If a modality comes both raw and encoded.
+            ValueError: If a modality comes in two forms, or is unknown.
         """
         outputs = dict(given or {})
+        known = {Modality.from_key(key): value for key, value in (states or {}).items()}
         for modality in Modality:
-            if (raw := features.get(modality.feature_name or "")) is None:
-                continue
-            if modality.key in outputs:
-                raise ValueError(f"Pass {modality.feature_name} or mm_encoder_outputs[{modality.key!r}], not both.")
-            outputs[modality.key] = self.encode(modality, raw)
+            forms = {
+                modality.feature_name: features.get(modality.feature_name or ""),
+                f"encoder_states[{modality.key!r}]": known.get(modality),
+                f"mm_encoder_outputs[{modality.key!r}]": outputs.get(modality.key),
+            }
+            raw, encoded, _ = forms.values()
+            if len(held := [name for name, form in forms.items() if form is not None]) > 1:
+                raise ValueError(f"Pass {held[0]} or {held[1]}, not both.")
+            if raw is not None:
+                outputs[modality.key] = self.encode(modality, raw)
+            elif encoded is not None:
+                outputs[modality.key] = self.connect(modality, encoded)
         return outputs
 
     def forward(
@@ -145,6 +194,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         speech_features: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         mm_encoder_outputs: EncoderOutputs | None = None,
+        encoder_states: dict[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> UniMoEModelOutput:
         """Merge media into the text and run the language model.
@@ -153,6 +203,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             pixel_values, pixel_values_videos, audio_features, speech_features: Units of the whole batch, in order.
             mm_token_type_ids: `Modality` of each token, (B, S). None: read from the placeholder ids.
             mm_encoder_outputs: Results of `encode` by modality key, instead of the raw features.
+            encoder_states: Tokens that the encoders gave, (N, tokens, C) by modality key, instead of the raw features.
             The others are those of `UniMoETextModel.forward`.
 
         Raises:
@@ -167,7 +218,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             "audio_features": audio_features,
             "speech_features": speech_features,
         }
-        encoded = self.encode_all(features, mm_encoder_outputs)
+        encoded = self.encode_all(features, mm_encoder_outputs, encoder_states)
         require_positions(self.config, position_ids, encoded)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -253,6 +304,7 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
         speech_features: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         mm_encoder_outputs: EncoderOutputs | None = None,
+        encoder_states: dict[str, Tensor] | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
@@ -273,6 +325,7 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
             "speech_features": speech_features,
             "mm_token_type_ids": mm_token_type_ids,
             "mm_encoder_outputs": mm_encoder_outputs,
+            "encoder_states": encoder_states,
         }
         return self.predict(
             text_config=self.config.text_config,

@@ -379,6 +379,7 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
             expert_mask=outputs.expert_mask,
+            router_probs=outputs.router_probs,
         )
 
 

@@ -92,7 +92,7 @@ class UniMoEProcessor(ProcessorMixin):
         self.speech_feature_extractor = speech_feature_extractor
         self.layout = MediaLayout(**(media_layout or {}))
         self.media_layout = self.layout.to_dict()
-        self.skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "offset_mapping"]
+        self.skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "offset_mapping", "encoder_states"]
         self._check_parts()
         self.modalities = tuple(
             m for m in MEDIA if m.key in self.layout.grids and getattr(self, EXTRACTORS[m]) is not None
@@ -162,7 +162,7 @@ class UniMoEProcessor(ProcessorMixin):
             `input_ids`, `attention_mask`, `mm_token_type_ids` (B, S); with `position_type="omni"`, `position_ids`
             (3, B, S); for media present, N units in order of appearance: `pixel_values` (N, C, H, W),
             `pixel_values_videos` (N, F, C, H, W), `audio_features` (N, frames, mel bins), `speech_features` (N, mel
-            bins, frames).
+            bins, frames); for media that are encoded already, `encoder_states`: modality key -> (N, tokens, C).
 
         Raises:
             ValueError: If placeholders and media do not match in a row, a medium cannot be loaded or the processor
@@ -187,6 +187,8 @@ class UniMoEProcessor(ProcessorMixin):
         data = self._tokenize(texts, blocks, options) if texts is not None else {}
         if options.return_tensors == "np":
             features = {name: feature.numpy() for name, feature in features.items()}
+        if states := units.encoder_states():
+            features["encoder_states"] = states
         return BatchFeature(
             {**data, **features},
             tensor_type=options.return_tensors,

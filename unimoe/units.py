@@ -16,7 +16,17 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .layout import MediaLayout
-from .media import FrameSampling, cut_windows, load_clip, load_clip_sound, load_picture, load_sound, window_samples
+from .media import (
+    EncodedMedium,
+    FrameSampling,
+    Measures,
+    cut_windows,
+    load_clip,
+    load_clip_sound,
+    load_picture,
+    load_sound,
+    window_samples,
+)
 from .modality import Modality
 from .positions import clip_offsets, picture_offsets, sound_offsets, sound_times
 
@@ -65,23 +75,46 @@ class UnitCollector:
         self._pictures: list[tuple[Image.Image, bool]] = []  # and whether it is a tile
         self._frames: list[Image.Image] = []
         self._windows: dict[Modality, list[np.ndarray]] = {Modality.AUDIO: [], Modality.SPEECH: []}
+        self._states: dict[Modality, list[Tensor]] = {}
 
     def add(self, modality: Modality, medium: Any, where: str) -> Block:
         """Load one medium and keep its units.
 
         Args:
             modality: Of the medium.
-            medium: What `unimoe.media` loads.
+            medium: What `unimoe.media` loads, or an `EncodedMedium`.
             where: Its place, for errors.
+
+        Raises:
+            ValueError: If it cannot be loaded, or was encoded as other units than the layout makes of it.
+        """
+        block = self.block(modality, self.load(modality, medium, where))
+        if isinstance(medium, EncodedMedium):
+            self._check_encoded(medium, block, where)
+        return block
+
+    def load(self, modality: Modality, medium: Any, where: str) -> Measures:
+        """Load one medium, keep its units and measure it; arguments as for `add`.
 
         Raises:
             ValueError: If it cannot be loaded.
         """
-        if modality is Modality.IMAGE:
-            return self._add_picture(load_picture(medium, where=where))
         if modality is Modality.VIDEO:
-            return self._add_clip(medium, where)
-        return self.sound_block(modality, self._keep_windows(modality, self._load_sound(modality, medium, where)))
+            return self._keep_clip(medium, where)
+        if isinstance(medium, EncodedMedium):
+            self._keep_states(modality, medium, where)
+            return medium.measures
+        if modality is Modality.IMAGE:
+            return self._keep_picture(load_picture(medium, where=where))
+        return Measures(samples=self._keep_windows(modality, self._load_sound(modality, medium, where)))
+
+    def block(self, modality: Modality, measures: Measures) -> Block:
+        """What stands for a medium with these measures."""
+        if modality is Modality.IMAGE:
+            return self.picture_block(measures.size)
+        if modality is Modality.VIDEO:
+            return self.clip_block(measures.times, measures.samples)
+        return self.sound_block(modality, measures.samples)
 
     def picture_block(self, size: tuple[int, int]) -> Block:
         """What stands for a picture of this width and height (pixels)."""
@@ -131,7 +164,7 @@ class UnitCollector:
 
         Returns:
             `pixel_values` (N, C, H, W), `pixel_values_videos` (N, stride, C, H, W), `audio_features` (AST: N, frames,
-            mel bins), `speech_features` (Whisper: N, mel bins, frames).
+            mel bins), `speech_features` (Whisper: N, mel bins, frames). Encoded media have none.
         """
         features: dict[str, Tensor] = {}
         if self._pictures:
@@ -146,23 +179,69 @@ class UnitCollector:
                 features[str(modality.feature_name)] = extracted[extractor.model_input_names[0]]
         return features
 
-    def _add_picture(self, picture: Image.Image) -> Block:
+    def encoder_states(self) -> dict[str, Tensor]:
+        """Tokens (N, tokens, C) of the units of encoded media by modality key; of modalities without any, none.
+
+        Raises:
+            ValueError: If other media of the same modality are not encoded.
+        """
+        raw = {Modality.IMAGE: self._pictures, Modality.VIDEO: self._frames, **self._windows}
+        for modality in self._states:
+            if raw[modality]:
+                raise ValueError(
+                    f"Some {modality.key} of this call is encoded and some is not. Encode all of it, or none."
+                )
+        return {modality.key: torch.cat(states) for modality, states in self._states.items()}
+
+    def _keep_states(self, modality: Modality, medium: EncodedMedium, where: str) -> None:
+        if modality.key not in medium.states:
+            raise ValueError(
+                f"{where}: was encoded as {' and '.join(medium.states) or 'nothing'}, not as {modality.key}. Pass it "
+                "under the modality that it was encoded as."
+            )
+        self._states.setdefault(modality, []).append(medium.states[modality.key])
+
+    def _check_encoded(self, medium: EncodedMedium, block: Block, where: str) -> None:
+        """Refuse an encoded medium of which this layout would make other units."""
+        for key, states in medium.states.items():
+            tokens, size = block.text.count(str(Modality.from_key(key).token)), self.layout.num_tokens[key]
+            if tokens != len(states) * size:
+                raise ValueError(
+                    f"{where}: was encoded as {len(states)} unit(s) of {key}, but the layout makes {tokens // size} "
+                    "of it. Encode it with the processor that it is given to, and the same options."
+                )
+
+    def _keep_picture(self, picture: Image.Image) -> Measures:
         tiles = self.tiles(picture.size)
         self._pictures.append((picture, False))
         if tiles != (1, 1):
             self._pictures += [(tile, True) for tile in cut_tiles(picture, tiles, self._tile_size)]
-        return self.picture_block(picture.size)
+        return Measures(size=picture.size)
 
-    def _add_clip(self, medium: Any, where: str) -> Block:
-        clip = load_clip(medium, sampling=self.sampling, where=where)
-        self._frames += clip.frames
-        samples = 0
+    def _keep_clip(self, medium: Any, where: str) -> Measures:
+        """Keep frames and sound of a clip, of which both, one or none may be encoded."""
+        encoded = medium if isinstance(medium, EncodedMedium) else EncodedMedium(Measures(), medium=medium)
+        times, samples = encoded.measures.times, 0
+        if Modality.VIDEO.key in encoded.states:
+            self._keep_states(Modality.VIDEO, encoded, where)
+        else:
+            clip = load_clip(encoded.medium, sampling=self.sampling, where=where)
+            self._frames += clip.frames
+            times = clip.times
         if self.layout.video_sound is not None:
-            modality = Modality.from_key(self.layout.video_sound)
-            rate = self.extractors[modality].sampling_rate
-            if (sound := load_clip_sound(medium, sampling_rate=rate, where=where)) is not None:
-                samples = self._keep_windows(modality, sound)
-        return self.clip_block(clip.times, samples)
+            samples = self._keep_track(Modality.from_key(self.layout.video_sound), encoded, where)
+        return Measures(times=times, samples=samples)
+
+    def _keep_track(self, modality: Modality, clip: EncodedMedium, where: str) -> int:
+        """Keep the sound track of a clip; its samples, 0 if there is none."""
+        if modality.key in clip.states:
+            self._keep_states(modality, clip, where)
+            return clip.measures.samples
+        if clip.medium is None:
+            raise ValueError(f"{where}: was encoded without its sound. Encode it with video_sound={modality.key!r}.")
+        rate = self.extractors[modality].sampling_rate
+        sound = load_clip_sound(clip.medium, sampling_rate=rate, where=where)
+        return 0 if sound is None else self._keep_windows(modality, sound)
 
     def _load_sound(self, modality: Modality, medium: Any, where: str) -> np.ndarray:
         rate = self.extractors[modality].sampling_rate

@@ -1,5 +1,6 @@
 """Assembly: specialists become experts, certified; what cannot be assembled is refused by name."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,8 @@ def test_any_router_can_be_put_before_the_specialists(sources, moe) -> None:
 
 
 def test_what_the_specialists_decide_cannot_be_given(sources) -> None:
-    with pytest.raises(ValueError, match="moe: expert_type, num_experts cannot be given"):
-        assemble(sources["base"], specialists(sources), moe={"num_experts": 8, "expert_type": "lora"})
+    with pytest.raises(ValueError, match="moe: expert_groups, num_experts cannot be given"):
+        assemble(sources["base"], specialists(sources), moe={"num_experts": 8, "expert_groups": {}})
 
 
 def test_the_generation_settings_of_the_base_are_kept(sources) -> None:
@@ -123,3 +124,135 @@ def test_a_sparse_source_is_refused(sources) -> None:
 def test_a_modality_without_its_own_encoder_is_refused(sources) -> None:
     with pytest.raises(ValueError, match="'video' has no encoder of its own"):
         assemble(sources["base"], {"video": sources["image"]})
+
+
+def test_any_number_of_experts_comes_from_several_specialists_copies_and_the_base(sources) -> None:
+    speech = [sources["speech"], tiny_model(7)]
+    moe, certificate = assemble(
+        sources["base"], {"image": sources["image"], "speech": speech}, base_experts=2, copies=2, router_bias=4.0
+    )
+    order = ["base", "base", "image", "image", "speech", "speech", "speech", "speech"]
+    assert certificate.details["expert_order"] == order and moe.config.text_config.num_experts == 8
+    origins = [sources["base"]] * 2 + [sources["image"]] * 2 + [speech[0]] * 2 + [speech[1]] * 2
+    hidden = torch.randn(5, 32)
+    for expert, origin in enumerate(origins):
+        expected = origin.model.language_model.layers[1].mlp(hidden)
+        actual = moe.model.language_model.layers[1].mlp.experts(hidden, torch.full((5, 1), expert), torch.ones(5, 1))
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+    bias = moe.model.language_model.layers[0].mlp.router.modality_bias
+    assert bias[Modality.SPEECH].tolist() == [0, 0, 0, 0, 4, 4, 4, 4]
+    assert bias[Modality.TEXT].tolist() == [4, 4, 0, 0, 0, 0, 0, 0]
+
+
+def test_groups_hold_all_experts_of_a_modality(sources) -> None:
+    moe, _ = assemble(
+        sources["base"],
+        {"image": sources["image"], "text": sources["speech"]},
+        copies=2,
+        modality_routing="isolated",
+    )
+    assert moe.config.text_config.expert_groups == {"image": [1, 2], "text": [0, 3, 4]}
+
+
+@torch.no_grad()
+def test_slices_of_a_specialist_add_up_to_it(sources) -> None:
+    moe, certificate = assemble(sources["base"], specialists(sources), pieces=4)
+    experts = moe.model.language_model.layers[0].mlp.experts
+    assert certificate.kind == "exact" and "4 neighbouring experts add up to" in certificate.claim
+    assert (moe.config.text_config.num_experts, experts.num_experts) == (12, 12)
+    hidden = torch.randn(5, 32)
+    total = sum(experts.expert_output(expert, hidden) for expert in range(4, 8))
+    torch.testing.assert_close(
+        total, sources["image"].model.language_model.layers[0].mlp(hidden), atol=1e-6, rtol=1e-5
+    )
+
+
+def changed_by_rank(base: UniMoEForConditionalGeneration, rank: int) -> UniMoEForConditionalGeneration:
+    """The base with a change of a rank to each feed-forward, as LoRA training leaves it."""
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            for weight in layer.mlp.parameters():
+                weight += torch.randn(len(weight), rank) @ torch.randn(rank, weight.shape[1]) * 0.05
+    return model
+
+
+def test_specialists_trained_by_lora_become_lora_experts_whole(sources) -> None:
+    specialist = changed_by_rank(sources["base"], 4)
+    moe, certificate = assemble(sources["base"], {"image": specialist}, moe={"expert_type": "lora", "expert_rank": 4})
+    assert certificate.kind == "exact" and certificate.difference < 1e-5
+    experts = moe.model.language_model.layers[1].mlp.experts
+    hidden = torch.randn(5, 32)
+    expected = specialist.model.language_model.layers[1].mlp(hidden)
+    torch.testing.assert_close(experts.expert_output(1, hidden), expected, atol=1e-5, rtol=1e-4)
+    assert not experts.base.gate_proj.weight.requires_grad
+
+
+def test_a_rank_too_small_is_refused_or_measured(sources) -> None:
+    specialist = changed_by_rank(sources["base"], 10)
+    with pytest.raises(ValueError, match=r"differs from its source by .*expert_rank is 4.*pass exact=False"):
+        assemble(sources["base"], {"image": specialist}, moe={"expert_type": "lora", "expert_rank": 4})
+    losses = [
+        assemble(
+            sources["base"], {"image": specialist}, moe={"expert_type": "lora", "expert_rank": rank}, exact=False
+        )[1]
+        for rank in (4, 8)
+    ]
+    assert [certificate.kind for certificate in losses] == ["measured", "measured"]
+    assert losses[0].difference > losses[1].difference > 1e-3
+
+
+def test_noise_is_measured_and_must_be_asked_for(sources) -> None:
+    with pytest.raises(ValueError, match="Use noise=0"):
+        assemble(sources["base"], specialists(sources), noise=0.1)
+    _, certificate = assemble(sources["base"], specialists(sources), noise=0.1, exact=False)
+    assert certificate.kind == "measured" and certificate.difference > 1e-3
+
+
+@torch.no_grad()
+def test_shared_parts_come_from_the_base_or_are_averaged_and_what_is_left_is_said(sources) -> None:
+    states = {key: model.state_dict() for key, model in sources.items()}
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    kept, certificate = assemble(sources["base"], specialists(sources))
+    assert torch.equal(kept.state_dict()[name], states["base"][name])
+    assert set(certificate.details["left_to_the_base"]) == {"image", "speech"}
+    mean, certificate = assemble(sources["base"], specialists(sources), shared_parts="average")
+    expected = sum(state[name].double() for state in states.values()) / 3
+    torch.testing.assert_close(mean.state_dict()[name].double(), expected, atol=1e-7, rtol=0)
+    assert certificate.details["left_to_the_base"] == {}
+    _, certificate = assemble(sources["base"], {"image": changed_by_rank(sources["base"], 2)})
+    assert certificate.details["left_to_the_base"] == {}, "a specialist that changed feed-forwards alone leaves none"
+
+
+def test_layers_that_stay_dense_are_averaged_too(sources) -> None:
+    moe, certificate = assemble(sources["base"], specialists(sources), shared_parts="average", moe={"moe_layers": [1]})
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    expected = sum(model.state_dict()[name].double() for model in sources.values()) / 3
+    torch.testing.assert_close(moe.state_dict()[name].double(), expected, atol=1e-7, rtol=0)
+    assert certificate.details["moe_layers"] == [1]
+
+
+@torch.no_grad()
+def test_shared_experts_begin_as_the_first_channels_of_the_base(sources) -> None:
+    fields = {"num_shared_experts": 2, "shared_expert_intermediate_size": 8, "shared_expert_weighting": "router"}
+    moe, _ = assemble(sources["base"], specialists(sources), moe=fields | {"num_null_experts": 1})
+    shared = moe.model.language_model.layers[0].mlp.shared_expert
+    dense = sources["base"].model.language_model.layers[0].mlp
+    assert torch.equal(shared.up_proj.weight, dense.up_proj.weight[:16])
+    assert torch.equal(shared.down_proj.weight, dense.down_proj.weight[:, :16])
+    with pytest.raises(ValueError, match="shared experts are 400 wide in all"):
+        assemble(sources["base"], specialists(sources), moe=fields | {"shared_expert_intermediate_size": 200})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pieces": 5}, r"pieces \(5\) does not divide"),
+        ({"copies": 0}, "copies is 0; it is at least 1"),
+        ({"moe": {"expert_type": "latent"}}, "'latent' holds no feed-forwards"),
+        ({"moe": {"expert_type": "lora"}, "pieces": 2}, "LoRA experts change a whole feed-forward"),
+    ],
+)
+def test_what_cannot_be_assembled_is_refused(sources, arguments, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        assemble(sources["base"], specialists(sources), **arguments)

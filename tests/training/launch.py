@@ -15,21 +15,28 @@ from training.config import StageConfig
 ROOT = Path(__file__).parents[2]
 
 
-def command(stage: StageConfig, file: Path, *options: str, processes: int = 0) -> list[str]:
+TRAINING = ("-m", "training")
+
+
+def command(
+    stage: StageConfig, file: Path, *options: str, processes: int = 0, program: tuple[str, ...] = TRAINING
+) -> list[str]:
     """The command line for a stage, whose YAML goes to `file`; 0 processes: without a launcher."""
     file.write_text(json.dumps(stage.model_dump()))  # JSON is YAML
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
-    return [sys.executable, *launcher, "-m", "training", str(file), *options]
+    return [sys.executable, *launcher, *program, str(file), *options]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 
-def train(stage: StageConfig, file: Path, *options: str, processes: int = 0) -> subprocess.CompletedProcess[str]:
+def train(
+    stage: StageConfig, file: Path, *options: str, processes: int = 0, program: tuple[str, ...] = TRAINING
+) -> subprocess.CompletedProcess[str]:
     """Run a stage to its end."""
     done = subprocess.run(
-        command(stage, file, *options, processes=processes),
+        command(stage, file, *options, processes=processes, program=program),
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -40,10 +47,12 @@ def train(stage: StageConfig, file: Path, *options: str, processes: int = 0) -> 
     return done
 
 
-def train_and_kill(stage: StageConfig, file: Path, *, at: int, processes: int = 0) -> None:
+def train_and_kill(
+    stage: StageConfig, file: Path, *, at: int, processes: int = 0, program: tuple[str, ...] = TRAINING
+) -> None:
     """Run a stage, and kill all its processes as soon as the checkpoint of step `at` is written."""
     with subprocess.Popen(
-        command(stage, file, processes=processes),
+        command(stage, file, processes=processes, program=program),
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.DEVNULL,

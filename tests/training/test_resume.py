@@ -11,12 +11,20 @@ from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.checkpoint import WHOLE_FILE, mean_loss
+from training.metrics import WALL_CLOCK as metrics_of_speed
 from training.stages import run_stage
 from unimoe.settings import ConfigError
 from unimoe.surgery import assemble
 
 STEPS, KILLED_AT = 30, 10
-WALL_CLOCK = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
+WALL_CLOCK = (
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+    "train_loss",
+    "total_flos",
+    *metrics_of_speed,
+)
 
 
 @pytest.fixture(scope="module")

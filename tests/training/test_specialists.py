@@ -1,20 +1,23 @@
 """Specialists of one run are those of separate runs: forced routing, no drift of those that rest."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from launch import train
-from transformers import AutoModelForMultimodalLM
+from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.config import StageConfig
+from training.config_data import DataConfig
 from training.data import MixtureDataset
 from training.data.dataset import read_mixture
 from training.data.lanes import apportion, split_lanes, take_turns
 from training.data.schema import DataError
 from training.recipe import merge
 from training.stages import run_stage
+from training.validation import HeldBack
 from unimoe.settings import ConfigError
 from unimoe.surgery import assemble
 
@@ -122,6 +125,33 @@ def test_they_go_on_from_a_checkpoint_as_if_never_stopped(stages, monkeypatch):
         expected, actual = weights(Path(together.output) / key), weights(Path(stopped.output) / key)
         for name, value in expected.items():
             torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-7, msg=f"{key} {name}")
+
+
+def test_each_held_back_row_is_answered_by_its_own_specialist(stages, workspace):
+    """After the run, a file's loss is that of the dense model of its modality."""
+    files = []
+    for name in ("image_kind", "spoken_word"):
+        files.append(
+            str(shutil.copy(workspace / "data" / f"{name}_train.jsonl", workspace / "data" / f"{name}.jsonl"))
+        )
+    together, _ = stages(data={"validation": files})
+    output = run_stage(together)
+    together_losses = json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
+    if "eval_loss" not in together_losses:
+        together_losses = json.loads((output / "metrics.jsonl").read_text().splitlines()[-2])
+    for key, file in zip(("image", "speech"), files, strict=True):
+        dense = AutoModelForMultimodalLM.from_pretrained(output / key)
+        processor = AutoProcessor.from_pretrained(output / key)
+        held_back = HeldBack(
+            DataConfig(mixture=["other.jsonl"], validation=[file]),
+            processor,
+            seed=0,
+            batch_size=4,
+            process=0,
+            processes=1,
+        )
+        expected = held_back.describe(held_back.sums(dense.eval(), lambda batch: batch))["eval_loss"]
+        assert together_losses[f"eval_loss/{Path(file).stem}"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_packing_lora_and_accumulation_work_and_the_folders_assemble(stages, workspace):

@@ -11,9 +11,10 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
+from training.metrics import expert_load
 from training.progress import summarize
 from training.stages import load_start, run_stage, training_arguments
-from training.trainer import NonFiniteLoss, StageTrainer, expert_load
+from training.trainer import NonFiniteLoss, StageTrainer
 from unimoe.settings import ConfigError
 
 

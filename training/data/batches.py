@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _BUFFERS = 3
 _LOST = 100_000
 """Rows dropped one after the other at which a mixture is taken to have none that fits."""
+_WARNED = 10
+"""Rows dropped, and cut, that the log names as warnings; more of them are only told to those who ask for all."""
 GlobalBatch = list[list[Place]]
 """The batches of all processes at one step."""
 
@@ -192,9 +194,10 @@ class MixtureBatches(Sampler[list[Place]]):
 
     def _note(self, name: str, tokens: int, *, cut: bool) -> None:
         rows = self.plan.report.cut if cut else self.plan.report.dropped
-        if name not in rows:
-            what = "cut" if cut else "dropped"
-            logger.info("%s: %d tokens, %s (data.max_length %s)", name, tokens, what, self.plan.config.max_length)
+        if name not in rows and self.process == 0:
+            level = logging.WARNING if len(rows) < _WARNED else logging.INFO
+            what, limit = "cut" if cut else "dropped", self.plan.config.max_length
+            logger.log(level, "%s: %d tokens, %s (data.max_length is %s)", name, tokens, what, limit)
         rows[name] = tokens
 
 

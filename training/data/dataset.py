@@ -20,6 +20,7 @@ from unimoe.media import load_picture, load_sound
 
 from ..config_data import AugmentConfig, DataConfig
 from .augment import augment_image, augment_sound, sample_generator
+from .encoded import EncodedMedia
 from .fitting import keep
 from .order import Place, endless_order, fractional_rows, pass_order
 from .schema import DataError, Row
@@ -85,6 +86,7 @@ class MixtureDataset(Dataset):
         self.sources = list(sources)
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
+        self.encoded: EncodedMedia | None = None  # see `training.encoding`
         self.cache: dict[str, Image.Image | np.ndarray] | None = {} if cache_media else None
         self.sizes = [0 if isinstance(source.rows, RowStream) else len(source.rows) for source in self.sources]
         self._ends = list(accumulate(self.sizes))
@@ -151,18 +153,29 @@ class MixtureDataset(Dataset):
         row, augment = self.row(place)
         generator = sample_generator(self.seed, place.epoch, place.position)
         messages = [
-            {**message, "content": [self._decode(item, row, augment, generator) for item in message["content"]]}
+            {**message, "content": [self.decode(item, row, augment, generator) for item in message["content"]]}
             for message in keep(row.messages, place.cut)
         ]
         is_cut_inside = place.cut is not None and place.cut.is_inside
         return Sample(row.id, row.where, messages, augment, generator, is_cut_inside)
 
-    def _decode(
+    def decode(
         self, item: dict[str, Any], row: Row, augment: AugmentConfig, generator: torch.Generator
     ) -> dict[str, Any]:
-        """Load the medium of one item and augment it; text, and videos, which the processor samples, pass."""
+        """Load the medium of one item and augment it, or find it encoded; text, and videos, which the processor
+        samples, pass.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
         kind = item["type"]
-        if kind in (Modality.TEXT.key, Modality.VIDEO.key):
+        if kind == Modality.TEXT.key:
+            return item
+        if self.encoded is not None:
+            encoded = self.encoded.find(kind, medium_of(item), where=f"{row.where} ({row.id})")
+            if encoded is not None:
+                return {"type": kind, kind: encoded}
+        if kind == Modality.VIDEO.key:
             return item
         medium = self._load(medium_of(item), kind, row)
         config = getattr(augment, kind)

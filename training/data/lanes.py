@@ -139,7 +139,7 @@ def split_lanes(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str, Mixtu
     for key, sources in lanes.items():
         if not sources:
             raise DataError(f"No row of the mixture is of the specialist {key!r}. Add a file, or leave {key} out.")
-    return {
+    split = {
         key: MixtureDataset(
             sources,
             seed=dataset.seed,
@@ -148,6 +148,9 @@ def split_lanes(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str, Mixtu
         )
         for key, sources in lanes.items()
     }
+    for lane in split.values():
+        lane.encoded = dataset.encoded
+    return split
 
 
 def row_lane(row: Row, keys: Sequence[str]) -> str:

@@ -1,6 +1,8 @@
 """How long rows are, before they are decoded: exact tokens, or a bound where augmentation may lengthen a sound."""
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,12 @@ from .schema import DataError, Row
 _SOUNDS = (Modality.AUDIO.key, Modality.SPEECH.key)
 
 
+LENGTHS_FILE = "row_lengths.npz"
+"""In a checkpoint: the lengths known so far, so that going on from it needs no row measured again."""
+
+
 class RowLengths:
-    """Measures the rows of a mixture; those that can be read at random, once.
+    """Measures the rows of a mixture, each once: those of files by their number, those of streams by their position.
 
     Args:
         dataset: The mixture.
@@ -30,8 +36,9 @@ class RowLengths:
     def __init__(self, dataset: MixtureDataset, processor: UniMoEProcessor) -> None:
         self.dataset = dataset
         self.counter = TokenCounter(processor, sampling_rate=SAMPLING_RATE)
-        self.known = np.full(dataset.num_rows, -1, dtype=np.int64)
-        self._cuts: dict[tuple[int, int], tuple[Cut, int] | None] = {}
+        self.known = np.full(dataset.num_rows, -1, dtype=np.int32)
+        self.streamed = array("i")  # by position; -1 where none is known
+        self.cuts: dict[int, tuple[Cut, int] | None] = {}
 
     def __call__(self, place: Place) -> int:
         """Tokens of the whole row of a place.
@@ -39,25 +46,42 @@ class RowLengths:
         Raises:
             DataError: If a medium of the row cannot be read, or the processor would refuse it.
         """
-        if place.streamed is not None:
-            return self._count(*self.dataset.row(place))
-        if self.known[place.row] < 0:
-            self.known[place.row] = self._count(*self.dataset.row(place))
-        return int(self.known[place.row])
+        lengths, index = (self.known, place.row) if place.streamed is None else (self.streamed, place.position)
+        if lengths is self.streamed and index >= len(lengths):
+            self.streamed.extend([-1] * (index + 1 - len(lengths)))
+        if lengths[index] < 0:
+            lengths[index] = self._count(*self.dataset.row(place))
+        return int(lengths[index])
 
     def cut(self, place: Place, limit: int) -> tuple[Cut, int] | None:
         """Where to cut the row of a place so that it has at most `limit` tokens, and how many it has then.
 
-        None: no part of it with something to learn fits.
+        None: no part of it with something to learn fits. The limit must always be the same.
         """
-        key = (place.row, limit)
-        if place.streamed is None and key in self._cuts:
-            return self._cuts[key]
-        row, augment = self.dataset.row(place)
-        found = longest_cut(row.messages, limit, lambda messages: self._count(row, augment, messages))
-        if place.streamed is None:
-            self._cuts[key] = found
-        return found
+        key = place.row if place.streamed is None else -1 - place.position
+        if key not in self.cuts:
+            row, augment = self.dataset.row(place)
+            self.cuts[key] = longest_cut(row.messages, limit, lambda messages: self._count(row, augment, messages))
+        return self.cuts[key]
+
+    def save(self, folder: Path) -> None:
+        """Write what is known to `LENGTHS_FILE` in a folder."""
+        cuts = [(key, *found[0], found[1]) if found else (key, -1, 0, 0) for key, found in self.cuts.items()]
+        cuts_table = np.array(cuts, dtype=np.int64).reshape(-1, 4)
+        np.savez(folder / LENGTHS_FILE, known=self.known, streamed=np.array(self.streamed, np.int32), cuts=cuts_table)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, if there is anything that fits this mixture."""
+        file = folder / LENGTHS_FILE
+        if not file.is_file():
+            return
+        with np.load(file) as stored:
+            if stored["known"].shape != self.known.shape:
+                return
+            self.known = stored["known"]
+            self.streamed = array("i", stored["streamed"].tolist())
+            for key, messages, items, tokens in stored["cuts"].tolist():
+                self.cuts[key] = (Cut(messages, items), tokens) if messages >= 0 else None
 
     def measure_all(
         self, *, process: int = 0, processes: int = 1, track: Callable[[Sequence[int]], Iterable[int]] = iter
@@ -121,4 +145,4 @@ def longest_sound(samples: int, augment: SoundAugment | None) -> int:
     return slowest + round(augment.shift * SAMPLING_RATE)
 
 
-__all__ = ["RowLengths", "longest_sound"]
+__all__ = ["LENGTHS_FILE", "RowLengths", "longest_sound"]

@@ -7,12 +7,15 @@ they are used.
 """
 
 from .clips import Clip, FrameSampling, clip_times, load_clip
+from .encoded import EncodedMedium, Measures
 from .pictures import is_picture, load_picture, picture_size
 from .sounds import cut_windows, load_clip_sound, load_sound, resampled_length, sound_length, window_samples
 
 __all__ = [
     "Clip",
+    "EncodedMedium",
     "FrameSampling",
+    "Measures",
     "clip_times",
     "cut_windows",
     "is_picture",

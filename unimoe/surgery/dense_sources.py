@@ -1,4 +1,4 @@
-"""What assembling and upcycling share: dense models in, their feed-forwards as the experts of a sparse one."""
+"""What assembling and upcycling share: dense models in, a sparse one with their weights out, and how it is checked."""
 
 import copy
 from collections.abc import Sequence
@@ -10,8 +10,7 @@ from torch import Tensor
 from ..configuration_unimoe import UniMoEConfig
 from ..loading import load_model
 from ..modeling_unimoe import UniMoEForConditionalGeneration
-from ..moe import Experts, GatedMLP, SparseMoeBlock
-from ..moe.router_types import TABLE_NUMBERS, HashRouter
+from ..moe import GatedMLP, SparseMoeBlock
 
 Source = str | Path | UniMoEForConditionalGeneration
 
@@ -55,36 +54,6 @@ def sparse_like(dense: UniMoEForConditionalGeneration, config: UniMoEConfig) -> 
     return model
 
 
-def mlp_experts(block: SparseMoeBlock) -> Experts:
-    """The experts of a block, which must be full feed-forwards of one width.
-
-    Raises:
-        ValueError: If they are of another family.
-    """
-    if not isinstance(block.experts, Experts):
-        raise ValueError(f"Experts of the type {type(block.experts).__name__} hold no copies of feed-forwards.")
-    return block.experts
-
-
-@torch.no_grad()
-def fill_experts(experts: Experts, feed_forwards: Sequence[GatedMLP]) -> None:
-    """Copy one dense feed-forward into each expert."""
-    for index, mlp in enumerate(feed_forwards):
-        experts.gate_up_proj[index].copy_(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]))
-        experts.down_proj[index].copy_(mlp.down_proj.weight)
-
-
-@torch.no_grad()
-def draw_router(block: SparseMoeBlock, std: float, generator: torch.Generator) -> None:
-    """Draw what a router begins with: weights from N(0, std), a hash table evenly."""
-    for name, weight in block.router.named_parameters():
-        if name in ("weight", "group_weight"):
-            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
-    if isinstance(block.router, HashRouter):
-        table = block.router.table
-        table.copy_(torch.randint(TABLE_NUMBERS, tuple(table.shape), generator=generator))
-
-
 def probe_states(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
     """Random hidden states (T, D) of unit scale, in the dtype of `like`, on which operations are checked."""
     return torch.randn(64, size, generator=generator).to(like)
@@ -93,3 +62,22 @@ def probe_states(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
 def relative_difference(actual: Tensor, expected: Tensor) -> float:
     """Largest absolute difference, relative to the largest absolute value expected."""
     return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+@torch.no_grad()
+def largest_difference(block: SparseMoeBlock, sources: Sequence[GatedMLP], generator: torch.Generator) -> float:
+    """Compare the experts of a block with their sources on random hidden states, relative to the largest output.
+
+    Args:
+        block: Its experts are as many as sources, or a whole number of times as many: slices that add up.
+        sources: Dense feed-forwards.
+        generator: Source of chance.
+    """
+    experts = block.experts
+    probe = probe_states(experts.hidden_dim, sources[0].down_proj.weight, generator)
+    pieces = experts.num_experts // len(sources)
+    outputs = [experts.expert_output(expert, probe) for expert in range(experts.num_experts)]
+    return max(
+        relative_difference(torch.stack(outputs[index * pieces : (index + 1) * pieces]).sum(dim=0), source(probe))
+        for index, source in enumerate(sources)
+    )

@@ -13,21 +13,18 @@ from ..configuration_moe import ModalityRouting
 from ..configuration_unimoe import UniMoEConfig
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
-from ..moe import Experts, GatedMLP, RoutingContext, SparseMoeBlock
-from ..moe.lora_experts import LoRAExperts
+from ..moe import GatedMLP, RoutingContext, SparseMoeBlock
 from .certificate import Certificate
 from .dense_sources import (
     TOLERANCE,
     Source,
-    draw_router,
-    fill_experts,
     load_dense,
-    mlp_experts,
     probe_states,
     relative_difference,
     source_name,
     sparse_like,
 )
+from .initialise import draw_router, fill_experts
 
 
 def upcycle(
@@ -108,30 +105,11 @@ def _upcycle_layers(
     difference = 0.0
     for layer, dense_layer in zip(model.model.language_model.layers, dense.model.language_model.layers, strict=True):
         if isinstance(layer.mlp, SparseMoeBlock):
-            _fill(layer.mlp, dense_layer.mlp, noise, generator)
+            copies = [dense_layer.mlp] * layer.mlp.experts.num_experts
+            fill_experts(layer.mlp, copies, base=dense_layer.mlp, noise=noise, generator=generator)
             draw_router(layer.mlp, model.config.text_config.initializer_range, generator)
             difference = max(difference, _difference(layer.mlp, dense_layer.mlp, generator))
     return difference
-
-
-@torch.no_grad()
-def _fill(block: SparseMoeBlock, mlp: GatedMLP, noise: float, generator: torch.Generator) -> None:
-    """Make each expert of a block compute a feed-forward, up to noise."""
-    if not isinstance(block.experts, LoRAExperts):
-        fill_experts(mlp_experts(block), [mlp] * block.experts.num_experts)
-        return _add_noise(mlp_experts(block), noise, generator)
-    block.experts.base.load_state_dict(mlp.state_dict())
-    for weights in (block.experts.gate_up_a, block.experts.down_a):  # as peft draws them; the other factor is 0
-        drawn = torch.rand(weights.shape, generator=generator) * 2 - 1
-        weights.copy_(drawn / weights.shape[-1] ** 0.5)
-
-
-@torch.no_grad()
-def _add_noise(experts: Experts, noise: float, generator: torch.Generator) -> None:
-    if noise:
-        for weights in (experts.gate_up_proj, experts.down_proj):
-            for expert in weights:
-                expert += torch.randn(expert.shape, generator=generator).to(expert) * noise * expert.std()
 
 
 @torch.no_grad()

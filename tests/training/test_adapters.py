@@ -1,0 +1,156 @@
+"""Adapters are saved in peft's format, merged, put on again, and gone on with."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from launch import train
+from peft import PeftModel
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+from typer.testing import CliRunner
+
+from training.__main__ import app
+from training.config_train import LoraTraining
+from training.data import Collator, MixtureDataset
+from training.data.dataset import read_mixture
+from training.stages import run_stage
+from training.start import load_start
+from unimoe.settings import ConfigError
+
+
+@pytest.fixture
+def stage(make_stage, mixture_start, tmp_path):
+    """LoRA on experts and attention of a mixture, connectors whole."""
+
+    def make(name="stage", start=mixture_start, steps=3, zero=None, **lora):
+        settings = {"parts": ["experts", "attention"], "r": 4, **lora}
+        return make_stage(
+            start=str(start),
+            train={"parts": ["connectors"], "lora": settings},
+            trainer={"max_steps": steps, "learning_rate": 1e-2, "save_steps": 2},
+            parallel={"zero": zero},
+            output=str(tmp_path / name),
+        )
+
+    return make
+
+
+@pytest.fixture
+def batch(workspace, make_stage):
+    files = make_stage().data
+    processor = AutoProcessor.from_pretrained(workspace / "start")
+    dataset = MixtureDataset(read_mixture(files), seed=0)
+    inputs = Collator(processor)([dataset[row] for row in (0, 20, 40)])
+    return {name: value for name, value in inputs.items() if name != "row_ids"}
+
+
+@torch.no_grad()
+def logits(model, batch, experts="eager"):
+    model.set_experts_implementation(experts)
+    return model.eval()(**batch).logits
+
+
+def close(actual, expected):
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
+def test_a_merged_model_is_the_unmerged_one_with_its_adapter_on_it(stage, batch, experts):
+    merged = run_stage(stage("merged", save_adapter=True))
+    apart = run_stage(stage("apart", merge=False))
+    expected = logits(AutoModelForMultimodalLM.from_pretrained(merged), batch)
+    bare = AutoModelForMultimodalLM.from_pretrained(apart)
+    assert (logits(bare, batch) - expected).abs().max() > 1e-3 * expected.abs().max(), "the deltas are not in it"
+    with_adapter = PeftModel.from_pretrained(bare, apart / "adapter")
+    with_adapter.get_base_model().set_experts_implementation(experts)
+    with torch.no_grad():
+        close(with_adapter.eval()(**batch).logits, expected)
+    config = json.loads((merged / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == 4 and config["base_model_name_or_path"] == str(merged)
+
+
+def test_a_stage_that_starts_from_an_unmerged_one_starts_from_what_was_trained(stage, batch):
+    merged, apart = run_stage(stage("merged")), run_stage(stage("apart", merge=False))
+    expected = logits(AutoModelForMultimodalLM.from_pretrained(merged), batch)
+    close(logits(load_start(stage("next", start=apart))[0], batch), expected)
+
+
+def test_the_command_merges_what_was_saved_apart(stage, batch, tmp_path):
+    merged, apart = run_stage(stage("merged")), run_stage(stage("apart", merge=False))
+    result = CliRunner().invoke(app, ["merge", str(apart), str(tmp_path / "one")])
+    assert result.exit_code == 0, result.output
+    expected = logits(AutoModelForMultimodalLM.from_pretrained(merged), batch)
+    close(logits(AutoModelForMultimodalLM.from_pretrained(tmp_path / "one"), batch), expected)
+    AutoProcessor.from_pretrained(tmp_path / "one")
+    result = CliRunner().invoke(app, ["merge", str(merged), str(tmp_path / "two")])
+    assert result.exit_code == 2 and "holds no adapter" in result.output
+
+
+def test_an_adapter_is_gone_on_with_where_it_was_left(stage, batch):
+    first = run_stage(stage("first", merge=False))
+    second = stage("second", start=first, adapter=str(first / "adapter"), merge=False, steps=1)
+    second.trainer["learning_rate"] = 0.0
+    again = run_stage(second)
+    expected = logits(
+        PeftModel.from_pretrained(AutoModelForMultimodalLM.from_pretrained(first), first / "adapter"), batch
+    )
+    actual = PeftModel.from_pretrained(AutoModelForMultimodalLM.from_pretrained(again), again / "adapter")
+    close(logits(actual, batch), expected)
+
+
+def test_stopped_and_resumed_the_adapter_is_that_of_an_unbroken_run(stage, monkeypatch):
+    from training import trainer
+
+    unbroken = run_stage(stage("unbroken", merge=False))
+    step = trainer.StageTrainer.training_step
+
+    def stop(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.StageTrainer, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage("stopped", merge=False))
+    monkeypatch.setattr(trainer.StageTrainer, "training_step", step)
+    stopped = run_stage(stage("stopped", merge=False), resume=True)
+    from safetensors.torch import load_file
+
+    expected, actual = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (unbroken, stopped))
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-7, msg=name)
+
+
+@pytest.mark.distributed
+def test_under_zero_the_adapter_is_whole(stage, batch, tmp_path):
+    two = stage("two", zero=2, merge=False)
+    two.trainer["per_device_train_batch_size"] = 2
+    train(two, tmp_path / "stage.yaml", processes=2)
+    one = run_stage(stage("one"))
+    adapted = PeftModel.from_pretrained(
+        AutoModelForMultimodalLM.from_pretrained(two.output), Path(two.output) / "adapter"
+    )
+    expected = logits(AutoModelForMultimodalLM.from_pretrained(one), batch)
+    torch.testing.assert_close(logits(adapted, batch), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_dropout_on_stacked_experts_is_refused_when_the_configuration_is_read():
+    with pytest.raises(ValueError, match="dropout between stacked experts"):
+        LoraTraining(parts=["attention", "experts"], dropout=0.1)
+    assert LoraTraining(parts=["attention"], dropout=0.1).dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 8}, r"lora\.r is 8, but the adapter .* was trained with 4"),
+        ({"parts": ["attention"]}, "was trained on other parts"),
+        ({"adapter": "nowhere"}, "nowhere holds no adapter"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_named(stage, changes, message):
+    first = run_stage(stage("first", merge=False, steps=1))
+    with pytest.raises(ConfigError, match=message):
+        run_stage(stage("second", start=first, **{"adapter": str(first / "adapter"), **changes}))

@@ -1,0 +1,135 @@
+"""Each part has its own learning rate, parts rest while others warm up, and layers are a choice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from launch import train
+from transformers import AutoModelForMultimodalLM
+
+from training.config_train import TrainConfig
+from training.optimizer import ParameterGroups
+from training.parts import choose_trainable
+from training.stages import run_stage
+from training.start import load_start
+from unimoe.settings import ConfigError
+
+PARTS = {"parts": ["connectors", "router"], "lora": {"parts": ["attention"], "r": 2}}
+
+
+@pytest.fixture
+def mixed(make_stage, mixture_start, tmp_path):
+    """A stage on a mixture: router, connectors, LoRA on attention."""
+
+    def make(train=None, steps=3, zero=None, **trainer):
+        arguments = {"max_steps": steps, "learning_rate": 1e-3, "weight_decay": 0.1, **trainer}
+        return make_stage(
+            start=mixture_start,
+            train={**PARTS, **(train or {})},
+            trainer=arguments,
+            parallel={"zero": zero},
+            output=str(tmp_path / f"mixed-{zero}-{steps}"),
+        )
+
+    return make
+
+
+def log(stage) -> list[dict]:
+    return [json.loads(line) for line in (Path(stage.output) / "metrics.jsonl").read_text().splitlines()][:-1]
+
+
+def weights(folder) -> dict:
+    return AutoModelForMultimodalLM.from_pretrained(folder).state_dict()
+
+
+def moved(stage, start) -> dict[str, float]:
+    before, after = weights(start), weights(stage.output)
+    return {name: float((after[name] - before[name]).abs().max()) for name in before}
+
+
+def test_each_parameter_has_the_rate_of_the_smallest_part_that_has_one(mixed):
+    rates = {"connectors": 2e-3, "connectors.image": 3e-3, "router": 4e-3}
+    stage = mixed({"learning_rates": rates})
+    model, _, _ = load_start(stage)
+    groups = ParameterGroups.of(choose_trainable(model, stage.train), stage.train)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain}], lr=1e-3)
+    groups.split(optimizer)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(decayed) + len(plain)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            part = next((p for p in ("connectors.image", "connectors", "router") if f".{p}." in f".{name}"), None)
+            assert group["lr"] == rates.get(part, 1e-3), name
+            assert (group["weight_decay"] == 0.1) == (parameter.dim() > 1)
+
+
+def test_a_rate_of_its_own_moves_a_part_as_far_as_that_rate_for_all_does(mixed):
+    """One step: what a part learns does not depend on the rates of others."""
+    own, same = (mixed({"learning_rates": {"router": 5e-3}}, steps=1), mixed(steps=1, learning_rate=5e-3))
+    same.output += "-same"
+    for stage in (own, same):
+        run_stage(stage)
+    a, b = weights(own.output), weights(same.output)
+    for name, value in a.items():
+        if ".router." in name:
+            torch.testing.assert_close(value, b[name], rtol=0, atol=1e-7)
+        elif ".connectors." in name and name.endswith("weight"):
+            assert not torch.equal(value, b[name]), name
+    assert log(own)[0]["learning_rate/router"] == 5e-3 and log(own)[0]["learning_rate"] == 1e-3
+
+
+def test_what_rests_does_not_move_until_the_others_are_warm(mixed, mixture_start):
+    warm = mixed({"warm_up": {"parts": ["router"], "steps": 2}}, steps=2, lr_scheduler_type="constant")
+    run_stage(warm)
+    changes = moved(warm, mixture_start)
+    assert all((change > 0) == (".router." in name and "permitted" not in name) for name, change in changes.items())
+    joined = mixed({"warm_up": {"parts": ["router"], "steps": 2}}, steps=4, lr_scheduler_type="constant")
+    run_stage(joined)
+    assert any(change > 0 for name, change in moved(joined, mixture_start).items() if ".connectors." in name)
+
+
+@pytest.mark.distributed
+def test_warm_up_and_rates_are_the_same_under_zero(mixed, tmp_path):
+    settings = {"warm_up": {"parts": ["router"], "steps": 2}, "learning_rates": {"router": 4e-3}}
+    one = mixed(settings, steps=5, per_device_train_batch_size=4)
+    two = mixed(settings, steps=5, zero=2, per_device_train_batch_size=2)
+    train(one, tmp_path / "stage.yaml")
+    train(two, tmp_path / "stage.yaml", processes=2)
+    expected, actual = weights(one.output), weights(two.output)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_only_the_layers_that_are_named_train(mixed, mixture_start):
+    stage = mixed({"parts": ["router", "connectors"], "layers": ["1"]}, steps=2)
+    run_stage(stage)
+    for name, change in moved(stage, mixture_start).items():
+        if ".router." in name or ("_proj" in name and ".language_model." in name and "mlp" not in name):
+            assert (change > 0) == (".layers.1." in name), name
+        elif ".connectors." in name and name.endswith("weight"):
+            assert change > 0, "what is in no layer trains as it would"
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"learning_rates": {"ruoter": 1e-3}}, "no part 'ruoter'. Did you mean 'router'"),
+        ({"learning_rates": {"norms": 1e-3}}, "norms does not train in this stage"),
+        ({"warm_up": {"parts": ["mlp2"], "steps": 1}}, "train.warm_up.parts: this model has no part"),
+        ({"layers": [7]}, "there is no layer 7; the decoder has 2"),
+    ],
+)
+def test_a_part_or_layer_that_is_not_there_is_named(mixed, train, message):
+    with pytest.raises(ConfigError, match=message):
+        run_stage(mixed(train))
+
+
+def test_layers_are_numbers_and_ranges():
+    assert TrainConfig(parts=["mlp"], layers=["8-11", 2, "9"]).layers == [2, 8, 9, 10, 11]
+    for wrong in ("8-", "x", "9-8"):
+        with pytest.raises(ValueError, match="no layer or range of layers"):
+            TrainConfig(parts=["mlp"], layers=[wrong])

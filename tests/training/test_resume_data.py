@@ -1,0 +1,92 @@
+"""Stopped in the middle of an epoch and started again, a training goes on with the rows that would have come."""
+
+import json
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from launch import ROOT, train, train_and_kill
+from test_resume import assert_equal_runs
+
+NOTED = (str(Path(__file__).parent.relative_to(ROOT) / "training_noted.py"),)
+KILLED_AT, EPOCHS = 7, 4
+
+
+@pytest.fixture
+def make_flow(make_stage, mixture_start, workspace, tmp_path):
+    """A weighted mixture in packs that two workers make; with a stream, or in epochs of which the second is broken."""
+    data = workspace / "data"
+
+    def make(name, streams):
+        mixture = [
+            {"path": str(data / "image_kind_train.jsonl"), "weight": 1.5},
+            {"path": str(data / "spoken_word_train.jsonl"), "weight": 0.5},
+            {"path": str(data / "text_train.jsonl"), "weight": 2, "stream": streams},
+        ]
+        augment = {"image": {"flip": 0.5, "shift": 0.2}, "speech": {"speed": 0.1, "mask_time": 0.2}}
+        length = {"max_steps": 16} if streams else {"max_steps": -1, "num_train_epochs": EPOCHS}
+        return make_stage(
+            start=mixture_start,
+            train={"parts": ["router", "connectors"]},
+            data={
+                "mixture": mixture,
+                "packing": True,
+                "max_length": 130,
+                "packing_buffer": 12,
+                "shuffle_buffer": 9,
+                "too_long": "drop",
+                "num_workers": 2,
+                "augment": augment,
+            },
+            trainer={
+                "save_steps": KILLED_AT,
+                "logging_steps": 1,
+                "learning_rate": 0.01,
+                "per_device_train_batch_size": 1,
+                "gradient_accumulation_steps": 2,
+                **length,
+            },
+            output=str(tmp_path / name),
+        )
+
+    return make
+
+
+def noted(folder):
+    """Rows of each run: file -> process -> step -> its batches."""
+    found = {}
+    for file in sorted(Path(folder).glob("rows-*.jsonl")):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for _, own in groupby(lines, key=lambda line: line["process"]):
+            run: dict[int, list[list[str]]] = {}
+            for line in own:
+                run.setdefault(line["step"], []).append(line["rows"])
+            found.setdefault(file.name, []).append(run)
+    return found
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("processes", "streams"),
+    [pytest.param(0, True, marks=pytest.mark.smoke), (0, False), (2, True), (2, False)],
+    ids=["one process, a stream", "one process, epochs", "two processes, a stream", "two processes, epochs"],
+)
+def test_a_broken_training_goes_on_with_the_rows_that_would_have_come(make_flow, tmp_path, processes, streams):
+    unbroken, broken = make_flow("unbroken", streams), make_flow("broken", streams)
+    how = {"processes": processes, "program": NOTED}
+    file = tmp_path / "stage.yaml"
+    train(unbroken, file, **how)
+    train_and_kill(broken, file, at=KILLED_AT, **how)
+    assert "going on from" in train(broken, file, "--resume", **how).stdout
+    assert_equal_runs(unbroken.output, broken.output)
+    expected, found = noted(unbroken.output), noted(broken.output)
+    assert expected.keys() == found.keys() and len(expected) == max(processes, 1)
+    for name, (whole,) in expected.items():
+        before, after = found[name]
+        assert streams or KILLED_AT % (len(whole) / EPOCHS), "not between two epochs"
+        assert min(after) >= KILLED_AT and after.keys() | before.keys() == whole.keys()
+        for step, batches in after.items():
+            assert batches == whole[step], step
+        for step, batches in before.items():
+            assert batches == whole[step][: len(batches)], step
+        assert any(len(batch) > 1 for batches in whole.values() for batch in batches), "or nothing was packed"

@@ -1,0 +1,39 @@
+"""`python -m training merge FOLDER OUT`: the output of a stage with `lora.merge: false` becomes one ordinary model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from unimoe.settings import ConfigError
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(help="Model that an adapter belongs on: a stage's output.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the merged model and its processor.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="The adapter, if it is not the folder `adapter` in the model's.")
+    ] = None,
+) -> None:
+    """Add an adapter to the model that it was trained on, and save both as one model."""
+    from unimoe.loading import load_model, load_processor
+
+    from .lora import ADAPTER_FOLDER, merge_adapter
+
+    try:
+        found = adapter or folder / ADAPTER_FOLDER
+        if not (found / "adapter_config.json").is_file():
+            raise ConfigError(f"{found} holds no adapter. Name it with --adapter.")
+        model = load_model(folder)
+        merge_adapter(model, found)
+        model.save_pretrained(out)
+        load_processor(folder, model.config).save_pretrained(out)
+    except (OSError, ValueError) as error:
+        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    Console().print(f"written to {out}", highlight=False)
+
+
+__all__ = ["merge"]

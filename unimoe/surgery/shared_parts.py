@@ -1,0 +1,62 @@
+"""What experts do not have of their own, when specialists become one model: from the base, or averaged."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..modeling_unimoe import UniMoEForConditionalGeneration
+
+SharedParts = Literal["base", "average"]
+_MEDIA = ("model.encoders.", "model.connectors.")
+
+
+@torch.no_grad()
+def combine_shared_parts(
+    model: UniMoEForConditionalGeneration,
+    base: UniMoEForConditionalGeneration,
+    specialists: Sequence[tuple[str, UniMoEForConditionalGeneration]],
+    *,
+    how: SharedParts,
+) -> dict[str, int]:
+    """Put the shared parts of specialists into a model that has those of the base, in place.
+
+    Args:
+        model: Has places for all weights but those of feed-forwards that became experts.
+        base: What the specialists started from.
+        specialists: Each with the modality that it is of.
+        how: `base`: leave attention, norms, embeddings, head and dense feed-forwards as they are, and take encoder
+            and connector of a modality from its first specialist. `average`: the mean over base and specialists
+            (Branch-Train-MiX, arXiv 2403.07816, section 2.2); of media parts, over the specialists of the modality.
+
+    Returns:
+        Modality -> weights of its specialists outside experts and media parts that differ from the base's, and were
+        not taken.
+    """
+    places, before = model.state_dict(), base.state_dict()
+    states = [(key, specialist.state_dict()) for key, specialist in specialists]
+    left: dict[str, int] = {}
+    for name, value in before.items():
+        if name not in places:
+            continue
+        if name.startswith(_MEDIA):
+            own = [state[name] for key, state in states if f".{key}." in name]
+            if own:
+                places[name].copy_(_mean(own) if how == "average" else own[0])
+        elif how == "average":
+            places[name].copy_(_mean([value, *(state[name] for _, state in states)]))
+        else:
+            for key, state in states:
+                left[key] = left.get(key, 0) + (not torch.equal(state[name], value))
+    return {key: number for key, number in left.items() if number}
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """Mean of weights; of counters, such as a batch norm's, the first."""
+    if not values[0].is_floating_point():
+        return values[0]
+    return torch.stack([value.double() for value in values]).mean(dim=0).to(values[0])
+
+
+__all__ = ["SharedParts", "combine_shared_parts"]
