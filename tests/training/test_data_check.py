@@ -135,6 +135,7 @@ def test_counts_are_of_good_rows(folder):
     assert census["modalities"] == {"text": 6, "image": 3, "audio": 1, "video": 3}
     assert census["media"] == {"image": 4, "audio": 1, "video": 3}
     assert census["roles"]["system"] == 1 and census["turns"]["most"] == 5
+    assert census["media_in_rows"] == {"least": 0, "median": 1.0, "mean": 0.62, "most": 2, "sum": 8}
     assert sum(census["words"]["histogram"].values()) == 13
     assert census["duplicate_rows"] == 4  # the text without an id, with the id 7 and again; the picture with metadata
 
