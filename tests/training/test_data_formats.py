@@ -101,6 +101,14 @@ def test_items_without_media_take_those_of_the_columns_in_order(folder):
     assert items == list(zip(["image", "audio", "image"], files, strict=True))
 
 
+@pytest.mark.parametrize(("items", "files"), [(2, 1), (1, 2)])
+def test_items_and_files_of_columns_must_be_as_many(folder, items, files):
+    row = Messages().row("a", QUESTION)
+    row["messages"][0]["content"] = [{"type": "image"}] * items
+    with pytest.raises(DataError, match=rf"images: {items} <image> tag\(s\) but {files} image file\(s\)"):
+        one(folder, {**row, "images": ["good.png"] * files})
+
+
 def test_a_tag_in_a_typed_text_or_of_another_kind_is_text(folder):
     row = Messages().row("a", QUESTION)
     row["messages"][0]["content"] = [{"type": "text", "text": "what does <image> do?"}]
@@ -112,9 +120,9 @@ def test_a_tag_in_a_typed_text_or_of_another_kind_is_text(folder):
 def test_voice_stands_before_the_text_without_a_tag_and_in_the_place_of_audio_tags(folder):
     sound, picture = ((folder / name).read_bytes() for name in ("good.wav", "good.png"))
     values = Llava().row("a", [("system", "be brief"), *SEEN], image=["good.png"])
-    for voice in ("good.wav", ["good.wav"]):
+    for voice, times in (("good.wav", 1), (["good.wav"], 1), (["good.wav", "good.wav"], 2)):
         _, (_, items), _ = one(folder, {**values, "voice": voice})
-        assert items == [("speech", sound), ("image", picture), ("text", "what is this?")]
+        assert items == [("speech", sound)] * times + [("image", picture), ("text", "what is this?")]
     tagged = [("user", "<image>\n<audio> or <audio>?"), ("assistant", "yes")]
     values = Llava().row("a", tagged, image=["good.png"])
     (_, items), _ = one(folder, {**values, "voice": ["good.wav", "good.wav"]})
@@ -122,6 +130,11 @@ def test_voice_stands_before_the_text_without_a_tag_and_in_the_place_of_audio_ta
     both = Llava().row("a", [("user", "<audio><voice> same?"), ("assistant", "no")], audio=["good.wav"])
     (_, items), _ = one(folder, {**both, "voice": ["good.wav"]})
     assert [kind for kind, _ in items] == ["audio", "speech", "text"]
+    heard = Llava().row("a", HEARD, audio=["good.wav"])
+    (_, items), _ = one(folder, {**heard, "voice": ["good.wav"]})
+    assert [kind for kind, _ in items] == ["speech", "audio", "text"]
+    with pytest.raises(DataError, match=r"voice: 1 <speech> tag\(s\) but 2 speech file\(s\)"):
+        one(folder, {**Llava().row("a", [("user", "<voice>?"), ("assistant", "no")]), "voice": ["good.wav"] * 2})
 
 
 @pytest.mark.parametrize("key", ["video", "videos"])

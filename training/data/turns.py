@@ -22,7 +22,6 @@ TAGS = {**{kind: kind for kind in KINDS}, "voice": Modality.SPEECH.key}
 """What each tag stands for; `<voice>` is one only in rows that have `voice`."""
 
 _TAG = re.compile(r"<(" + "|".join(TAGS) + r")>")
-_SPOKEN = ("audio", "speech", "voice")
 _KEYS_OF_MEDIA = ("path", "url", "base64")
 _CONTROL = re.compile(PLACEHOLDER.pattern + "|" + "|".join(map(re.escape, CHAT_TOKENS)))
 
@@ -81,11 +80,6 @@ class Media:
         column = waiting.popleft()
         return read_medium(column.value, kind, key=column.key, root=self.root, faults=self.faults)
 
-    def take_all(self, kind: str) -> list[Item]:
-        """All media of a kind that no tag has taken."""
-        taken = [self.take(kind) for _ in range(len(self._waiting.get(kind, ())))]
-        return [item for item in taken if item is not None]
-
     def check_all_taken(self, key: str) -> None:
         """Refuse tags without media and media without tags.
 
@@ -106,8 +100,8 @@ class Media:
 
 def read_turns(turns: list[Turn], media: Media) -> list[dict[str, Any]]:
     """Turn turns into messages, of which only those without a fault are whole."""
-    if media.has_voice and not any(_tags(turn.content, _SPOKEN) for turn in turns):
-        turns = _voice_first(turns)
+    if media.has_voice and not any(_has_speech_tag(turn.content, media) for turn in turns):
+        turns = _voice_first(turns, media)
     messages = []
     for turn in turns:
         content = _tagged(turn, turn.content, media) if isinstance(turn.content, str) else _items(turn, media)
@@ -117,17 +111,19 @@ def read_turns(turns: list[Turn], media: Media) -> list[dict[str, Any]]:
     return messages
 
 
-def _tags(content: Any, names: tuple[str, ...]) -> bool:
-    return isinstance(content, str) and any(f"<{name}>" in content for name in names)
+def _has_speech_tag(content: Any, media: Media) -> bool:
+    tags = _TAG.findall(content) if isinstance(content, str) else []
+    return any(media.kind_of(tag) == Modality.SPEECH.key for tag in tags)
 
 
-def _voice_first(turns: list[Turn]) -> list[Turn]:
+def _voice_first(turns: list[Turn], media: Media) -> list[Turn]:
     """Uni-MoE: what is spoken stands before the text of the first question if no tag says where."""
     first = next((number for number, turn in enumerate(turns) if turn.role == "user"), None)
     if first is None or not isinstance(turns[first].content, str):
         return turns
-    asked = turns[first]
-    return [*turns[:first], asked._replace(content=f"<voice>{asked.content}"), *turns[first + 1 :]]
+    tags = "<voice>" * len(media.columns.get(Modality.SPEECH.key, ()))
+    asked = turns[first]._replace(content=tags + turns[first].content)
+    return [*turns[:first], asked, *turns[first + 1 :]]
 
 
 def _tagged(turn: Turn, text: str, media: Media) -> list[Item]:
@@ -148,14 +144,11 @@ def _tagged(turn: Turn, text: str, media: Media) -> list[Item]:
         )
         return [{"type": "text", "text": text}]
     items: list[Item] = []
-    spoken = pieces[1::2] == ["voice"] and not text.count("<voice>") > 1
     for position, piece in enumerate(pieces):
         if position % 2 == 0:
             items += [{"type": "text", "text": piece.strip()}] if piece.strip() else []
         elif (kind := media.kind_of(piece)) is None:
             items.append({"type": "text", "text": f"<{piece}>"})
-        elif piece == "voice" and spoken:
-            items += media.take_all(kind)
         elif (item := media.take(kind)) is not None:
             items.append(item)
     return items
@@ -172,8 +165,9 @@ def _items(turn: Turn, media: Media) -> list[Item]:
         )
         media.is_unsure = True
         return []
+    before = len(media.faults.found)
     items = [_item(item, f"{turn.key}[{number}]", media) for number, item in enumerate(turn.content)]
-    media.is_unsure |= None in items
+    media.is_unsure |= len(media.faults.found) > before
     return [item for item in items if item is not None]
 
 
