@@ -166,7 +166,9 @@ def print_report(report: "Report", console: Console, *, show: int) -> None:
     lines = [f"{census.rows} rows, {census.rows - good} with problems"]
     if good:
         lines += [f"{name}: {counts(getattr(census, name))}" for name in ("formats", "modalities", "media", "roles")]
-        lines += [f"turns: {spread(census.as_json()['turns'])}", *length_lines(census.as_json())]
+        values = census.as_json()
+        lines += [f"turns in a row: {spread(values['turns'])}", f"media in a row: {spread(values['media_in_rows'])}"]
+        lines += length_lines(values)
     if census.too_long:
         lines.append(f"too long: {census.too_long} row(s)")
     console.print("\n".join([*lines, *report.notes]), highlight=False, markup=False)
@@ -186,7 +188,7 @@ def spread(values: dict[str, float]) -> str:
 def length_lines(values: dict[str, Any]) -> list[str]:
     """Write a histogram of the lengths of rows."""
     unit = "tokens" if "tokens" in values else "words"
-    note = "" if unit == "tokens" else " (an estimate of the text alone: --model counts tokens, media included)"
+    note = "" if unit == "tokens" else " (words and media are an estimate: --model counts tokens)"
     found = values[unit]
     ranges = found["histogram"]
     most = max(ranges.values())

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from fault_kinds import FAULTS, Planted, good_rows, write_media
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from row_formats import FORMATS, QUESTION, SEEN, Llava, Messages
 from typer.testing import CliRunner
 
@@ -135,8 +137,49 @@ def test_counts_are_of_good_rows(folder):
     assert census["modalities"] == {"text": 6, "image": 3, "audio": 1, "video": 3}
     assert census["media"] == {"image": 4, "audio": 1, "video": 3}
     assert census["roles"]["system"] == 1 and census["turns"]["most"] == 5
+    assert census["media_in_rows"] == {"least": 0, "median": 1.0, "mean": 0.62, "most": 2, "sum": 8}
     assert sum(census["words"]["histogram"].values()) == 13
     assert census["duplicate_rows"] == 4  # the text without an id, with the id 7 and again; the picture with metadata
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all values within a value."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, part in parts for found in ((*path, key), *places(part, (*path, key)))]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from(["good.png", "<image>"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "path", "bytes"]), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(FORMATS[:4]), st.integers(0, 10), st.data())
+def test_whatever_is_put_into_a_row_the_check_reports_it_or_training_reads_it(folder, form, number, data):
+    row = json.loads(json.dumps(good_rows(form)[number]))
+    path = data.draw(st.sampled_from(places(row)))
+    inside = row
+    for key in path[:-1]:
+        inside = inside[key]
+    if data.draw(st.booleans()):
+        inside[path[-1]] = data.draw(JSON)
+    else:
+        del inside[path[-1]]
+    file = form.write(folder / f"any_{form.name}", [row])
+    problems = [str(error) for error in check(file).problems if "cannot be read as" not in error.problem]
+    try:
+        read_rows(file)
+    except DataError as error:
+        assert problems[0] == str(error)
+    else:
+        assert problems == []
 
 
 # The command

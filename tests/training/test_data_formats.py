@@ -209,6 +209,56 @@ def test_tables_are_parquet_files_folders_patterns_and_saved_data_sets(table, fo
         open_source(source(tmp_path / "splits", split="tset"))
 
 
+def test_typed_items_in_a_table_have_the_keys_of_all_others_with_none(folder, tmp_path):
+    from datasets import Dataset
+
+    picture, sound = ((folder / name).read_bytes() for name in ("good.png", "good.wav"))
+    items = [
+        {"type": "image", "image": {"bytes": picture, "path": "a.png"}},
+        {"type": "audio", "audio": {"bytes": sound, "path": None}},
+        {"type": "text", "text": "what?"},
+        {"type": "video", "video": [{"bytes": picture, "path": None}] * 2},
+    ]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "a thing"}]}
+    Dataset.from_list([{"messages": [{"role": "user", "content": items}, answer]}]).to_parquet(tmp_path / "a.parquet")
+    (row,) = read_rows(tmp_path / "a.parquet")
+    expected = [("image", picture), ("audio", sound), ("text", "what?"), ("video", [picture, picture])]
+    assert content(row) == [("user", expected), ("assistant", [("text", "a thing")])]
+
+
+def test_frames_in_a_column_of_a_table_are_one_clip(folder, tmp_path):
+    from datasets import Dataset, Features, Image, Json, List
+
+    frames = [str(folder / name) for name in ("good.png", "good.jpg")]
+    features = Features({"conversations": Json(), "video": List(Image())})
+    rows = [{**Llava().row("a", SHOWN), "video": frames}]
+    Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in rows], features=features).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    (row,) = read_rows(tmp_path / "a.parquet")
+    assert content(row)[0][1][0] == ("video", [(folder / name).read_bytes() for name in ("good.png", "good.jpg")])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_data_set_of_the_hub_is_asked_for_by_id_subset_and_split(monkeypatch, stream):
+    import datasets
+
+    asked = []
+    split = datasets.Dataset.from_list([Messages().row("a", QUESTION)] * 2)
+    splits = {"train": split, "test": split.select([0])}
+
+    def load_dataset(*arguments, **keys):
+        asked.append((*arguments, keys))
+        if keys["streaming"]:
+            return datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in splits.items()})
+        return datasets.DatasetDict(splits)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    config = source("owner/name", subset="small", split="test", stream=stream)
+    (row,) = open_stream(config) if stream else open_source(config)
+    assert asked == [("owner/name", "small", {"streaming": stream})] and row.where == "owner/name: row 0"
+
+
 def test_sources_that_are_not_there_are_refused(tmp_path):
     for path, message in [
         ("nobody/nothing", "nobody/nothing: cannot be loaded .* load it once where the Hub can be reached"),

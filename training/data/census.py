@@ -24,6 +24,7 @@ class Census:
     media: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
     turns: array = field(default_factory=lambda: array("l"))
+    media_in_rows: array = field(default_factory=lambda: array("l"))
     words: array = field(default_factory=lambda: array("l"))
     tokens: array = field(default_factory=lambda: array("l"))
     duplicates: int = 0
@@ -39,6 +40,7 @@ class Census:
         self.modalities[" + ".join(sorted(set(kinds))) or Modality.TEXT.key] += 1
         self.roles.update(message["role"] for message in row.messages)
         self.turns.append(len(row.messages))
+        self.media_in_rows.append(len(kinds))
         self.words.append(sum(len(item["text"].split()) for item in items if item["type"] == Modality.TEXT.key))
 
     def as_json(self) -> dict[str, Any]:
@@ -48,6 +50,7 @@ class Census:
             "rows": self.rows,
             **{name: dict(getattr(self, name)) for name in ("formats", "modalities", "media", "roles")},
             "turns": summary(self.turns),
+            "media_in_rows": summary(self.media_in_rows),
             "duplicate_rows": self.duplicates,
             "too_long": self.too_long,
             **{name: {**summary(values), "histogram": histogram(values)} for name, values in lengths.items()},

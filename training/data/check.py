@@ -13,7 +13,7 @@ from .formats import row_format
 from .json_files import BAD
 from .media_check import MediaCheck, explain
 from .rows import DataError, Faults, Row
-from .sources import Rows
+from .sources import Rows, check_columns
 
 
 @dataclass
@@ -128,7 +128,7 @@ def _bad_media(faults: Faults, media: MediaCheck) -> Iterator[DataError]:
 
 def _unknown_columns(rows: Rows, columns: set[str]) -> Iterator[DataError]:
     try:
-        rows.check_columns(sorted(columns))
+        check_columns(rows.path, rows.form, sorted(columns))
     except DataError as error:
         yield error
 

@@ -28,6 +28,7 @@ _ENDINGS = (
     *(".gif", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"),
     *(".mp4", ".mkv", ".webm", ".avi", ".mov"),
 )
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 _TOOLS = ("tool", "function", "function_call", "function_response", "observation", "ipython")
 _EXAMPLE = 'Write {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}.'
 
@@ -163,11 +164,14 @@ def _entries(name: str, value: Any, kind: str) -> list[Column]:
 
 def _is_frames(value: Any) -> bool:
     """Whether a list is the frames of one clip: pictures alone."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(frame, str) and frame.lower().endswith(PICTURE_ENDINGS) for frame in value)
-    )
+    return isinstance(value, list) and bool(value) and all(map(_is_picture, value))
+
+
+def _is_picture(value: Any) -> bool:
+    if isinstance(value, dict):
+        data, name = value.get("bytes"), value.get("path")
+        return data.startswith(_PICTURES) if isinstance(data, bytes) else _is_picture(name)
+    return isinstance(value, str) and value.lower().endswith(PICTURE_ENDINGS)
 
 
 def _check_unread(values: dict[str, Any], form: RowForm, columns: dict[str, list[Column]], faults: Faults) -> bool:

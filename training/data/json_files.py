@@ -125,7 +125,7 @@ def read_lines(path: str) -> Iterator[tuple[int, int, bytes]]:
 def parse_json(raw: bytes, faults: Faults) -> Any:
     """Parse one row; `BAD` if it is no JSON or not UTF-8, which the faults then say."""
     try:
-        values = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_doubles)
+        values = _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         faults.add("", f"not UTF-8: the byte 0x{raw[error.start]:02x} at position {error.start}.", _ENCODING)
         return BAD
@@ -151,6 +151,9 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _DoubleKey(next(name for name in names if names.count(name) > 1))
     return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles)
 
 
 def _not_finite(value: Any, key: str) -> str | None:

@@ -29,7 +29,7 @@ class Rows(Sequence[Row]):
         self.form = row_form(config)
         self.file: JsonFile | Table = Table(config) if is_table(config.path) else JsonFile(config.path)
         if isinstance(self.file, Table):
-            self.check_columns(self.file.columns)
+            check_columns(self.path, self.form, self.file.columns)
         if not len(self.file) and self.broken is None:
             raise DataError(self.path, "the file has no rows.", "Leave it out of the mixture.")
 
@@ -81,21 +81,7 @@ class Rows(Sequence[Row]):
             seen.update(values)
         if self.broken is not None:
             raise self.broken
-        self.check_columns(sorted(seen))
-
-    def check_columns(self, names: Sequence[str]) -> None:
-        """Refuse columns that are mapped and do not exist.
-
-        Args:
-            names: Those that exist.
-
-        Raises:
-            DataError: If one does not.
-        """
-        for name in self.form.columns:
-            if name not in names:
-                cure = did_you_mean(name, names).strip()
-                raise DataError(self.path, f"no row has the column {name!r}.", cure, key=f"columns.{name}")
+        check_columns(self.path, self.form, sorted(seen))
 
 
 class RowStream:
@@ -120,7 +106,10 @@ class RowStream:
 
     def _values(self) -> Iterator[tuple[str, Any]]:
         if is_table(self.path):
-            yield from stream_table(self.config)
+            for number, (where, values) in enumerate(stream_table(self.config)):
+                if number == 0:
+                    check_columns(self.path, row_form(self.config), list(values))
+                yield where, values
         elif Path(self.path).suffix == ".json":  # one value, which has no first part
             file = JsonFile(self.path)
             for number in range(len(file)):
@@ -144,6 +133,23 @@ def media_root(config: SourceConfig) -> Path:
 def row_form(config: SourceConfig) -> RowForm:
     """What a source says of its rows."""
     return RowForm(None if config.format == "auto" else config.format, config.columns)
+
+
+def check_columns(path: str, form: RowForm, names: Sequence[str]) -> None:
+    """Refuse columns that are mapped and do not exist.
+
+    Args:
+        path: The source.
+        form: What is said of its rows.
+        names: Columns that exist.
+
+    Raises:
+        DataError: If one does not.
+    """
+    for name in form.columns:
+        if name not in names:
+            cure = did_you_mean(name, names).strip()
+            raise DataError(path, f"no row has the column {name!r}.", cure, key=f"columns.{name}")
 
 
 def open_source(config: SourceConfig) -> Rows:
