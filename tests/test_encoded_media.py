@@ -128,6 +128,16 @@ def test_encoded_media_are_counted_and_answered_alike(parts: Any, chats: list[Ch
         assert torch.equal(*answers)
 
 
+def test_a_silent_clip_alone_has_no_sound(parts: Any, chats: list[Chat]) -> None:
+    model, processor = parts
+    silent = chats[3:]
+    raw = process(processor, silent)
+    known = process(processor, replaced(silent, lambda modality, medium: encode(model, processor, modality, medium)))
+    assert set(known["encoder_states"]) == {"image", "video"}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**known).logits, model(**raw).logits, rtol=0, atol=1e-5)
+
+
 def test_what_was_encoded_otherwise_is_refused(model_folder: Path) -> None:
     model = AutoModelForMultimodalLM.from_pretrained(model_folder)
     processor = AutoProcessor.from_pretrained(model_folder)
