@@ -29,7 +29,7 @@ from .config_data import EncoderCache
 from .data import DataError, MixtureDataset
 from .data.dataset import SAMPLING_RATE
 from .data.encoded import EncodedMedia, StateStore, StoredMedium
-from .data.to_encode import MediaToEncode, MediumPlace, list_media, look_up
+from .data.to_encode import MediaToEncode, MediumPlace, ReadyMedium, list_media, look_up
 from .encoder_settings import check_augmentation, choose_modalities, fingerprint, precision, settings_of
 
 MEASURED = 1000
@@ -175,10 +175,10 @@ class RestingEncoders:
             loader = self._loader(datasets, share, workers=args.dataloader_num_workers)
             queues = {key: self._queue(Modality.from_key(key), store, args) for key, store in stores.items()}
             with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
-                for key, parts in bar.track(loader, total=len(share), description="encoding media"):
-                    for part, (measures, features) in parts.items():
-                        if part in queues and key not in stores[part]:
-                            queues[part].add(key, measures, features)
+                for medium in bar.track(loader, total=len(share), description="encoding media"):
+                    for part in medium.parts.keys() & queues.keys():
+                        if medium.key not in stores[part]:
+                            queues[part].add(medium, part)
             for queue in queues.values():
                 queue.flush()
         except DataError as found:
@@ -228,26 +228,40 @@ class EncoderQueue:
     store: StateStore
     nothing: Tensor
     batch_size: int
-    waiting: list[tuple[bytes, Sequence[float], Tensor]] = field(default_factory=list)
+    waiting: list[tuple[ReadyMedium, Sequence[float], Tensor]] = field(default_factory=list)
 
-    def add(self, key: bytes, measures: Sequence[float], features: Tensor | None) -> None:
-        """Take one medium, whose features (N, ...) are None if it has no unit."""
+    def add(self, medium: ReadyMedium, part: str) -> None:
+        """Take one medium, for one of its modalities.
+
+        Raises:
+            DataError: As `flush`.
+        """
+        measures, features = medium.parts[part]
         if features is None:
-            self.store.add(key, StoredMedium(measures, self.nothing))
+            self.store.add(medium.key, StoredMedium(measures, self.nothing))
             return
-        self.waiting.append((key, measures, features))
+        self.waiting.append((medium, measures, features))
         if sum(len(units) for _, _, units in self.waiting) >= self.batch_size:
             self.flush()
 
     def flush(self) -> None:
-        """Run the encoder on what waits."""
+        """Run the encoder on what waits.
+
+        Raises:
+            DataError: If tokens are not finite; the row is named.
+        """
         if not self.waiting:
             return
         features = torch.cat([units for _, _, units in self.waiting])
         states = torch.cat([self.run(units) for units in features.split(self.batch_size)])
         parts = states.split([len(units) for _, _, units in self.waiting])
-        for (key, measures, _), part in zip(self.waiting, parts, strict=True):
-            self.store.add(key, StoredMedium(measures, part))
+        for (medium, measures, _), part in zip(self.waiting, parts, strict=True):
+            if not part.isfinite().all():
+                raise DataError(
+                    f"{medium.where}: the encoder makes NaN or infinite numbers of a medium of this row. Look at the "
+                    "medium, or compute in another precision."
+                )
+            self.store.add(medium.key, StoredMedium(measures, part))
         self.waiting = []
 
 

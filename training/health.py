@@ -306,8 +306,12 @@ def find_bad_rows(logits: Tensor, inputs: dict[str, Any], row_ids: Sequence[str]
 
 
 def find_bad_inputs(inputs: dict[str, Any]) -> list[str]:
-    """Names of the inputs that hold values which are not finite."""
-    floats = {name: value for name, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    """Names of the inputs, and of what encoders gave, that hold values which are not finite."""
+    given = {
+        **inputs,
+        **{f"encoder_states[{key!r}]": value for key, value in inputs.get("encoder_states", {}).items()},
+    }
+    floats = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.is_floating_point()}
     return [name for name, value in floats.items() if not torch.isfinite(value).all()]
 
 

@@ -199,7 +199,8 @@ class UnitCollector:
                 f"{where}: was encoded as {' and '.join(medium.states) or 'nothing'}, not as {modality.key}. Pass it "
                 "under the modality that it was encoded as."
             )
-        self._states.setdefault(modality, []).append(medium.states[modality.key])
+        if len(states := medium.states[modality.key]):  # a silent clip has no windows
+            self._states.setdefault(modality, []).append(states)
 
     def _check_encoded(self, medium: EncodedMedium, block: Block, where: str) -> None:
         """Refuse an encoded medium of which this layout would make other units."""

@@ -186,7 +186,7 @@ __version__ = "0.0"
 calls, run, config = [], None, type("C", (dict,), {"update": lambda self, *a, **k: None})()
 class Run:
     url, name, id = "", "stand-in", "0"
-    def __init__(self): self.config = config
+    def __init__(self): self.config, self.summary = config, {}
     def __setattr__(self, name, value): self.__dict__[name] = value
     def _label(self, **k): pass
 def init(**kwargs):

@@ -55,8 +55,22 @@ def look_up(datasets: Sequence[MixtureDataset], place: MediumPlace) -> tuple[str
     return f"{row.where} ({row.id})", medium_of(item)
 
 
+class ReadyMedium(NamedTuple):
+    """A medium as its encoders take it.
+
+    Args:
+        key: That it will be found by.
+        where: Row and id, for errors.
+        parts: Modality key -> measures, and features (N, ...), None if there is no unit.
+    """
+
+    key: bytes
+    where: str
+    parts: dict[str, tuple[Sequence[float], Tensor | None]]
+
+
 class MediaToEncode(Dataset):
-    """Media as their encoders take them: for each its key, and by modality its measures and features (N, ...)."""
+    """Media at these places, decoded and extracted."""
 
     def __init__(
         self, datasets: Sequence[MixtureDataset], places: Sequence[MediumPlace], processor: UniMoEProcessor
@@ -67,7 +81,7 @@ class MediaToEncode(Dataset):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> tuple[bytes, dict[str, tuple[Sequence[float], Tensor | None]]]:
+    def __getitem__(self, index: int) -> ReadyMedium:
         """Decode one medium as the training would.
 
         Raises:
@@ -87,9 +101,9 @@ class MediaToEncode(Dataset):
         parts = [modality]
         if modality is Modality.VIDEO and self.layout.video_sound is not None:
             parts.append(Modality.from_key(self.layout.video_sound))
-        return place.key, {
-            part.key: (stored_measures(part.key, measures), features.get(str(part.feature_name))) for part in parts
-        }
+        numbers = {part.key: stored_measures(part.key, measures) for part in parts}
+        found = {part.key: (numbers[part.key], features.get(str(part.feature_name))) for part in parts}
+        return ReadyMedium(place.key, where, found)
 
 
-__all__ = ["MediaToEncode", "MediumPlace", "list_media", "look_up"]
+__all__ = ["MediaToEncode", "MediumPlace", "ReadyMedium", "list_media", "look_up"]
