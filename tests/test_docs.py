@@ -69,7 +69,7 @@ def check_module(name: str, arguments: list[str]) -> None:
         if argument.startswith("--"):
             option = argument.partition("=")[0].removeprefix("--").replace("-", "_")
             assert re.search(rf"\b{option}\b|--{argument[2:]}", source), f"python -m {name} has no {argument}"
-    if name == "training":
+    if name == "training" and arguments[0].endswith(".yaml"):  # not another command
         load_recipe(arguments[0], [word for word in arguments[1:] if "=" in word])
 
 
