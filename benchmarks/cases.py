@@ -1,4 +1,4 @@
-"""What is measured: the kernels of experts, their families, null experts, routers, the import, and packing."""
+"""What is measured: kernels and families of experts, null experts, routers, the import, packing, encoders run once."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +13,7 @@ from unimoe.moe import RoutingContext, SparseMoeBlock
 from unimoe.moe.expert_types import build_experts
 from unimoe.moe.router_types import build_router, init_router
 
+from .encoder_cache import encoder_cache
 from .imports import imports
 from .packing import packing
 from .timing import Case
@@ -159,4 +160,5 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "routers": routers,
     "imports": imports,
     "packing": packing,
+    "encoder_cache": encoder_cache,
 }

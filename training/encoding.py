@@ -81,7 +81,7 @@ class RestingEncoders:
             console: Where progress goes.
 
         Raises:
-            ConfigError: If the media of an encoder are augmented, or the disk is too small.
+            ConfigError: If the media of an encoder are augmented, the disk is too small, or processes do not share it.
             DataError: If a medium cannot be read.
         """
         if not self.modalities:
@@ -94,6 +94,11 @@ class RestingEncoders:
         self._encode_share(datasets, places, stores, args, console)
         for store in stores.values():
             store.refresh()
+        if any(media.missing(place.kind, place.key) for place in places):
+            raise ConfigError(
+                f"data.cache_encoders: this process does not see what others wrote to {self.folder}. Choose a folder "
+                "that all processes share."
+            )
         for dataset in datasets:
             dataset.encoded = media
 

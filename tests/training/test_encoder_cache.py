@@ -275,6 +275,12 @@ def test_a_disk_that_is_too_small_is_refused(stage, monkeypatch, count_units):
     assert not count_units
 
 
+def test_a_folder_that_processes_do_not_share_is_refused(stage, monkeypatch):
+    monkeypatch.setattr("training.data.encoded.StateStore.refresh", lambda self: None)
+    with pytest.raises(ConfigError, match=r"does not see what others wrote to .*encoder_cache"):
+        run(stage())
+
+
 def test_numbers_that_are_not_finite_are_named(stage, workspace, tmp_path):
     model = AutoModelForMultimodalLM.from_pretrained(workspace / "start")
     next(model.model.encoders["speech"].parameters()).data.fill_(float("nan"))
