@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import TrainOutput
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
 from unimoe.build import build_model
@@ -68,12 +69,7 @@ def run_stage(
     trainable = choose_trainable(model, config.train)
     check_learning_rate(trainable, config.trainer.get("learning_rate", 5e-5))
     check_packing(model.config.text_config, config.data)
-    dataset = MixtureDataset(
-        read_mixture(config.data),
-        seed=config.seed,
-        cache_media=config.data.cache_media,
-        shuffle_buffer=config.data.shuffle_buffer,
-    )
+    dataset = open_mixture(config)
     plan = plan_batches(config.data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
     collator = Collator(processor, max_length=config.data.max_length, packing=config.data.packing)
     progress = StageProgress(console, title=title or name)
@@ -94,20 +90,47 @@ def run_stage(
         progress.close()
     for line in plan.report.lines(config.data.max_length):
         console.print(line, highlight=False)
-    history.append(
-        describe_stage(
-            name,
-            config,
-            rows={source.path: size or None for source, size in zip(dataset.sources, dataset.sizes, strict=True)},
-            steps=result.global_step,
-            samples=trainer.rows_shown,
-            loss=mean_loss(trainer.state.log_history),
-            seconds=result.metrics["train_runtime"],
-        )
-        | plan.report.as_history()
-        | what_happened(trainer, progress)
-    )
+    history.append(sum_up(name, config, trainer, dataset, result, progress))
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+
+
+def open_mixture(config: StageConfig) -> MixtureDataset:
+    """Open the data of a stage.
+
+    Raises:
+        DataError: If a row of the data does not fit.
+    """
+    return MixtureDataset(
+        read_mixture(config.data),
+        seed=config.seed,
+        cache_media=config.data.cache_media,
+        shuffle_buffer=config.data.shuffle_buffer,
+    )
+
+
+def sum_up(
+    name: str,
+    config: StageConfig,
+    trainer: StageTrainer,
+    dataset: MixtureDataset,
+    result: TrainOutput,
+    progress: StageProgress,
+) -> dict[str, Any]:
+    """What the history says of a finished stage: also the last losses of held-back rows, and what was warned of."""
+    assert trainer.plan is not None
+    entry = describe_stage(
+        name,
+        config,
+        rows={source.path: size or None for source, size in zip(dataset.sources, dataset.sizes, strict=True)},
+        steps=result.global_step,
+        samples=trainer.rows_shown,
+        loss=mean_loss(trainer.state.log_history),
+        seconds=result.metrics["train_runtime"],
+    )
+    last = next((line for line in reversed(trainer.state.log_history) if "eval_loss" in line), {})
+    held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
+    further = {"held_back": held_back, "warnings": progress.warnings}
+    return entry | trainer.plan.report.as_history() | {key: value for key, value in further.items() if value}
 
 
 def report_start(
@@ -125,14 +148,6 @@ def report_start(
     length = describe_length(dataset, trainer.plan, collator, trainer.args, validated=held_back)
     console.print(length, highlight=False)
     console.print(*show_samples(dataset, collator, contents.modalities))
-
-
-def what_happened(trainer: StageTrainer, progress: StageProgress) -> dict[str, Any]:
-    """What a stage's history says of its end: the losses of held-back rows, and what was warned of."""
-    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
-    held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
-    found = {"held_back": held_back, "warnings": progress.warnings}
-    return {key: value for key, value in found.items() if value}
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
