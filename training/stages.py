@@ -92,16 +92,21 @@ def run_stage(
         resting.wake()
     for line in plan.report.lines(config.data.max_length):
         console.print(line, highlight=False)
-    entry = describe_run(name, config, dataset, trainer, result)
-    history.append(entry | plan.report.as_history() | what_happened(trainer, progress))
+    history.append(sum_up(name, config, trainer, dataset, result, progress))
     return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
 
 
-def describe_run(
-    name: str, config: StageConfig, dataset: MixtureDataset, trainer: StageTrainer, result: TrainOutput
+def sum_up(
+    name: str,
+    config: StageConfig,
+    trainer: StageTrainer,
+    dataset: MixtureDataset,
+    result: TrainOutput,
+    progress: StageProgress,
 ) -> dict[str, Any]:
-    """The history's entry of a stage that has been trained."""
-    return describe_stage(
+    """What the history says of a finished stage: also the last losses of held-back rows, and what was warned of."""
+    assert trainer.plan is not None
+    entry = describe_stage(
         name,
         config,
         rows={source.path: size or None for source, size in zip(dataset.sources, dataset.sizes, strict=True)},
@@ -110,6 +115,10 @@ def describe_run(
         loss=mean_loss(trainer.state.log_history),
         seconds=result.metrics["train_runtime"],
     )
+    last = next((line for line in reversed(trainer.state.log_history) if "eval_loss" in line), {})
+    held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
+    further = {"held_back": held_back, "warnings": progress.warnings}
+    return entry | trainer.plan.report.as_history() | {key: value for key, value in further.items() if value}
 
 
 def report_start(
@@ -127,14 +136,6 @@ def report_start(
     length = describe_length(dataset, trainer.plan, collator, trainer.args, validated=held_back)
     console.print(length, highlight=False)
     console.print(*show_samples(dataset, collator, contents.modalities))
-
-
-def what_happened(trainer: StageTrainer, progress: StageProgress) -> dict[str, Any]:
-    """What a stage's history says of its end: the losses of held-back rows, and what was warned of."""
-    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
-    held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
-    found = {"held_back": held_back, "warnings": progress.warnings}
-    return {key: value for key, value in found.items() if value}
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:

@@ -60,9 +60,11 @@ def test_the_loss_is_the_mean_over_modalities_of_the_mean_over_their_labels(part
     for modality in ({"image"}, {"audio"}, {"speech"}, set()):
         rows = [sample for sample in samples if kind(sample) == modality]
         assert len(rows) == 2
-        means.append(model(**batch_of(rows, processor)).losses["language"])
+        means.append(model(**batch_of(rows, processor)).losses["language"].detach())
     lopsided = [*samples, *(s for s in samples if kind(s) == {"speech"})]  # twice as many rows of one modality
-    assert float(weighted(model, batch_of(lopsided, processor))) == pytest.approx(float(sum(means)) / 4, rel=1e-5)
+    assert float(weighted(model, batch_of(lopsided, processor)).detach()) == pytest.approx(
+        float(sum(means)) / 4, rel=1e-5
+    )
 
 
 def test_batches_and_packs_give_the_loss_and_the_gradients_of_one_padded_batch(parts, samples):
@@ -79,7 +81,7 @@ def test_batches_and_packs_give_the_loss_and_the_gradients_of_one_padded_batch(p
         loss = weighted(model, *batches)
         loss.backward()
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        found[name] = (float(loss), gradients)
+        found[name] = (float(loss.detach()), gradients)
     loss, gradients = found["whole"]
     for other, theirs in (found["two"], found["packed"]):
         assert other == pytest.approx(loss, rel=1e-5)
