@@ -26,8 +26,9 @@ real-parts: $(VENV)/.unimoe-dev
 bench: $(VENV)/.unimoe-dev
 	$(BIN)/python -m benchmarks --out runs/benchmarks.json
 
+# Two processes of one thread each: small models gain nothing from more threads.
 test: $(VENV)/.unimoe-dev
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-distributed: $(VENV)/.unimoe-dev
 	$(BIN)/python -m pytest -q -m distributed
