@@ -21,7 +21,7 @@ from .config_data import DataConfig
 from .curves import CURVES_FILE, plot_curves
 from .data import BatchPlan, Collator, MixtureDataset, plan_batches
 from .data.dataset import read_mixture
-from .health import DeadExperts, WatchExperts, WatchGradients, check_learning_rate, check_trained_modalities
+from .health import DeadExperts, WatchExperts, WatchGradients, WatchLoss, check_learning_rate, check_trained_modalities
 from .losses import set_coefficients
 from .model_card import describe_stage, read_history, write_papers
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
@@ -237,6 +237,7 @@ def watch(
         trainer.add_callback(
             WatchGradients(trainable, steps=health.no_gradient_steps, gather=gather, warn=progress.warn)
         )
+    trainer.add_callback(WatchLoss(progress.warn))
     trainer.add_callback(MetricsFile(metrics, details=lambda: trainer.details))
 
 
