@@ -227,6 +227,33 @@ class WatchGradients(TrainerCallback):
         self.silent = []
 
 
+class WatchLoss(TrainerCallback):
+    """Warns once of a language loss of exactly 0, from which nothing is learned.
+
+    Args:
+        warn: Says a sentence.
+    """
+
+    def __init__(self, warn: Warn) -> None:
+        self.warn, self.is_said = warn, False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Look at the loss of the steps since the last log."""
+        if state.is_world_process_zero and not self.is_said and (logs or {}).get("loss_language") == 0.0:
+            self.is_said = True
+            self.warn(
+                f"The language loss is exactly 0 at step {state.global_step}: nothing is learned any more. Look at "
+                "the labels (the sample before step 1 shows them), and at the learning rate."
+            )
+
+
 def smallest_parts(trainable: Trainable) -> dict[str, list[nn.Parameter]]:
     """Parameters that train by their part; of `connectors` and `connectors.image`, the latter has them."""
     names = [name for name in trainable.parts if not any(other.startswith(f"{name}.") for other in trainable.parts)]
@@ -328,6 +355,7 @@ __all__ = [
     "NonFiniteLoss",
     "WatchExperts",
     "WatchGradients",
+    "WatchLoss",
     "check_learning_rate",
     "check_trained_modalities",
     "find_bad_gradients",

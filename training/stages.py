@@ -19,7 +19,7 @@ from .data import BatchPlan, Collator, MixtureDataset, plan_batches
 from .data.dataset import read_mixture
 from .encoding import RestingEncoders
 from .finish import save_stage
-from .health import DeadExperts, WatchExperts, WatchGradients, check_learning_rate, check_trained_modalities
+from .health import DeadExperts, WatchExperts, WatchGradients, WatchLoss, check_learning_rate, check_trained_modalities
 from .losses import set_coefficients
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
@@ -251,6 +251,7 @@ def watch(
         trainer.add_callback(
             WatchGradients(trainable, steps=health.no_gradient_steps, gather=gather, warn=progress.warn)
         )
+    trainer.add_callback(WatchLoss(progress.warn))
     trainer.add_callback(MetricsFile(metrics, details=lambda: trainer.details))
 
 

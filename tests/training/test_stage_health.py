@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +11,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from launch import ROOT, environment
 from rich.console import Console
 from torch import nn
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForMultimodalLM, AutoProcessor, TrainerState
 
 from training.config_train import HealthConfig
 from training.data import DataError
 from training.health import (
     DeadExperts,
     NonFiniteLoss,
+    WatchLoss,
     check_learning_rate,
     find_bad_gradients,
     smallest_parts,
@@ -264,6 +268,41 @@ def test_a_gradient_that_is_nan_under_a_finite_loss_stops_before_the_weights(mak
         run_stage(stage, console=quiet)
     assert seen["name"] in str(raised.value) and "image_kind" in str(raised.value)
     assert torch.equal(seen["before"], seen["parameter"])
+
+
+POISONED = """
+import json, sys
+from training.config import StageConfig
+from training.stages import run_stage
+from training.trainer import StageTrainer
+step = StageTrainer.training_step
+def poison(self, *args, **kwargs):
+    parameter = next(each for each in self.model.parameters() if each.requires_grad)
+    hook = parameter.register_hook(lambda gradient: gradient * float("nan"))
+    try:
+        return step(self, *args, **kwargs)
+    finally:
+        hook.remove()
+StageTrainer.training_step = poison
+run_stage(StageConfig.model_validate(json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.distributed
+def test_a_gradient_that_is_nan_under_deepspeed_stops_before_anything_is_saved(make_stage):
+    stage = make_stage(parallel={"zero": 2}, trainer={"per_device_train_batch_size": 12, "save_steps": 1})
+    command = [sys.executable, "-c", POISONED, json.dumps(stage.model_dump())]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False)
+    assert done.returncode != 0 and "a gradient is not, at step 1" in done.stderr and "image_kind" in done.stderr
+    assert not list(Path(stage.output).glob("**/*.safetensors"))
+
+
+def test_a_loss_of_zero_is_warned_of_once():
+    said = []
+    watch, state = WatchLoss(said.append), TrainerState(global_step=7, is_world_process_zero=True)
+    for loss in (0.5, 0.0, 0.0):
+        watch.on_log(None, state, None, logs={"loss": 1.0, "loss_language": loss})
+    assert len(said) == 1 and "exactly 0 at step 7" in said[0]
 
 
 def test_gradients_that_are_large_are_no_nan():
