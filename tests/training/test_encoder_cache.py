@@ -110,7 +110,7 @@ def media(tmp_path_factory):
 
 LAYOUTS = {
     "plain": ({}, {}),
-    "tiles, packed, in workers": ({"image_max_tiles": 4}, {"packing": True, "max_length": 900, "num_workers": 2}),
+    "tiles, packed, in a worker": ({"image_max_tiles": 4}, {"packing": True, "max_length": 900, "num_workers": 1}),
     "omni, packed, sound of clips": (
         {"position_type": "omni", "image_max_tiles": 2, "video_sound": "speech"},
         {"packing": True, "max_length": 900},
@@ -123,6 +123,7 @@ def test_training_on_kept_tokens_is_training_on_media(stage, media, tmp_path, la
     changes = {
         "start": str(save_tiny(tmp_path / "start", layout, num_experts=4)),
         "train": {"parts": ["connectors", "router"], "lora": {"parts": ["attention"], "r": 2}},
+        "trainer": {"max_steps": 2, "eval_steps": 10, "per_device_train_batch_size": 2},
     }
     data = {"mixture": [str(media)], "validation": [str(media.with_name("held.jsonl"))], **data}
     plain, kept = (stage(cache, data=data, **changes) for cache in (False, True))
