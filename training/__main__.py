@@ -14,6 +14,7 @@ from unimoe.settings import ConfigError
 
 from .check import command as check_data
 from .merge import merge
+from .plan import plan
 from .recipe import load_recipe, select_stages
 
 
@@ -74,6 +75,7 @@ def fail(error: Exception) -> None:
 
 
 app.command()(merge)
+app.command()(plan)
 
 if __name__ == "__main__":
     app()
