@@ -71,7 +71,7 @@ def estimate(config: StageConfig, model_config: UniMoEConfig, batch: Mapping[str
     with fake_world() as (mode, tracker):
         make_fake(model)
         fake: dict[str, Tensor] = {name: mode.from_tensor(value) for name, value in tensors.items()}
-        return FakeStep(config, model, tracker, fake).run()
+        return Step(config, model, tracker, fake).run()
 
 
 def meta_model(config: StageConfig, model_config: UniMoEConfig) -> tuple[UniMoEForConditionalGeneration, Trainable]:
@@ -145,8 +145,15 @@ def tensors_of(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-class FakeStep:
-    """A step of the optimizer as the trainer runs it, on tensors that do not exist."""
+class Step:
+    """A step of the optimizer as the trainer runs it; of the model's weights, and of the batch, nothing is read.
+
+    Args:
+        config: The stage.
+        model: Ready to train.
+        tracker: The mode in which it runs.
+        batch: What of a batch reaches the model.
+    """
 
     def __init__(
         self,

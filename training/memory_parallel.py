@@ -11,6 +11,7 @@ from unimoe.moe import Experts
 
 from .config import StageConfig
 from .memory import OPTIMIZER, StepMemory
+from .specialists import Specialists
 
 BUFFERS = "buffers"
 """Kind of memory: of gradients on their way between processes."""
@@ -85,8 +86,10 @@ def host_memory(config: StageConfig, step: StepMemory, model: nn.Module, *, sour
     """Say what a process holds that trains on a CPU.
 
     A loaded model's weights are pages of its file until they change. What is not used as it stands in the file stays
-    there beside what was made of it: the weights of single experts, which are stacked; under ZeRO those that train.
-    For saving, the stacks of gate and up projections are taken apart, and under ZeRO a checkpoint copies all weights.
+    there beside what was made of it: the weights of single experts, which are stacked; feed-forwards, of which
+    specialists get copies; under ZeRO those that train.
+    For saving, the stacks of gate and up projections are taken apart; under ZeRO a checkpoint copies all weights,
+    and for specialists the base is loaded again.
 
     Args:
         config: The stage.
@@ -94,19 +97,25 @@ def host_memory(config: StageConfig, step: StepMemory, model: nn.Module, *, sour
         model: As it trains.
         sources: Bytes of the models that it is composed of or assembled from; 0 for one that is loaded.
     """
-    weights = sum(parameter.nbytes for parameter in model.parameters()) + sum(b.nbytes for b in model.buffers())
+    weights = _bytes(model) + sum(buffer.nbytes for buffer in model.buffers())
     stacks = [module for module in model.modules() if isinstance(module, Experts)]
-    stacked = sum(parameter.nbytes for module in stacks for parameter in module.parameters())
+    stacked = sum(map(_bytes, stacks))
     zero, trained = config.parallel.zero is not None, trained_bytes(model)
-    in_file = 0 if sources else stacked + (trained if zero else 0)
+    specialists = [module for module in model.modules() if isinstance(module, Specialists)]
+    copied_from = sum(_bytes(module) // len(module.specialists) for module in specialists)
+    in_file = 0 if sources else stacked + copied_from + (trained if zero else 0)
     apart = sum(module.get_parameter("gate_up_proj").nbytes for module in stacks)
     optimizer = step.update.get(OPTIMIZER, 0)
-    copied = weights if zero else 0
+    copied = weights if zero or specialists else 0
     return HostMemory(
         start=weights + (sources or stacked),
         step=step.total + in_file,
         save=weights + optimizer + in_file + max(apart, copied),
     )
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
 
 
 __all__ = ["BUFFERS", "HostMemory", "across_processes", "host_memory", "trained_bytes"]

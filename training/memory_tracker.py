@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -21,7 +22,8 @@ ACTIVATIONS = "activations"
 class MemoryTracker(TorchDispatchMode):
     """Follow the bytes of all tensors that are made inside, by kind, up to their peak; and count operations.
 
-    Enter it within `FakeTensorMode`. What a kernel allocates and frees within one operation is not seen.
+    Meant to be entered within `FakeTensorMode`; real tensors are counted alike. What a kernel allocates and frees
+    within one operation is not seen.
     """
 
     def __init__(self) -> None:
@@ -37,8 +39,10 @@ class MemoryTracker(TorchDispatchMode):
     ) -> Any:
         """Run an operation and count what it makes."""
         kwargs = kwargs or {}
-        is_grouped = func is _aten._grouped_mm.default  # whose shapes torch knows for bfloat16 alone
-        output = grouped_product(*args, **kwargs) if is_grouped else func(*args, **kwargs)
+        if func is _aten._grouped_mm.default and isinstance(args[0], FakeTensor):  # torch knows bfloat16 alone
+            output = grouped_product(*args, **kwargs)
+        else:
+            output = func(*args, **kwargs)
         self.flops += operations(func, args, kwargs, output)
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor):
@@ -86,8 +90,10 @@ def grouped_product(
         bias: Takes no part.
         out_dtype: None: that of `left`.
     """
-    shape = (left.shape[0], right.shape[-1]) if right.dim() == 3 else (len(offs), left.shape[0], right.shape[1])  # type: ignore[arg-type]
-    return left.new_empty(shape, dtype=out_dtype)
+    if right.dim() == 3:
+        return left.new_empty((left.shape[0], right.shape[-1]), dtype=out_dtype)
+    groups = 0 if offs is None else len(offs)
+    return left.new_empty((groups, left.shape[0], right.shape[1]), dtype=out_dtype)
 
 
 def operations(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
