@@ -14,6 +14,7 @@ from unimoe.settings import ConfigError
 
 from .check import command as check_data
 from .merge import merge
+from .plan import plan
 from .recipe import load_recipe, select_stages
 
 
@@ -30,6 +31,7 @@ app = typer.Typer(cls=Commands, add_completion=False, help="Train models in stag
 app.callback()(lambda: None)
 app.command("check")(check_data)
 app.command()(merge)
+app.command()(plan)
 
 
 @app.command()

@@ -27,9 +27,9 @@ from transformers import (
 )
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from .configuration_unimoe import UniMoEConfig
+from .configuration_unimoe import UniMoEConfig, UniMoETextConfig
 from .encoders import measure_tower
-from .language_models import build_language_model
+from .language_models import LANGUAGE_MODELS, build_language_model, text_config
 from .layout import MediaLayout
 from .loading import LOADING_ERRORS, explain, load_weights, read_config
 from .modality import MEDIA
@@ -95,24 +95,101 @@ def build_model(
     with naming("language", language):
         decoder, tokenizer = load_language(language, dtype)
         extend_vocabulary(decoder, tokenizer)
-    values: dict[str, Any] = {
-        "text_config": decoder.config.to_dict(),
-        "tie_word_embeddings": decoder.config.tie_word_embeddings,
-        **{f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA},
-        **media,
-    }
     parts: dict[str, Part] = {}
     for key, source in sources.items():
         option = "vision" if key == "image" else key
         with naming(option, source):
             parts[key] = load_part(key, source, dtype, encoders.get(key, {}), connectors.get(key, {}))
-        values |= {f"{option}_config": parts[key].encoder, f"{key}_connector_config": parts[key].connector}
-    config = UniMoEConfig(**values)
+    described = {key: (part.encoder, part.connector) for key, part in parts.items()}
+    config = compose_config(decoder.config, tokenizer, described, media)
     model = draw_model(config, decoder.dtype, seed)
     copy_parts(model, decoder, parts)
     set_generation(model, decoder, tokenizer)
     extractors = {_EXTRACTORS[key]: part.extractor for key, part in parts.items()}
     return model, UniMoEProcessor.from_config(config, tokenizer, **extractors)
+
+
+def describe_model(
+    language: str | Path,
+    *,
+    vision: str | Path | None = None,
+    speech: str | Path | None = None,
+    audio: str | Path | None = None,
+    encoders: dict[str, dict[str, Any]] | None = None,
+    connectors: dict[str, dict[str, Any]] | None = None,
+    media: dict[str, Any] | None = None,
+) -> tuple[UniMoEConfig, UniMoEProcessor]:
+    """Describe the model that `build_model` would compose, and make its processor; no weight is read.
+
+    Args and raises: as in `build_model`.
+    """
+    sources = {key: source for key, source in {"image": vision, "audio": audio, "speech": speech}.items() if source}
+    encoders, connectors, media = encoders or {}, connectors or {}, media or {}
+    refuse_strangers(sources, media, encoder=encoders, connector=connectors)
+    with naming("language", language):
+        text, tokenizer = describe_language(language)
+    described, extractors = {}, {}
+    for key, source in sources.items():
+        with naming("vision" if key == "image" else key, source):
+            extractor = extractors[_EXTRACTORS[key]] = load_extractor(key, source)
+            encoder = encoder_config(key, draw_tower(source), extractor, **encoders.get(key, {}))
+            connector = connector_config(key, encoder["token_grid"], connectors.get(key, {}))
+            if connector.get("type") == "query_decoder" and "decoder_config" not in connector:
+                connector["decoder_config"] = AutoConfig.from_pretrained(source).to_dict()
+            described[key] = (encoder, connector)
+    config = compose_config(text, tokenizer, described, media)
+    return config, UniMoEProcessor.from_config(config, tokenizer, **extractors)
+
+
+def describe_language(source: str | Path) -> tuple[UniMoETextConfig, PreTrainedTokenizerBase]:
+    """Configuration and tokenizer of a language model with the vocabulary that `extend_vocabulary` gives it.
+
+    Raises:
+        ValueError: As `load_language`, but that no weight is looked at.
+    """
+    if (kind := read_config(source).get("model_type")) not in LANGUAGE_MODELS:
+        raise ValueError(f"A {kind!r} language model cannot be used; {', '.join(LANGUAGE_MODELS)} models can.")
+    config = UniMoETextConfig(**text_config(AutoConfig.from_pretrained(source)))
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    add_placeholder_tokens(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config.vocab_size = max(config.vocab_size, len(tokenizer))
+    return config, tokenizer
+
+
+def draw_tower(source: str | Path) -> PreTrainedModel:
+    """The tower that `load_tower` would load, on the meta device, without weights."""
+    config = AutoConfig.from_pretrained(source)
+    with torch.device("meta"):
+        model = AutoModel.from_config(getattr(config, "vision_config", config))
+    return model.encoder if config.model_type == "whisper" else model
+
+
+def compose_config(
+    text: UniMoETextConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    parts: dict[str, tuple[dict[str, Any], dict[str, Any]]],
+    media: dict[str, Any],
+) -> UniMoEConfig:
+    """Put the configuration of a model together.
+
+    Args:
+        text: Of the language model.
+        tokenizer: With the placeholders.
+        parts: Encoder key -> fields of the configurations of encoder and connector.
+        media: Fields of `MediaLayout`.
+    """
+    values: dict[str, Any] = {
+        "text_config": text.to_dict(),
+        "tie_word_embeddings": text.tie_word_embeddings,
+        **{f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA},
+        **media,
+    }
+    for key, (encoder, connector) in parts.items():
+        option = "vision" if key == "image" else key
+        values |= {f"{option}_config": encoder, f"{key}_connector_config": connector}
+    return UniMoEConfig(**values)
 
 
 class Part(NamedTuple):

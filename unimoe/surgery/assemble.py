@@ -105,6 +105,32 @@ def assemble(
     return model, _certificate(model, difference, details, exact=exact)
 
 
+def assembled_config(
+    base: UniMoEConfig,
+    experts: Mapping[str, int],
+    *,
+    num_experts_per_tok: int = 2,
+    base_experts: int = 1,
+    copies: int = 1,
+    pieces: int = 1,
+    modality_routing: ModalityRouting = "bias",
+    moe: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> UniMoEConfig:
+    """Describe the model that `assemble` would make, without its sources.
+
+    Args:
+        base: Configuration of the base, and so of all specialists.
+        experts: Modality key -> number of its specialists.
+        **others: Arguments of `assemble` that decide weights only.
+        The others are those of `assemble`.
+    """
+    keys = ["base"] * base_experts * pieces
+    keys += [key for key, number in experts.items() for _ in range(number * copies * pieces)]
+    fields = {"num_experts_per_tok": num_experts_per_tok, "modality_routing": modality_routing}
+    return _moe_config(base, keys, pieces, fields, moe or {})
+
+
 def _load_specialists(experts: Mapping[str, Any]) -> list[_Expert]:
     """Load the specialists of all modalities, in order."""
     named = [

@@ -1,0 +1,290 @@
+"""`training plan`: counts are exact, a step on nothing takes what a real one takes, and nothing is allocated."""
+
+import json
+import math
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from launch import ROOT
+from tiny_parts import save_parts
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoProcessor
+from typer.testing import CliRunner
+
+from training.__main__ import app
+from training.data import MixtureBatches
+from training.memory import GRADIENTS, OPTIMIZER, WEIGHTS, Step, StepMemory, estimate, tensors_of
+from training.memory_parallel import BUCKET, BUFFERS, across_processes, trained_bytes
+from training.memory_tracker import ACTIVATIONS, MemoryTracker, grouped_product
+from training.parts import choose_trainable, keep_frozen_steady
+from training.plan_batches import plan_stage_batches
+from training.plan_start import PlannedRecipe
+from training.planning import plan_recipe, plan_stage
+from training.recipe import load_recipe
+from training.stages import read_data, run_stage
+from training.start import load_start
+from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe.build import build_model, describe_model
+from unimoe.moe.counting import count_parameters
+from unimoe.surgery.assemble import assemble, assembled_config
+
+EVERYTHING = {"parts": ["connectors", "mlp", "attention", "norms", "embeddings"]}
+
+
+def plan(config, **options):
+    return plan_stage("stage", config, PlannedRecipe().begin(config), **options)
+
+
+def one_batch(config) -> dict[str, Tensor]:
+    processor = AutoProcessor.from_pretrained(config.start.path)
+    return plan_stage_batches(config, processor, processes=1).largest[0]
+
+
+STARTS = {
+    "a dense model": ("start", {"parts": ["connectors", "mlp"]}),
+    "a mixture of experts": ("mixture", {"parts": ["router", "experts"]}),
+    "deltas on experts and attention": ("mixture", {"parts": ["router"], "lora": {"parts": ["experts", "attention"]}}),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_parameters_are_counted_as_those_of_the_loaded_model(name, make_stage, workspace, mixture_start) -> None:
+    start, train = STARTS[name]
+    config = make_stage(start=mixture_start if start == "mixture" else str(workspace / "start"), train=train)
+    planned = plan(config).parameters
+    model, _, _ = load_start(config)
+    counts = count_parameters(model)
+    choose_trainable(model, config.train)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert planned == {**counts, "trainable": trained}
+
+
+def test_an_assembled_model_is_described_as_it_would_be_assembled(workspace) -> None:
+    dense = UniMoEConfig.from_pretrained(workspace / "start")
+    options = {"base_experts": 2, "copies": 2, "pieces": 2, "moe": {"num_null_experts": 1}}
+    model, _ = assemble(
+        workspace / "start", {"image": workspace / "start"}, num_experts_per_tok=3, exact=False, **options
+    )
+    config = assembled_config(dense, {"image": 1}, num_experts_per_tok=3, exact=False, **options)
+    assert config.text_config.to_dict() == {**model.config.text_config.to_dict(), "dtype": config.text_config.dtype}
+
+
+@pytest.mark.parametrize("connector", [{}, {"type": "query_decoder", "num_queries": 3}])
+def test_a_composed_model_is_described_as_it_would_be_composed(connector, tmp_path) -> None:
+    save_parts(tmp_path)
+    parts = {name: tmp_path / name for name in ("language", "vision", "speech", "audio")}
+    options = {"connectors": {"speech": connector} if connector else {}}
+    model, processor = build_model(**parts, **options, dtype="float32")
+    config, described = describe_model(**parts, **options)
+    assert shapes(config) == {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert described.media_layout == processor.media_layout
+    assert len(described.tokenizer) == len(processor.tokenizer)
+
+
+def shapes(config: UniMoEConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        model = UniMoEForConditionalGeneration._from_config(config)
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+RECIPE = {
+    "output": "none",
+    "stages": {
+        "experts": {"start": {"specialists": {"base": "START", "modalities": ["image", "text"]}}, "train": EVERYTHING},
+        "mixed": {
+            "start": {"assemble": {"base": "START", "experts": {"image": "${output}/experts/image"}}},
+            "train": {"parts": ["router"]},
+        },
+        "last": {"start": "${output}/mixed", "train": {"parts": ["experts"]}},
+    },
+}
+
+
+@pytest.fixture
+def recipe(workspace, tmp_path) -> Path:
+    """A recipe of three stages whose outputs are not there, on data that are not there either."""
+    text = json.dumps(RECIPE).replace("START", str(workspace / "start")).replace("none", str(tmp_path / "none"))
+    values = json.loads(text)
+    values["stages"]["experts"]["train"] = {"parts": ["mlp", "connectors"]}
+    trainer = {"max_steps": 4, "per_device_train_batch_size": 2, "use_cpu": True}
+    values["defaults"] = {"data": {"mixture": ["not/here.jsonl"], "max_length": 64}, "trainer": trainer}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def test_stages_are_planned_from_what_earlier_ones_will_write(recipe) -> None:
+    planned = {result.name: result for result in plan_recipe(recipe, [], only=[], processes=1, limit=None)}
+    assert list(planned) == ["experts", "mixed", "last"]
+    mixed, last = planned["mixed"].parameters, planned["last"].parameters
+    assert mixed["total"] == last["total"] > mixed["trainable"]
+    assert last["trainable"] > mixed["trainable"]
+    assert all("assumed: rows of 64 tokens" in result.batches.basis for result in planned.values())
+    (alone,) = plan_recipe(recipe, [], only=["last"], processes=1, limit=None)
+    assert alone.as_json() == planned["last"].as_json()
+
+
+def test_specialists_count_one_feed_forward_for_each(recipe, workspace) -> None:
+    (result,) = plan_recipe(recipe, [], only=["experts"], processes=1, limit=None)
+    base = UniMoEConfig.from_pretrained(workspace / "start").text_config
+    feed_forward = 3 * base.hidden_size * base.intermediate_size * base.num_hidden_layers
+    model, _, _ = load_start(load_recipe(recipe).stages["experts"])
+    assert result.parameters["total"] == sum(parameter.numel() for parameter in model.parameters())
+    assert result.parameters["total"] - result.parameters["active"] == feed_forward
+
+
+def test_a_start_that_no_stage_makes_is_refused_by_name(recipe) -> None:
+    result = CliRunner().invoke(app, ["plan", str(recipe), "stages.last.start=runs/nowhere"])
+    assert result.exit_code == 2
+    assert "runs/nowhere" in result.output and "no such folder" in result.output
+
+
+@pytest.mark.parametrize("kind", ["dense", "mixture", "lora", "accumulation", "bf16"])
+def test_a_step_on_nothing_takes_what_it_takes_on_real_tensors(kind, make_stage, workspace, mixture_start) -> None:
+    train = {"lora": STARTS["deltas on experts and attention"][1], "mixture": {"parts": ["router", "experts"]}}
+    config = make_stage(
+        start=mixture_start if kind in train else str(workspace / "start"),
+        train=train.get(kind, {"parts": ["connectors", "mlp"]}),
+        trainer={"gradient_accumulation_steps": 3 if kind == "accumulation" else 1, "bf16": kind == "bf16"},
+    )
+    batch = one_batch(config)
+    model, _, _ = load_start(config)
+    choose_trainable(model, config.train)
+    model.train()
+    keep_frozen_steady(model)
+    with MemoryTracker() as tracker:
+        real = Step(config, model, tracker, tensors_of(batch)).run()
+    made_up = estimate(config, model.config, batch)
+    assert made_up.flops == real.flops > 0
+    for kind_of_memory in (WEIGHTS, GRADIENTS, OPTIMIZER):
+        assert made_up.update.get(kind_of_memory) == real.update.get(kind_of_memory)
+    assert sum(made_up.backward.values()) == pytest.approx(sum(real.backward.values()), rel=0.02)
+
+
+def test_a_step_of_seven_billion_parameters_is_planned_in_little_memory(make_stage, workspace) -> None:
+    values = UniMoEConfig.from_pretrained(workspace / "start").to_dict()
+    large = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 8, "num_attention_heads": 64}
+    values["text_config"] |= {**large, "num_key_value_heads": 64, "head_dim": 128}
+    config, before = make_stage(train=EVERYTHING), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    planned = estimate(config, UniMoEConfig.from_dict(values), one_batch(config))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert planned.parts[WEIGHTS] > 25e9 and planned.total > 4 * 25e9
+    assert grown < 0.01 * planned.total
+
+
+def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(make_stage) -> None:
+    def activations(**trainer) -> int:
+        config = make_stage(train=EVERYTHING, trainer=trainer)
+        return estimate(config, PlannedRecipe().begin(config).config, batch).backward[ACTIVATIONS]
+
+    batch = {key: value[:2] for key, value in text_batch(length=256).items()}
+    one = activations()
+    assert activations(activation_checkpointing=True) < 0.8 * one
+    batch = text_batch(length=256)
+    assert activations() == pytest.approx(2 * one, rel=0.1)
+
+
+def text_batch(*, length: int) -> dict[str, Tensor]:
+    ids = torch.ones(4, length, dtype=torch.long)
+    return {"input_ids": ids, "labels": ids, "mm_token_type_ids": torch.zeros_like(ids)}
+
+
+def test_zero_leaves_each_process_its_share_of_the_optimizer(make_stage) -> None:
+    config = make_stage(train={"parts": ["mlp"]}, parallel={"zero": 2})
+    model, _, _ = load_start(config)
+    choose_trainable(model, config.train)
+    trained = trained_bytes(model)
+    alone = StepMemory({WEIGHTS: 100, OPTIMIZER: 2 * trained}, {WEIGHTS: 100, OPTIMIZER: 2 * trained}, 5)
+    of = {n: across_processes(alone, config, model, processes=n, on_cpu=True) for n in (1, 2, 4)}
+    assert [of[n].backward[OPTIMIZER] for n in (1, 2, 4)] == [3 * trained // n for n in (1, 2, 4)]
+    assert of[4].update[BUFFERS] < of[2].update[BUFFERS] <= 2 * trained
+    on_gpu = across_processes(alone, config, model, processes=2, on_cpu=False)
+    assert on_gpu.backward[BUFFERS] == 4 * BUCKET
+
+
+def test_plain_data_parallelism_keeps_gradients_twice(make_stage) -> None:
+    config = make_stage(train={"parts": ["mlp"]})
+    model, _, _ = load_start(config)
+    choose_trainable(model, config.train)
+    alone = StepMemory({WEIGHTS: 1}, {WEIGHTS: 1}, 5)
+    assert across_processes(alone, config, model, processes=1, on_cpu=True) == alone
+    assert across_processes(alone, config, model, processes=2, on_cpu=True).backward[BUFFERS] == trained_bytes(model)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_steps_are_those_of_the_training(make_stage, packing) -> None:
+    data = {"max_length": 256, "packing": packing}
+    config = make_stage(
+        data=data, trainer={"max_steps": -1, "num_train_epochs": 0.6, "gradient_accumulation_steps": 2}
+    )
+    expected = plan(config).batches.steps
+    run_stage(config)
+    lines = (Path(config.output) / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["step"] for line in lines) == expected
+
+
+def test_the_largest_batch_of_the_data_is_the_one_that_is_looked_at(make_stage, workspace) -> None:
+    config = make_stage(trainer={"max_steps": -1, "num_train_epochs": 1})
+    batches = plan_stage_batches(config, AutoProcessor.from_pretrained(workspace / "start"), processes=1)
+    dataset, batch_plan, collator = read_data(config, AutoProcessor.from_pretrained(workspace / "start"))
+    sizes = [
+        collator([dataset[place] for place in places])["input_ids"].numel()
+        for places in MixtureBatches(dataset, batch_plan, batch_size=4)
+    ]
+    assert max(batch["input_ids"].numel() for batch in batches.largest) == max(sizes)
+
+
+def test_what_does_not_fit_is_named_with_what_would(recipe) -> None:
+    arguments = ["plan", str(recipe), "--stage", "last", "--gpus", "2", "--gpu-memory", "1e-6", "--tflops", "1e-6"]
+    result = CliRunner().invoke(app, [*arguments, "--json", str(recipe.parent / "plan.json")])
+    assert result.exit_code == 1, result.output
+    for words in ("NO, 1e-06 GB", "activation_checkpointing=true", "parallel.zero=2", "Still too much", "hours"):
+        assert words in result.output
+    (planned,) = json.loads((recipe.parent / "plan.json").read_text())
+    memory = planned["memory"]
+    assert memory["total"] == sum(size for kind, size in memory.items() if kind != "total")
+    assert planned["processes"] == 2 and planned["steps"] == 4
+
+
+def test_memory_is_counted_until_its_last_view_is_gone() -> None:
+    with FakeTensorMode(), MemoryTracker() as tracker:
+        whole = torch.ones(1000)
+        part = whole[:10]
+        tracker.hold(whole, "weights")
+        assert tracker.bytes == {ACTIVATIONS: 0, "weights": 4000}
+        del whole
+        assert tracker.bytes["weights"] == 4000
+        del part
+        torch.ones(100) @ torch.ones(100, 5)
+        assert sum(tracker.bytes.values()) == 0
+        assert tracker.peak == 4000 and tracker.at_peak == {ACTIVATIONS: 4000}  # what it was then
+
+
+def test_operations_of_products_are_counted() -> None:
+    with FakeTensorMode(), MemoryTracker() as tracker:
+        torch.ones(3, 5) @ torch.ones(5, 7)
+    assert tracker.flops == 2 * 3 * 5 * 7
+
+
+def test_grouped_products_have_the_shapes_that_torch_gives_them() -> None:
+    ends = torch.tensor([16, 32, 48], dtype=torch.int32)
+    left, right = torch.ones(48, 32), torch.ones(3, 32, 64)
+    columns = torch.ones(32, 48), torch.ones(48, 64)
+    for pair in ((left, right), columns):
+        assert grouped_product(*pair, ends).shape == torch._grouped_mm(*pair, offs=ends).shape
+
+
+@pytest.mark.slow
+def test_resident_memory_is_planned_within_a_tenth(tmp_path) -> None:
+    from test_real_parts import MODELS
+
+    from benchmarks.plan_memory import compare, write_recipe
+
+    file = write_recipe(tmp_path, (ROOT / MODELS).resolve())
+    for result in compare(file, ["connectors", "assembled", "full"], tmp_path):
+        print(result)
+        assert math.isclose(result["ratio"], 1, abs_tol=0.1), result

@@ -1,0 +1,228 @@
+"""How much memory a step of a stage takes, without taking it: the real model class, with tensors that do not exist.
+
+One step (forward, loss, backward, clipping, optimizer) runs under torch's `FakeTensorMode`, where tensors have shapes
+and no storage, while `MemoryTracker` counts them. What ZeRO and data parallelism add or shard is arithmetic.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils.operations import convert_to_fp32
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import Trainer, TrainingArguments
+
+from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe.moe import weighted_router_loss
+
+from .config import StageConfig
+from .config_train import TrainConfig
+from .losses import set_coefficients
+from .memory_tracker import MemoryTracker
+from .parts import Trainable, choose_trainable, keep_frozen_steady
+from .specialists import split_feed_forwards
+
+WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer"
+"""Kinds of memory beside activations."""
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What one process that trains alone needs for a step: kind of memory -> bytes, at two moments.
+
+    Args:
+        backward: When most is in use in forward and backward passes.
+        update: When most is in use while gradients are clipped and the optimizer steps.
+        flops: Floating-point operations of one step of the optimizer, over all accumulated batches.
+    """
+
+    backward: dict[str, int]
+    update: dict[str, int]
+    flops: int
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What is in use at the worse of the two moments."""
+        return max(self.backward, self.update, key=lambda parts: sum(parts.values()))
+
+    @property
+    def total(self) -> int:
+        """Most bytes in use at once."""
+        return sum(self.parts.values())
+
+
+def estimate(config: StageConfig, model_config: UniMoEConfig, batch: Mapping[str, Any]) -> StepMemory:
+    """Find what a step takes in one process that trains alone; see `training.memory_parallel` for several.
+
+    Args:
+        config: The stage.
+        model_config: Of the model that it starts from.
+        batch: One batch as the collator makes it; its values do not matter, but for the attention mask.
+
+    Raises:
+        ConfigError: If the model has no part of a name that trains.
+    """
+    model, _ = meta_model(config, model_config)
+    tensors = tensors_of(batch)
+    with fake_world() as (mode, tracker):
+        make_fake(model)
+        fake: dict[str, Tensor] = {name: mode.from_tensor(value) for name, value in tensors.items()}
+        return Step(config, model, tracker, fake).run()
+
+
+def meta_model(config: StageConfig, model_config: UniMoEConfig) -> tuple[UniMoEForConditionalGeneration, Trainable]:
+    """Make the model of a stage, ready to train, without memory for its weights; and what trains in it.
+
+    Raises:
+        ConfigError: If the model has no part of a name that trains.
+    """
+    with torch.device("meta"):
+        model: Any = UniMoEForConditionalGeneration._from_config(model_config, dtype=torch.float32)
+        if config.start.specialists is not None:
+            split_feed_forwards(model, list(config.start.specialists.modalities))
+        set_coefficients(model.config.text_config, config.train.losses, step=0)
+        trainable = choose_trainable(model, without_adapter(config.train))
+    if config.trainer.get("activation_checkpointing"):
+        model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    model.train()
+    keep_frozen_steady(model)
+    return model, trainable
+
+
+def without_adapter(train: TrainConfig) -> TrainConfig:
+    """What trains, with new deltas in the place of saved ones: of the same sizes, and no file is read."""
+    if train.lora is None:
+        return train
+    return train.model_copy(update={"lora": train.lora.model_copy(update={"adapter": None})})
+
+
+def make_fake(model: nn.Module) -> None:
+    """Give a model of the meta device tensors of the present `FakeTensorMode`, as if they were on a CPU; in place."""
+    made: dict[int, tuple[Tensor, Tensor]] = {}  # old ones are kept, so that no other gets their id
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            made[id(tensor)] = (tensor, nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty)
+        return made[id(tensor)][1]
+
+    for module in model.modules():
+        own = {
+            **vars(module),
+            **dict(module.named_parameters(recurse=False)),
+            **dict(module.named_buffers(recurse=False)),
+        }
+        for name, value in own.items():
+            if isinstance(value, Tensor):
+                setattr(module, name, fake(value))
+
+
+@contextmanager
+def fake_world() -> Iterator[tuple[FakeTensorMode, MemoryTracker]]:
+    """Make all tensors fake, and count them. transformers' checks of their values are off."""
+    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with FakeTensorMode() as mode, MemoryTracker() as tracker:
+            yield mode, tracker
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def tensors_of(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What of a batch reaches the model; without a mask where nothing is masked, for then attention makes none."""
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    if "attention_mask" in tensors and tensors["attention_mask"].all():
+        del tensors["attention_mask"]
+    return tensors
+
+
+class Step:
+    """A step of the optimizer as the trainer runs it; of the model's weights, and of the batch, nothing is read.
+
+    Args:
+        config: The stage.
+        model: Ready to train.
+        tracker: The mode in which it runs.
+        batch: What of a batch reaches the model.
+    """
+
+    def __init__(
+        self,
+        config: StageConfig,
+        model: UniMoEForConditionalGeneration,
+        tracker: MemoryTracker,
+        batch: dict[str, Tensor],
+    ) -> None:
+        self.config, self.model, self.tracker, self.batch = config, model, tracker, batch
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.accumulation = int(config.trainer.get("gradient_accumulation_steps", 1))
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tracker.hold(tensor, WEIGHTS)
+        for parameter in self.trained:
+            parameter.register_post_accumulate_grad_hook(self._name_gradient)
+
+    def run(self) -> StepMemory:
+        """Run it and say what it took."""
+        optimizer = self.make_optimizer()
+        self.fill_states(optimizer)
+        self.tracker.begin()
+        for _ in range(min(self.accumulation, 2)):  # from the second batch on, gradients are there already
+            self.backward()
+        backward, flops = self.tracker.at_peak, self.tracker.flops
+        self.tracker.begin()
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        optimizer.step()
+        return StepMemory(backward, self.tracker.at_peak, flops * self.accumulation // min(self.accumulation, 2))
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer that the trainer would make."""
+        names = ("optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+        given = {name: self.config.trainer[name] for name in names if name in self.config.trainer}
+        arguments = TrainingArguments(output_dir=self.config.output, use_cpu=True, **given)
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, self.model)
+        return kind(self.trained, **options)
+
+    def fill_states(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the optimizer make its states, as it does in its first step."""
+        for parameter in self.trained:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
+        for state in optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    self.tracker.hold(value, OPTIMIZER)
+
+    def backward(self) -> None:
+        """Run the model on one batch, and add its gradients up."""
+        self.loss().backward()
+
+    def loss(self) -> Tensor:
+        """The loss of one batch; when it is returned, logits live on only where a gradient needs them."""
+        with self._autocast():
+            outputs: Any = self.model(
+                **self.batch, num_items_in_batch=torch.ones(()), output_router_logits=True, use_cache=False
+            )
+        if self.config.trainer.get("bf16") and self.config.parallel.zero is None:
+            outputs = convert_to_fp32(outputs)  # as accelerate does around the whole model
+        losses = outputs.losses
+        return losses["language"] + weighted_router_loss(self.model.config.text_config, losses)
+
+    def _autocast(self) -> Any:
+        return torch.autocast("cpu", torch.bfloat16) if self.config.trainer.get("bf16") else nullcontext()
+
+    def _name_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self.tracker.hold(parameter.grad, GRADIENTS)
+
+
+__all__ = ["StepMemory", "estimate"]
