@@ -188,6 +188,18 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(make_stag
     assert activations() == pytest.approx(2 * one, rel=0.1)
 
 
+def test_large_batches_of_held_back_rows_are_counted(make_stage, workspace, write_jsonl) -> None:
+    rows = (workspace / "data" / "text_train.jsonl").read_text().splitlines()
+    held_back = {"validation": [str(write_jsonl(*rows * 20))]}
+    trainer = {"per_device_train_batch_size": 1}
+    without, few, many = (
+        plan(make_stage(data=data, trainer=trainer | {"per_device_eval_batch_size": size})).memory
+        for data, size in (({}, 40), (held_back, 1), (held_back, 40))
+    )
+    assert without.validation == {} and 0 < sum(few.validation.values()) < sum(many.validation.values())
+    assert without.total == few.total < many.total == sum(many.validation.values())
+
+
 def text_batch(*, length: int) -> dict[str, Tensor]:
     ids = torch.ones(4, length, dtype=torch.long)
     return {"input_ids": ids, "labels": ids, "mm_token_type_ids": torch.zeros_like(ids)}
