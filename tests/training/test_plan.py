@@ -143,17 +143,23 @@ def test_a_start_that_no_stage_makes_is_refused_by_name(recipe) -> None:
     assert "runs/nowhere" in result.output and "no such folder" in result.output
 
 
-@pytest.mark.parametrize("kind", ["dense", "mixture", "lora", "accumulation", "bf16"])
+@pytest.mark.parametrize("kind", ["dense", "mixture", "lora", "accumulation", "bf16", "checkpointing"])
 def test_a_step_on_nothing_takes_what_it_takes_on_real_tensors(kind, make_stage, workspace, mixture_start) -> None:
     train = {"lora": STARTS["deltas on experts and attention"][1], "mixture": {"parts": ["router", "experts"]}}
     config = make_stage(
         start=mixture_start if kind in train else str(workspace / "start"),
         train=train.get(kind, {"parts": ["connectors", "mlp"]}),
-        trainer={"gradient_accumulation_steps": 3 if kind == "accumulation" else 1, "bf16": kind == "bf16"},
+        trainer={
+            "gradient_accumulation_steps": 3 if kind == "accumulation" else 1,
+            "bf16": kind == "bf16",
+            "activation_checkpointing": kind == "checkpointing",
+        },
     )
     batch = one_batch(config)
     model, _, _ = load_start(config)
     choose_trainable(model, config.train)
+    if kind == "checkpointing":
+        model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     keep_frozen_steady(model)
     with MemoryTracker() as tracker:
