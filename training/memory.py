@@ -7,10 +7,11 @@ and no storage, while `MemoryTracker` counts them. What ZeRO and data parallelis
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils.operations import convert_to_fp32
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,6 +22,7 @@ from unimoe.moe import weighted_router_loss
 
 from .config import StageConfig
 from .config_train import TrainConfig
+from .data.collator import IGNORED
 from .losses import set_coefficients
 from .memory_tracker import MemoryTracker
 from .parts import Trainable, choose_trainable, keep_frozen_steady
@@ -32,22 +34,24 @@ WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer"
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What one process that trains alone needs for a step: kind of memory -> bytes, at two moments.
+    """What one process that trains alone needs for a step: kind of memory -> bytes, at some moments.
 
     Args:
         backward: When most is in use in forward and backward passes.
         update: When most is in use while gradients are clipped and the optimizer steps.
         flops: Floating-point operations of one step of the optimizer, over all accumulated batches.
+        validation: When most is in use while held-back rows are looked at.
     """
 
     backward: dict[str, int]
     update: dict[str, int]
     flops: int
+    validation: dict[str, int] = field(default_factory=dict)
 
     @property
     def parts(self) -> dict[str, int]:
-        """What is in use at the worse of the two moments."""
-        return max(self.backward, self.update, key=lambda parts: sum(parts.values()))
+        """What is in use at the worst moment."""
+        return max(self.backward, self.update, self.validation, key=lambda parts: sum(parts.values()))
 
     @property
     def total(self) -> int:
@@ -55,23 +59,37 @@ class StepMemory:
         return sum(self.parts.values())
 
 
-def estimate(config: StageConfig, model_config: UniMoEConfig, batch: Mapping[str, Any]) -> StepMemory:
+def estimate(
+    config: StageConfig,
+    model_config: UniMoEConfig,
+    batch: Mapping[str, Any],
+    *,
+    held_back: Mapping[str, Any] | None = None,
+) -> StepMemory:
     """Find what a step takes in one process that trains alone; see `training.memory_parallel` for several.
 
     Args:
         config: The stage.
         model_config: Of the model that it starts from.
         batch: One batch as the collator makes it; its values do not matter, but for the attention mask.
+        held_back: A batch of held-back rows, if there are any.
 
     Raises:
         ConfigError: If the model has no part of a name that trains.
     """
     model, _ = meta_model(config, model_config)
-    tensors = tensors_of(batch)
+    tensors, others = tensors_of(batch), tensors_of(held_back or {})
+    learned = int((others["labels"][:, 1:] != IGNORED).any(dim=0).sum()) if others else 0
     with fake_world() as (mode, tracker):
         make_fake(model)
-        fake: dict[str, Tensor] = {name: mode.from_tensor(value) for name, value in tensors.items()}
-        return Step(config, model, tracker, fake).run()
+        step = Step(config, model, tracker, to_fake(tensors, mode))
+        found = step.run()
+        return replace(found, validation=step.validate(to_fake(others, mode), learned)) if others else found
+
+
+def to_fake(tensors: Mapping[str, Tensor], mode: FakeTensorMode) -> dict[str, Tensor]:
+    """Tensors of the same shapes that do not exist."""
+    return {name: mode.from_tensor(value) for name, value in tensors.items()}
 
 
 def meta_model(config: StageConfig, model_config: UniMoEConfig) -> tuple[UniMoEForConditionalGeneration, Trainable]:
@@ -216,6 +234,25 @@ class Step:
             outputs = convert_to_fp32(outputs)  # as accelerate does around the whole model
         losses = outputs.losses
         return losses["language"] + weighted_router_loss(self.model.config.text_config, losses)
+
+    @torch.no_grad()
+    def validate(self, batch: dict[str, Tensor], learned: int) -> dict[str, int]:
+        """Look at held-back rows, as `training.validation.row_losses` does; what is in use at most, by kind.
+
+        Args:
+            batch: What of them reaches the model.
+            learned: Positions where a row has a label.
+        """
+        for parameter in self.trained:
+            parameter.grad = None
+        self.tracker.begin()
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        self.model.eval()
+        with self._autocast():
+            logits = self.model(**inputs, logits_to_keep=torch.arange(learned), use_cache=False).logits
+        labels = batch["labels"][:, :learned]
+        F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        return self.tracker.at_peak
 
     def _autocast(self) -> Any:
         return torch.autocast("cpu", torch.bfloat16) if self.config.trainer.get("bf16") else nullcontext()

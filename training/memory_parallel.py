@@ -46,7 +46,8 @@ def across_processes(
     trained = trained_bytes(model)
     if config.parallel.zero is None:
         added = {BUFFERS: trained} if processes > 1 else {}
-        return StepMemory(step.backward | added, step.update | added, step.flops)
+        validation = step.validation and step.validation | added
+        return StepMemory(step.backward | added, step.update | added, step.flops, validation)
     share = {OPTIMIZER: (step.backward.get(OPTIMIZER, 0) + trained) // processes}
     bucket = min(trained, BUCKET * 4) if on_cpu else BUCKET * 4
     waits = any(".encoders." in name or ".connectors." in name for name in _trained(model))
@@ -55,7 +56,8 @@ def across_processes(
     at_update = bucket + (trained if whole else 2 * trained // processes)
     backward = step.backward | share | {BUFFERS: in_backward}
     update = {kind: size for kind, size in step.update.items() if kind not in ("gradients", "activations")}
-    return StepMemory(backward, update | share | {BUFFERS: at_update}, step.flops)
+    validation = step.validation and step.validation | share
+    return StepMemory(backward, update | share | {BUFFERS: at_update}, step.flops, validation)
 
 
 def _trained(model: nn.Module) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from unimoe.settings import ConfigError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from .planning import StagePlan
 
 GB = 1e9
+TOO_LARGE, USAGE = 1, 2
+"""Exit codes: a stage does not fit; the file, a start or the data are at fault."""
 
 
 def plan(
@@ -29,7 +32,6 @@ def plan(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
 ) -> None:
     """Say what stages will take: parameters, memory, steps, operations. Nothing is loaded, nothing is trained."""
-    from .__main__ import fail
     from .data import DataError
     from .planning import plan_recipe
 
@@ -41,11 +43,13 @@ def plan(
             console.print(describe(result, gpu_memory=gpu_memory, tflops=tflops), highlight=False)
             planned.append(result)
     except (ConfigError, DataError) as error:
-        fail(error)
+        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(USAGE) from None
     if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps([result.as_json() for result in planned], indent=1), encoding="utf-8")
     if any(result.advice for result in planned):
-        raise typer.Exit(1)
+        raise typer.Exit(TOO_LARGE)
 
 
 def describe(result: "StagePlan", *, gpu_memory: float | None, tflops: float | None) -> Table:

@@ -19,14 +19,15 @@ from torch import Tensor
 from unimoe import Modality, UniMoEProcessor
 
 from .config import StageConfig
-from .data import DataError, MixtureBatches, MixtureDataset
+from .data import Collator, DataError, MixtureBatches, MixtureDataset
 from .data.batches import BatchPlan
 from .data.collator import pack_rows
-from .data.dataset import SAMPLING_RATE
+from .data.dataset import SAMPLING_RATE, read_mixture
 from .data.lanes import split_lanes
 from .data.measure import RowLengths
 from .data.order import Place
 from .stages import read_data
+from .validation import validation_arguments
 
 MOST = 200
 """Batches of a process that are looked at for the largest one."""
@@ -43,12 +44,14 @@ class PlannedBatches:
         steps: Steps of the optimizer. None: not to be known without the data.
         tokens: Real tokens of a batch of one process, on average.
         basis: Where this comes from, in words.
+        held_back: The largest batch of held-back rows, if there are any.
     """
 
     largest: list[dict[str, Any]]
     steps: int | None
     tokens: float
     basis: str
+    held_back: dict[str, Any] | None = None
 
 
 def plan_stage_batches(config: StageConfig, processor: UniMoEProcessor, *, processes: int) -> PlannedBatches:
@@ -77,7 +80,20 @@ def plan_stage_batches(config: StageConfig, processor: UniMoEProcessor, *, proce
     batches = [collator([lane[place] for place in places]) for lane, places in largest(seen)]
     tokens = sum(real for _, _, _, _, real in seen) / len(seen)
     basis = f"measured on {len(seen):,} batches of the data" + (", the first ones" if len(seen) >= MOST else "")
-    return PlannedBatches(batches, count_steps(config, dataset, plan, processes), tokens, basis)
+    steps = count_steps(config, dataset, plan, processes)
+    return PlannedBatches(batches, steps, tokens, basis, held_back_batch(config, processor))
+
+
+def held_back_batch(config: StageConfig, processor: UniMoEProcessor) -> dict[str, Any] | None:
+    """The held-back rows that are longest together, of the first ones, as many as are looked at together."""
+    if not config.data.validation:
+        return None
+    arguments = {**validation_arguments(config.data, config.trainer), **config.trainer}
+    size = int(arguments["per_device_eval_batch_size"])
+    dataset = MixtureDataset(read_mixture(config.data.held_back), seed=config.seed)
+    lengths = RowLengths(dataset, processor)
+    rows = sorted(range(min(dataset.num_rows, MOST * size)), key=lambda row: lengths(Place(0, row, row)), reverse=True)
+    return Collator(processor)([dataset[row] for row in rows[:size]])
 
 
 Seen = tuple[MixtureDataset, list[Place], int, int, int]

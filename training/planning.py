@@ -120,7 +120,8 @@ def count_planned(start: PlannedModel, model: nn.Module, trainable: Trainable) -
 
 def worst_step(config: StageConfig, start: PlannedModel, batches: PlannedBatches) -> StepMemory:
     """What a step takes at most in a process that trains alone, of the batches that are likely to take most."""
-    return max((estimate(config, start.config, batch) for batch in batches.largest), key=lambda step: step.total)
+    steps = (estimate(config, start.config, batch, held_back=batches.held_back) for batch in batches.largest)
+    return max(steps, key=lambda step: step.total)
 
 
 def advise(config: StageConfig, start: PlannedModel, processes: int, limit: float) -> Iterator[str]:

@@ -143,17 +143,23 @@ def test_a_start_that_no_stage_makes_is_refused_by_name(recipe) -> None:
     assert "runs/nowhere" in result.output and "no such folder" in result.output
 
 
-@pytest.mark.parametrize("kind", ["dense", "mixture", "lora", "accumulation", "bf16"])
+@pytest.mark.parametrize("kind", ["dense", "mixture", "lora", "accumulation", "bf16", "checkpointing"])
 def test_a_step_on_nothing_takes_what_it_takes_on_real_tensors(kind, make_stage, workspace, mixture_start) -> None:
     train = {"lora": STARTS["deltas on experts and attention"][1], "mixture": {"parts": ["router", "experts"]}}
     config = make_stage(
         start=mixture_start if kind in train else str(workspace / "start"),
         train=train.get(kind, {"parts": ["connectors", "mlp"]}),
-        trainer={"gradient_accumulation_steps": 3 if kind == "accumulation" else 1, "bf16": kind == "bf16"},
+        trainer={
+            "gradient_accumulation_steps": 3 if kind == "accumulation" else 1,
+            "bf16": kind == "bf16",
+            "activation_checkpointing": kind == "checkpointing",
+        },
     )
     batch = one_batch(config)
     model, _, _ = load_start(config)
     choose_trainable(model, config.train)
+    if kind == "checkpointing":
+        model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     keep_frozen_steady(model)
     with MemoryTracker() as tracker:
@@ -186,6 +192,18 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(make_stag
     assert activations(activation_checkpointing=True) < 0.8 * one
     batch = text_batch(length=256)
     assert activations() == pytest.approx(2 * one, rel=0.1)
+
+
+def test_large_batches_of_held_back_rows_are_counted(make_stage, workspace, write_jsonl) -> None:
+    rows = (workspace / "data" / "text_train.jsonl").read_text().splitlines()
+    held_back = {"validation": [str(write_jsonl(*rows * 20))]}
+    trainer = {"per_device_train_batch_size": 1}
+    without, few, many = (
+        plan(make_stage(data=data, trainer=trainer | {"per_device_eval_batch_size": size})).memory
+        for data, size in (({}, 40), (held_back, 1), (held_back, 40))
+    )
+    assert without.validation == {} and 0 < sum(few.validation.values()) < sum(many.validation.values())
+    assert without.total == few.total < many.total == sum(many.validation.values())
 
 
 def text_batch(*, length: int) -> dict[str, Tensor]:
