@@ -1,18 +1,17 @@
 """`python -m training FILE.yaml [key=value ...]`: runs a stage, or the stages of a recipe one after the other."""
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from unimoe.settings import ConfigError
 
 from .check import command as check_data
+from .exits import fail
 from .merge import merge
 from .plan import plan
 from .recipe import load_recipe, select_stages
@@ -66,14 +65,6 @@ def train(
         except (ConfigError, DataError, NonFiniteLoss) as error:
             fail(error)
         console.print(f"{name}: written to {output}")
-
-
-def fail(error: Exception) -> None:
-    """Say what is wrong, without a traceback, and exit with code 2."""
-    # A worker process wraps its error in a traceback; the last exception's own message is what counts.
-    message = re.split(r"\n[\w.]+Error: ", str(error))[-1].strip()
-    Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from unimoe.settings import ConfigError
+
+from .exits import fail
 
 
 def merge(
@@ -31,8 +32,7 @@ def merge(
         model.save_pretrained(out)
         load_processor(folder, model.config).save_pretrained(out)
     except (OSError, ValueError) as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        fail(error)
     Console().print(f"written to {out}", highlight=False)
 
 
