@@ -6,6 +6,7 @@ chance, so that all larger ones are taken from the system and given back (`MALLO
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,8 +21,10 @@ import yaml
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from safetensors import safe_open
 
 from training.planning import plan_recipe
+from training.recipe import load_recipe
 
 PARTS = {"language": "SmolLM2-135M-Instruct", "vision": "tf_efficientnet_lite0", "speech": "whisper-tiny.en"}
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "far", "from", "home"]
@@ -58,6 +61,7 @@ def stages(output: Path, parts: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 PROCESSES = {"zero": 2}
 """Configurations that more than one process trains."""
 
@@ -123,6 +127,13 @@ def measure(file: Path, name: str, folder: Path) -> int:
     return max(taken)
 
 
+def count_saved(model: Path) -> int:
+    """Parameters in the weights that a training wrote; statistics of batch norms are none."""
+    with safe_open(model / "model.safetensors", framework="pt") as weights:
+        names = [name for name in weights.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118  # no mapping
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+
+
 def compare(file: Path, names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
     """Plan, train and count each configuration."""
     for name in names:
@@ -132,6 +143,7 @@ def compare(file: Path, names: list[str], folder: Path) -> Iterator[dict[str, An
         yield {
             "configuration": name,
             "parameters": plan.parameters,
+            "saved": count_saved(Path(load_recipe(file).stages[name].output)),
             "estimated": estimated,
             "measured": measured,
             "ratio": estimated / measured,

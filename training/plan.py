@@ -1,6 +1,7 @@
 """`python -m training plan FILE.yaml`: what each stage will take, before anything is loaded or allocated."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from .planning import StagePlan
 
 GB = 1e9
+_WIDTH = 160
+"""Columns of what does not go to a terminal."""
 TOO_LARGE, USAGE = 1, 2
 """Exit codes: a stage does not fit; the file, a start or the data are at fault."""
 
@@ -35,7 +38,7 @@ def plan(
     from .data import DataError
     from .planning import plan_recipe
 
-    console, planned = Console(), []
+    console, planned = Console(width=None if sys.stdout.isatty() else _WIDTH), []
     try:
         for result in plan_recipe(file, overrides or [], only=stage or [], processes=gpus * nodes, limit=gpu_memory):
             console.rule(f"stage {result.name}")

@@ -154,26 +154,29 @@ def assume_batches(config: StageConfig, processor: UniMoEProcessor, *, reason: s
         DataError: If the media alone are longer than `data.max_length`.
     """
     length = config.data.max_length or ASSUMED_LENGTH
-    row = make_row(processor, length)
+    row = make_row(processor)
     if (fixed := row["input_ids"].shape[1]) > length:
         raise DataError(f"data.max_length {length}: a row with one medium of each kind has {fixed} tokens. Raise it.")
     rows = batch_size(config)
     batch = repeat_row(lengthen(row, length), rows)
     if config.data.packing:
         batch = pack_rows(batch)
-    kinds = ", ".join(modality.key for modality in processor.modalities)
+    kinds = ", ".join(modality.key for modality in blank_media(processor))
     steps = int(config.trainer.get("max_steps", -1))
     basis = f"assumed: rows of {length} tokens, each with one {kinds} ({reason})"
     return PlannedBatches([batch], steps if steps > 0 else None, float(rows * length), basis)
 
 
-def make_row(processor: UniMoEProcessor, length: int) -> dict[str, Tensor]:
-    """Process a row with a blank medium of each kind but video, which shares the pictures' encoder."""
+def blank_media(processor: UniMoEProcessor) -> dict[Modality, Any]:
+    """A medium of each kind that a processor takes but video, which shares the encoder of pictures."""
     silence = {"array": np.zeros(SAMPLING_RATE, dtype=np.float32), "sampling_rate": SAMPLING_RATE}
     blank = {Modality.IMAGE: Image.new("RGB", (64, 64)), Modality.AUDIO: silence, Modality.SPEECH: silence}
-    media = [
-        {"type": modality.key, modality.key: blank[modality]} for modality in processor.modalities if modality in blank
-    ]
+    return {modality: blank[modality] for modality in processor.modalities if modality in blank}
+
+
+def make_row(processor: UniMoEProcessor) -> dict[str, Tensor]:
+    """Process a row with a blank medium of each kind."""
+    media = [{"type": modality.key, modality.key: medium} for modality, medium in blank_media(processor).items()]
     messages = [
         {"role": "user", "content": [*media, {"type": "text", "text": "?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "."}]},

@@ -9,12 +9,14 @@ import pytest
 import torch
 import yaml
 from launch import ROOT
+from test_real_parts import MODELS
 from tiny_parts import save_parts
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoProcessor
 from typer.testing import CliRunner
 
+from benchmarks.plan_memory import compare, write_recipe
 from training.__main__ import app
 from training.data import MixtureBatches
 from training.memory import GRADIENTS, OPTIMIZER, WEIGHTS, Step, StepMemory, estimate, tensors_of
@@ -266,6 +268,8 @@ def test_what_does_not_fit_is_named_with_what_would(recipe) -> None:
     memory = planned["memory"]
     assert memory["total"] == sum(size for kind, size in memory.items() if kind != "total")
     assert planned["processes"] == 2 and planned["steps"] == 4
+    fits = CliRunner().invoke(app, ["plan", str(recipe), "--stage", "last", "--gpu-memory", "80"])
+    assert fits.exit_code == 0 and "yes, into 80 GB" in fits.output
 
 
 def test_memory_is_counted_until_its_last_view_is_gone() -> None:
@@ -297,12 +301,9 @@ def test_grouped_products_have_the_shapes_that_torch_gives_them() -> None:
 
 
 @pytest.mark.slow
-def test_resident_memory_is_planned_within_a_tenth(tmp_path) -> None:
-    from test_real_parts import MODELS
-
-    from benchmarks.plan_memory import compare, write_recipe
-
+def test_resident_memory_is_planned_within_a_tenth_and_parameters_exactly(tmp_path) -> None:
     file = write_recipe(tmp_path, (ROOT / MODELS).resolve())
-    for result in compare(file, ["connectors", "assembled", "full"], tmp_path):
+    for result in compare(file, list(load_recipe(file).stages), tmp_path):
         print(result)
         assert math.isclose(result["ratio"], 1, abs_tol=0.1), result
+        assert result["parameters"]["total"] == result["saved"], result
