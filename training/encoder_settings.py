@@ -21,15 +21,12 @@ FORMAT = 1
 _VOLATILE = ("architectures", "dtype", "torch_dtype", "transformers_version", "processor_class", "auto_map")
 
 
-def choose_modalities(
-    wanted: Sequence[str] | None, model: UniMoEForConditionalGeneration, processor: UniMoEProcessor
-) -> list[Modality]:
+def choose_modalities(wanted: Sequence[str] | None, model: UniMoEForConditionalGeneration) -> list[Modality]:
     """Modalities whose tokens can be kept, as their encoders do not train.
 
     Args:
         wanted: Their keys; None: all.
         model: What trains in it is chosen already.
-        processor: Of the model.
 
     Raises:
         ConfigError: If one that is wanted cannot be kept, or there is none.
@@ -39,7 +36,7 @@ def choose_modalities(
         for key, encoder in model.model.encoders.items()
         if any(parameter.requires_grad for parameter in encoder.parameters())
     }
-    known = {modality.key: modality for modality in processor.modalities}
+    known = {modality.key: modality for modality in model.config.media}
     for key in wanted or ():
         if key not in known:
             raise ConfigError(
@@ -54,6 +51,12 @@ def choose_modalities(
     if not chosen:
         raise ConfigError("data.cache_encoders: there is no encoder that does not train. Leave it out.")
     return chosen
+
+
+def resting_encoders(kept: Sequence[Modality], model: UniMoEForConditionalGeneration) -> list[str]:
+    """Keys of the encoders of which nothing is left to do, where the tokens of some modalities are kept."""
+    busy = {modality.encoder_key for modality in model.config.media if modality not in kept}
+    return sorted({modality.encoder_key for modality in kept} - busy)
 
 
 def check_augmentation(dataset: MixtureDataset, modalities: Sequence[Modality]) -> None:
@@ -117,4 +120,4 @@ def precision(args: TrainingArguments) -> torch.dtype | None:
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
 
-__all__ = ["check_augmentation", "choose_modalities", "fingerprint", "precision", "settings_of"]
+__all__ = ["check_augmentation", "choose_modalities", "fingerprint", "precision", "resting_encoders", "settings_of"]

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
@@ -30,7 +29,15 @@ from .data import DataError, MixtureDataset
 from .data.dataset import SAMPLING_RATE
 from .data.encoded import EncodedMedia, StateStore, StoredMedium
 from .data.to_encode import MediaToEncode, MediumPlace, ReadyMedium, list_media, look_up
-from .encoder_settings import check_augmentation, choose_modalities, fingerprint, precision, settings_of
+from .encoder_settings import (
+    check_augmentation,
+    choose_modalities,
+    fingerprint,
+    precision,
+    resting_encoders,
+    settings_of,
+)
+from .progress import track
 
 MEASURED = 1000
 """Media whose headers are read to estimate the size of all."""
@@ -56,11 +63,10 @@ class RestingEncoders:
         asked = config.data.cache_encoders
         self.settings, self.model, self.processor = asked or EncoderCache(), model, processor
         self.folder = Path(self.settings.folder or Path(config.output).parent / "encoder_cache")
-        self.modalities = choose_modalities(self.settings.modalities, model, processor) if asked else []
+        self.modalities = choose_modalities(self.settings.modalities, model) if asked else []
         keys = {modality.encoder_key for modality in self.modalities}
-        busy = {modality.encoder_key for modality in processor.modalities if modality not in self.modalities}
         self.encoders: dict[str, nn.Module] = {key: model.model.encoders[key] for key in keys}
-        self.idle = sorted(keys - busy)
+        self.idle = resting_encoders(self.modalities, model)
         self._take_out()
 
     def wake(self) -> None:
@@ -179,11 +185,10 @@ class RestingEncoders:
         try:
             loader = self._loader(datasets, share, workers=args.dataloader_num_workers)
             queues = {key: self._queue(Modality.from_key(key), store, args) for key, store in stores.items()}
-            with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
-                for medium in bar.track(loader, total=len(share), description="encoding media"):
-                    for part in medium.parts.keys() & queues.keys():
-                        if medium.key not in stores[part]:
-                            queues[part].add(medium, part)
+            for medium in track(loader, len(share), "encoding media", console):
+                for part in medium.parts.keys() & queues.keys():
+                    if medium.key not in stores[part]:
+                        queues[part].add(medium, part)
             for queue in queues.values():
                 queue.flush()
         except DataError as found:

@@ -5,7 +5,7 @@ and no storage, while `MemoryTracker` counts them. What ZeRO and data parallelis
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,19 +15,22 @@ import torch.nn.functional as F
 from accelerate.utils.operations import convert_to_fp32
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 from transformers import Trainer, TrainingArguments
 
-from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe import Modality, UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.moe import weighted_router_loss
 
 from .config import StageConfig
 from .config_train import TrainConfig
 from .data.collator import IGNORED
+from .encoder_settings import choose_modalities, resting_encoders
 from .losses import set_coefficients
 from .memory_tracker import MemoryTracker
 from .parts import Trainable, choose_trainable, keep_frozen_steady
 from .specialists import split_feed_forwards
 
+GB, MB = 1e9, 1e6
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer"
 """Kinds of memory beside activations."""
 
@@ -58,6 +61,12 @@ class StepMemory:
         """Most bytes in use at once."""
         return sum(self.parts.values())
 
+    def __str__(self) -> str:
+        """All of it and its parts, in GB or MB."""
+        unit, bytes_ = ("GB", GB) if self.total >= GB else ("MB", MB)
+        parts = ", ".join(f"{kind} {size / bytes_:.2f}" for kind, size in self.parts.items())
+        return f"{self.total / bytes_:.2f} {unit}: {parts}"
+
 
 def estimate(
     config: StageConfig,
@@ -65,6 +74,7 @@ def estimate(
     batch: Mapping[str, Any],
     *,
     held_back: Mapping[str, Any] | None = None,
+    arguments: TrainingArguments | None = None,
 ) -> StepMemory:
     """Find what a step takes in one process that trains alone; see `training.memory_parallel` for several.
 
@@ -73,23 +83,56 @@ def estimate(
         model_config: Of the model that it starts from.
         batch: One batch as the collator makes it; its values do not matter, but for the attention mask.
         held_back: A batch of held-back rows, if there are any.
+        arguments: Of the trainer, once there is one, for to make others would reset accelerate's state. None: made.
 
     Raises:
         ConfigError: If the model has no part of a name that trains.
     """
+    arguments = arguments or optimizer_arguments(config)
     model, _ = meta_model(config, model_config)
-    tensors, others = tensors_of(batch), tensors_of(held_back or {})
+    kept = kept_modalities(config, model)
+    tensors, others = (encoded_once(tensors_of(given), kept, model_config) for given in (batch, held_back or {}))
+    for key in resting_encoders(kept, model):
+        del model.model.encoders[key]
     learned = int((others["labels"][:, 1:] != IGNORED).any(dim=0).sum()) if others else 0
     with fake_world() as (mode, tracker):
         make_fake(model)
         step = Step(config, model, tracker, to_fake(tensors, mode))
-        found = step.run()
+        found = step.run(arguments)
         return replace(found, validation=step.validate(to_fake(others, mode), learned)) if others else found
 
 
-def to_fake(tensors: Mapping[str, Tensor], mode: FakeTensorMode) -> dict[str, Tensor]:
+def kept_modalities(config: StageConfig, model: UniMoEForConditionalGeneration) -> list[Modality]:
+    """Modalities whose encoders run once, before the first step; none, if `data.cache_encoders` does not ask for it.
+
+    Raises:
+        ConfigError: If an encoder trains whose tokens shall be kept.
+    """
+    asked = config.data.cache_encoders
+    return choose_modalities(asked.modalities, model) if asked else []
+
+
+def encoded_once(tensors: dict[str, Any], kept: Sequence[Modality], model_config: UniMoEConfig) -> dict[str, Any]:
+    """A batch with its encoders' tokens, empty, in the place of the features of some modalities."""
+    states = dict(tensors.get("encoder_states", {}))
+    raw = {name: value for name, value in tensors.items() if name != "encoder_states"}
+    for modality in kept:
+        if (features := raw.pop(modality.feature_name or "", None)) is not None:
+            encoder = model_config.encoder_config(modality.encoder_key)
+            states[modality.key] = torch.empty(len(features), encoder.num_tokens, encoder.hidden_size)
+    return raw | {"encoder_states": states} if states else raw
+
+
+def optimizer_arguments(config: StageConfig) -> TrainingArguments:
+    """What the trainer would be told of its optimizer."""
+    names = ("optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+    given = {name: config.trainer[name] for name in names if name in config.trainer}
+    return TrainingArguments(output_dir=config.output, use_cpu=True, **given)
+
+
+def to_fake(tensors: Any, mode: FakeTensorMode) -> Any:
     """Tensors of the same shapes that do not exist."""
-    return {name: mode.from_tensor(value) for name, value in tensors.items()}
+    return tree_map_only(Tensor, mode.from_tensor, tensors)
 
 
 def meta_model(config: StageConfig, model_config: UniMoEConfig) -> tuple[UniMoEForConditionalGeneration, Trainable]:
@@ -155,9 +198,9 @@ def fake_world() -> Iterator[tuple[FakeTensorMode, MemoryTracker]]:
             os.environ[name] = before
 
 
-def tensors_of(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+def tensors_of(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch reaches the model; without a mask where nothing is masked, for then attention makes none."""
-    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) or name == "encoder_states"}
     if "attention_mask" in tensors and tensors["attention_mask"].all():
         del tensors["attention_mask"]
     return tensors
@@ -178,7 +221,7 @@ class Step:
         config: StageConfig,
         model: UniMoEForConditionalGeneration,
         tracker: MemoryTracker,
-        batch: dict[str, Tensor],
+        batch: dict[str, Any],
     ) -> None:
         self.config, self.model, self.tracker, self.batch = config, model, tracker, batch
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -188,9 +231,10 @@ class Step:
         for parameter in self.trained:
             parameter.register_post_accumulate_grad_hook(self._name_gradient)
 
-    def run(self) -> StepMemory:
-        """Run it and say what it took."""
-        optimizer = self.make_optimizer()
+    def run(self, arguments: TrainingArguments) -> StepMemory:
+        """Run it, with the optimizer that the trainer would make, and say what it took."""
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, self.model)
+        optimizer = kind(self.trained, **options)
         self.fill_states(optimizer)
         self.tracker.begin()
         for _ in range(min(self.accumulation, 2)):  # from the second batch on, gradients are there already
@@ -200,14 +244,6 @@ class Step:
         nn.utils.clip_grad_norm_(self.trained, 1.0)
         optimizer.step()
         return StepMemory(backward, self.tracker.at_peak, flops * self.accumulation // min(self.accumulation, 2))
-
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer that the trainer would make."""
-        names = ("optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
-        given = {name: self.config.trainer[name] for name in names if name in self.config.trainer}
-        arguments = TrainingArguments(output_dir=self.config.output, use_cpu=True, **given)
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, self.model)
-        return kind(self.trained, **options)
 
     def fill_states(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the optimizer make its states, as it does in its first step."""
@@ -236,7 +272,7 @@ class Step:
         return losses["language"] + weighted_router_loss(self.model.config.text_config, losses)
 
     @torch.no_grad()
-    def validate(self, batch: dict[str, Tensor], learned: int) -> dict[str, int]:
+    def validate(self, batch: dict[str, Any], learned: int) -> dict[str, int]:
         """Look at held-back rows, as `training.validation.row_losses` does; what is in use at most, by kind.
 
         Args:
@@ -262,4 +298,4 @@ class Step:
             self.tracker.hold(parameter.grad, GRADIENTS)
 
 
-__all__ = ["StepMemory", "estimate"]
+__all__ = ["GB", "StepMemory", "estimate"]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from unimoe import UniMoEForConditionalGeneration
 from unimoe.moe import Experts
 
 from .config import StageConfig
-from .memory import OPTIMIZER, StepMemory
+from .encoder_settings import resting_encoders
+from .memory import OPTIMIZER, StepMemory, kept_modalities
 from .specialists import Specialists
 
 BUFFERS = "buffers"
@@ -84,12 +86,14 @@ class HostMemory:
         return max(self.start, self.step, self.save)
 
 
-def host_memory(config: StageConfig, step: StepMemory, model: nn.Module, *, sources: int) -> HostMemory:
+def host_memory(
+    config: StageConfig, step: StepMemory, model: UniMoEForConditionalGeneration, *, sources: int
+) -> HostMemory:
     """Say what a process holds that trains on a CPU.
 
     A loaded model's weights are pages of its file until they change. What is not used as it stands in the file stays
     there beside what was made of it: the weights of single experts, which are stacked; feed-forwards, of which
-    specialists get copies; under ZeRO those that train.
+    specialists get copies; under ZeRO those that train. Encoders whose tokens are kept lie beside the step.
     For saving, the stacks of gate and up projections are taken apart; under ZeRO a checkpoint copies all weights,
     and for specialists the base is loaded again.
 
@@ -109,9 +113,11 @@ def host_memory(config: StageConfig, step: StepMemory, model: nn.Module, *, sour
     apart = sum(module.get_parameter("gate_up_proj").nbytes for module in stacks)
     optimizer = step.update.get(OPTIMIZER, 0)
     copied = weights if zero or specialists else 0
+    resting = resting_encoders(kept_modalities(config, model), model)
+    encoders = sum(_bytes(model.model.encoders[key]) for key in resting)
     return HostMemory(
         start=weights + (sources or stacked),
-        step=step.total + in_file,
+        step=step.total + encoders + in_file,
         save=weights + optimizer + in_file + max(apart, copied),
     )
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from unimoe.settings import ConfigError
+
+from .exits import fail
 
 if TYPE_CHECKING:
     from .memory_parallel import HostMemory
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 GB = 1e9
 _WIDTH = 160
 """Columns of what does not go to a terminal."""
-TOO_LARGE, USAGE = 1, 2
-"""Exit codes: a stage does not fit; the file, a start or the data are at fault."""
+TOO_LARGE = 1
+"""Exit code: a stage does not fit."""
 
 
 def plan(
@@ -46,8 +47,7 @@ def plan(
             console.print(describe(result, gpu_memory=gpu_memory, tflops=tflops), highlight=False)
             planned.append(result)
     except (ConfigError, DataError) as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(USAGE) from None
+        fail(error)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps([result.as_json() for result in planned], indent=1), encoding="utf-8")
@@ -61,8 +61,7 @@ def describe(result: "StagePlan", *, gpu_memory: float | None, tflops: float | N
     memory, batches = result.memory, result.batches
     counts = {name: f"{number:,}" for name, number in result.parameters.items()}
     table.add_row("parameters", f"{counts['total']}, active {counts['active']}, trainable {counts['trainable']}")
-    parts = ", ".join(f"{kind} {size / GB:.2f}" for kind, size in memory.parts.items())
-    table.add_row(f"memory of each of {result.processes}", f"{memory.total / GB:.2f} GB: {parts}")
+    table.add_row(f"memory of each of {result.processes}", str(memory))
     table.add_row("resident on a CPU", f"{result.host.total / GB:.2f} GB above imports ({_phases(result.host)})")
     table.add_row("batches", f"{batches.tokens:,.0f} tokens on average, {batches.basis}")
     steps = "not known without the data" if batches.steps is None else f"{batches.steps:,}"

@@ -26,7 +26,7 @@ from .data.dataset import SAMPLING_RATE, read_mixture
 from .data.lanes import split_lanes
 from .data.measure import RowLengths
 from .data.order import Place
-from .stages import read_data
+from .stage_data import read_data
 from .validation import validation_arguments
 
 MOST = 200
@@ -71,6 +71,18 @@ def plan_stage_batches(config: StageConfig, processor: UniMoEProcessor, *, proce
         if not (absent := [source.path for source in config.data.mixture if not glob(source.path)]):
             raise
         return assume_batches(config, processor, reason=f"there is no {absent[0]}")
+    return look_at_batches(config, dataset, plan, collator, processes=processes)
+
+
+def look_at_batches(
+    config: StageConfig, dataset: MixtureDataset, plan: BatchPlan, collator: Collator, *, processes: int
+) -> PlannedBatches:
+    """Measure the first batches of a stage, and process the largest of them.
+
+    Raises:
+        DataError: If a row does not fit.
+    """
+    processor = collator.processor
     lanes = split_lanes(dataset, list(config.start.specialists.modalities)) if config.start.specialists else {}
     seen = [
         found
@@ -206,4 +218,4 @@ def repeat_row(row: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
     return {name: torch.cat([value] * rows, dim=1 if name == "position_ids" else 0) for name, value in row.items()}
 
 
-__all__ = ["PlannedBatches", "batch_size", "plan_stage_batches"]
+__all__ = ["PlannedBatches", "batch_size", "look_at_batches", "plan_stage_batches"]

@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from rich.table import Table
 from torch import nn
+from transformers import TrainingArguments
 
-from unimoe import UniMoEForConditionalGeneration
+from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.moe.counting import count_parameters
 
 from .config import StageConfig
-from .memory import StepMemory, estimate, meta_model
+from .memory import GB, StepMemory, estimate, meta_model
 from .memory_parallel import HostMemory, across_processes, host_memory
 from .parts import Trainable, trainable_table
 from .plan_batches import PlannedBatches, batch_size, plan_stage_batches
 from .plan_start import PlannedModel, PlannedRecipe
 from .recipe import load_recipe, select_stages
-
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def plan_stage(
     """
     model, trainable = meta_model(config, start.config)
     batches = plan_stage_batches(config, start.processor, processes=processes)
-    alone = worst_step(config, start, batches)
+    alone = worst_step(config, start.config, batches)
     on_device, on_cpu = (
         across_processes(alone, config, model, processes=processes, on_cpu=on_cpu)
         for on_cpu in (bool(config.trainer.get("use_cpu")), True)
@@ -118,9 +117,32 @@ def count_planned(start: PlannedModel, model: nn.Module, trainable: Trainable) -
     }
 
 
-def worst_step(config: StageConfig, start: PlannedModel, batches: PlannedBatches) -> StepMemory:
+def step_memory(
+    config: StageConfig,
+    model_config: UniMoEConfig,
+    batches: PlannedBatches,
+    *,
+    processes: int,
+    on_cpu: bool,
+    arguments: TrainingArguments | None = None,
+) -> StepMemory:
+    """What a step takes at most in each of some processes; `arguments` as for `training.memory.estimate`."""
+    model, _ = meta_model(config, model_config)
+    alone = worst_step(config, model_config, batches, arguments)
+    return across_processes(alone, config, model, processes=processes, on_cpu=on_cpu)
+
+
+def worst_step(
+    config: StageConfig,
+    model_config: UniMoEConfig,
+    batches: PlannedBatches,
+    arguments: TrainingArguments | None = None,
+) -> StepMemory:
     """What a step takes at most in a process that trains alone, of the batches that are likely to take most."""
-    steps = (estimate(config, start.config, batch, held_back=batches.held_back) for batch in batches.largest)
+    steps = (
+        estimate(config, model_config, batch, held_back=batches.held_back, arguments=arguments)
+        for batch in batches.largest
+    )
     return max(steps, key=lambda step: step.total)
 
 
@@ -129,10 +151,9 @@ def advise(config: StageConfig, start: PlannedModel, processes: int, limit: floa
     changed = config
     for what, change in possible_changes(config, processes):
         changed = change(changed)
-        model, _ = meta_model(changed, start.config)
         batches = plan_stage_batches(changed, start.processor, processes=processes)
-        alone, on_cpu = worst_step(changed, start, batches), bool(config.trainer.get("use_cpu"))
-        total = across_processes(alone, changed, model, processes=processes, on_cpu=on_cpu).total
+        on_cpu = bool(config.trainer.get("use_cpu"))
+        total = step_memory(changed, start.config, batches, processes=processes, on_cpu=on_cpu).total
         yield f"{what}: {total / GB:.2f} GB"
         if total <= limit:
             return
@@ -189,4 +210,4 @@ def plan_recipe(
         models.end(config, start)
 
 
-__all__ = ["GB", "StagePlan", "plan_recipe", "plan_stage"]
+__all__ = ["StagePlan", "plan_recipe", "plan_stage", "step_memory"]

@@ -1,9 +1,10 @@
 """What one sees of a running stage: a bar in a terminal, plain lines without one, and `metrics.jsonl` always."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +14,8 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 METRICS_FILE = "metrics.jsonl"
+
+T = TypeVar("T")
 
 
 class MetricsFile(TrainerCallback):
@@ -122,6 +125,29 @@ class StageProgress(TrainerCallback):
         if self.live is not None:
             self.live.stop()
         self.bar = self.live = None
+
+
+def track(items: Iterable[T], total: int, what: str, console: Console, *, seconds: float = 60.0) -> Iterator[T]:
+    """Give items one after the other and show how far they are: a bar, or a line now and then without a terminal.
+
+    Args:
+        items: Any number of them.
+        total: How many there are.
+        what: What is done with them, in a word or two.
+        console: Where it is shown.
+        seconds: Between two lines.
+    """
+    if console.is_terminal:
+        with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+            yield from bar.track(items, total=total, description=what)
+        return
+    started = said = time.monotonic()
+    for done, item in enumerate(items):
+        if done and (now := time.monotonic()) - said >= seconds:
+            left = (now - started) / done * (total - done) / 60
+            console.print(f"{what}: {done:,} of {total:,}, {left:.0f} min left", highlight=False)
+            said = now
+        yield item
 
 
 SHOWN_EXPERTS = 8

@@ -5,33 +5,34 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import TrainOutput
 
-from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
+from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
 from unimoe.settings import ConfigError
 
 from .checkpoint import KeepLengths, WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
 from .config import StageConfig
-from .config_data import DataConfig
 from .data import BatchPlan, Collator, MixtureDataset, plan_batches
-from .data.dataset import read_mixture
 from .encoding import RestingEncoders
 from .finish import save_stage
 from .health import DeadExperts, WatchExperts, WatchGradients, WatchLoss, check_learning_rate, check_trained_modalities
 from .losses import set_coefficients
+from .memory import GB
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
 from .parallel import check_engaged, deepspeed_arguments, stand_alone
 from .parts import Trainable, choose_trainable, trainable_table
+from .plan_batches import look_at_batches
+from .planning import step_memory
 from .progress import METRICS_FILE, MetricsFile, StageProgress
 from .report import Contents, data_table, describe_length, look_at_rows, show_samples
 from .specialists import SpecialistTrainer
+from .stage_data import check_packing, hold_back, measure_rows, read_data
 from .start import load_start
 from .trackers import choose_trackers, place_logs
 from .trainer import StageTrainer
-from .validation import HeldBack, validation_arguments
+from .validation import validation_arguments
 
 # A batch without pictures leaves a trained image encoder without a gradient, so unused parameters are expected.
 DEFAULT_ARGUMENTS = {"logging_steps": 10, "save_steps": 500, "save_total_limit": 1, "ddp_find_unused_parameters": True}
@@ -74,7 +75,7 @@ def run_stage(
     resting = RestingEncoders(config, model, processor)
     progress = StageProgress(console, title=title or name)
     trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, trainable=trainable)
-    measure_rows(plan, trainer, console, checkpoint=checkpoint)
+    measure_rows(plan, trainer.args, console, checkpoint=checkpoint)
     contents = look_at_rows(dataset)
     if contents.is_complete:
         check_trained_modalities(trainable, contents.modalities, warn=progress.warn)
@@ -83,6 +84,7 @@ def run_stage(
     if trainer.is_world_process_zero():
         begin(config)
         report_start(trainer, trainable, dataset, collator, contents, console)
+        say_memory(config, trainer, dataset, collator, progress)
         if checkpoint:
             console.print(f"going on from {checkpoint}")
     try:
@@ -136,59 +138,6 @@ def report_start(
     length = describe_length(dataset, trainer.plan, collator, trainer.args, validated=held_back)
     console.print(length, highlight=False)
     console.print(*show_samples(dataset, collator, contents.modalities))
-
-
-def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
-    """Refuse to pack rows for a model that would not take them apart again.
-
-    Raises:
-        ConfigError: If its routers look at whole rows, of which a pack would be one.
-    """
-    whole_rows = {
-        "router_type: soft (its slots mix the tokens of a row)": text.router_type == "soft",
-        "router_aux_loss_scope: sequence (it balances each row apart)": text.router_aux_loss_scope == "sequence",
-    }
-    for reason, holds in whole_rows.items():
-        if data.packing and text.num_experts and holds:
-            raise ConfigError(
-                f"data.packing: the model has {reason}, and a pack of rows would be one row to it. Set packing to "
-                "false; group_by_length saves padding too."
-            )
-
-
-def read_data(config: StageConfig, processor: UniMoEProcessor) -> tuple[MixtureDataset, BatchPlan, Collator]:
-    """Open the data of a stage, and plan how its rows become batches.
-
-    Raises:
-        DataError: If a row does not fit.
-    """
-    data = config.data
-    dataset = MixtureDataset(
-        read_mixture(data), seed=config.seed, cache_media=data.cache_media, shuffle_buffer=data.shuffle_buffer
-    )
-    plan = plan_batches(data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
-    return dataset, plan, Collator(processor, max_length=data.max_length, packing=data.packing)
-
-
-def measure_rows(plan: BatchPlan, trainer: StageTrainer, console: Console, *, checkpoint: Path | None = None) -> None:
-    """Measure all rows before the first step, if the number of steps depends on it; a checkpoint may know lengths.
-
-    Raises:
-        DataError: If a row cannot be measured.
-    """
-    if plan.lengths is None:
-        return
-    if checkpoint is not None:
-        plan.lengths.load(checkpoint)
-    if not plan.sized:
-        return
-    args = trainer.args
-    with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
-        plan.lengths.measure_all(
-            process=args.process_index,
-            processes=args.world_size,
-            track=lambda rows: bar.track(rows, description="measuring rows"),
-        )
 
 
 def make_trainer(
@@ -255,23 +204,31 @@ def watch(
     trainer.add_callback(MetricsFile(metrics, details=lambda: trainer.details))
 
 
-def hold_back(config: StageConfig, processor: UniMoEProcessor, args: TrainingArguments) -> HeldBack | None:
-    """Read the held-back rows of a stage, if it has any.
+def say_memory(
+    config: StageConfig,
+    trainer: StageTrainer,
+    dataset: MixtureDataset,
+    collator: Collator,
+    progress: StageProgress,
+) -> None:
+    """Say how much memory a step of each process will take at most, and warn if its GPU has less."""
+    assert trainer.plan is not None
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    args, device, processes = trainer.args, trainer.args.device, trainer.args.world_size
+    batches = look_at_batches(config, dataset, trainer.plan, collator, processes=processes)
+    step = step_memory(config, model.config, batches, processes=processes, on_cpu=device.type == "cpu", arguments=args)
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    progress.console.print(f"memory of a step{each}: about {step}", highlight=False)
+    if (there := device_memory(device)) and step.total > there:
+        progress.warn(
+            f"A step is expected to take {step.total / GB:.1f} GB, and the GPU has {there / GB:.1f} GB. `python -m "
+            f"training plan FILE --gpu-memory {there / GB:.0f}` says what would make it fit."
+        )
 
-    Raises:
-        DataError: If a row does not fit.
-    """
-    if not config.data.validation:
-        return None
-    return HeldBack(
-        config.data,
-        processor,
-        seed=config.seed,
-        batch_size=args.per_device_eval_batch_size,
-        process=args.process_index,
-        processes=args.world_size,
-        specialists=list(config.start.specialists.modalities) if config.start.specialists else None,
-    )
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU's memory. None: not a GPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def set_losses(model: UniMoEForConditionalGeneration, config: StageConfig) -> None:

@@ -14,7 +14,8 @@ from transformers import AttentionInterface, AutoModelForMultimodalLM, AutoProce
 
 from training.config_data import AugmentConfig, DataConfig
 from training.data import Collator, Sample
-from training.stages import check_packing, run_stage
+from training.stage_data import check_packing
+from training.stages import run_stage
 from training.trainer import real_tokens
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 from unimoe.settings import ConfigError

@@ -19,7 +19,16 @@ from typer.testing import CliRunner
 from benchmarks.plan_memory import compare, write_recipe
 from training.__main__ import app
 from training.data import MixtureBatches
-from training.memory import GRADIENTS, OPTIMIZER, WEIGHTS, Step, StepMemory, estimate, tensors_of
+from training.memory import (
+    GRADIENTS,
+    OPTIMIZER,
+    WEIGHTS,
+    Step,
+    StepMemory,
+    estimate,
+    optimizer_arguments,
+    tensors_of,
+)
 from training.memory_parallel import BUCKET, BUFFERS, across_processes, trained_bytes
 from training.memory_tracker import ACTIVATIONS, MemoryTracker, grouped_product
 from training.parts import choose_trainable, keep_frozen_steady
@@ -27,7 +36,8 @@ from training.plan_batches import plan_stage_batches
 from training.plan_start import PlannedRecipe
 from training.planning import plan_recipe, plan_stage
 from training.recipe import load_recipe
-from training.stages import read_data, run_stage
+from training.stage_data import read_data
+from training.stages import run_stage
 from training.start import load_start
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.build import build_model, describe_model
@@ -165,7 +175,7 @@ def test_a_step_on_nothing_takes_what_it_takes_on_real_tensors(kind, make_stage,
     model.train()
     keep_frozen_steady(model)
     with MemoryTracker() as tracker:
-        real = Step(config, model, tracker, tensors_of(batch)).run()
+        real = Step(config, model, tracker, tensors_of(batch)).run(optimizer_arguments(config))
     made_up = estimate(config, model.config, batch)
     assert made_up.flops == real.flops > 0
     for kind_of_memory in (WEIGHTS, GRADIENTS, OPTIMIZER):
@@ -206,6 +216,26 @@ def test_large_batches_of_held_back_rows_are_counted(make_stage, workspace, writ
     )
     assert without.validation == {} and 0 < sum(few.validation.values()) < sum(many.validation.values())
     assert without.total == few.total < many.total == sum(many.validation.values())
+
+
+def test_encoders_whose_tokens_are_kept_take_no_part_in_a_step(make_stage) -> None:
+    """What is planned for a batch with media is what is planned for the batch with their tokens."""
+    config = make_stage(data={"cache_encoders": True})
+    planned, plain = plan(config), plan(make_stage())
+    processor = AutoProcessor.from_pretrained(config.start.path)
+    model = UniMoEForConditionalGeneration.from_pretrained(config.start.path)
+    encoders = sum(tensor.nbytes for tensor in model.model.encoders.state_dict().values())
+    assert planned.memory.parts[WEIGHTS] == plain.memory.parts[WEIGHTS] - encoders
+    assert planned.memory.total < plain.memory.total - encoders and planned.memory.flops < plain.memory.flops
+    assert planned.host.step > planned.memory.total
+    batch = plan_stage_batches(config, processor, processes=1).largest[0]
+    states = {
+        modality.key: model.model.run_encoder(modality, batch.pop(modality.feature_name)).last_hidden_state.detach()
+        for modality in processor.modalities
+        if modality.feature_name in batch
+    }
+    encoded = {**batch, "encoder_states": states}
+    assert states and estimate(config, model.config, encoded).total == planned.memory.total
 
 
 def text_batch(*, length: int) -> dict[str, Tensor]:

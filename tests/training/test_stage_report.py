@@ -4,15 +4,20 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from transformers import AutoProcessor
 
 from training.config_data import DataConfig
 from training.data import Collator, MixtureDataset
 from training.data.dataset import read_mixture
+from training.plan_start import PlannedRecipe
+from training.planning import plan_stage
+from training.progress import track
 from training.report import data_table, look_at_rows, mean_length, show_samples
 from training.stages import run_stage
 from training.trainer import StageTrainer
+from unimoe import UniMoEForConditionalGeneration
 
 
 @pytest.fixture
@@ -87,6 +92,32 @@ def test_the_steps_that_are_announced_are_those_that_are_trained(make_stage, wid
     size = trainer.get("per_device_train_batch_size", 4) * trainer.get("gradient_accumulation_steps", 1)
     what = "packs" if data else "rows"
     assert f"{announced[0]:,} steps of {size} {what}" in wide.file.getvalue()
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_memory_of_a_step_is_said_before_the_first_one_as_it_was_planned(make_stage, wide, monkeypatch, cache):
+    config = make_stage(data={"cache_encoders": cache})
+    start = PlannedRecipe().begin(config)
+    planned = plan_stage("stage", config, start).host.step - sum_of_encoders(start) * cache
+    monkeypatch.setattr("training.stages.device_memory", lambda device: 10)
+    run_stage(config, console=wide)
+    text = wide.file.getvalue()
+    assert f"memory of a step: about {planned / 1e6:.2f} MB: " in text
+    assert "the GPU has 0.0 GB" in text and text.index("memory of a step") < text.index("step 1/1")
+
+
+def sum_of_encoders(start):
+    with torch.device("meta"):
+        model = UniMoEForConditionalGeneration._from_config(start.config)
+    return sum(parameter.nbytes for parameter in model.model.encoders.parameters())
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_long_work_shows_how_far_it_is(is_terminal):
+    console = Console(file=io.StringIO(), width=100, force_terminal=is_terminal)
+    assert list(track("abcd", 4, "reading", console, seconds=0)) == list("abcd")
+    text = console.file.getvalue()
+    assert ("reading" in text) and ("reading: 2 of 4, 0 min left\n" in text) is not is_terminal
 
 
 def test_a_stage_says_how_many_tokens_and_held_back_rows_there_are(make_stage, workspace, wide):
