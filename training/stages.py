@@ -1,5 +1,6 @@
 """Runs a stage: start -> what trains -> data -> training -> an ordinary `save_pretrained` folder with its papers."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def run_stage(
     checkpoint = find_checkpoint(config, resume=resume)
     choose_trackers(config.trainer)
     set_seed(config.seed)
+    gc.collect()  # of the stage before, whose trainer refers to itself
     model, processor, certificate = load_start(config)
     set_losses(model, config)
     trainable = choose_trainable(model, config.train)
@@ -95,7 +97,9 @@ def run_stage(
     for line in plan.report.lines(config.data.max_length):
         console.print(line, highlight=False)
     history.append(sum_up(name, config, trainer, dataset, result, progress))
-    return save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+    folder = save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+    trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model alive through the next stage
+    return folder
 
 
 def sum_up(

@@ -2,12 +2,14 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launch import ROOT, environment
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
@@ -148,6 +150,34 @@ def test_logs_split_the_loss_and_show_each_modality_over_the_experts(recipe_outp
     assert set(loads) == {"load_text/0", "load_text/1"} and sum(loads.values()) == pytest.approx(1, abs=1e-3)
     line = summarize(first)
     assert "balance" in line and "text 50/50" in line
+
+
+TWO_STAGES = """
+import json, sys, weakref
+from training import stages
+from training.config import StageConfig
+
+models, load_start = [], stages.load_start
+
+def load(config):
+    print("alive:", [model() is not None for model in models])
+    start = load_start(config)
+    models.append(weakref.ref(start[0]))
+    return start
+
+stages.load_start = load
+for values in json.loads(sys.argv[1]):
+    stages.run_stage(StageConfig.model_validate(values))
+"""
+
+
+@pytest.mark.parametrize("zero", [None, 2])
+def test_a_stage_lets_go_of_its_model_before_the_next_one_is_loaded(make_stage, tmp_path, zero):
+    stages = [make_stage(parallel={"zero": zero}, output=str(tmp_path / name)) for name in ("one", "two")]
+    values = json.dumps([stage.model_dump() for stage in stages])
+    command = [sys.executable, "-c", TWO_STAGES, values]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=True)
+    assert re.findall(r"alive: (.*)", done.stdout) == ["[]", "[False]"]
 
 
 def test_the_same_seed_gives_the_same_model(make_stage, quiet, tmp_path):
