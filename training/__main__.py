@@ -46,11 +46,13 @@ def train(
 ) -> None:
     """Train one stage or a whole recipe. Every stage's output is an ordinary `save_pretrained` folder."""
     try:
-        stages = select_stages(load_recipe(file, overrides or []), only=only or [], start=start)
+        recipe = load_recipe(file, overrides or [])
+        stages = select_stages(recipe, only=only or [], start=start)
     except ConfigError as error:
         fail(error)
     from transformers.utils import logging
 
+    from .curves import CURVES_FILE, plot_curves
     from .data import DataError
     from .stages import run_stage
     from .trainer import NonFiniteLoss
@@ -65,6 +67,8 @@ def train(
         except (ConfigError, DataError, NonFiniteLoss) as error:
             fail(error)
         console.print(f"{name}: written to {output}")
+        if recipe.output and len(recipe.stages) > 1 and not console.quiet:
+            plot_curves([Path(stage.output) for stage in recipe.stages.values()], Path(recipe.output) / CURVES_FILE)
 
 
 if __name__ == "__main__":

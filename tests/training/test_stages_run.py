@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from launch import ROOT, environment
+from PIL import Image
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
@@ -61,7 +62,7 @@ def recipe_outputs(workspace, tmp_path_factory):
     file = output / "recipe.yaml"
     file.write_text(json.dumps(recipe))  # JSON is YAML
     command = [sys.executable, "-m", "training", str(file), "stages.expert.trainer.max_steps=1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return output, done.stdout
 
@@ -80,6 +81,8 @@ def test_a_recipe_runs_and_shows_what_trains_a_sample_and_its_losses(recipe_outp
     ):
         assert text in shown
     assert [len(read_metrics(output / name)) for name in ("align", "expert", "model")] == [3, 2, 3]
+    widths = [Image.open(folder / "curves.png").width for folder in (output, output / "align")]
+    assert widths[0] > 2 * widths[1]  # three stages side by side
 
 
 def test_stages_change_what_they_name_alone(recipe_outputs, workspace):
