@@ -21,7 +21,6 @@ class LoraTraining(Section):
         dropout: Share dropped of what goes into a delta. 0 where experts have one: stacked weights take none.
         merge: Add the deltas to the weights when the stage ends. Otherwise the output is the model without them, and
             `adapter/` in peft's format beside it; a stage that starts from there puts both together.
-        save_adapter: Write `adapter/` beside a merged model too.
         adapter: Folder of an adapter to go on with, whose model is the start; made with the same parts and sizes.
     """
 
@@ -31,7 +30,6 @@ class LoraTraining(Section):
     use_rslora: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     merge: bool = True
-    save_adapter: bool = False
     adapter: str | None = None
 
     @model_validator(mode="after")

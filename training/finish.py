@@ -48,18 +48,18 @@ def save_stage(
 
 
 def _finish_lora(trainable: Trainable, config: StageConfig, *, write: bool) -> None:
-    """Save and merge the deltas of a stage, as it says."""
+    """Merge the deltas of a stage, or save them apart, as it says."""
     lora, folder = config.train.lora, Path(config.output) / ADAPTER_FOLDER
     if lora is None:
         return
     if write:
         shutil.rmtree(folder, ignore_errors=True)
-        if lora.save_adapter or not lora.merge:
-            save_adapter(trainable.adapter, folder, base=config.output)
     if lora.merge:
         trainable.merge()
-    else:
-        trainable.unload()
+        return
+    if write:
+        save_adapter(trainable.adapter, folder, base=config.output)
+    trainable.unload()
 
 
 def save_model(

@@ -21,12 +21,16 @@ def merge(
     """Add an adapter to the model that it was trained on, and save both as one model."""
     from unimoe.loading import load_model, load_processor
 
-    from .lora import ADAPTER_FOLDER, merge_adapter
+    from .lora import merge_adapter, unmerged_adapter
 
     try:
-        found = adapter or folder / ADAPTER_FOLDER
-        if not (found / "adapter_config.json").is_file():
-            raise ConfigError(f"{found} holds no adapter. Name it with --adapter.")
+        found = adapter or unmerged_adapter(folder)
+        if found is None:
+            raise ConfigError(
+                f"{folder} is no output of a stage with lora.merge: false. Name the adapter with --adapter."
+            )
+        if out.exists() and any(out.iterdir()):
+            raise ConfigError(f"{out} is not empty. Name a new folder.")
         model = load_model(folder)
         merge_adapter(model, found)
         model.save_pretrained(out)

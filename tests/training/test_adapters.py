@@ -57,7 +57,7 @@ def close(actual, expected):
 
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
 def test_a_merged_model_is_the_unmerged_one_with_its_adapter_on_it(stage, batch, experts):
-    merged = run_stage(stage("merged", save_adapter=True))
+    merged = run_stage(stage("merged"))
     apart = run_stage(stage("apart", merge=False))
     expected = logits(AutoModelForMultimodalLM.from_pretrained(merged), batch)
     bare = AutoModelForMultimodalLM.from_pretrained(apart)
@@ -66,8 +66,8 @@ def test_a_merged_model_is_the_unmerged_one_with_its_adapter_on_it(stage, batch,
     with_adapter.get_base_model().set_experts_implementation(experts)
     with torch.no_grad():
         close(with_adapter.eval()(**batch).logits, expected)
-    config = json.loads((merged / "adapter" / "adapter_config.json").read_text())
-    assert config["r"] == 4 and config["base_model_name_or_path"] == str(merged)
+    config = json.loads((apart / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == 4 and config["base_model_name_or_path"] == str(apart)
 
 
 def test_a_stage_that_starts_from_an_unmerged_one_starts_from_what_was_trained(stage, batch):
@@ -83,8 +83,23 @@ def test_the_command_merges_what_was_saved_apart(stage, batch, tmp_path):
     expected = logits(AutoModelForMultimodalLM.from_pretrained(merged), batch)
     close(logits(AutoModelForMultimodalLM.from_pretrained(tmp_path / "one"), batch), expected)
     AutoProcessor.from_pretrained(tmp_path / "one")
-    result = CliRunner().invoke(app, ["merge", str(merged), str(tmp_path / "two")])
-    assert result.exit_code == 2 and "holds no adapter" in result.output
+
+
+def test_merging_twice_or_over_a_model_is_refused(stage, tmp_path):
+    """What was added once must not be added again, by the command or by a stage that starts from its output."""
+    apart, merged = run_stage(stage("apart", merge=False)), tmp_path / "merged"
+    before = sorted((path, path.read_bytes()) for path in apart.rglob("*.safetensors"))
+    assert CliRunner().invoke(app, ["merge", str(apart), str(merged)]).exit_code == 0
+    for arguments, said in (
+        ([apart, apart], "is not empty"),
+        ([merged, tmp_path / "again"], "lora.merge: false"),
+        ([apart, tmp_path / "again", "--adapter", merged], "does not fit"),
+        ([tmp_path / "nowhere", tmp_path / "again"], "lora.merge: false"),
+    ):
+        result = CliRunner().invoke(app, ["merge", *map(str, arguments)])
+        assert result.exit_code == 2 and said in result.output.replace("\n", " "), result.output
+    assert sorted((path, path.read_bytes()) for path in apart.rglob("*.safetensors")) == before
+    assert not (tmp_path / "again").exists()
 
 
 def test_an_adapter_is_gone_on_with_where_it_was_left(stage, batch):
