@@ -219,9 +219,35 @@ def test_shared_parts_come_from_the_base_or_are_averaged_and_what_is_left_is_sai
     mean, certificate = assemble(sources["base"], specialists(sources), shared_parts="average")
     expected = sum(state[name].double() for state in states.values()) / 3
     torch.testing.assert_close(mean.state_dict()[name].double(), expected, atol=1e-7, rtol=0)
-    assert certificate.details["left_to_the_base"] == {}
+    foreign = {
+        key: sum(
+            name.startswith(("model.encoders.", "model.connectors."))
+            and f".{key}." not in name
+            and not torch.equal(value, states["base"][name])
+            for name, value in states[key].items()
+        )
+        for key in ("image", "speech")
+    }
+    assert certificate.details["left_to_the_base"] == foreign
     _, certificate = assemble(sources["base"], {"image": changed_by_rank(sources["base"], 2)})
     assert certificate.details["left_to_the_base"] == {}, "a specialist that changed feed-forwards alone leaves none"
+
+
+@torch.no_grad()
+def test_media_parts_that_are_not_taken_are_counted_too(sources) -> None:
+    """The first specialist of a modality gives its connector; what a later one, or another's, learned is left."""
+    models = [copy.deepcopy(sources["base"]) for _ in range(3)]
+    for number, model in enumerate(models):
+        model.model.connectors["image"].get_parameter("linear_1.weight").add_(0.1 * (number + 1))
+    first, second, other = models
+    given = {"image": [first, second], "speech": other}
+    moe, certificate = assemble(sources["base"], given)
+    assert certificate.details["left_to_the_base"] == {"image": 1, "speech": 1}
+    name = "model.connectors.image.linear_1.weight"
+    assert torch.equal(moe.state_dict()[name], first.state_dict()[name])
+    moe, certificate = assemble(sources["base"], given, shared_parts="average")
+    assert certificate.details["left_to_the_base"] == {"speech": 1}
+    torch.testing.assert_close(moe.state_dict()[name], sources["base"].state_dict()[name] + 0.15)
 
 
 def test_layers_that_stay_dense_are_averaged_too(sources) -> None:

@@ -31,8 +31,7 @@ def combine_shared_parts(
             (Branch-Train-MiX, arXiv 2403.07816, section 2.2); of media parts, over the specialists of the modality.
 
     Returns:
-        Modality -> weights of its specialists outside experts and media parts that differ from the base's, and were
-        not taken.
+        Modality -> weights of its specialists outside experts that differ from the base's, and were not taken.
     """
     places, before = model.state_dict(), base.state_dict()
     states = [(key, specialist.state_dict()) for key, specialist in specialists]
@@ -40,15 +39,15 @@ def combine_shared_parts(
     for name, value in before.items():
         if name not in places:
             continue
-        if name.startswith(_MEDIA):
-            own = [state[name] for key, state in states if f".{key}." in name]
-            if own:
-                places[name].copy_(_mean(own) if how == "average" else own[0])
-        elif how == "average":
-            places[name].copy_(_mean([value, *(state[name] for _, state in states)]))
-        else:
-            for key, state in states:
-                left[key] = left.get(key, 0) + (not torch.equal(state[name], value))
+        is_media = name.startswith(_MEDIA)
+        own = [state[name] for key, state in states if f".{key}." in name] if is_media else []
+        all_of_it = own if is_media else [value, *(state[name] for _, state in states)]
+        taken = all_of_it if how == "average" else own[:1]
+        if taken:
+            places[name].copy_(_mean(taken))
+        for key, state in states:
+            is_taken = any(state[name] is weight for weight in taken)
+            left[key] = left.get(key, 0) + (not is_taken and not torch.equal(state[name], value))
     return {key: number for key, number in left.items() if number}
 
 
