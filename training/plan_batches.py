@@ -22,11 +22,11 @@ from .config import StageConfig
 from .data import Collator, DataError, MixtureBatches, MixtureDataset
 from .data.batches import BatchPlan
 from .data.collator import pack_rows
-from .data.dataset import SAMPLING_RATE, read_mixture
+from .data.dataset import SAMPLING_RATE
 from .data.lanes import split_lanes
 from .data.measure import RowLengths
 from .data.order import Place
-from .stage_data import read_data
+from .stage_data import plan_data, read_data
 from .validation import validation_arguments
 
 MOST = 200
@@ -66,16 +66,23 @@ def plan_stage_batches(config: StageConfig, processor: UniMoEProcessor, *, proce
         DataError: If there are data, but a row of them does not fit.
     """
     try:
-        dataset, plan, collator = read_data(config, processor)
+        dataset, held_back = read_data(config)
     except DataError:
         if not (absent := [source.path for source in config.data.mixture if not glob(source.path)]):
             raise
         return assume_batches(config, processor, reason=f"there is no {absent[0]}")
-    return look_at_batches(config, dataset, plan, collator, processes=processes)
+    plan, collator = plan_data(config, dataset, processor)
+    return look_at_batches(config, dataset, held_back, plan, collator, processes=processes)
 
 
 def look_at_batches(
-    config: StageConfig, dataset: MixtureDataset, plan: BatchPlan, collator: Collator, *, processes: int
+    config: StageConfig,
+    dataset: MixtureDataset,
+    held_back: MixtureDataset | None,
+    plan: BatchPlan,
+    collator: Collator,
+    *,
+    processes: int,
 ) -> PlannedBatches:
     """Measure the first batches of a stage, and process the largest of them.
 
@@ -93,16 +100,14 @@ def look_at_batches(
     tokens = sum(real for _, _, _, _, real in seen) / len(seen)
     basis = f"measured on {len(seen):,} batches of the data" + (", the first ones" if len(seen) >= MOST else "")
     steps = count_steps(config, dataset, plan, processes)
-    return PlannedBatches(batches, steps, tokens, basis, held_back_batch(config, processor))
+    evaluated = None if held_back is None else held_back_batch(config, held_back, processor)
+    return PlannedBatches(batches, steps, tokens, basis, evaluated)
 
 
-def held_back_batch(config: StageConfig, processor: UniMoEProcessor) -> dict[str, Any] | None:
+def held_back_batch(config: StageConfig, dataset: MixtureDataset, processor: UniMoEProcessor) -> dict[str, Any]:
     """The held-back rows that are longest together, of the first ones, as many as are looked at together."""
-    if not config.data.validation:
-        return None
     arguments = {**validation_arguments(config.data, config.trainer), **config.trainer}
     size = int(arguments["per_device_eval_batch_size"])
-    dataset = MixtureDataset(read_mixture(config.data.held_back), seed=config.seed)
     lengths = RowLengths(dataset, processor)
     rows = sorted(range(min(dataset.num_rows, MOST * size)), key=lambda row: lengths(Place(0, row, row)), reverse=True)
     return Collator(processor)([dataset[row] for row in rows[:size]])

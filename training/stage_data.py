@@ -16,8 +16,8 @@ from .progress import track
 from .validation import HeldBack
 
 
-def read_data(config: StageConfig, processor: UniMoEProcessor) -> tuple[MixtureDataset, BatchPlan, Collator]:
-    """Open the data of a stage, and plan how its rows become batches.
+def read_data(config: StageConfig) -> tuple[MixtureDataset, MixtureDataset | None]:
+    """Open the data of a stage: rows that train, and held-back rows if it has any.
 
     Raises:
         DataError: If a row does not fit.
@@ -26,8 +26,16 @@ def read_data(config: StageConfig, processor: UniMoEProcessor) -> tuple[MixtureD
     dataset = MixtureDataset(
         read_mixture(data), seed=config.seed, cache_media=data.cache_media, shuffle_buffer=data.shuffle_buffer
     )
+    if not data.validation:
+        return dataset, None
+    return dataset, MixtureDataset(read_mixture(data.held_back), seed=config.seed, cache_media=data.cache_media)
+
+
+def plan_data(config: StageConfig, dataset: MixtureDataset, processor: UniMoEProcessor) -> tuple[BatchPlan, Collator]:
+    """Plan how the rows of a stage become batches."""
+    data = config.data
     plan = plan_batches(data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
-    return dataset, plan, Collator(processor, max_length=data.max_length, packing=data.packing)
+    return plan, Collator(processor, max_length=data.max_length, packing=data.packing)
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
@@ -69,18 +77,20 @@ def measure_rows(
     )
 
 
-def hold_back(config: StageConfig, processor: UniMoEProcessor, args: TrainingArguments) -> HeldBack | None:
-    """Read the held-back rows of a stage, if it has any.
+def hold_back(
+    config: StageConfig, dataset: MixtureDataset | None, processor: UniMoEProcessor, args: TrainingArguments
+) -> HeldBack | None:
+    """Lay out the held-back rows of a stage, if it has any.
 
     Raises:
-        DataError: If a row does not fit.
+        DataError: If a row is too long.
     """
-    if not config.data.validation:
+    if dataset is None:
         return None
     return HeldBack(
         config.data,
+        dataset,
         processor,
-        seed=config.seed,
         batch_size=args.per_device_eval_batch_size,
         process=args.process_index,
         processes=args.world_size,
@@ -88,4 +98,4 @@ def hold_back(config: StageConfig, processor: UniMoEProcessor, args: TrainingArg
     )
 
 
-__all__ = ["check_packing", "hold_back", "measure_rows", "read_data"]
+__all__ = ["check_packing", "hold_back", "measure_rows", "plan_data", "read_data"]

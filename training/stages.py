@@ -14,7 +14,7 @@ from unimoe.settings import ConfigError
 
 from .checkpoint import KeepLengths, WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
 from .config import StageConfig
-from .data import BatchPlan, Collator, MixtureDataset, plan_batches
+from .data import BatchPlan, Collator, MixtureDataset
 from .encoding import RestingEncoders
 from .finish import save_stage
 from .health import DeadExperts, WatchExperts, WatchGradients, WatchLoss, check_learning_rate, check_trained_modalities
@@ -29,7 +29,7 @@ from .planning import step_memory
 from .progress import METRICS_FILE, MetricsFile, StageProgress
 from .report import Contents, data_table, describe_length, look_at_rows, show_samples
 from .specialists import SpecialistTrainer
-from .stage_data import check_packing, hold_back, measure_rows, read_data
+from .stage_data import check_packing, hold_back, measure_rows, plan_data, read_data
 from .start import load_start
 from .trackers import choose_trackers, place_logs
 from .trainer import StageTrainer
@@ -66,6 +66,7 @@ def run_stage(
         return Path(config.output)
     checkpoint = find_checkpoint(config, resume=resume)
     choose_trackers(config.trainer)
+    dataset, held_back = read_data(config)  # before the model: a wrong path is found at once
     set_seed(config.seed)
     gc.collect()  # of the stage before, whose trainer refers to itself
     model, processor, certificate = load_start(config)
@@ -73,15 +74,15 @@ def run_stage(
     trainable = choose_trainable(model, config.train)
     check_learning_rate(trainable, config.trainer.get("learning_rate", 5e-5))
     check_packing(model.config.text_config, config.data)
-    dataset, plan, collator = read_data(config, processor)
+    plan, collator = plan_data(config, dataset, processor)
     resting = RestingEncoders(config, model, processor)
     progress = StageProgress(console, title=title or name)
-    trainer = make_trainer(config, model, dataset, collator, progress, plan=plan, trainable=trainable)
+    trainer = make_trainer(config, model, dataset, held_back, collator, progress, plan=plan, trainable=trainable)
     measure_rows(plan, trainer.args, console, checkpoint=checkpoint)
     contents = look_at_rows(dataset)
     if contents.is_complete:
         check_trained_modalities(trainable, contents.modalities, warn=progress.warn)
-    resting.encode([dataset, *([trainer.held_back.dataset] if trainer.held_back else [])], trainer.args, console)
+    resting.encode([rows for rows in (dataset, held_back) if rows is not None], trainer.args, console)
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
@@ -148,17 +149,17 @@ def make_trainer(
     config: StageConfig,
     model: UniMoEForConditionalGeneration,
     dataset: MixtureDataset,
+    held_back: MixtureDataset | None,
     collator: Collator,
     progress: StageProgress,
     *,
-    plan: BatchPlan | None = None,
-    trainable: Trainable | None = None,
+    plan: BatchPlan,
+    trainable: Trainable,
 ) -> StageTrainer:
     """Make the trainer of a stage, under DeepSpeed if the stage asks for it."""
     if config.parallel.zero is not None:
         stand_alone()
     args, specialists = training_arguments(config), config.start.specialists
-    plan = plan or plan_batches(config.data, dataset, collator.processor, sized=True)
     keepers = [KeepLengths(plan.lengths)] if plan.lengths and not specialists else []
     arguments: dict[str, Any] = {
         "model": model,
@@ -166,9 +167,9 @@ def make_trainer(
         "train_dataset": dataset,
         "data_collator": collator,
         "losses": config.train.losses,
-        "groups": ParameterGroups.of(trainable, config.train) if trainable else None,
+        "groups": ParameterGroups.of(trainable, config.train),
         "plan": plan,
-        "held_back": hold_back(config, collator.processor, args),
+        "held_back": hold_back(config, held_back, collator.processor, args),
         "callbacks": [*keepers, WatchCheckpoints(), progress],
     }
     trainer = (
@@ -185,7 +186,7 @@ def make_trainer(
 
 def watch(
     trainer: StageTrainer,
-    trainable: Trainable | None,
+    trainable: Trainable,
     config: StageConfig,
     progress: StageProgress,
     *,
@@ -199,7 +200,7 @@ def watch(
         trainer.add_callback(
             WatchExperts(experts, details=lambda: trainer.details, metrics=metrics, warn=progress.warn)
         )
-    if health.no_gradient_steps and trainable is not None:
+    if health.no_gradient_steps:
         gather = trainer.accelerator.gather
         trainer.add_callback(
             WatchGradients(trainable, steps=health.no_gradient_steps, gather=gather, warn=progress.warn)
@@ -219,7 +220,8 @@ def say_memory(
     assert trainer.plan is not None
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     args, device, processes = trainer.args, trainer.args.device, trainer.args.world_size
-    batches = look_at_batches(config, dataset, trainer.plan, collator, processes=processes)
+    held_back = trainer.held_back.dataset if trainer.held_back else None
+    batches = look_at_batches(config, dataset, held_back, trainer.plan, collator, processes=processes)
     step = step_memory(config, model.config, batches, processes=processes, on_cpu=device.type == "cpu", arguments=args)
     each = f" in each of {processes} processes" if processes > 1 else ""
     progress.console.print(f"memory of a step{each}: about {step}", highlight=False)

@@ -21,7 +21,6 @@ from unimoe.settings import ConfigError
 from .config_data import DataConfig
 from .data import Collator, MixtureBatches, MixtureDataset, plan_batches
 from .data.collator import IGNORED
-from .data.dataset import read_mixture
 from .data.lanes import row_lane
 from .data.order import Place
 from .data.packing import chunk
@@ -35,8 +34,8 @@ class HeldBack:
 
     Args:
         config: The stage's `data`, with `validation`. A row longer than `max_length` is treated as `too_long` says.
+        dataset: Its held-back rows.
         processor: Of the model.
-        seed: Of the stage.
         batch_size: Rows of a batch.
         process, processes: Which process this is, of how many.
         specialists: Keys of the specialists of one run: a batch is of one of them. None: of no importance.
@@ -49,9 +48,9 @@ class HeldBack:
     def __init__(
         self,
         config: DataConfig,
+        dataset: MixtureDataset,
         processor: UniMoEProcessor,
         *,
-        seed: int,
         batch_size: int,
         process: int = 0,
         processes: int = 1,
@@ -59,7 +58,7 @@ class HeldBack:
     ) -> None:
         held_back = config.held_back
         self.names = source_names([source.path for source in held_back.mixture])
-        self.dataset = MixtureDataset(read_mixture(held_back), seed=seed, cache_media=config.cache_media)
+        self.dataset = dataset
         self._ends = list(accumulate(self.dataset.sizes))
         plan = plan_batches(held_back, self.dataset, processor, sized=True)
         places: Iterator[Place] = (Place(0, row, row) for row in range(process, self.dataset.num_rows, processes))

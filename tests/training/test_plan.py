@@ -36,7 +36,7 @@ from training.plan_batches import plan_stage_batches
 from training.plan_start import PlannedRecipe
 from training.planning import plan_recipe, plan_stage
 from training.recipe import load_recipe
-from training.stage_data import read_data
+from training.stage_data import plan_data, read_data
 from training.stages import run_stage
 from training.start import load_start
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
@@ -280,7 +280,8 @@ def test_steps_are_those_of_the_training(make_stage, packing) -> None:
 def test_the_largest_batch_of_the_data_is_the_one_that_is_looked_at(make_stage, workspace) -> None:
     config = make_stage(trainer={"max_steps": -1, "num_train_epochs": 1})
     batches = plan_stage_batches(config, AutoProcessor.from_pretrained(workspace / "start"), processes=1)
-    dataset, batch_plan, collator = read_data(config, AutoProcessor.from_pretrained(workspace / "start"))
+    dataset, _ = read_data(config)
+    batch_plan, collator = plan_data(config, dataset, AutoProcessor.from_pretrained(workspace / "start"))
     sizes = [
         collator([dataset[place] for place in places])["input_ids"].numel()
         for places in MixtureBatches(dataset, batch_plan, batch_size=4)

@@ -142,10 +142,11 @@ def test_each_held_back_row_is_answered_by_its_own_specialist(stages, workspace)
     for key, file in zip(("image", "speech"), files, strict=True):
         dense = AutoModelForMultimodalLM.from_pretrained(output / key)
         processor = AutoProcessor.from_pretrained(output / key)
+        config = DataConfig(mixture=["other.jsonl"], validation=[file])
         held_back = HeldBack(
-            DataConfig(mixture=["other.jsonl"], validation=[file]),
+            config,
+            MixtureDataset(read_mixture(config.held_back), seed=0),
             processor,
-            seed=0,
             batch_size=4,
             process=0,
             processes=1,

@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
+from training.data import DataError
 from training.metrics import expert_load
 from training.progress import summarize
 from training.stages import load_start, run_stage, training_arguments
@@ -181,6 +182,13 @@ def test_a_stage_lets_go_of_its_model_before_the_next_one_is_loaded(make_stage, 
     command = [sys.executable, "-c", TWO_STAGES, values]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=True)
     assert re.findall(r"alive: (.*)", done.stdout) == ["[]", "[False]"]
+
+
+@pytest.mark.parametrize("data", [{"mixture": ["nowhere.jsonl"]}, {"validation": ["nowhere.jsonl"]}])
+def test_a_wrong_path_is_found_before_a_model_is_loaded(make_stage, monkeypatch, data):
+    monkeypatch.setattr("training.stages.load_start", lambda config: pytest.fail("a model was loaded"))
+    with pytest.raises(DataError, match=r"There is no data file 'nowhere\.jsonl'"):
+        run_stage(make_stage(data=data))
 
 
 def test_the_same_seed_gives_the_same_model(make_stage, quiet, tmp_path):
