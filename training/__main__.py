@@ -68,7 +68,8 @@ def train(
             fail(error)
         console.print(f"{name}: written to {output}")
         if recipe.output and len(recipe.stages) > 1 and not console.quiet:
-            plot_curves([Path(stage.output) for stage in recipe.stages.values()], Path(recipe.output) / CURVES_FILE)
+            outputs = {name: Path(stage.output) for name, stage in recipe.stages.items()}
+            plot_curves(outputs, Path(recipe.output) / CURVES_FILE)
 
 
 if __name__ == "__main__":

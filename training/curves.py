@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +27,51 @@ def _curve(key: str) -> str | None:
     return f"held-back {key.partition('/')[2]}" if key.startswith("eval_loss/") else None
 
 
-def plot_curves(folders: Sequence[Path], file: Path) -> bool:
+def plot_curves(folders: Mapping[str, Path], file: Path) -> bool:
     """Draw the losses of one stage, or of several side by side.
 
     Args:
-        folders: Outputs of stages; one without `metrics.jsonl` is left out.
+        folders: Title -> output of a stage; one without `metrics.jsonl` is left out.
         file: The picture.
 
     Returns:
         Whether it was written: not without matplotlib, or without any loss.
     """
-    stages = {folder: read_curves(folder / METRICS_FILE) for folder in folders if (folder / METRICS_FILE).is_file()}
-    stages = {folder: curves for folder, curves in stages.items() if curves}
+    metrics = {title: folder / METRICS_FILE for title, folder in folders.items()}
+    stages = {title: read_curves(path) for title, path in metrics.items() if path.is_file()}
+    stages = {title: curves for title, curves in stages.items() if curves}
     if not stages or importlib.util.find_spec("matplotlib") is None:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(5.0, 4.0 * len(stages)), 3.6), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 4.0 * len(stages)), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(name for curves in stages.values() for name in curves))
     panels = figure.subplots(1, len(stages), squeeze=False)[0]
-    for panel, (folder, curves) in zip(panels, stages.items(), strict=True):
-        _draw(panel, folder.name, curves)
+    lines: dict[str, Any] = {}
+    for panel, (title, curves) in zip(panels, stages.items(), strict=True):
+        lines |= _draw(panel, title, curves, names)
+    panels[0].set_ylabel("loss, nats per label")
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(len(lines), 2 * len(stages)))
     figure.savefig(file, dpi=120)
     return True
 
 
-def _draw(panel: Any, title: str, curves: dict[str, list[tuple[int, float]]]) -> None:
+def _draw(panel: Any, title: str, curves: dict[str, list[tuple[int, float]]], names: list[str]) -> dict[str, Any]:
+    """Draw one stage; a curve has the same colour in all of them. Returns the lines by name."""
+    lines = {}
     for name, points in curves.items():
         steps, losses = zip(*points, strict=True)
-        is_held_back = name != "training"
-        width = 1.0 if name in ("training",) or " " in name else 2.0
-        panel.plot(steps, losses, marker="o" if is_held_back else None, markersize=3, linewidth=width, label=name)
+        style: dict[str, Any] = {"color": f"C{names.index(name)}", "marker": "o", "markersize": 3}
+        if name == "training":
+            style = {"color": "0.7", "zorder": 1}
+        lines[name] = panel.plot(steps, losses, linewidth=2.0 if name == "held-back" else 1.0, **style)[0]
     panel.set_title(title)
     panel.set_xlabel("step")
-    panel.set_ylabel("loss, nats per label")
+    panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="small")
+    return lines
 
 
 __all__ = ["CURVES_FILE", "plot_curves", "read_curves"]

@@ -37,7 +37,7 @@ def save_stage(
     _finish_lora(trainable, config, write=trainer.is_world_process_zero())
     model.requires_grad_(True).eval()
     if trainer.is_world_process_zero():
-        plot_curves([folder], folder / CURVES_FILE)
+        plot_curves({folder.name: folder}, folder / CURVES_FILE)
         if config.start.specialists is not None:
             _save_specialists(model, processor, config, history)
         else:

@@ -239,11 +239,11 @@ def test_curves_show_the_training_and_each_held_back_file(make_stage, workspace,
     assert [step for step, _ in curves["held-back"]] == [0, 1, 2] and [s for s, _ in curves["training"]] == [1, 2]
     assert (folder / CURVES_FILE).read_bytes().startswith(b"\x89PNG")
     both = folder / "both.png"
-    assert plot_curves([folder, folder.parent, folder], both) and both.stat().st_size > 1000
+    assert plot_curves({"a": folder, "none": folder.parent, "b": folder}, both) and both.stat().st_size > 1000
 
 
 def test_without_matplotlib_or_without_losses_there_is_no_picture(tmp_path, monkeypatch):
-    assert not plot_curves([tmp_path], tmp_path / "a.png")
+    assert not plot_curves({"a": tmp_path}, tmp_path / "a.png")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss_language": 2.0}\n')
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not plot_curves([tmp_path], tmp_path / "a.png") and not list(tmp_path.glob("*.png"))
+    assert not plot_curves({"a": tmp_path}, tmp_path / "a.png") and not list(tmp_path.glob("*.png"))
