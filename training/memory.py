@@ -14,12 +14,18 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils.operations import convert_to_fp32
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.utils._pytree import tree_map_only
 from transformers import Trainer, TrainingArguments
 
 from unimoe import Modality, UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.moe import weighted_router_loss
+from unimoe.settings import ConfigError
 
 from .config import StageConfig
 from .config_train import TrainConfig
@@ -86,7 +92,7 @@ def estimate(
         arguments: Of the trainer, once there is one, for to make others would reset accelerate's state. None: made.
 
     Raises:
-        ConfigError: If the model has no part of a name that trains.
+        ConfigError: If the model has no part of a name that trains, or cannot be tried out without values.
     """
     arguments = arguments or optimizer_arguments(config)
     model, _ = meta_model(config, model_config)
@@ -95,11 +101,17 @@ def estimate(
     for key in resting_encoders(kept, model):
         del model.model.encoders[key]
     learned = int((others["labels"][:, 1:] != IGNORED).any(dim=0).sum()) if others else 0
-    with fake_world() as (mode, tracker):
-        make_fake(model)
-        step = Step(config, model, tracker, to_fake(tensors, mode))
-        found = step.run(arguments)
-        return replace(found, validation=step.validate(to_fake(others, mode), learned)) if others else found
+    try:
+        with fake_world() as (mode, tracker):
+            make_fake(model)
+            step = Step(config, model, tracker, to_fake(tensors, mode))
+            found = step.run(arguments)
+            return replace(found, validation=step.validate(to_fake(others, mode), learned)) if others else found
+    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
+        raise ConfigError(
+            f"The memory of a step cannot be told: the model looks at values of tensors, of which a plan has none "
+            f"({error})."
+        ) from error
 
 
 def kept_modalities(config: StageConfig, model: UniMoEForConditionalGeneration) -> list[Modality]:

@@ -222,7 +222,12 @@ def say_memory(
     args, device, processes = trainer.args, trainer.args.device, trainer.args.world_size
     held_back = trainer.held_back.dataset if trainer.held_back else None
     batches = look_at_batches(config, dataset, held_back, trainer.plan, collator, processes=processes)
-    step = step_memory(config, model.config, batches, processes=processes, on_cpu=device.type == "cpu", arguments=args)
+    on_cpu = device.type == "cpu"
+    try:
+        step = step_memory(config, model.config, batches, processes=processes, on_cpu=on_cpu, arguments=args)
+    except ConfigError as error:  # of a tower that looks at values; it trains nevertheless
+        progress.console.print(str(error), highlight=False)
+        return
     each = f" in each of {processes} processes" if processes > 1 else ""
     progress.console.print(f"memory of a step{each}: about {step}", highlight=False)
     if (there := device_memory(device)) and step.total > there:

@@ -238,6 +238,41 @@ def test_encoders_whose_tokens_are_kept_take_no_part_in_a_step(make_stage) -> No
     assert states and estimate(config, model.config, encoded).total == planned.memory.total
 
 
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+GROUPS = {
+    "modality_routing": "semi_isolated",
+    "router_aux_loss_scope": "modality",
+    "expert_groups": {"text": [0, 1], "image": [2]},
+}
+FAMILIES = {
+    "top-p with nulls": {"router_type": "top_p", "num_null_experts": 1},
+    "noise": {"router_type": "noisy_top_k"},
+    "expert choice": {"router_type": "expert_choice"},
+    "soft": {"router_type": "soft"},
+    "hierarchical": {"router_type": "hierarchical", "n_group": 2},
+    "hash": {"router_type": "hash", "num_experts_per_tok": 1},
+    "sparsemixer": {"router_gradient": "sparsemixer"},
+    "dense gradient": {"router_gradient": "dense"},
+    "capacity": {"capacity_factor": 1.0, "capacity_priority": "probability"},
+    "banks": {
+        "expert_groups": {"text": [0, 1], "image": [2]},
+        "expert_group_intermediate_sizes": {"image": 8},
+        **GROUPS,
+    },
+    "lora": {"expert_type": "lora", "expert_rank": 4},
+    "latent": {"expert_type": "latent", "expert_latent_size": 4},
+    "overlap": {"router_losses": {"expert_overlap": 0.1}},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_any_routers_and_experts_is_planned(family, make_stage, workspace) -> None:
+    values = UniMoEConfig.from_pretrained(workspace / "start").to_dict()
+    values["text_config"] |= EXPERTS | FAMILIES[family]
+    config = make_stage(train={"parts": ["connectors", "experts"]})
+    assert estimate(config, UniMoEConfig.from_dict(values), text_batch(length=32)).flops > 0
+
+
 def text_batch(*, length: int) -> dict[str, Tensor]:
     ids = torch.ones(4, length, dtype=torch.long)
     return {"input_ids": ids, "labels": ids, "mm_token_type_ids": torch.zeros_like(ids)}

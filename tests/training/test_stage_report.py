@@ -18,6 +18,8 @@ from training.report import data_table, look_at_rows, mean_length, show_samples
 from training.stages import run_stage
 from training.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration
+from unimoe.connectors.mlp import MLPConnector
+from unimoe.settings import ConfigError
 
 
 @pytest.fixture
@@ -104,6 +106,23 @@ def test_the_memory_of_a_step_is_said_before_the_first_one_as_it_was_planned(mak
     text = wide.file.getvalue()
     assert f"memory of a step: about {planned / 1e6:.2f} MB: " in text
     assert "the GPU has 0.0 GB" in text and text.index("memory of a step") < text.index("step 1/1")
+
+
+def test_a_model_that_looks_at_values_trains_without_an_estimate(make_stage, wide, monkeypatch):
+    """Such as a tower of a library: it cannot be tried out on tensors without values."""
+    forward = MLPConnector.forward
+
+    def looking(self, states):
+        assert float(states.sum()) != 0.5
+        return forward(self, states)
+
+    monkeypatch.setattr(MLPConnector, "forward", looking)
+    config = make_stage()
+    run_stage(config, console=wide)
+    text = wide.file.getvalue()
+    assert "memory of a step cannot be told: the model looks at values" in text and "step 1/1" in text
+    with pytest.raises(ConfigError, match="cannot be told"):
+        plan_stage("stage", config, PlannedRecipe().begin(config))
 
 
 def sum_of_encoders(start):
