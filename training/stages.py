@@ -86,10 +86,8 @@ def run_stage(
     history = read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
-        report_start(trainer, trainable, dataset, collator, contents, console)
-        say_memory(config, trainer, dataset, collator, progress)
-        if checkpoint:
-            console.print(f"going on from {checkpoint}")
+        report_start(config, trainer, trainable, dataset, collator, contents, progress)
+        console.print(f"going on from {checkpoint}" if checkpoint else "")
     try:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
@@ -129,20 +127,22 @@ def sum_up(
 
 
 def report_start(
+    config: StageConfig,
     trainer: StageTrainer,
     trainable: Trainable,
     dataset: MixtureDataset,
     collator: Collator,
     contents: Contents,
-    console: Console,
+    progress: StageProgress,
 ) -> None:
-    """Say what is about to be trained: parts, data, length, and a sample of each modality."""
+    """Say what is about to be trained: parts, data, length, a sample of each modality, and the memory of a step."""
     assert trainer.plan is not None
-    held_back = trainer.held_back.dataset.num_rows if trainer.held_back else None
+    console, held_back = progress.console, trainer.held_back.dataset.num_rows if trainer.held_back else None
     console.print(trainable_table(trainable), data_table(dataset, contents))
     length = describe_length(dataset, trainer.plan, collator, trainer.args, validated=held_back)
     console.print(length, highlight=False)
     console.print(*show_samples(dataset, collator, contents.modalities))
+    say_memory(config, trainer, dataset, collator, progress)
 
 
 def make_trainer(
