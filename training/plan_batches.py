@@ -29,8 +29,8 @@ from .data.order import Place
 from .stage_data import plan_data, read_data
 from .validation import validation_arguments
 
-MOST = 200
-"""Batches of a process that are looked at for the largest one."""
+MOST, STREAMED = 200, 20
+"""Batches of a process that are looked at for the largest one; of streams, which may come from afar, fewer."""
 ASSUMED_LENGTH = 2048
 """Tokens of a row where neither the data nor `data.max_length` say how many."""
 
@@ -98,7 +98,9 @@ def look_at_batches(
     ]
     batches = [collator([lane[place] for place in places]) for lane, places in largest(seen)]
     tokens = sum(real for _, _, _, _, real in seen) / len(seen)
-    basis = f"measured on {len(seen):,} batches of the data" + (", the first ones" if len(seen) >= MOST else "")
+    basis = f"measured on {len(seen):,} batches of the data" + (
+        ", the first ones" if len(seen) >= MOST or dataset.has_streams else ""
+    )
     steps = count_steps(config, dataset, plan, processes)
     evaluated = None if held_back is None else held_back_batch(config, held_back, processor)
     return PlannedBatches(batches, steps, tokens, basis, evaluated)
@@ -129,7 +131,8 @@ def look_through(
     lengths = plan.lengths if plan.lengths and plan.lengths.dataset is dataset else RowLengths(dataset, processor)
     own = BatchPlan(plan.config, lengths, sized=plan.sized)
     sampler = MixtureBatches(dataset, own, batch_size=size, processes=processes)
-    for number, batches in enumerate(islice(sampler.global_batches(), MOST)):
+    most = STREAMED if dataset.has_streams else MOST
+    for number, batches in enumerate(islice(sampler.global_batches(), most)):
         for places in batches[: 1 if number else processes]:
             tokens = [row_tokens(lengths, place, plan) for place in places]
             padded = sum(tokens) if plan.config.packing else len(tokens) * max(tokens)

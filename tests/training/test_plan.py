@@ -324,6 +324,12 @@ def test_the_largest_batch_of_the_data_is_the_one_that_is_looked_at(make_stage, 
     assert max(batch["input_ids"].numel() for batch in batches.largest) == max(sizes)
 
 
+def test_of_a_stream_the_first_batches_are_looked_at(make_stage, workspace) -> None:
+    path = str(workspace / "data" / "image_kind_train.jsonl")
+    batches = plan(make_stage(data={"mixture": [{"path": path, "stream": True}]})).batches
+    assert batches.basis == "measured on 20 batches of the data, the first ones" and batches.steps == 1
+
+
 def test_what_does_not_fit_is_named_with_what_would(recipe) -> None:
     arguments = ["plan", str(recipe), "--stage", "last", "--gpus", "2", "--gpu-memory", "1e-6", "--tflops", "1e-6"]
     result = CliRunner().invoke(app, [*arguments, "--json", str(recipe.parent / "plan.json")])
