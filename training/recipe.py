@@ -7,6 +7,7 @@ other, and `${name}` for the variable of that name, such as the Hub id or local 
 """
 
 import copy
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     for key in values:
         if key not in RECIPE_KEYS:
             raise ConfigError(f"{source}: {key}: unknown key.{did_you_mean(str(key), RECIPE_KEYS)}")
-    values = substitute(values, read_variables(values, source), source)
+    written, values = values, substitute(values, read_variables(values, source), source)
+    check_used(written, source)
     stages = {
         name: validate(StageConfig, stage, source=f"{source}: stages.{name}")
         for name, stage in resolve_stages(values, source)
@@ -71,6 +73,19 @@ def read_variables(recipe: dict[str, Any], source: str) -> dict[str, str]:
     if "output" in given:
         raise ConfigError(f"{source}: variables.output: set the recipe's `output` instead.")
     return output | {name: substitute(str(value), output, source) for name, value in given.items()}
+
+
+def check_used(recipe: dict[str, Any], source: str) -> None:
+    """Refuse a variable that nothing in a recipe uses: its name is misspelled, or it should go.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    rest = {key: value for key, value in recipe.items() if key != "variables"}
+    used = _REFERENCE.findall(json.dumps(rest, default=str))
+    for name in recipe.get("variables") or {}:
+        if name not in used:
+            raise ConfigError(f"{source}: variables.{name}: nothing in the recipe uses it.{did_you_mean(name, used)}")
 
 
 def substitute(values: Any, variables: dict[str, str], source: str) -> Any:

@@ -53,6 +53,10 @@ def test_variables_stand_for_parts_and_may_name_the_output(tmp_path):
     [
         ({"variables": {"data": "d", "langauge": "x"}}, r"no such variable\. Did you mean 'langauge'"),
         ({"variables": {"output": "x"}}, r"variables\.output: set the recipe's `output`"),
+        (
+            {"variables": {"language": "l", "data": "d", "langage": "x"}},
+            r"langage: nothing .* uses it\. Did you mean 'language'",
+        ),
         ({"variables": ["x"]}, "variables: expected a mapping"),
         ({"output": None}, "needs the recipe to have an `output`"),
     ],
@@ -67,7 +71,7 @@ def test_a_start_is_one_thing_and_has_a_tower(tmp_path):
     both = {**stage, "start": {**stage["start"], "path": "x"}}
     with pytest.raises(ConfigError, match="give one of"):
         load_recipe(write(tmp_path, recipe(stages={"align": both})))
-    blind = {**stage, "start": {"build": {"language": "x"}}}
+    blind = {**stage, "start": {"build": {"language": "${language}"}}}
     with pytest.raises(ConfigError, match="give vision, speech or audio"):
         load_recipe(write(tmp_path, recipe(stages={"align": blind})))
 
