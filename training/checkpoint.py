@@ -12,9 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from unimoe.settings import ConfigError
 
@@ -88,28 +88,28 @@ def remove_checkpoints(config: StageConfig) -> None:
         shutil.rmtree(folder)
 
 
-class WatchCheckpoints(TrainerCallback):
-    """Log whenever a checkpoint is due and at the last step: a resumed stage then logs what an unbroken one does.
+def keep_checkpoint(output: Path, step: int, *, processes: int, limit: int | None) -> None:
+    """Mark a checkpoint as whole, now that every process has written its part, and only then remove older ones.
 
-    Mark a checkpoint as whole once every process has written its part: one that is killed meanwhile is passed over.
+    Args:
+        output: Of the stage.
+        step: Of the checkpoint.
+        processes: That wrote it.
+        limit: Checkpoints that stay. None: all.
     """
+    whole = output / f"checkpoint-{step}" / WHOLE_FILE
+    whole.write_text(json.dumps({"processes": processes}), encoding="utf-8")
+    rotate_checkpoints(str(output), limit)
+
+
+class WatchCheckpoints(TrainerCallback):
+    """Log whenever a checkpoint is due and at the last step: a resumed stage then logs what an unbroken one does."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Ask for a log."""
         control.should_log = control.should_log or control.should_save or state.global_step >= state.max_steps
-        return control
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Wait for the other processes, then mark the checkpoint."""
-        if dist.is_initialized():
-            dist.barrier()
-        if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            (folder / WHOLE_FILE).write_text(json.dumps({"processes": args.world_size}), encoding="utf-8")
         return control
 
 

@@ -17,6 +17,7 @@ from unimoe import UniMoETextConfig
 from unimoe.moe import balance_routers, count_routing, weighted_router_loss
 from unimoe.settings import ConfigError
 
+from .checkpoint import keep_checkpoint
 from .config_train import LossConfig
 from .data import BatchPlan, MixtureBatches, MixtureDataset
 from .health import NonFiniteLoss, find_bad_gradients, find_bad_inputs, find_bad_rows
@@ -85,6 +86,18 @@ class StageTrainer(Trainer):
         if is_new and self.groups is not None:
             self.groups.schedule(scheduler)
         return scheduler
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As in Trainer; but older checkpoints go when this one is whole, not while processes still write theirs."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            output = Path(str(self.args.output_dir))
+            keep_checkpoint(output, self.state.global_step, processes=self.args.world_size, limit=limit)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write a checkpoint's weights under the names that they have in memory, under which Trainer loads them.

@@ -125,6 +125,25 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(unfinished)
     assert not [*folder.glob("checkpoint-*"), *folder.glob("unfinished-*")]
 
 
+def test_the_checkpoint_before_stays_until_the_next_one_is_whole(make_stage, monkeypatch):
+    """A process that is killed while a checkpoint is written must not lose the one before, of which one is kept."""
+    stage = make_stage(trainer={"max_steps": 4, "save_steps": 1, "save_total_limit": 1})
+    write = Path.write_text
+
+    def killed(self, *args, **kwargs):
+        if (self.parent.name, self.name) == ("checkpoint-2", WHOLE_FILE):
+            raise KeyboardInterrupt
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage)
+    monkeypatch.setattr(Path, "write_text", write)
+    shown = io.StringIO()
+    run_stage(stage, resume=True, console=Console(file=shown, width=200))
+    assert "going on from" in shown.getvalue() and "checkpoint-1" in shown.getvalue()
+
+
 def test_a_complete_stage_is_skipped_and_one_with_other_settings_is_not(unfinished):
     stage, console = unfinished
     folder = run_stage(stage, resume=True, console=console)
