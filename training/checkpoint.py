@@ -19,7 +19,6 @@ from transformers.trainer_utils import rotate_checkpoints
 from unimoe.settings import ConfigError
 
 from .config import StageConfig
-from .data import RowLengths
 from .model_card import HISTORY_FILE, STAGE_FILE, write_stage
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -111,18 +110,6 @@ class WatchCheckpoints(TrainerCallback):
         """Ask for a log."""
         control.should_log = control.should_log or control.should_save or state.global_step >= state.max_steps
         return control
-
-
-class KeepLengths(TrainerCallback):
-    """Put the measured lengths of rows into every checkpoint: going on from it measures none of them again."""
-
-    def __init__(self, lengths: RowLengths) -> None:
-        self.lengths = lengths
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write them; all processes know the same."""
-        if state.is_world_process_zero:
-            self.lengths.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
 
 def mean_loss(log: list[dict[str, Any]]) -> float:

@@ -12,7 +12,7 @@ from transformers.trainer_utils import TrainOutput
 from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
 from unimoe.settings import ConfigError
 
-from .checkpoint import KeepLengths, WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
+from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
 from .config import StageConfig
 from .data import BatchPlan, Collator, MixtureDataset
 from .encoding import RestingEncoders
@@ -160,7 +160,6 @@ def make_trainer(
     if config.parallel.zero is not None:
         stand_alone()
     args, specialists = training_arguments(config), config.start.specialists
-    keepers = [KeepLengths(plan.lengths)] if plan.lengths and not specialists else []
     arguments: dict[str, Any] = {
         "model": model,
         "args": args,
@@ -170,7 +169,7 @@ def make_trainer(
         "groups": ParameterGroups.of(trainable, config.train),
         "plan": plan,
         "held_back": hold_back(config, held_back, collator.processor, args),
-        "callbacks": [*keepers, WatchCheckpoints(), progress],
+        "callbacks": [WatchCheckpoints(), progress],
     }
     trainer = (
         StageTrainer(**arguments)

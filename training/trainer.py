@@ -94,10 +94,12 @@ class StageTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+        output, step = Path(str(self.args.output_dir)), self.state.global_step
+        if self.is_world_process_zero() and self.plan is not None and self.plan.lengths is not None:
+            self.plan.lengths.save(output / f"checkpoint-{step}")  # going on from it measures no row again
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            output = Path(str(self.args.output_dir))
-            keep_checkpoint(output, self.state.global_step, processes=self.args.world_size, limit=limit)
+            keep_checkpoint(output, step, processes=self.args.world_size, limit=limit)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write a checkpoint's weights under the names that they have in memory, under which Trainer loads them.

@@ -11,6 +11,7 @@ from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.checkpoint import WHOLE_FILE, mean_loss
+from training.data.measure import LENGTHS_FILE
 from training.metrics import WALL_CLOCK as metrics_of_speed
 from training.stages import run_stage
 from unimoe.settings import ConfigError
@@ -127,11 +128,13 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(unfinished)
 
 def test_the_checkpoint_before_stays_until_the_next_one_is_whole(make_stage, monkeypatch):
     """A process that is killed while a checkpoint is written must not lose the one before, of which one is kept."""
-    stage = make_stage(trainer={"max_steps": 4, "save_steps": 1, "save_total_limit": 1})
+    trainer = {"max_steps": 4, "save_steps": 1, "save_total_limit": 1}
+    stage = make_stage(data={"group_by_length": True}, trainer=trainer)
     write = Path.write_text
 
     def killed(self, *args, **kwargs):
         if (self.parent.name, self.name) == ("checkpoint-2", WHOLE_FILE):
+            assert (self.parent / LENGTHS_FILE).is_file(), "all is there before it is called whole"
             raise KeyboardInterrupt
         return write(self, *args, **kwargs)
 
