@@ -1,14 +1,14 @@
 """Stop and go on: where a stage's checkpoints are, whether they fit, and when they go.
 
-While a stage is unfinished its output holds `stage.yaml` (the settings) and `checkpoint-STEP` folders, which
-transformers writes and reads: weights, optimizer, scheduler, random states, and the position in the data. A finished
-stage is an ordinary model folder without them.
+While a stage is unfinished its output holds `stage.yaml` (the settings) and `checkpoint-STEP` folders: weights and
+optimizer (`saved_state`), schedule, random states, and the position in the data. A checkpoint is written under another
+name, and gets its own when all of it is there. A finished stage is an ordinary model folder without them.
 """
 
-import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,19 @@ from transformers.trainer_utils import rotate_checkpoints
 from unimoe.settings import ConfigError
 
 from .config import StageConfig
+from .data import BatchPlan
 from .model_card import HISTORY_FILE, STAGE_FILE, write_stage
+from .processes import rank, together
+from .saved_state import CheckpointError, read_manifest, seal, verify
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-WHOLE_FILE = "whole.json"
-"""In a checkpoint that every process has written to its end; it says how many they were."""
+_ASIDE = "unfinished-"
+_FREE = ("parallel.", "trainer.per_device_train_batch_size", "trainer.gradient_accumulation_steps")
+"""Settings that may change when a training goes on: how the same rows of a step are spread."""
 
 
 def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
-    """Find the checkpoint that a stage goes on from: the last one that was written to its end.
+    """Find the checkpoint that a stage goes on from, the last one, and compare its files with what was written.
 
     Args:
         config: The stage.
@@ -37,28 +41,57 @@ def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
         Its folder; None to begin at the first step.
 
     Raises:
-        ConfigError: If there are checkpoints and `resume` is false, or the settings or the number of processes are
-            not those of the checkpoint.
+        ConfigError: If there are checkpoints and `resume` is false, if the settings or the rows of a step are not
+            those of the checkpoint, or if one of its files is missing or damaged.
     """
     checkpoints = _checkpoints(config)
-    if checkpoints and not resume:
+    if not checkpoints:
+        return None
+    if not resume:
         raise ConfigError(
             f"{config.output} holds {checkpoints[-1].name} of an unfinished stage. Go on from it with --resume, or "
             "remove the folder to begin again."
         )
-    whole = [folder for folder in checkpoints if (folder / WHOLE_FILE).is_file()]
-    if os.environ.get("RANK", "0") == "0":
-        for folder in set(checkpoints) - set(whole):  # out of the way of transformers, which keeps the latest alone
-            aside = folder.with_name(folder.name.replace("checkpoint", "unfinished"))
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-    if not whole:
-        return None
     _check_settings(config)
-    processes = json.loads((whole[-1] / WHOLE_FILE).read_text("utf-8"))["processes"]
-    if processes != (now := int(os.environ.get("WORLD_SIZE", "1"))):
-        raise ConfigError(f"{whole[-1]} was written by {processes} process(es); go on with as many, not with {now}.")
-    return whole[-1]
+    check_rows(config, read_manifest(checkpoints[-1]))
+    verify(checkpoints[-1], turn=int(os.environ.get("RANK", "0")), turns=_world_size())
+    return checkpoints[-1]
+
+
+def check_rows(config: StageConfig, manifest: dict[str, Any]) -> None:
+    """Refuse to go on with other rows in a step than a checkpoint was trained with, by however many processes.
+
+    Raises:
+        ConfigError: With what makes them as many.
+    """
+    rows, accumulated = (config.trainer.get(key, default) for key, default in _SPREAD.items())
+    now, before = rows_of_step(rows, accumulated, _world_size()), manifest["rows"]
+    measured = BatchPlan(config.data).measures
+    if now["step"] == before["step"] and (now["batch"] == before["batch"] or not measured):
+        return
+    each, steps = (size / _world_size() for size in (before["batch"], before["step"]))
+    cure = (
+        f"{next(iter(_SPREAD))} {each:g} and gradient_accumulation_steps {before['step'] // before['batch']}"
+        if measured
+        else f"{' and '.join(_SPREAD)} whose product is {steps:g}"
+    )
+    raise ConfigError(
+        f"The checkpoint was trained with {before['step']} rows in a step, {before['batch']} in each batch of all "
+        f"processes; {_world_size()} process(es) would now take {now['step']} and {now['batch']}. Set trainer.{cure}."
+    )
+
+
+_SPREAD = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+"""How a process takes its rows of a step, and what transformers does unless told."""
+
+
+def rows_of_step(rows: int, accumulated: int, processes: int) -> dict[str, int]:
+    """Rows (or packs) of a step, and of one batch of all processes."""
+    return {"step": rows * accumulated * processes, "batch": rows * processes}
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_complete(config: StageConfig) -> bool:
@@ -83,22 +116,59 @@ def begin(config: StageConfig) -> None:
 
 def remove_checkpoints(config: StageConfig) -> None:
     """Remove the checkpoints of a finished stage, and those that were not written to their end."""
-    for folder in [*_checkpoints(config), *Path(config.output).glob("unfinished-*")]:
+    for folder in [*_checkpoints(config), *Path(config.output).glob(f"{_ASIDE}*")]:
         shutil.rmtree(folder)
 
 
-def keep_checkpoint(output: Path, step: int, *, processes: int, limit: int | None) -> None:
-    """Mark a checkpoint as whole, now that every process has written its part, and only then remove older ones.
+def write_checkpoint(
+    output: Path,
+    step: int,
+    write: Callable[[Path], None],
+    *,
+    facts: dict[str, Any],
+    limit: int | None = None,
+    best: str | None = None,
+) -> None:
+    """Write a checkpoint beside its place, and put it there when it is whole; only then remove older ones.
+
+    All processes must call this, with an output that all of them see.
 
     Args:
         output: Of the stage.
         step: Of the checkpoint.
-        processes: That wrote it.
+        write: Writes its files into a folder.
+        facts: What its manifest says beside them.
         limit: Checkpoints that stay. None: all.
+        best: One that stays in any case.
+
+    Raises:
+        CheckpointError: If it could not be written; those that are there stay.
     """
-    whole = output / f"checkpoint-{step}" / WHOLE_FILE
-    whole.write_text(json.dumps({"processes": processes}), encoding="utf-8")
-    rotate_checkpoints(str(output), limit)
+    aside, place = output / f"{_ASIDE}{step}", output / f"checkpoint-{step}"
+
+    def prepare() -> None:
+        if rank() == 0:
+            for folder in output.glob(f"{_ASIDE}*"):
+                shutil.rmtree(folder)
+            aside.mkdir(parents=True)
+
+    def put_in_place() -> None:
+        if rank() == 0:
+            shutil.rmtree(place, ignore_errors=True)
+            aside.rename(place)
+            rotate_checkpoints(str(output), limit, best)
+
+    try:
+        together(prepare)
+        together(lambda: aside.stat())  # a process on another node may not see it
+        write(aside)
+        seal(aside, facts)
+        together(put_in_place)
+    except OSError as error:
+        raise CheckpointError(
+            f"{place} could not be written: {error}. Checkpoints before it are as they were: cure this, and go on "
+            "with --resume."
+        ) from None
 
 
 class WatchCheckpoints(TrainerCallback):
@@ -136,7 +206,7 @@ def _check_settings(config: StageConfig) -> None:
     if not file.is_file():
         raise ConfigError(f"{config.output} has no {STAGE_FILE}, so that its settings cannot be compared. Remove it.")
     before, now = (_flat(values) for values in (yaml.safe_load(file.read_text("utf-8")), config.model_dump()))
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and not key.startswith(_FREE)]
     if changed:
         changes = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
         raise ConfigError(f"{config.output} was begun with other settings: {changes}. Put them back, or remove it.")

@@ -136,10 +136,24 @@ class ParallelConfig(Section):
 
     Args:
         zero: Stage of DeepSpeed's ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): 1 shards the optimizer states, 2
-            the gradients too. None: every process keeps all (plain data parallel).
+            the gradients too, 3 the weights of the language model as well. None: every process keeps all (plain data
+            parallel).
+        expert_parallel_size: Neighbouring processes that share the experts of one model, each with its part of every
+            layer's; tokens go to where their experts are (Lepikhin et al. 2020, arXiv 2006.16668). Needs `zero`.
     """
 
-    zero: Literal[1, 2] | None = None
+    zero: Literal[1, 2, 3] | None = None
+    expert_parallel_size: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check_experts(self) -> Self:
+        if self.expert_parallel_size > 1 and self.zero is None:
+            raise PydanticCustomError(
+                "refused",
+                "expert_parallel_size needs zero: 1, 2 or 3. Without ZeRO, DeepSpeed takes the gradient norm of the "
+                "experts of one process for that of all, and clips each process by another factor.",
+            )
+        return self
 
 
 class StageConfig(Section):

@@ -14,6 +14,8 @@ from .lora import ADAPTER_FOLDER, save_adapter
 from .model_card import write_history, write_papers
 from .parts import Trainable
 from .progress import METRICS_FILE
+from .saved_state import put_weights
+from .sharding import bring_together
 from .specialists import harvest
 from .start import load_weights
 from .trainer import StageTrainer
@@ -32,11 +34,17 @@ def save_stage(
 
     Several specialists are written each to a folder in it, named by its modality.
     """
-    folder = Path(config.output)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    _finish_lora(trainable, config, write=trainer.is_world_process_zero())
-    model.requires_grad_(True).eval()
+    folder, model = Path(config.output), trainer.accelerator.unwrap_model(trainer.model)
+    bring_together(model)
+    if config.parallel.expert_parallel_size > 1:
+        from .expert_parallel import settle_experts
+
+        settle_experts(model)
     if trainer.is_world_process_zero():
+        if trainer.args.load_best_model_at_end and (best := trainer.state.best_model_checkpoint):
+            put_weights(Path(best), model)
+        _finish_lora(trainable, config)
+        model.requires_grad_(True).eval()
         plot_curves({folder.name: folder}, folder / CURVES_FILE)
         if config.start.specialists is not None:
             _save_specialists(model, processor, config, history)
@@ -47,18 +55,16 @@ def save_stage(
     return folder
 
 
-def _finish_lora(trainable: Trainable, config: StageConfig, *, write: bool) -> None:
+def _finish_lora(trainable: Trainable, config: StageConfig) -> None:
     """Merge the deltas of a stage, or save them apart, as it says."""
     lora, folder = config.train.lora, Path(config.output) / ADAPTER_FOLDER
     if lora is None:
         return
-    if write:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     if lora.merge:
         trainable.merge()
         return
-    if write:
-        save_adapter(trainable.adapter, folder, base=config.output)
+    save_adapter(trainable.adapter, folder, base=config.output)
     trainable.unload()
 
 
@@ -87,7 +93,7 @@ def _save_specialists(
     assert config.start.specialists is not None
     base = load_weights(config.start.specialists.base)
     output = Path(config.output)
-    for key, dense in harvest(model.cpu(), base, list(config.start.specialists.modalities)):
+    for key, dense in harvest(model, base, list(config.start.specialists.modalities)):
         save_model(output / key, dense, processor, config, history)
         shutil.copy(output / METRICS_FILE, output / key / METRICS_FILE)
     write_history(output, history)

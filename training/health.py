@@ -198,7 +198,7 @@ class WatchGradients(TrainerCallback):
         Raises:
             ConfigError: If no part has had a gradient.
         """
-        if self.silent and self._done < self.steps:
+        if self.silent and 0 < self._done < self.steps:
             self._conclude()
 
     def _note(self, part: str) -> Callable[[Tensor], None]:

@@ -53,7 +53,7 @@ class ParameterGroups:
     def split(self, optimizer: torch.optim.Optimizer) -> None:
         """Split the groups of a new optimizer by learning rate, and by who rests; in place.
 
-        A group with a rate of its own has the name of its part. A parameter of several named parts has the rate of
+        A group with a rate of its own names its part. A parameter of several named parts has the rate of
         the smallest of them.
         """
         owner = self._owners()
@@ -68,7 +68,7 @@ class ParameterGroups:
             for (part, rests), parameters in sorted(members.items(), key=lambda item: item[0]):
                 rate = self.config.learning_rates.get(part, group["lr"])
                 optimizer.param_groups.append(
-                    {**group, "params": parameters, "lr": rate, "name": part, "rests_first": rests}
+                    {**group, "params": parameters, "lr": rate, "part": part, "rests_first": rests}
                 )
 
     def schedule(self, scheduler: Any) -> None:
@@ -108,9 +108,9 @@ def _resting(factor: Callable[[int], float], steps: int) -> Callable[[int], floa
 
 
 def group_rates(optimizer: torch.optim.Optimizer | None) -> dict[str, float]:
-    """The present learning rate of each named group, as it is logged: `learning_rate/PART`."""
+    """The present learning rate of each part that has its own, as it is logged: `learning_rate/PART`."""
     groups = optimizer.param_groups if optimizer is not None else []
-    return {f"learning_rate/{group['name']}": group["lr"] for group in groups if group.get("name")}
+    return {f"learning_rate/{group['part']}": group["lr"] for group in groups if group.get("part")}
 
 
 __all__ = ["ParameterGroups", "group_rates"]

@@ -7,14 +7,27 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Trainer
 
+from unimoe import UniMoETextConfig
+from unimoe.moe.block import SparseMoeBlock
+from unimoe.moe.router import Router
+from unimoe.moe.soft import SoftMoeBlock
 from unimoe.settings import ConfigError
 
-from .config import StageConfig
+from .config import ParallelConfig, StageConfig
 
 INSTALL = "Run: pip install 'unimoe[train]'"
+WHOLE_MODULES = {
+    "stage3_param_persistence_threshold": 0,
+    "stage3_prefetch_bucket_size": 0,
+    "stage3_max_reuse_distance": 0,
+}
+"""ZeRO-3 fetches what a module needs when it needs it, and nothing ahead: processes whose rows have other media would
+fetch ahead in another order, and wait for each other for ever."""
+_APART = ("encoders", "connectors")
+"""Rooms of a model whose modules run only in processes whose rows need them."""
 
 
 def deepspeed_arguments(config: StageConfig) -> dict[str, Any]:
@@ -38,11 +51,18 @@ def deepspeed_arguments(config: StageConfig) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        "zero_optimization": {"stage": config.parallel.zero},
+        "zero_optimization": {"stage": config.parallel.zero, **(WHOLE_MODULES if config.parallel.zero == 3 else {})},
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {"enabled": bool(config.trainer.get("bf16")), "dtype": "bfloat16"},
     }
     return {"deepspeed": settings, "bf16": False, "use_cpu": not torch.cuda.is_available()}
+
+
+def make_models_whole() -> None:
+    """Let transformers make models whole under ZeRO-3 too; it would leave each process a part of every new one."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 def stand_alone() -> None:
@@ -67,6 +87,69 @@ def check_engaged(trainer: Trainer, config: StageConfig) -> None:
             "parallel.zero asks for DeepSpeed, but accelerate does not use it. Unset the environment variable "
             "ACCELERATE_USE_CPU, and what else of ACCELERATE_* is set."
         )
+
+
+def check_experts(parallel: ParallelConfig, text: UniMoETextConfig) -> None:
+    """Refuse expert parallelism that would be wrong, before a model is loaded.
+
+    Args:
+        parallel: How a stage is spread over processes.
+        text: Of the model that it starts from.
+
+    Raises:
+        ConfigError: If the processes, or the experts of a layer, cannot be shared out evenly, if there are none, or if
+            the router needs what all experts of a layer answer to a token.
+    """
+    size, processes = parallel.expert_parallel_size, int(os.environ.get("WORLD_SIZE", "1"))
+    key = f"parallel.expert_parallel_size {size}"
+    if not text.num_experts:
+        raise ConfigError(f"{key}: the model has no experts. Leave it out.")
+    if text.router_gradient == "dense":
+        raise ConfigError(
+            f"{key}: the model's router_gradient is 'dense', for which every process would need the answers of all "
+            "experts. Choose another router_gradient, or leave expert_parallel_size out."
+        )
+    widths = text.expert_widths()
+    counts = {f"experts of width {width}": widths.count(width) for width in sorted(set(widths))}
+    if text.expert_type == "latent" and text.expert_latent_groups > 1:
+        counts["latent groups"] = text.expert_latent_groups
+    for what, number in counts.items():
+        if number % size:
+            raise ConfigError(f"{key} does not divide the {number} {what} of a layer. Choose a divisor of {number}.")
+    if processes % size:
+        raise ConfigError(f"{key} does not divide the {processes} process(es). Start a multiple of {size}.")
+
+
+def make_leaves(model: nn.Module) -> None:
+    """Let ZeRO-3 fetch each sparse feed-forward as a whole: which of its experts run depends on a process's tokens."""
+    from deepspeed.utils import set_z3_leaf_modules
+
+    found = {type(module) for module in model.modules() if isinstance(module, SparseMoeBlock | SoftMoeBlock)}
+    if found:
+        set_z3_leaf_modules(model, list(found))
+
+
+def keep_whole(model: Any, optimizer: Any) -> None:
+    """Keep what only some processes run, and routers, whole in all of them under ZeRO-3.
+
+    Fetching is a call that all processes must make in one order. Routers are small, and losses read their weights.
+    """
+    rooms = [getattr(model.model, room) for room in _APART]
+    for module in [module for room in rooms for module in room.modules()]:
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if _is_deepspeed(hook)]:
+                del hooks[key]
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    kept = [parameter for module in [*rooms, *routers] for parameter in module.parameters()]
+    for parameter in kept:
+        parameter.ds_persist = True
+    if kept:
+        optimizer.persistent_parameters += kept
+        kept[0].all_gather(kept)
+
+
+def _is_deepspeed(hook: Any) -> bool:
+    return getattr(hook, "__module__", "").startswith("deepspeed.")
 
 
 class OrderedReduction:

@@ -9,8 +9,9 @@ from rich.console import Console
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import TrainOutput
 
-from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
+from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
 from unimoe.settings import ConfigError
+from unimoe.surgery import Certificate
 
 from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss
 from .config import StageConfig
@@ -22,12 +23,14 @@ from .losses import set_coefficients
 from .memory import GB
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
-from .parallel import check_engaged, deepspeed_arguments, stand_alone
+from .parallel import check_engaged, check_experts, deepspeed_arguments, make_models_whole, stand_alone
 from .parts import Trainable, choose_trainable, trainable_table
 from .plan_batches import look_at_batches
+from .plan_start import PlannedRecipe
 from .planning import step_memory
 from .progress import METRICS_FILE, MetricsFile, StageProgress
 from .report import Contents, data_table, describe_length, look_at_rows, show_samples
+from .saved_state import put_weights
 from .specialists import SpecialistTrainer
 from .stage_data import check_packing, hold_back, measure_rows, plan_data, read_data
 from .start import load_start
@@ -66,14 +69,12 @@ def run_stage(
         return Path(config.output)
     checkpoint = find_checkpoint(config, resume=resume)
     choose_trackers(config.trainer)
+    if config.parallel.expert_parallel_size > 1:
+        check_experts(config.parallel, PlannedRecipe().begin(config).config.text_config)
     dataset, held_back = read_data(config)  # before the model: a wrong path is found at once
     set_seed(config.seed)
     gc.collect()  # of the stage before, whose trainer refers to itself
-    model, processor, certificate = load_start(config)
-    set_losses(model, config)
-    trainable = choose_trainable(model, config.train)
-    check_learning_rate(trainable, config.trainer.get("learning_rate", 5e-5))
-    check_packing(model.config.text_config, config.data)
+    model, processor, certificate, trainable = make_model(config, checkpoint)
     plan, collator = plan_data(config, dataset, processor)
     resting = RestingEncoders(config, model, processor)
     progress = StageProgress(console, title=title or name)
@@ -99,6 +100,21 @@ def run_stage(
     folder = save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
     trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model alive through the next stage
     return folder
+
+
+def make_model(
+    config: StageConfig, checkpoint: Path | None
+) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor, Certificate | None, Trainable]:
+    """Make the model of a stage, with the weights of a checkpoint, and choose what trains in it."""
+    make_models_whole()
+    model, processor, certificate = load_start(config)
+    set_losses(model, config)
+    trainable = choose_trainable(model, config.train)
+    check_learning_rate(trainable, config.trainer.get("learning_rate", 5e-5))
+    check_packing(model.config.text_config, config.data)
+    if checkpoint is not None:
+        put_weights(checkpoint, model)
+    return model, processor, certificate, trainable
 
 
 def sum_up(
@@ -169,6 +185,7 @@ def make_trainer(
         "groups": ParameterGroups.of(trainable, config.train),
         "plan": plan,
         "held_back": hold_back(config, held_back, collator.processor, args),
+        "expert_parallel_size": config.parallel.expert_parallel_size,
         "callbacks": [WatchCheckpoints(), progress],
     }
     trainer = (
@@ -180,6 +197,7 @@ def make_trainer(
     place_logs(trainer, config.output)
     watch(trainer, trainable, config, progress, text=model.config.text_config)
     check_engaged(trainer, config)
+    make_models_whole()
     return trainer
 
 

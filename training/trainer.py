@@ -7,25 +7,26 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers import Trainer, TrainerCallback, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from unimoe import UniMoETextConfig
 from unimoe.moe import balance_routers, count_routing, weighted_router_loss
-from unimoe.settings import ConfigError
 
-from .checkpoint import keep_checkpoint
+from .checkpoint import rows_of_step, write_checkpoint
 from .config_train import LossConfig
 from .data import BatchPlan, MixtureBatches, MixtureDataset
 from .health import NonFiniteLoss, find_bad_gradients, find_bad_inputs, find_bad_rows
 from .losses import count_labels, label_weights, set_coefficients, weighted_loss
 from .metrics import Meter, real_tokens, router_entropy
 from .optimizer import ParameterGroups, group_rates
-from .parallel import order_reduction
+from .parallel import keep_whole, make_leaves, order_reduction
 from .parts import keep_frozen_steady
+from .processes import together
+from .saved_state import load_optimizer, read_manifest, save_state
+from .schedule import load_schedule, save_schedule
 from .validation import HeldBack, ValidateAtEnd
 
 
@@ -46,6 +47,7 @@ class StageTrainer(Trainer):
         plan: BatchPlan | None = None,
         groups: ParameterGroups | None = None,
         held_back: HeldBack | None = None,
+        expert_parallel_size: int = 1,
         **kwargs: Any,
     ) -> None:
         kwargs["eval_dataset"] = held_back and held_back.dataset
@@ -54,6 +56,7 @@ class StageTrainer(Trainer):
         self.losses = losses or LossConfig()
         self.plan = plan
         self.held_back = held_back
+        self.expert_parallel_size = expert_parallel_size
         self.add_callback(EndStep(self))
         if held_back is not None:
             self.add_callback(ValidateAtEnd())
@@ -77,6 +80,10 @@ class StageTrainer(Trainer):
         optimizer = super().create_optimizer(model)
         if is_new and self.groups is not None:
             self.groups.split(optimizer)
+        if is_new and self.expert_parallel_size > 1:
+            from .expert_parallel import split_spread
+
+            split_spread(optimizer)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -88,40 +95,66 @@ class StageTrainer(Trainer):
         return scheduler
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As in Trainer; but older checkpoints go when this one is whole, not while processes still write theirs."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        output, step = Path(str(self.args.output_dir)), self.state.global_step
-        if self.is_world_process_zero() and self.plan is not None and self.plan.lengths is not None:
-            self.plan.lengths.save(output / f"checkpoint-{step}")  # going on from it measures no row again
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            keep_checkpoint(output, step, processes=self.args.world_size, limit=limit)
+        """Write a checkpoint from which any number of processes can go on, under any stage of ZeRO."""
+        self.store_flos()
+        output, step, best = Path(str(self.args.output_dir)), self.state.global_step, self.state.best_global_step
+        if best:
+            self.state.best_model_checkpoint = str(output / f"checkpoint-{best}")
+        args = self.args
+        rows = rows_of_step(args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size)
+        write_checkpoint(
+            output,
+            step,
+            self._write_state,
+            facts={"step": step, "processes": args.world_size, "rows": rows},
+            limit=args.save_total_limit,
+            best=self.state.best_model_checkpoint,
+        )
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint's weights under the names that they have in memory, under which Trainer loads them.
-
-        `save_pretrained` gives the weights of some towers the names of older releases; Trainer would not find them.
-        """
+    def _write_state(self, folder: Path) -> None:
         model: Any = self.accelerator.unwrap_model(self.model)
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = state_dict or model.state_dict()
-        own = {name: value.contiguous() for name, value in weights.items() if name not in model.all_tied_weights_keys}
-        save_file(own, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+        save_state(folder, model, self.optimizer)
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuse a checkpoint whose weights are not the model's; transformers would warn."""
+        def write() -> None:
+            self._save_rng_state(str(folder))
+            if self.is_world_process_zero():
+                save_schedule(folder, self.lr_scheduler)
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                if self.plan is not None and self.plan.lengths is not None:
+                    self.plan.lengths.save(folder)  # going on from it measures no row again
+
+        together(write)
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Weights are put into the model before it comes here."""
+
+    def _load_best_model(self) -> None:
+        """The best weights are put into the model when it is whole again."""
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """As in Trainer, with experts spread before, and with states of the optimizer from our own checkpoints."""
         model: Any = self.accelerator.unwrap_model(self.model)
-        tied = set(model.all_tied_weights_keys)
-        if wrong := sorted({*load_result.missing_keys, *load_result.unexpected_keys} - tied):
-            raise ConfigError(
-                f"The checkpoint does not hold this stage's model: {', '.join(wrong[:3])}"
-                f"{f' and {len(wrong) - 3} more weights' if len(wrong) > 3 else ''} are missing or unknown."
-            )
+        if self.expert_parallel_size > 1:
+            from .expert_parallel import spread_experts
+
+            spread_experts(model, self.expert_parallel_size)
+        partitions = self.is_deepspeed_enabled and self.args.hf_deepspeed_config.is_zero3()
+        if partitions:
+            make_leaves(model)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if partitions:
+            keep_whole(model, self.model_wrapped.optimizer)
+        if resume_from_checkpoint is not None:
+            load_optimizer(Path(resume_from_checkpoint), model, self.optimizer)
+            load_schedule(Path(resume_from_checkpoint), self.lr_scheduler)
+        return prepared
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As in Trainer; other processes than wrote the checkpoint draw what follows from the seed and the step."""
+        if checkpoint is not None and read_manifest(Path(checkpoint))["processes"] != self.args.world_size:
+            set_seed(self.args.seed + self.state.global_step)
+            return
+        super()._load_rng_state(checkpoint)
 
     def get_train_dataloader(self) -> DataLoader:
         """Load the batches of a mixture; each process knows its own, so that accelerate has nothing to share out."""
@@ -154,10 +187,13 @@ class StageTrainer(Trainer):
         )
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # type: ignore[override]
-        """Run an epoch, in its own order.
+        """Run an epoch, in its own order; none where a training goes on from its last step.
 
         After a resume, batches are read through one more wrapper, through which Trainer's epoch does not reach them.
         """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
         if self._batches is not None:
             self._batches.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)

@@ -4,7 +4,7 @@ A loss is a mean over the labels of all rows, however they fall into batches and
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from .data.collator import IGNORED
 from .data.lanes import row_lane
 from .data.order import Place
 from .data.packing import chunk
+from .processes import from_all
 
 
 class HeldBack:
     """Rows that a stage does not train on, in the order of their files.
 
-    Of several processes each takes every so many rows; a process may have fewer rows than another, or none, so that
-    nothing here waits for the others.
+    Of several processes each takes every so many rows. One that has fewer batches than another repeats one, which does
+    not count: where processes share experts, or the shards of ZeRO-3, all run the model as often.
 
     Args:
         config: The stage's `data`, with `validation`. A row longer than `max_length` is treated as `too_long` says.
@@ -60,13 +61,11 @@ class HeldBack:
         self.names = source_names([source.path for source in held_back.mixture])
         self.dataset = dataset
         self._ends = list(accumulate(self.dataset.sizes))
-        plan = plan_batches(held_back, self.dataset, processor, sized=True)
-        places: Iterator[Place] = (Place(0, row, row) for row in range(process, self.dataset.num_rows, processes))
-        if plan.measures:
-            fitting = MixtureBatches(self.dataset, plan, batch_size=batch_size)
-            places = (place for place, _ in fitting.fit(places))
+        self.plan = plan_batches(held_back, self.dataset, processor, sized=True)
+        places = self._fitting(range(process, self.dataset.num_rows, processes))
         self.specialists = specialists
         self.batches = list(chunk(places, batch_size, key=self.specialist))
+        self.own_batches = len(self.batches)
         self.loader = DataLoader(
             self.dataset,
             batch_sampler=self.batches,
@@ -75,6 +74,13 @@ class HeldBack:
             persistent_workers=config.num_workers > 0,
             generator=torch.Generator(),  # its workers' seeds shall not be drawn from the training's
         )
+
+    def _fitting(self, rows: Iterable[int]) -> Iterator[Place]:
+        """Places of rows, without those that are too long and dropped."""
+        places = (Place(0, row, row) for row in rows)
+        if not self.plan.measures:
+            return places
+        return (place for place, _ in MixtureBatches(self.dataset, self.plan, batch_size=1).fit(places))
 
     def specialist(self, place: Place) -> str | None:
         """The specialist of a row, where there are several in one run."""
@@ -101,15 +107,24 @@ class HeldBack:
             ArithmeticError: If a loss is not finite; the rows are named.
         """
         totals = torch.zeros(len(self.names), 3, dtype=torch.float64)
-        for places, batch in zip(self.batches, self.loader, strict=True):
+        self._repeat_one(max(from_all(len(self.batches))))
+        for number, (places, batch) in enumerate(zip(self.batches, self.loader, strict=True)):
             row_ids = batch.pop("row_ids")
             choose(self.specialist(places[0]))
             losses, labels = (part.double().cpu() for part in row_losses(model, prepare(batch)))
+            if number >= self.own_batches:
+                continue
             if bad := [row for row, loss in zip(row_ids, losses, strict=True) if not loss.isfinite()]:
                 raise ArithmeticError(f"The loss of held-back rows is not finite: {', '.join(bad)}.")
             files = torch.tensor([bisect_right(self._ends, place.row) for place in places])
             totals.index_add_(0, files, torch.stack([losses, labels, torch.ones_like(losses)], dim=-1))
         return totals
+
+    def _repeat_one(self, batches: int) -> None:
+        """Have so many batches, by repeating one of this process, or a row of others if it has none."""
+        if len(self.batches) < batches:
+            repeated = self.batches[0] if self.batches else [next(self._fitting(range(self.dataset.num_rows)))]
+            self.batches += [repeated] * (batches - len(self.batches))
 
     def describe(self, sums: Tensor) -> dict[str, float]:
         """Name the sums of all processes.

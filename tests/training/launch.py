@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from training.checkpoint import WHOLE_FILE
 from training.config import StageConfig
+from training.saved_state import MANIFEST
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def train_and_kill(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as running:
-        written = Path(stage.output) / f"checkpoint-{at}" / WHOLE_FILE
+        written = Path(stage.output) / f"checkpoint-{at}" / MANIFEST
         while not written.is_file():
             assert running.poll() is None, f"the training ended with {running.returncode} before step {at}"
             time.sleep(0.002)

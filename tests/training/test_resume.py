@@ -10,9 +10,10 @@ from launch import train, train_and_kill
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from training.checkpoint import WHOLE_FILE, mean_loss
+from training.checkpoint import begin, mean_loss
 from training.data.measure import LENGTHS_FILE
 from training.metrics import WALL_CLOCK as metrics_of_speed
+from training.saved_state import MANIFEST
 from training.stages import run_stage
 from unimoe.settings import ConfigError
 from unimoe.surgery import assemble
@@ -110,19 +111,18 @@ def test_a_checkpoint_is_refused_under_other_settings_or_processes(unfinished, m
     with pytest.raises(ConfigError, match=r"other settings: trainer\.learning_rate was 0\.01, is 0\.5\."):
         run_stage(other, resume=True, console=console)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(
-        ConfigError, match=r"checkpoint-30 was written by 1 process\(es\); go on with as many, not with 4"
-    ):
+    message = r"4 rows in a step, 4 in each .*4 process\(es\) would now take 16 and 16\. Set .* whose product is 1\."
+    with pytest.raises(ConfigError, match=message):
         run_stage(stage, resume=True, console=console)
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(unfinished):
     stage, console = unfinished
-    last = Path(stage.output) / "checkpoint-30"
-    (last / WHOLE_FILE).unlink()  # killed before the other processes had written their parts
-    (last / "trainer_state.json").write_text("cut off")
+    cut_off = Path(stage.output) / "unfinished-40"
+    cut_off.mkdir()
+    (cut_off / "trainer_state.json").write_text("cut off")
     folder = run_stage(stage, resume=True, console=console)
-    assert metrics(folder)[-1]["step"] == STEPS
+    assert metrics(folder)[-1]["step"] == STEPS, "there is no step after the last one"
     assert not [*folder.glob("checkpoint-*"), *folder.glob("unfinished-*")]
 
 
@@ -130,18 +130,18 @@ def test_the_checkpoint_before_stays_until_the_next_one_is_whole(make_stage, mon
     """A process that is killed while a checkpoint is written must not lose the one before, of which one is kept."""
     trainer = {"max_steps": 4, "save_steps": 1, "save_total_limit": 1}
     stage = make_stage(data={"group_by_length": True}, trainer=trainer)
-    write = Path.write_text
+    rename = Path.rename
 
-    def killed(self, *args, **kwargs):
-        if (self.parent.name, self.name) == ("checkpoint-2", WHOLE_FILE):
-            assert (self.parent / LENGTHS_FILE).is_file(), "all is there before it is called whole"
+    def killed(self, target):
+        if target.name == "checkpoint-2":
+            assert (self / LENGTHS_FILE).is_file() and (self / MANIFEST).is_file(), "all is there before its name is"
             raise KeyboardInterrupt
-        return write(self, *args, **kwargs)
+        return rename(self, target)
 
-    monkeypatch.setattr(Path, "write_text", killed)
+    monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
         run_stage(stage)
-    monkeypatch.setattr(Path, "write_text", write)
+    monkeypatch.setattr(Path, "rename", rename)
     shown = io.StringIO()
     run_stage(stage, resume=True, console=Console(file=shown, width=200))
     assert "going on from" in shown.getvalue() and "checkpoint-1" in shown.getvalue()
@@ -157,12 +157,13 @@ def test_a_complete_stage_is_skipped_and_one_with_other_settings_is_not(unfinish
         run_stage(stage.model_copy(update={"seed": 1}), resume=True, console=console)
 
 
-def test_a_checkpoint_of_another_model_is_refused(unfinished, workspace):
+def test_a_checkpoint_of_another_model_is_refused(unfinished, make_stage):
     stage, console = unfinished
-    weights = Path(stage.output) / "checkpoint-30" / "model.safetensors"
-    weights.write_bytes((workspace / "start" / "model.safetensors").read_bytes())
+    (Path(stage.output) / "stage.yaml").unlink()
+    other = make_stage(train={"parts": ["connectors"]}, trainer=stage.trainer, output=stage.output)
+    begin(other)
     with pytest.raises(ConfigError, match=r"does not hold this stage's model: .* more weights are missing or unknown"):
-        run_stage(stage, resume=True, console=console)
+        run_stage(other, resume=True, console=console)
 
 
 def test_the_mean_loss_counts_every_step_once():

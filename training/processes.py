@@ -1,0 +1,44 @@
+"""Several processes: which one this is, and how they act as one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+
+def rank() -> int:
+    """Which process this is."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def processes() -> int:
+    """How many there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def from_all(value: Any) -> list[Any]:
+    """What every process has to say, in their order; all must call this."""
+    if processes() == 1:
+        return [value]
+    values: list[Any] = [None] * processes()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def together(work: Callable[[], Any]) -> list[Any]:
+    """Do something in all processes and return what came of it in each; if it fails in one, all of them stop.
+
+    Raises:
+        OSError: With what went wrong, and in which processes.
+    """
+    result, failure = None, None
+    try:
+        result = work()
+    except OSError as error:
+        failure = f"process {rank()}: {error}" if processes() > 1 else str(error)
+    if failures := [each for each in from_all(failure) if each]:
+        raise OSError("; ".join(failures))
+    return from_all(result)
+
+
+__all__ = ["from_all", "processes", "rank", "together"]

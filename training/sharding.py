@@ -1,0 +1,197 @@
+"""Parameters and optimizer states whole, whoever has which part of them: spread experts, ZeRO's shards, or neither.
+
+Every function that goes through parameters is to be called by all processes, which join their parts in one order.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .processes import rank
+
+
+def share_of(parameter: Tensor) -> Any:
+    """Which part of a parameter of spread experts this process has, a `Share`. None: all of it."""
+    return getattr(parameter, "share", None)
+
+
+def join(parameter: Tensor, part: Tensor) -> Tensor:
+    """A value of a parameter whose experts are spread, whole; of other parameters, as it is."""
+    share = share_of(parameter)
+    return part if share is None else share.join(part)
+
+
+def cut(parameter: Tensor, whole: Tensor) -> Tensor:
+    """This process's part of a value of a parameter whose experts are spread; of other parameters, as it is."""
+    share = share_of(parameter)
+    return whole if share is None else share.cut(whole)
+
+
+def whole_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of a model by its name in memory, each tied one once; buffers too."""
+    for name, value in model.state_dict(keep_vars=True).items():
+        if name in model.all_tied_weights_keys:
+            continue
+        with _gathered(value):
+            yield name, join(value, value.detach())
+
+
+def _gathered(value: Any) -> Any:
+    """Have a parameter that ZeRO-3 has partitioned whole meanwhile; those that it keeps whole stay so."""
+    if not hasattr(value, "ds_id") or value.ds_status.name == "AVAILABLE":
+        return nullcontext()
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+    return GatheredParameters([value])
+
+
+@torch.no_grad()
+def bring_together(model: nn.Module) -> None:
+    """Have a whole model in the first process, on the CPU; the others let go of theirs. All must call this."""
+    for parameter in model.parameters():
+        with _gathered(parameter):
+            whole = join(parameter, parameter.detach())
+            value = whole.to("cpu", copy=True) if rank() == 0 else torch.empty(0)
+        parameter.data = value
+    for buffer in model.buffers():
+        buffer.data = buffer.data.cpu()
+
+
+def optimizer_states(model: nn.Module, optimizer: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every state of an optimizer, as `STATE/PARAMETER`: of the parameter's shape, or of shape () as `step` is."""
+    inner, flats = _flats(optimizer)
+    _link(optimizer)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        flat = flats.get(id(parameter), parameter)
+        for key, value in sorted(inner.state.get(flat, {}).items()):
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                yield f"{key}/{name}", torch.as_tensor(value)
+            elif value.shape != flat.shape:
+                raise ValueError(f"{type(inner).__name__} keeps {key!r} of another shape than its parameters.")
+            elif flat is parameter:
+                yield f"{key}/{name}", value
+            else:
+                from deepspeed.utils import safe_get_full_optimizer_state
+
+                yield f"{key}/{name}", join(parameter, safe_get_full_optimizer_state(parameter, key))
+
+
+def put_optimizer_states(
+    model: nn.Module,
+    optimizer: Any,
+    states: Mapping[str, set[str]],
+    read: Callable[[str, str], Tensor],
+) -> None:
+    """Put whole states into an optimizer that has made no step; those that a parameter lacks are zeros.
+
+    Args:
+        model: Of the optimizer.
+        optimizer: The trainer's.
+        states: Parameter -> names of its states.
+        read: State and parameter -> value.
+
+    Raises:
+        ValueError: If parameters that ZeRO keeps in one tensor have made different numbers of steps.
+    """
+    inner, flats = _flats(optimizer)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if not flats:
+        for group in inner.param_groups:
+            for parameter in group["params"]:
+                name = names[id(parameter)]
+                inner.state[parameter] = {key: _place(read(key, name), parameter) for key in states.get(name, ())}
+        return
+    members: dict[int, tuple[Tensor, list[str]]] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in flats:
+            flat = flats[id(parameter)]
+            members.setdefault(id(flat), (flat, []))[1].append(name)
+    for flat, own in members.values():
+        inner.state[flat] = _flat_state(flat, own, states, read)
+    _link(optimizer)
+    for name, parameter in model.named_parameters():
+        for key in sorted(states.get(name, ())):
+            value = read(key, name)
+            if value.dim():
+                _put_part(parameter, cut(parameter, value), key)
+
+
+def _flats(optimizer: Any) -> tuple[torch.optim.Optimizer, dict[int, Tensor]]:
+    """The torch optimizer, and the flat tensor in which ZeRO keeps a part of each parameter, by the parameter's id."""
+    outer = _zero(optimizer)
+    if outer is None:
+        return _innermost(optimizer), {}
+    if hasattr(outer, "single_partition_of_fp32_groups"):  # ZeRO-1 and ZeRO-2
+        pairs = zip(outer.single_partition_of_fp32_groups, outer.bit16_groups, strict=True)
+    else:
+        pairs = zip(outer.fp32_partitioned_groups_flat, outer.fp16_groups, strict=True)
+    return outer.optimizer, {id(parameter): flat for flat, group in pairs for parameter in group}
+
+
+def _zero(optimizer: Any) -> Any:
+    """DeepSpeed's optimizer within accelerate's. None: there is none."""
+    while optimizer is not None:
+        if hasattr(optimizer, "single_partition_of_fp32_groups") or hasattr(optimizer, "fp32_partitioned_groups_flat"):
+            return optimizer
+        optimizer = getattr(optimizer, "optimizer", None)
+    return None
+
+
+def _innermost(optimizer: Any) -> torch.optim.Optimizer:
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _flat_state(
+    flat: Tensor, names: list[str], states: Mapping[str, set[str]], read: Callable[[str, str], Tensor]
+) -> dict[str, Any]:
+    """The state of a flat tensor: zeros, and the one number for all its parameters where there is one."""
+    state: dict[str, Any] = {}
+    for key in sorted({key for name in names for key in states.get(name, ())}):
+        values = {name: read(key, name) for name in names if key in states.get(name, ())}
+        first, value = next(iter(values.items()))
+        if value.dim():
+            state[key] = torch.zeros_like(flat)
+            continue
+        for name, other in values.items():
+            if other != value:
+                raise ValueError(
+                    f"{first} has made {float(value):g} steps and {name} {float(other):g}, which one flat tensor of "
+                    "ZeRO cannot keep apart. Go on without parallel.zero, as the stage was begun."
+                )
+        state[key] = value
+    return state
+
+
+def _put_part(parameter: Any, value: Tensor, key: str) -> None:
+    """Let ZeRO take its part of a state of a parameter."""
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+    if not hasattr(parameter, "ds_id"):
+        safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+        return
+    size, group = parameter.ds_tensor.numel(), parameter.ds_process_group  # the last part may be padded
+    first = size * torch.distributed.get_rank(group)
+    part = value.flatten()[first : first + size].to(parameter.device)
+    safe_set_local_optimizer_state(parameter, nn.functional.pad(part, (0, size - len(part))), key)
+
+
+def _place(value: Tensor, parameter: Tensor) -> Tensor:
+    return value.to(parameter.device) if value.dim() else value
+
+
+def _link(optimizer: Any) -> None:
+    """Let ZeRO-1 and ZeRO-2 know the states of all groups; DeepSpeed does so after the step of the first one."""
+    outer = _zero(optimizer)
+    if outer is not None and hasattr(outer, "single_partition_of_fp32_groups"):
+        outer._hp_optimizer_states_linked = False
+        outer._lazy_init_hp_params_optimizer_state()
+
+
+__all__ = ["bring_together", "cut", "join", "optimizer_states", "put_optimizer_states", "share_of", "whole_weights"]
