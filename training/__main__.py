@@ -34,6 +34,21 @@ app.command()(plan)
 
 
 @app.command()
+def consolidate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder checkpoint-STEP in the output of an unfinished stage.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the model, its processor and its papers.")],
+) -> None:
+    """Make one ordinary model of a checkpoint, whatever stage of ZeRO and however many processes wrote it."""
+    from .consolidate import consolidate
+
+    try:
+        consolidate(checkpoint, out)
+    except (OSError, ValueError) as error:
+        fail(error)
+    Console().print(f"written to {out}", highlight=False)
+
+
+@app.command()
 def train(
     file: Annotated[Path, typer.Argument(help="YAML file with one stage, or a recipe of several.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g. scale=0.1.")] = None,

@@ -5,7 +5,9 @@ are relative to that file.
 """
 
 import inspect
+import json
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
@@ -38,6 +40,19 @@ MANAGED_ARGUMENTS = {
     "fsdp": "FSDP is not supported; several processes run with torchrun.",
 }
 
+# Settings of DeepSpeed that a stage decides elsewhere, and what to do instead.
+MANAGED_SETTINGS = {
+    "train_batch_size": "It follows from the other batch sizes.",
+    "train_micro_batch_size_per_gpu": "Set trainer.per_device_train_batch_size.",
+    "gradient_accumulation_steps": "Set trainer.gradient_accumulation_steps.",
+    "gradient_clipping": "Set trainer.max_grad_norm.",
+    "optimizer": "Set trainer.optim and trainer.learning_rate.",
+    "scheduler": "Set trainer.lr_scheduler_type.",
+    "fp16": "Use trainer.bf16.",
+    "bf16": "Set trainer.bf16, which keeps the weights in float32.",
+    "torch_autocast": "Set trainer.bf16.",
+    "expert_parallel": "Set parallel.expert_parallel_size: DeepSpeed's own would put other routers in.",
+}
 
 OWN_PARTS = ("mlp", "connectors", "encoders")
 """Parts of which each specialist of a run has its own."""
@@ -137,13 +152,31 @@ class ParallelConfig(Section):
     Args:
         zero: Stage of DeepSpeed's ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): 1 shards the optimizer states, 2
             the gradients too, 3 the weights of the language model as well. None: every process keeps all (plain data
-            parallel).
+            parallel), or what `deepspeed` says.
+        deepspeed: JSON file with more of DeepSpeed's settings, such as offloading; see `configs/deepspeed`.
         expert_parallel_size: Neighbouring processes that share the experts of one model, each with its part of every
-            layer's; tokens go to where their experts are (Lepikhin et al. 2020, arXiv 2006.16668). Needs `zero`.
+            layer's; tokens go to where their experts are (Lepikhin et al. 2020, arXiv 2006.16668). Needs ZeRO.
     """
 
     zero: Literal[1, 2, 3] | None = None
+    deepspeed: str | None = None
     expert_parallel_size: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _read_settings(self) -> Self:
+        if self.deepspeed is None:
+            return self
+        stage = (self.settings().get("zero_optimization") or {}).get("stage")
+        if stage not in (1, 2, 3):
+            raise PydanticCustomError(
+                "refused", f"deepspeed: zero_optimization.stage of {self.deepspeed} is {stage!r}; choose 1, 2 or 3."
+            )
+        if self.zero not in (None, stage):
+            raise PydanticCustomError(
+                "refused", f"zero is {self.zero}, but {self.deepspeed} has stage {stage}. Leave one of them out."
+            )
+        self.zero = stage
+        return self
 
     @model_validator(mode="after")
     def _check_experts(self) -> Self:
@@ -154,6 +187,27 @@ class ParallelConfig(Section):
                 "experts of one process for that of all, and clips each process by another factor.",
             )
         return self
+
+    def settings(self) -> dict[str, Any]:
+        """What the file `deepspeed` says; nothing without one.
+
+        Raises:
+            PydanticCustomError: If it cannot be read, or sets what a stage decides elsewhere.
+        """
+        if self.deepspeed is None:
+            return {}
+        try:
+            values = json.loads(Path(self.deepspeed).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise PydanticCustomError("refused", f"deepspeed: {self.deepspeed} cannot be read: {error}") from None
+        if not isinstance(values, dict):
+            raise PydanticCustomError("refused", f"deepspeed: {self.deepspeed} holds no JSON object.")
+        for key in values:
+            if key in MANAGED_SETTINGS:
+                raise PydanticCustomError(
+                    "refused", f"deepspeed: leave {key} out of {self.deepspeed}. {MANAGED_SETTINGS[key]}"
+                )
+        return values
 
 
 class StageConfig(Section):

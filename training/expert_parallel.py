@@ -87,12 +87,13 @@ class SpreadExperts(nn.Module):
         AutoEPMoELayer.set_deepspeed_parallelism(self, *args, **kwargs)
 
 
-def spread_experts(model: nn.Module, size: int) -> None:
+def spread_experts(model: nn.Module, size: int, *, partitions: bool) -> None:
     """Leave each process its share of every layer's experts, and of their low-rank deltas, in place.
 
     Args:
         model: Whole, and the same in all processes; what trains in it is chosen already. `check_spread` has passed.
         size: P; neighbouring processes share the experts of a model.
+        partitions: Whether ZeRO-3 is going to partition all parameters, frozen ones too.
     """
     for experts in [module for module in model.modules() if isinstance(module, _STACKS)]:
         _spread(experts, size)
@@ -102,9 +103,10 @@ def spread_experts(model: nn.Module, size: int) -> None:
         _cut(down, Share((experts.num_all, -1, down.shape[1]), 0, experts))
         _cut(up, Share((up.shape[0], -1, experts.num_all), 2, experts))
         wrapper.num_experts = experts.num_experts
-    if any(share_of(parameter) and parameter.requires_grad for parameter in model.parameters()):
+    trains = any(share_of(parameter) and parameter.requires_grad for parameter in model.parameters())
+    if trains or partitions:  # else ZeRO-1 and ZeRO-2 would miss spread parameters in the optimizer
         for spread in _spread_ones(model):
-            spread.__class__ = _spread_class(spread.kind, AutoEPMoELayer)  # where none trains, it would miss them
+            spread.__class__ = _spread_class(spread.kind, AutoEPMoELayer)
 
 
 def _spread_class(kind: type[nn.Module], *bases: type[nn.Module]) -> type[nn.Module]:

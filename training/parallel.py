@@ -46,12 +46,15 @@ def deepspeed_arguments(config: StageConfig) -> dict[str, Any]:
         raise ConfigError("trainer.fp16 is not supported under parallel.zero. Use trainer.bf16.")
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"parallel.zero needs DeepSpeed, which is not installed. {INSTALL}")
+    given = config.parallel.settings()
+    zero = {**given.get("zero_optimization", {}), "stage": config.parallel.zero}
     settings = {
+        **given,
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        "zero_optimization": {"stage": config.parallel.zero, **(WHOLE_MODULES if config.parallel.zero == 3 else {})},
+        "zero_optimization": zero | (WHOLE_MODULES if config.parallel.zero == 3 else {}),
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {"enabled": bool(config.trainer.get("bf16")), "dtype": "bfloat16"},
     }

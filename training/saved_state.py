@@ -27,6 +27,8 @@ from .sharding import optimizer_states, put_optimizer_states, whole_weights
 
 MANIFEST = "manifest.json"
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
+DESCRIPTION = "model"
+"""Folder in a checkpoint with all of a model but its weights."""
 SHARD = 4 * 2**30
 """Bytes of a file, but for a tensor that is larger alone."""
 
@@ -220,12 +222,11 @@ class TensorFiles:
 def digests(folder: Path, *, turn: int = 0, turns: int = 1) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of files of a folder: of every so many of them, so that processes can share the work."""
     found = {}
-    for path in sorted(path for path in folder.iterdir() if path.name != MANIFEST)[turn::turns]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    for path in files[turn::turns]:
         with path.open("rb") as file:
-            found[path.name] = {
-                "bytes": path.stat().st_size,
-                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-            }
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        found[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256}
     return found
 
 
@@ -288,6 +289,7 @@ _CURE = "Remove this checkpoint to go on from an earlier one, or bring the file 
 
 
 __all__ = [
+    "DESCRIPTION",
     "MANIFEST",
     "CheckpointError",
     "load_optimizer",

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from transformers import PrinterCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import TrainOutput
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
 from unimoe.settings import ConfigError
@@ -17,7 +16,7 @@ from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, m
 from .config import StageConfig
 from .data import BatchPlan, Collator, MixtureDataset
 from .encoding import RestingEncoders
-from .finish import save_stage
+from .finish import Papers, save_stage
 from .health import DeadExperts, WatchExperts, WatchGradients, WatchLoss, check_learning_rate, check_trained_modalities
 from .losses import set_coefficients
 from .memory import GB
@@ -84,20 +83,22 @@ def run_stage(
     if contents.is_complete:
         check_trained_modalities(trainable, contents.modalities, warn=progress.warn)
     resting.encode([rows for rows in (dataset, held_back) if rows is not None], trainer.args, console)
-    history = read_history(config)
+    papers = Papers(
+        config, processor, certificate, lambda: [*history, sum_up(name, config, trainer, dataset, progress)]
+    )
+    trainer.papers, history = papers, read_history(config)
     if trainer.is_world_process_zero():
         begin(config)
         report_start(config, trainer, trainable, dataset, collator, contents, progress)
         console.print(f"going on from {checkpoint}" if checkpoint else "")
     try:
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
         resting.wake()
     for line in plan.report.lines(config.data.max_length):
         console.print(line, highlight=False)
-    history.append(sum_up(name, config, trainer, dataset, result, progress))
-    folder = save_stage(trainer, trainable, processor, config, history=history, certificate=certificate)
+    folder = save_stage(trainer, trainable, papers)
     trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model alive through the next stage
     return folder
 
@@ -122,19 +123,18 @@ def sum_up(
     config: StageConfig,
     trainer: StageTrainer,
     dataset: MixtureDataset,
-    result: TrainOutput,
     progress: StageProgress,
 ) -> dict[str, Any]:
-    """What the history says of a finished stage: also the last losses of held-back rows, and what was warned of."""
+    """What the history says of a stage: also the last losses of held-back rows, and what was warned of."""
     assert trainer.plan is not None
     entry = describe_stage(
         name,
         config,
         rows={source.path: size or None for source, size in zip(dataset.sources, dataset.sizes, strict=True)},
-        steps=result.global_step,
+        steps=trainer.state.global_step,
         samples=trainer.rows_shown,
         loss=mean_loss(trainer.state.log_history),
-        seconds=result.metrics["train_runtime"],
+        seconds=trainer.seconds,
     )
     last = next((line for line in reversed(trainer.state.log_history) if "eval_loss" in line), {})
     held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}

@@ -1,6 +1,7 @@
 """transformers' Trainer with what a mixture of experts needs: loss split, expert load, seeded order, stop at NaN."""
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from .health import NonFiniteLoss, find_bad_gradients, find_bad_inputs, find_bad
 from .losses import count_labels, label_weights, set_coefficients, weighted_loss
 from .metrics import Meter, real_tokens, router_entropy
 from .optimizer import ParameterGroups, group_rates
+from .papers import Papers
 from .parallel import keep_whole, make_leaves, order_reduction
 from .parts import keep_frozen_steady
 from .processes import together
-from .saved_state import load_optimizer, read_manifest, save_state
+from .saved_state import DESCRIPTION, load_optimizer, read_manifest, save_state
 from .schedule import load_schedule, save_schedule
 from .validation import HeldBack, ValidateAtEnd
 
@@ -57,6 +59,8 @@ class StageTrainer(Trainer):
         self.plan = plan
         self.held_back = held_back
         self.expert_parallel_size = expert_parallel_size
+        self.papers: Papers | None = None
+        self._began = time.monotonic()
         self.add_callback(EndStep(self))
         if held_back is not None:
             self.add_callback(ValidateAtEnd())
@@ -120,10 +124,17 @@ class StageTrainer(Trainer):
             if self.is_world_process_zero():
                 save_schedule(folder, self.lr_scheduler)
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                if self.papers is not None:
+                    self.papers.describe(folder / DESCRIPTION, model)
                 if self.plan is not None and self.plan.lengths is not None:
                     self.plan.lengths.save(folder)  # going on from it measures no row again
 
         together(write)
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began, or was last resumed."""
+        return time.monotonic() - self._began
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Weights are put into the model before it comes here."""
@@ -134,13 +145,14 @@ class StageTrainer(Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """As in Trainer, with experts spread before, and with states of the optimizer from our own checkpoints."""
         model: Any = self.accelerator.unwrap_model(self.model)
+        partitions = self.is_deepspeed_enabled and self.args.hf_deepspeed_config.is_zero3()
         if self.expert_parallel_size > 1:
             from .expert_parallel import spread_experts
 
-            spread_experts(model, self.expert_parallel_size)
-        partitions = self.is_deepspeed_enabled and self.args.hf_deepspeed_config.is_zero3()
+            spread_experts(model, self.expert_parallel_size, partitions=partitions)
         if partitions:
             make_leaves(model)
+        self._began = time.monotonic()
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if partitions:
             keep_whole(model, self.model_wrapped.optimizer)

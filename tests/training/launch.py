@@ -48,9 +48,15 @@ def train(
 
 
 def train_and_kill(
-    stage: StageConfig, file: Path, *, at: int, processes: int = 0, program: tuple[str, ...] = TRAINING
+    stage: StageConfig,
+    file: Path,
+    *,
+    at: int,
+    step: int = 0,
+    processes: int = 0,
+    program: tuple[str, ...] = TRAINING,
 ) -> None:
-    """Run a stage, and kill all its processes as soon as the checkpoint of step `at` is written."""
+    """Run a stage, and kill all its processes once the checkpoint of step `at` is written and `step` is logged."""
     with subprocess.Popen(
         command(stage, file, processes=processes, program=program),
         cwd=ROOT,
@@ -59,9 +65,15 @@ def train_and_kill(
         stderr=subprocess.DEVNULL,
     ) as running:
         written = Path(stage.output) / f"checkpoint-{at}" / MANIFEST
-        while not written.is_file():
+        while not written.is_file() or logged_step(stage) < step:
             assert running.poll() is None, f"the training ended with {running.returncode} before step {at}"
             time.sleep(0.002)
         for process in [*psutil.Process(running.pid).children(recursive=True), running]:
             process.kill()
     assert not (Path(stage.output) / "history.json").exists(), "the training ended before it could be killed"
+
+
+def logged_step(stage: StageConfig) -> int:
+    """The last step whose loss is in the metrics."""
+    lines = (Path(stage.output) / "metrics.jsonl").read_text().splitlines()
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -72,15 +73,25 @@ def assert_equal_runs(one, two):
 
 
 @pytest.mark.distributed
-@pytest.mark.smoke
-@pytest.mark.parametrize(("processes", "zero"), [(0, None), (2, 2)], ids=["one process", "two under ZeRO-2"])
-def test_a_killed_stage_that_is_resumed_ends_like_an_unbroken_one(make_long_stage, tmp_path, processes, zero):
+@pytest.mark.parametrize(
+    ("processes", "zero", "size"),
+    [
+        pytest.param(0, None, 1, id="one process", marks=pytest.mark.smoke),
+        pytest.param(2, 2, 1, id="two under ZeRO-2"),
+        pytest.param(2, 3, 1, id="two under ZeRO-3"),
+        pytest.param(2, 2, 2, id="two that share experts under ZeRO-2", marks=pytest.mark.smoke),
+        pytest.param(2, 3, 2, id="two that share experts under ZeRO-3"),
+    ],
+)
+def test_a_killed_stage_that_is_resumed_ends_like_an_unbroken_one(make_long_stage, tmp_path, processes, zero, size):
+    parallel = {"zero": zero, "expert_parallel_size": size}
     unbroken, broken = (
-        make_long_stage(output=str(tmp_path / name), parallel={"zero": zero}) for name in ("unbroken", "broken")
+        make_long_stage(output=str(tmp_path / name), parallel=parallel) for name in ("unbroken", "broken")
     )
     file = tmp_path / "stage.yaml"
     train(unbroken, file, processes=processes)
-    train_and_kill(broken, file, at=KILLED_AT, processes=processes)
+    step = random.Random(f"{processes} {zero} {size}").randrange(KILLED_AT, 2 * KILLED_AT)
+    train_and_kill(broken, file, at=KILLED_AT, step=step, processes=processes)
     done = train(broken, file, "--resume", processes=processes)
     assert "going on from" in done.stdout
     assert_equal_runs(unbroken.output, broken.output)

@@ -1,0 +1,29 @@
+"""Prints the language loss that a model folder has on the rows of a step of a stage: MODEL STAGE.yaml STEP."""
+
+import sys
+from itertools import islice
+
+import torch
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+from training.data import MixtureBatches
+from training.recipe import load_recipe
+from training.stage_data import plan_data, read_data
+
+
+def main() -> None:
+    model = AutoModelForMultimodalLM.from_pretrained(sys.argv[1]).eval()
+    (config,) = load_recipe(sys.argv[2]).stages.values()
+    dataset, _ = read_data(config)
+    plan, collator = plan_data(config, dataset, AutoProcessor.from_pretrained(sys.argv[1]))
+    step, rows = int(sys.argv[3]), config.trainer["per_device_train_batch_size"]
+    batches = MixtureBatches(dataset, plan, batch_size=rows)
+    (places,) = islice(batches, step - 1, step)
+    batch = collator([dataset[place] for place in places])
+    batch.pop("row_ids")
+    with torch.no_grad():
+        print(f"loss {float(model(**batch).losses['language']):.9f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""A checkpoint of one layout of processes, ZeRO and experts is consolidated, and gone on with under another."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import ROOT, environment, train, train_and_kill
+from safetensors.torch import load_file
+from test_expert_parallel import furthest, losses, make_case, starts  # noqa: F401
+
+SAVED_AT, STEPS = 2, 6
+LAYOUTS = {
+    "one": {"processes": 1},
+    "zero-2": {"processes": 2, "zero": 2},
+    "zero-3": {"processes": 2, "zero": 3},
+    "experts-2": {"processes": 2, "zero": 2, "size": 2},
+    "experts-3": {"processes": 2, "zero": 3, "size": 2},
+    "experts-4": {"processes": 4, "zero": 2, "size": 4},
+    "experts-2-of-4": {"processes": 4, "zero": 1, "size": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def make_layout(make_case):  # noqa: F811
+    """A stage that trains router, connectors and experts by Adam, under a layout."""
+
+    def make(layout, output):
+        stage = make_case("adam", output, **LAYOUTS[layout])
+        stage.trainer |= {"max_steps": STEPS, "save_strategy": "steps", "save_steps": SAVED_AT}
+        return stage
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def unbroken(make_layout, tmp_path_factory):
+    """The stage in one process from its first step to its last."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    stage = make_layout("one", folder)
+    train(stage, folder / "stage.yaml")
+    return Path(stage.output)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("written", "resumed"),
+    [
+        ("one", "experts-3"),
+        ("zero-2", "one"),
+        ("zero-3", "zero-2"),
+        pytest.param("experts-2", "one", marks=pytest.mark.smoke),
+        ("experts-2", "experts-4"),
+        ("experts-3", "experts-2-of-4"),
+    ],
+)
+def test_a_checkpoint_serves_any_layout(make_layout, unbroken, tmp_path, written, resumed):
+    before, after = (make_layout(layout, tmp_path) for layout in (written, resumed))
+    file = tmp_path / "stage.yaml"
+    train_and_kill(before, file, at=SAVED_AT, processes=LAYOUTS[written]["processes"])
+    checkpoint = Path(before.output) / f"checkpoint-{SAVED_AT}"
+    consolidated = tmp_path / "consolidated"
+    run("-m", "training", "consolidate", str(checkpoint), str(consolidated))
+    train(after, file, "--resume", processes=LAYOUTS[resumed]["processes"])
+    expected, actual = losses(unbroken, STEPS), losses(Path(after.output), STEPS)
+    for step in range(SAVED_AT, STEPS):
+        assert actual[step] == pytest.approx(expected[step], rel=1e-5), step
+    models = [load_file(Path(folder) / "model.safetensors") for folder in (after.output, unbroken)]
+    assert furthest(*models) <= 1e-5
+    file.write_text(json.dumps(make_layout("one", tmp_path).model_dump()))  # whose batches are those of a step
+    shown = run(str(Path(__file__).with_name("next_loss_program.py")), str(consolidated), str(file), str(SAVED_AT + 1))
+    assert float(shown.split()[-1]) == pytest.approx(expected[SAVED_AT]["loss_language"], rel=1e-6)
+
+
+def run(*words):
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

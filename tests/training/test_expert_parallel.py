@@ -1,0 +1,157 @@
+"""Experts spread over processes learn what they learn in one process: losses, gradients and weights, case by case."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from launch import ROOT, environment
+from safetensors.torch import load_file
+from transformers import AutoProcessor
+
+from training.config import StageConfig
+from training.recipe import merge
+from unimoe.surgery import assemble
+
+STEPS = 3
+STARTS = {
+    "shared": {},
+    "top_p": {"moe": {"router_type": "top_p", "router_top_p": 0.6, "num_null_experts": 1}},
+    "isolated": {"modality_routing": "isolated"},  # text: experts 0 and 1, images: 2, speech: 3
+}
+PARTS = {"parts": ["router", "connectors", "experts"]}
+CASES = {
+    "plain": {},
+    "accumulation": {"trainer": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}},
+    "activation checkpointing": {"trainer": {"activation_checkpointing": True}},
+    "clipping": {"trainer": {"learning_rate": 1.0, "max_grad_norm": 0.1}},
+    "adam": {"trainer": {"optim": "adamw_torch", "learning_rate": 1e-3, "adam_epsilon": 1e-5}},
+    "frozen experts": {"train": {"parts": ["router", "connectors", "attention"]}},
+    "experts by lora": {"train": {"parts": ["router", "connectors"], "lora": {"parts": ["experts"], "r": 2}}},
+    "top-p with null experts": {"start": "top_p"},
+    "isolated modalities": {"start": "isolated"},
+    "experts without tokens": {"start": "isolated", "data": ["text"]},
+    "images in one process": {"data": ["image_kind", "text"]},
+}
+
+
+@pytest.fixture(scope="module")
+def starts(workspace, tmp_path_factory):
+    """Four experts behind each kind of router, with a balance loss over the global batch."""
+    folder = tmp_path_factory.mktemp("starts")
+    copies = dict.fromkeys(("image", "speech"), workspace / "start")
+    for name, arguments in STARTS.items():
+        model, _ = assemble(workspace / "start", copies, base_experts=2, noise=0.5, exact=False, **arguments)
+        model.config.text_config.router_aux_loss_coef = 0.05
+        model.config.text_config.router_aux_loss_global_batch = True
+        model.config.text_config.router_z_loss_coef = 0.1
+        model.save_pretrained(folder / name)
+        AutoProcessor.from_pretrained(workspace / "start").save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make_case(starts, workspace):
+    def make(name, output, *, processes=1, zero=None, size=1):
+        changes = dict(CASES[name])
+        files = changes.pop("data", ["image_kind", "spoken_word", "text"])
+        weights = {"image_kind": 1.0, "text": 8.0} if name == "images in one process" else {}
+        paths = [
+            {"path": str(workspace / "data" / f"{file}_train.jsonl"), "weight": weights.get(file, 4)} for file in files
+        ]
+        trainer = {
+            "per_device_train_batch_size": 8,
+            "max_steps": STEPS,
+            "max_grad_norm": 1000.0,
+            "optim": "sgd",  # Adam would hide a gradient that is too large, and blow up what is nearly none
+            "learning_rate": 0.3,
+            "lr_scheduler_type": "constant",
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "use_cpu": True,
+        }
+        values = {
+            "start": str(starts / changes.pop("start", "shared")),
+            "train": changes.pop("train", PARTS),
+            "data": {"mixture": paths},
+            "trainer": trainer,
+            "parallel": {"zero": zero, "expert_parallel_size": size},
+            "output": str(output / name.replace(" ", "-")),
+        }
+        values = merge(values, changes)
+        values["trainer"]["per_device_train_batch_size"] //= processes
+        return StageConfig.model_validate(values)
+
+    return make
+
+
+def run(stages, file, *, processes=1):
+    """Run stages in one launch of the parity program."""
+    file.write_text(json.dumps([stage.model_dump() for stage in stages]))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    program = [str(Path(__file__).with_name("parity_program.py")), str(file)]
+    command = [sys.executable, *(launcher if processes > 1 else []), *program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-6000:]
+
+
+@pytest.fixture(scope="module")
+def references(make_case, tmp_path_factory):
+    """Each case in one process without DeepSpeed."""
+    folder = tmp_path_factory.mktemp("one")
+    run([make_case(name, folder) for name in CASES], folder / "stages.json")
+    return folder
+
+
+def losses(folder, steps=STEPS):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key.startswith(("loss", "grad_norm"))} for line in lines[:steps]]
+
+
+def furthest(actual, expected):
+    """Largest difference of tensors by name, relative to the largest value of each."""
+    assert actual.keys() == expected.keys()
+    differences = {name: (actual[name].float() - value.float()).abs().max() for name, value in expected.items()}
+    return max(float(differences[name] / value.abs().max().clamp(min=1e-6)) for name, value in expected.items())
+
+
+def compare(one, many, name):
+    """Assert that a case came out alike, and return how far it was off."""
+    for step, (expected, actual) in enumerate(zip(losses(one), losses(many), strict=True)):
+        for key, value in expected.items():
+            assert actual[key] == pytest.approx(value, rel=1e-6 if key != "grad_norm" else 1e-5), (name, step, key)
+    noted, reference = (torch.load(folder / "noted.pt") for folder in (many, one))
+    assert len(noted["gradients"]) == STEPS
+    pairs = zip(noted["gradients"], reference["gradients"], strict=True)
+    gradients = max(furthest(actual, expected) for actual, expected in pairs)
+    weights = furthest(*(load_file(folder / "model.safetensors") for folder in (many, one)))
+    assert gradients <= 1e-5 and weights <= 1e-5, (name, gradients, weights)
+    return noted
+
+
+def learn_alike(make_case, references, tmp_path, *, processes, size, zero, cases):
+    """Run cases on several processes in one launch, and compare each with its reference."""
+    stages = {name: make_case(name, tmp_path, processes=processes, zero=zero, size=size) for name in cases}
+    run(stages.values(), tmp_path / "stages.json", processes=processes)
+    for name, stage in stages.items():
+        folder = Path(stage.output)
+        noted = compare(references / folder.name, folder, name)
+        assert set(noted["local_experts"]) == {4 // size}
+        if name == "images in one process":
+            assert any(len(set(images)) == 2 for images in noted["images"])
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("zero", [1, pytest.param(2, marks=pytest.mark.smoke), 3])
+def test_two_processes_that_share_experts_learn_what_one_learns(make_case, references, tmp_path, zero):
+    learn_alike(make_case, references, tmp_path, processes=2, size=2, zero=zero, cases=CASES)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("size", "zero"), [(4, 2), (2, 1), (2, 3)])
+def test_four_processes_learn_what_one_learns(make_case, references, tmp_path, size, zero):
+    """With two groups of two, experts have replicas whose gradients are averaged, and others have other experts."""
+    cases = ["plain", "clipping", "experts by lora", "isolated modalities"]
+    learn_alike(make_case, references, tmp_path, processes=4, size=size, zero=zero, cases=cases)
