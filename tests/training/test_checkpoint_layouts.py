@@ -50,7 +50,7 @@ def unbroken(make_layout, tmp_path_factory):
         ("one", "experts-3"),
         ("zero-2", "one"),
         ("zero-3", "zero-2"),
-        pytest.param("experts-2", "one", marks=pytest.mark.smoke),
+        ("experts-2", "one"),
         ("experts-2", "experts-4"),
         ("experts-3", "experts-2-of-4"),
     ],

@@ -144,7 +144,7 @@ def learn_alike(make_case, references, tmp_path, *, processes, size, zero, cases
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("zero", [1, pytest.param(2, marks=pytest.mark.smoke), 3])
+@pytest.mark.parametrize("zero", [1, 2, 3])
 def test_two_processes_that_share_experts_learn_what_one_learns(make_case, references, tmp_path, zero):
     learn_alike(make_case, references, tmp_path, processes=2, size=2, zero=zero, cases=CASES)
 

@@ -1,0 +1,176 @@
+"""A checkpoint is whole or not there, whatever fails while it is written; what was changed afterwards is named."""
+
+import errno
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from launch import ROOT, environment
+from rich.console import Console
+from saving_program import begin, learn, save
+from typer.testing import CliRunner
+
+from training import checkpoint, saved_state
+from training.__main__ import app
+from training.processes import together
+from training.saved_state import MANIFEST, CheckpointError, load_optimizer, put_weights, verify
+from training.stages import run_stage
+from unimoe.settings import ConfigError
+
+WRITES = {
+    "save_file": (saved_state, "save_file"),
+    "sync": (os, "fsync"),
+    "digest": (saved_state.hashlib, "file_digest"),
+    "rename": (Path, "rename"),
+    "mkdir": (Path, "mkdir"),
+}
+
+
+def checkpoints(folder):
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def test_a_hundred_failures_of_writing_leave_the_checkpoint_before(tmp_path, monkeypatch):
+    chance = random.Random(0)
+    model, optimizer = begin()
+    learn(model, optimizer)
+    save(tmp_path, 1, model, optimizer)
+    failed = 0
+    for step in range(2, 102):
+        learn(model, optimizer)
+        owner, name = WRITES[chance.choice(sorted(WRITES))]
+        number = chance.randrange(3)  # which of its calls fails
+        works, calls = getattr(owner, name), []
+
+        def fail(*args, works=works, calls=calls, number=number, **kwargs):
+            calls.append(args)
+            if len(calls) > number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return works(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            try:
+                save(tmp_path, step, model, optimizer)
+            except CheckpointError as error:
+                failed += 1
+                assert "No space left" in str(error) and "Checkpoints before it are as they were" in str(error)
+        (kept,) = checkpoints(tmp_path)
+        verify(kept)
+    assert 30 < failed < 100, "some calls are never reached"
+
+
+def test_kills_at_any_moment_leave_whole_checkpoints(tmp_path):
+    chance = random.Random(0)
+    for _ in range(5):
+        program = [sys.executable, str(Path(__file__).with_name("saving_program.py")), str(tmp_path)]
+        with subprocess.Popen(program, cwd=ROOT, env=environment()) as running:
+            while not checkpoints(tmp_path):
+                assert running.poll() is None
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.5))
+            running.send_signal(signal.SIGKILL)
+        assert checkpoints(tmp_path)
+        verify(checkpoints(tmp_path)[-1])
+        model, optimizer = begin()
+        put_weights(checkpoints(tmp_path)[-1], model)
+        load_optimizer(checkpoints(tmp_path)[-1], model, optimizer)
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path):
+    model, optimizer = begin()
+    for _ in range(3):
+        learn(model, optimizer)
+    save(tmp_path, 3, model, optimizer)
+    other, others_optimizer = begin()
+    put_weights(tmp_path / "checkpoint-3", other)
+    load_optimizer(tmp_path / "checkpoint-3", other, others_optimizer)
+    learn(model, optimizer)
+    learn(other, others_optimizer)
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    model, optimizer = begin()
+    learn(model, optimizer)
+    save(folder, 1, model, optimizer)
+    return folder / "checkpoint-1"
+
+
+def delete(path):
+    path.unlink()
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("file", ["weights-00000-00001.safetensors", "optimizer-00000-00001.safetensors"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(delete, "is missing"), (cut_off, r"bytes, not \d"), (flip_a_bit, "has other bytes than were written")],
+)
+def test_a_damaged_file_is_named_and_nothing_is_written(saved, tmp_path, file, damage, message):
+    folder = shutil.copytree(saved, tmp_path / "checkpoint-1")
+    damage(folder / file)
+    with pytest.raises(CheckpointError, match=rf"{file} .*{message}.*Remove this checkpoint"):
+        verify(folder)
+    result = CliRunner().invoke(app, ["consolidate", str(folder), str(tmp_path / "out")])
+    assert result.exit_code == 2 and file in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_with(make_stage):
+    stage = make_stage(trainer={"max_steps": 4, "save_steps": 1, "save_total_limit": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.stages.save_stage", lambda *args, **kwargs: Path(stage.output))
+        run_stage(stage, console=Console(file=io.StringIO()))
+    last = checkpoints(Path(stage.output))[-1]
+    flip_a_bit(last / "weights-00000-00001.safetensors")
+    with pytest.raises(ConfigError, match=rf"{last.name}/weights-00000-00001.safetensors has other bytes"):
+        run_stage(stage, resume=True)
+    shutil.rmtree(last)
+    shown = io.StringIO()
+    run_stage(stage, resume=True, console=Console(file=shown, width=200))
+    assert "checkpoint-3" in shown.getvalue()
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path):
+    result = CliRunner().invoke(app, ["consolidate", str(tmp_path), str(tmp_path / "out")])
+    assert result.exit_code == 2 and f"has no {MANIFEST}" in result.stderr
+
+
+def test_a_process_that_sees_no_folder_says_so(tmp_path, monkeypatch):
+    model, optimizer = begin()
+    monkeypatch.setattr(checkpoint, "rank", lambda: 1)  # not the one that makes it
+    with pytest.raises(CheckpointError, match=r"checkpoint-1 could not be written: .*No such file"):
+        save(tmp_path, 1, model, optimizer)
+
+
+def test_parameters_that_differ_between_processes_are_named(monkeypatch):
+    monkeypatch.setattr(saved_state, "from_all", lambda sums: [sums, {**sums, "experts.down_proj": 3}])
+    with pytest.raises(CheckpointError, match=r"experts\.down_proj is not the same in process 0 and process 1"):
+        saved_state.compare_replicas({"lm_head": 1, "experts.down_proj": 2})
+
+
+def test_an_error_of_one_process_stops_all(monkeypatch):
+    monkeypatch.setattr("training.processes.from_all", lambda value: [value, "process 1: disk full"])
+    with pytest.raises(OSError, match="process 1: disk full"):
+        together(lambda: None)
