@@ -69,6 +69,7 @@ def train(
 
     from .curves import CURVES_FILE, plot_curves
     from .data import DataError
+    from .processes import is_lost_connection
     from .stages import run_stage
     from .trainer import NonFiniteLoss
 
@@ -81,6 +82,12 @@ def train(
             output = run_stage(config, name=name, title=title, resume=resume, console=console)
         except (ConfigError, DataError, NonFiniteLoss) as error:
             fail(error)
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            first_line = str(error).splitlines()[0]
+            lost = f"Another process is gone, or its host cannot be reached ({first_line}). Go on with --resume."
+            fail(RuntimeError(lost))
         console.print(f"{name}: written to {output}")
         if recipe.output and len(recipe.stages) > 1 and not console.quiet:
             outputs = {name: Path(stage.output) for name, stage in recipe.stages.items()}

@@ -69,6 +69,11 @@ class RestingEncoders:
         self.idle = resting_encoders(self.modalities, model)
         self._take_out()
 
+    @property
+    def away(self) -> dict[str, nn.Module]:
+        """What is out of the model and belongs to it, by its name there."""
+        return {f"model.encoders.{key}": self.encoders[key] for key in self.idle}
+
     def wake(self) -> None:
         """Put the encoders back into the model."""
         for key in self.idle:

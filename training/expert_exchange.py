@@ -74,7 +74,8 @@ def run_experts(
 ) -> Tensor:
     """Compute what experts that are spread over processes answer; every process of the group must call this.
 
-    Answers are weighed where the tokens are, so that gradients of routers stay in their process.
+    Answers are weighed where the tokens are, so that gradients of routers stay in their process. Under autocast, rows
+    travel in its dtype, in which experts compute.
 
     Args:
         experts: Those of this process: (rows, index, weights) -> answers, as `Experts.forward`.
@@ -87,16 +88,18 @@ def run_experts(
     Returns:
         The weighted sum of the chosen experts, (T, D).
     """
+    device = hidden_states.device.type
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
     wanted, order = top_k_index.flatten().sort(stable=True)
     chosen = int((wanted < num_experts).sum())
     wanted, order = wanted[:chosen], order[:chosen]
     splits = plan_splits(wanted, num_experts, group)
     slots = top_k_index.shape[1]
-    rows = Exchange.apply(hidden_states[order // slots], splits.sent, splits.received, group)
+    rows = Exchange.apply(hidden_states.to(kind)[order // slots], splits.sent, splits.received, group)
     every = torch.arange(splits.counts.shape[1], device=rows.device).repeat(len(splits.sent))
     index = every.repeat_interleave(splits.counts.flatten())[:, None]  # (rows, 1)
     answers = experts(rows, index, torch.ones_like(index, dtype=rows.dtype))
-    back = Exchange.apply(answers, splits.received, splits.sent, group)
+    back = Exchange.apply(answers.to(kind), splits.received, splits.sent, group).to(hidden_states.dtype)
     output = back.new_zeros(top_k_index.numel(), back.shape[-1]).index_copy(0, order, back)
     weights = top_k_weights.to(output.dtype)
     return torch.einsum("tkd,tk->td", output.view(*top_k_index.shape, -1), weights)

@@ -12,8 +12,9 @@ from unimoe.moe import Experts
 
 from .config import StageConfig
 from .encoder_settings import resting_encoders
-from .memory import OPTIMIZER, StepMemory, kept_modalities
+from .memory import GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory, kept_modalities
 from .specialists import Specialists
+from .traffic import Placement, waits
 
 BUFFERS = "buffers"
 """Kind of memory: of gradients on their way between processes."""
@@ -37,6 +38,8 @@ def across_processes(
     which for float32 weights is one more copy. Gradients are whole until they are reduced, in a bucket of `BUCKET`
     elements: on a GPU all of it is taken, on a CPU as much as is written to. Where a modality's own parts train,
     gradients wait for the end of the step (`training.parallel.OrderedReduction`) and are there beside the bucket.
+    Of spread experts a process has its share. ZeRO-3 leaves it 1/P of the weights of the language model, and the
+    largest module of it whole.
 
     Args:
         step: Of a process that trains alone.
@@ -50,10 +53,10 @@ def across_processes(
         added = {BUFFERS: trained} if processes > 1 else {}
         validation = step.validation and step.validation | added
         return StepMemory(step.backward | added, step.update | added, step.flops, validation)
-    share = {OPTIMIZER: (step.backward.get(OPTIMIZER, 0) + trained) // processes}
+    step, trained = _of_shares(step, config, Placement.of(model), processes=processes)
+    share = {OPTIMIZER: (step.backward.get(OPTIMIZER, 0) + trained_bytes(model)) // processes}
     bucket = min(trained, BUCKET * 4) if on_cpu else BUCKET * 4
-    waits = any(".encoders." in name or ".connectors." in name for name in _trained(model))
-    whole = waits or config.parallel.zero == 1
+    whole = waits(config) or config.parallel.zero == 1
     in_backward = 0 if whole or on_cpu else bucket  # on a CPU gradients move there as they come
     at_update = bucket + (trained if whole else 2 * trained // processes)
     backward = step.backward | share | {BUFFERS: in_backward}
@@ -62,8 +65,24 @@ def across_processes(
     return StepMemory(backward, update | share | {BUFFERS: at_update}, step.flops, validation)
 
 
-def _trained(model: nn.Module) -> list[str]:
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+def _of_shares(
+    step: StepMemory, config: StageConfig, placement: Placement, *, processes: int
+) -> tuple[StepMemory, int]:
+    """A step with its share of experts and, under ZeRO-3, of weights; and the bytes that a process trains."""
+    size = config.parallel.expert_parallel_size
+    weights = placement.kept + placement.others + placement.experts // size
+    if config.parallel.zero == 3:
+        largest, experts = placement.largest
+        shared = (placement.others + placement.experts) // processes
+        weights = min(weights, placement.kept + shared + largest + experts // size)
+    elsewhere = placement.trained_experts - placement.trained_experts // size
+    away = {WEIGHTS: placement.kept + placement.others + placement.experts - weights, GRADIENTS: elsewhere}
+
+    def shares(parts: dict[str, int]) -> dict[str, int]:
+        return {kind: max(taken - away.get(kind, 0), 0) for kind, taken in parts.items()}
+
+    own = StepMemory(shares(step.backward), shares(step.update), step.flops, shares(step.validation))
+    return own, placement.trained + placement.trained_experts // size
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Trainer
 
 from unimoe import UniMoETextConfig
@@ -92,18 +92,19 @@ def check_engaged(trainer: Trainer, config: StageConfig) -> None:
         )
 
 
-def check_experts(parallel: ParallelConfig, text: UniMoETextConfig) -> None:
+def check_experts(parallel: ParallelConfig, text: UniMoETextConfig, *, processes: int) -> None:
     """Refuse expert parallelism that would be wrong, before a model is loaded.
 
     Args:
         parallel: How a stage is spread over processes.
         text: Of the model that it starts from.
+        processes: That it is spread over.
 
     Raises:
         ConfigError: If the processes, or the experts of a layer, cannot be shared out evenly, if there are none, or if
             the router needs what all experts of a layer answer to a token.
     """
-    size, processes = parallel.expert_parallel_size, int(os.environ.get("WORLD_SIZE", "1"))
+    size = parallel.expert_parallel_size
     key = f"parallel.expert_parallel_size {size}"
     if not text.num_experts:
         raise ConfigError(f"{key}: the model has no experts. Leave it out.")
@@ -123,9 +124,14 @@ def check_experts(parallel: ParallelConfig, text: UniMoETextConfig) -> None:
         raise ConfigError(f"{key} does not divide the {processes} process(es). Start a multiple of {size}.")
 
 
-def make_leaves(model: nn.Module) -> None:
-    """Let ZeRO-3 fetch each sparse feed-forward as a whole: which of its experts run depends on a process's tokens."""
+def make_leaves(model: Any) -> None:
+    """Let ZeRO-3 fetch each sparse feed-forward as a whole: which of its experts run depends on a process's tokens.
+
+    What comes into one must have a gradient, for by it DeepSpeed learns that the gradients of its weights are there.
+    """
     from deepspeed.utils import set_z3_leaf_modules
+
+    model.enable_input_require_grads()
 
     found = {type(module) for module in model.modules() if isinstance(module, SparseMoeBlock | SoftMoeBlock)}
     if found:

@@ -62,6 +62,9 @@ def describe(result: "StagePlan", *, gpu_memory: float | None, tflops: float | N
     counts = {name: f"{number:,}" for name, number in result.parameters.items()}
     table.add_row("parameters", f"{counts['total']}, active {counts['active']}, trainable {counts['trainable']}")
     table.add_row(f"memory of each of {result.processes}", str(memory))
+    if result.processes > 1:
+        sent = asdict(result.traffic)
+        table.add_row("sent by each in a step", ", ".join(f"{kind} {size / GB:.3g} GB" for kind, size in sent.items()))
     table.add_row("resident on a CPU", f"{result.host.total / GB:.2f} GB above imports ({_phases(result.host)})")
     table.add_row("batches", f"{batches.tokens:,.0f} tokens on average, {batches.basis}")
     steps = "not known without the data" if batches.steps is None else f"{batches.steps:,}"

@@ -18,10 +18,12 @@ from unimoe.moe.counting import count_parameters
 from .config import StageConfig
 from .memory import GB, StepMemory, estimate, meta_model
 from .memory_parallel import HostMemory, across_processes, host_memory
+from .parallel import check_experts
 from .parts import Trainable, trainable_table
 from .plan_batches import PlannedBatches, batch_size, plan_stage_batches
 from .plan_start import PlannedModel, PlannedRecipe
 from .recipe import load_recipe, select_stages
+from .traffic import Placement, Traffic, step_traffic
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class StagePlan:
         parameters: Of its model: `total`, `active` (those that one token can meet) and `trainable`.
         batches: What it trains on.
         memory: Of one process, for a step.
+        traffic: Of one process, in a step.
         host: Of one process that trains on a CPU.
         processes: That it is spread over.
         table: What trains, part by part.
@@ -43,6 +46,7 @@ class StagePlan:
     parameters: dict[str, int]
     batches: PlannedBatches
     memory: StepMemory
+    traffic: Traffic
     host: HostMemory
     processes: int
     table: Table
@@ -63,6 +67,7 @@ class StagePlan:
             "tokens_per_batch": round(self.batches.tokens),
             "basis": self.batches.basis,
             "flops_per_step": self.flops,
+            "traffic": asdict(self.traffic),
             "memory": {"total": self.memory.total, **self.memory.parts},
             "host_memory": {**asdict(self.host), "total": self.host.total},
             "advice": self.advice,
@@ -82,9 +87,11 @@ def plan_stage(
         limit: Bytes that a process may use. None: no advice is given.
 
     Raises:
-        ConfigError: If the model has no part of a name that trains.
+        ConfigError: If the model has no part of a name that trains, or its experts cannot be spread so.
         DataError: If there are data, but a row of them does not fit.
     """
+    if config.parallel.expert_parallel_size > 1:
+        check_experts(config.parallel, start.config.text_config, processes=processes)
     model, trainable = meta_model(config, start.config)
     batches = plan_stage_batches(config, start.processor, processes=processes)
     alone = worst_step(config, start.config, batches)
@@ -98,10 +105,26 @@ def plan_stage(
         parameters=count_planned(start, model, trainable),
         batches=batches,
         memory=on_device,
+        traffic=plan_traffic(config, start, model, batches, processes=processes),
         host=host_memory(config, on_cpu, model, sources=start.sources),
         processes=processes,
         table=trainable_table(trainable),
         advice=list(advise(config, start, processes, limit)) if is_over and limit else [],
+    )
+
+
+def plan_traffic(
+    config: StageConfig, start: PlannedModel, model: nn.Module, batches: PlannedBatches, *, processes: int
+) -> Traffic:
+    """What a process sends in a step whose tokens all have as many experts as they may, each once."""
+    text = start.config.text_config
+    return step_traffic(
+        config,
+        Placement.of(model),
+        processes=processes,
+        choices=batches.tokens * text.num_experts_per_tok,
+        num_experts=text.num_experts,
+        hidden_size=text.hidden_size,
     )
 
 

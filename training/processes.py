@@ -1,6 +1,8 @@
 """Several processes: which one this is, and how they act as one."""
 
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -41,4 +43,21 @@ def together(work: Callable[[], Any]) -> list[Any]:
     return from_all(result)
 
 
-__all__ = ["from_all", "processes", "rank", "together"]
+def limit_waiting(seconds: float) -> None:
+    """Let no process wait longer than this for another one, in any group: DeepSpeed's would wait for half an hour."""
+    if not dist.is_initialized():
+        return
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    for group in list(dist.distributed_c10d._world.pg_map):
+        set_timeout(timedelta(seconds=seconds), group)
+
+
+_LOST = re.compile(r"timed? ?out|connection (was )?(closed|reset|refused)|broken pipe|socket closed", re.IGNORECASE)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error of a collective operation says that another process is gone, or cannot be reached."""
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+
+
+__all__ = ["from_all", "is_lost_connection", "limit_waiting", "processes", "rank", "together"]

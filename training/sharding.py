@@ -30,8 +30,16 @@ def cut(parameter: Tensor, whole: Tensor) -> Tensor:
     return whole if share is None else share.cut(whole)
 
 
-def whole_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of a model by its name in memory, each tied one once; buffers too."""
+def whole_weights(model: Any, away: Mapping[str, nn.Module] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of a model by its name in memory, each tied one once; buffers too.
+
+    Args:
+        model: The model.
+        away: Modules that were taken out of it, by their names in it.
+    """
+    for room, module in (away or {}).items():
+        for name, value in module.state_dict().items():
+            yield f"{room}.{name}", value
     for name, value in model.state_dict(keep_vars=True).items():
         if name in model.all_tied_weights_keys:
             continue

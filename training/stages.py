@@ -1,6 +1,7 @@
 """Runs a stage: start -> what trains -> data -> training -> an ordinary `save_pretrained` folder with its papers."""
 
 import gc
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,7 @@ def run_stage(
     if resume and is_complete(config):
         return Path(config.output)
     checkpoint = find_checkpoint(config, resume=resume)
-    choose_trackers(config.trainer)
-    if config.parallel.expert_parallel_size > 1:
-        check_experts(config.parallel, PlannedRecipe().begin(config).config.text_config)
+    refuse_early(config)
     dataset, held_back = read_data(config)  # before the model: a wrong path is found at once
     set_seed(config.seed)
     gc.collect()  # of the stage before, whose trainer refers to itself
@@ -83,10 +82,11 @@ def run_stage(
     if contents.is_complete:
         check_trained_modalities(trainable, contents.modalities, warn=progress.warn)
     resting.encode([rows for rows in (dataset, held_back) if rows is not None], trainer.args, console)
-    papers = Papers(
-        config, processor, certificate, lambda: [*history, sum_up(name, config, trainer, dataset, progress)]
+    before = read_history(config)
+    trainer.papers = papers = Papers(
+        config, processor, certificate, lambda: [*before, sum_up(name, config, trainer, dataset, progress)]
     )
-    trainer.papers, history = papers, read_history(config)
+    trainer.away = resting.away
     if trainer.is_world_process_zero():
         begin(config)
         report_start(config, trainer, trainable, dataset, collator, contents, progress)
@@ -101,6 +101,14 @@ def run_stage(
     folder = save_stage(trainer, trainable, papers)
     trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model alive through the next stage
     return folder
+
+
+def refuse_early(config: StageConfig) -> None:
+    """Refuse what can be told to be wrong before data and model are there."""
+    choose_trackers(config.trainer)
+    if config.parallel.expert_parallel_size > 1:
+        text = PlannedRecipe().begin(config).config.text_config
+        check_experts(config.parallel, text, processes=int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def make_model(

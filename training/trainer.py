@@ -26,7 +26,7 @@ from .optimizer import ParameterGroups, group_rates
 from .papers import Papers
 from .parallel import keep_whole, make_leaves, order_reduction
 from .parts import keep_frozen_steady
-from .processes import together
+from .processes import limit_waiting, together
 from .saved_state import DESCRIPTION, load_optimizer, read_manifest, save_state
 from .schedule import load_schedule, save_schedule
 from .validation import HeldBack, ValidateAtEnd
@@ -60,6 +60,7 @@ class StageTrainer(Trainer):
         self.held_back = held_back
         self.expert_parallel_size = expert_parallel_size
         self.papers: Papers | None = None
+        self.away: dict[str, nn.Module] = {}
         self._began = time.monotonic()
         self.add_callback(EndStep(self))
         if held_back is not None:
@@ -117,7 +118,7 @@ class StageTrainer(Trainer):
 
     def _write_state(self, folder: Path) -> None:
         model: Any = self.accelerator.unwrap_model(self.model)
-        save_state(folder, model, self.optimizer)
+        save_state(folder, model, self.optimizer, self.away)
 
         def write() -> None:
             self._save_rng_state(str(folder))
@@ -154,6 +155,7 @@ class StageTrainer(Trainer):
             make_leaves(model)
         self._began = time.monotonic()
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        limit_waiting(self.args.ddp_timeout)
         if partitions:
             keep_whole(model, self.model_wrapped.optimizer)
         if resume_from_checkpoint is not None:

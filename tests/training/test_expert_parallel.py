@@ -87,12 +87,11 @@ def make_case(starts, workspace):
     return make
 
 
-def run(stages, file, *, processes=1):
-    """Run stages in one launch of the parity program."""
+def run(stages, file, *, processes=1, program="parity_program.py"):
+    """Run stages in one launch of a program."""
     file.write_text(json.dumps([stage.model_dump() for stage in stages]))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    program = [str(Path(__file__).with_name("parity_program.py")), str(file)]
-    command = [sys.executable, *(launcher if processes > 1 else []), *program]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(Path(__file__).with_name(program)), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-6000:]
 
