@@ -67,7 +67,7 @@ def test_a_checkpoint_serves_any_layout(make_layout, unbroken, tmp_path, written
     for step in range(SAVED_AT, STEPS):
         assert actual[step] == pytest.approx(expected[step], rel=1e-5), step
     models = [load_file(Path(folder) / "model.safetensors") for folder in (after.output, unbroken)]
-    assert furthest(*models) <= 1e-5
+    assert furthest(*models, least=0.01) <= 1e-5
     file.write_text(json.dumps(make_layout("one", tmp_path).model_dump()))  # whose batches are those of a step
     shown = run(str(Path(__file__).with_name("next_loss_program.py")), str(consolidated), str(file), str(SAVED_AT + 1))
     assert float(shown.split()[-1]) == pytest.approx(expected[SAVED_AT]["loss_language"], rel=1e-6)
