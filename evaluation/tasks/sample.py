@@ -1,7 +1,7 @@
 """One row of a task: the messages that are asked, the reference answer, and which media it is about."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Message = dict[str, Any]
@@ -14,10 +14,13 @@ class Sample:
     Args:
         id: Unique within the task.
         messages: What is asked, typed items with resolved media paths; without the reference turn.
-        reference: Text of the last assistant turn.
+        reference: Text of the last assistant turn; of a multiple choice, the letter of the right option.
         answers: Those of several annotators; `(reference,)` if there is one.
         cluster: Rows of one cluster are not independent (several questions about one picture).
         where: File and line, for errors.
+        choices: Texts of the options A, B, ... of a multiple choice.
+        group: Rows of one group count together (rotations of a question, both questions about a picture).
+        categories: Axis -> category, such as `{"subject": "physics"}`; scores are told for each.
     """
 
     id: str
@@ -26,6 +29,9 @@ class Sample:
     answers: tuple[str, ...]
     cluster: str
     where: str = ""
+    choices: tuple[str, ...] = ()
+    group: str = ""
+    categories: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def media(self) -> list[Message]:
@@ -37,6 +43,20 @@ class Sample:
         """All text of the user turns: what a model sees that is blind to media."""
         texts = (item["text"] for item in iterate_items(self.messages, role="user") if item["type"] == "text")
         return "\n".join(texts)
+
+    def with_prompt(self, prompt: str | None) -> "Sample":
+        """The row with a text appended to its last user turn."""
+        if not prompt:
+            return self
+        *before, last = self.messages
+        asked = {**last, "content": [*last["content"], {"type": "text", "text": prompt}]}
+        return replace(self, messages=(*before, asked))
+
+
+def ask(*content: Message | str) -> tuple[Message, ...]:
+    """One user turn of media items and texts, in the order in which they are given."""
+    items = [{"type": "text", "text": item} if isinstance(item, str) else item for item in content]
+    return ({"role": "user", "content": items},)
 
 
 def iterate_items(messages: tuple[Message, ...], role: str | None = None) -> Iterator[Message]:
@@ -56,4 +76,4 @@ def media_signature(items: list[Message]) -> str:
     return repr([sorted(item.items()) for item in items])
 
 
-__all__ = ["Message", "Sample", "iterate_items", "media_items", "media_signature"]
+__all__ = ["Message", "Sample", "ask", "iterate_items", "media_items", "media_signature"]

@@ -1,0 +1,119 @@
+"""A benchmark as data plus a few lines: how its publisher's files become rows, and how they are asked and scored."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import EvaluationError
+from .sample import Sample
+from .source import Row, Source
+
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+"""Of LLaVA and Uni-MoE, for questions whose answers are words."""
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+"""Of LLaVA and Uni-MoE, for multiple choice."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """How the scores of rows become one number.
+
+    Args:
+        over: `rows` all alike; `mean` or `sum` of the scores of the categories of an axis.
+        axis: Key of `Sample.categories`.
+    """
+
+    over: Literal["rows", "mean", "sum"] = "rows"
+    axis: str = ""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the Hub that holds the same rows.
+
+    Args:
+        dataset: Its id; or a local folder that `datasets.load_dataset` reads.
+        split: Of it.
+        row: Makes a sample of a row; gets its place and a source to unpack media with.
+        config: Name of a configuration of it.
+    """
+
+    dataset: str
+    split: str
+    row: Callable[[Row, str, Source], Sample]
+    config: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A published benchmark.
+
+    Args:
+        name: As in `--tasks`.
+        title: As it is published.
+        read: Makes samples of the files in the publisher's layout.
+        metric: Key of `evaluation.metrics.METRICS`.
+        tree: The files that are expected below `DATA_ROOT/NAME`, a line each.
+        origin: Where to get them.
+        licence: Of annotations and media, as the publisher states it.
+        read_on: `verified on a real file, DATE` or `from the description, DATE` and where that description is.
+        average: How scores of rows become one number.
+        prompt: Text appended to the last user turn.
+        max_new_tokens: Longest answer, tokens.
+        decoding: Further arguments of `model.generate`.
+        hub: The same on the Hub, where it can be read.
+        judge: Prompt of a judge that may score it beside the metric, see `evaluation.judge`. None: not judged.
+        note: What a reader of the score should know.
+    """
+
+    name: str
+    title: str
+    read: Callable[[Source], Iterable[Sample]]
+    metric: str
+    tree: str
+    origin: str
+    licence: str
+    read_on: str
+    average: Average = Average()
+    prompt: str = ""
+    max_new_tokens: int = 16
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    hub: Hub | None = None
+    judge: str | None = None
+    note: str = ""
+
+    def source(self, data_root: Path) -> Source:
+        """Its files below a data root."""
+        tree = "\n".join(f"  {line}" for line in self.tree.strip().splitlines())
+        folder = data_root / self.name
+        help = f"{self.title} is expected in {folder}:\n{tree}\nGet it from {self.origin} ({self.licence})."
+        return Source(self.name, folder, help)
+
+    def samples(self, source: Source) -> list[Sample]:
+        """Its rows.
+
+        Raises:
+            EvaluationError: If a file is missing or a row is not as expected; names file, row and cure.
+        """
+        rows: dict[str, Sample] = {}
+        for sample in self.read(source):
+            if sample.id in rows:
+                raise EvaluationError(
+                    f"{sample.where}: id {sample.id!r} appears twice, before at {rows[sample.id].where}"
+                )
+            rows[sample.id] = sample
+        if not rows:
+            raise EvaluationError(f"{source.root}: no rows of {self.title}")
+        return list(rows.values())
+
+
+def options(choices: Iterable[str]) -> str:
+    """The options of a multiple choice, a line each: `A. first`."""
+    return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))
+
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+__all__ = ["LETTER", "LETTERS", "SHORT_ANSWER", "Average", "Benchmark", "Hub", "options"]

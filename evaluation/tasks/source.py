@@ -1,0 +1,191 @@
+"""The files of a benchmark in its publisher's layout, below `DATA_ROOT/NAME`: each read names what is missing."""
+
+import csv
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import EvaluationError
+
+Row = dict[str, Any]
+UNPACKED = "unpacked"
+"""Folder for media that a publisher keeps inside of annotation files."""
+
+
+@dataclass
+class Source:
+    """Reads files below a folder, and remembers which.
+
+    Args:
+        name: Of the benchmark.
+        root: Its folder.
+        help: What is expected there and where to get it; ends the error of a missing file.
+        read: Paths of the annotation files that were read, relative to `root` -> SHA-256.
+    """
+
+    name: str
+    root: Path
+    help: str
+    read: dict[str, str] = field(default_factory=dict)
+
+    def first(self, *names: str) -> str:
+        """The first of these names that is there; patterns such as `*.parquet` too.
+
+        Raises:
+            EvaluationError: If none is.
+        """
+        for name in names:
+            for path in sorted(self.root.glob(name)):
+                return path.relative_to(self.root).as_posix()
+        raise EvaluationError(self._missing(" or ".join(str(self.root / name) for name in names)))
+
+    def all(self, pattern: str) -> list[str]:
+        """Names of all files that fit a pattern such as `LibriSpeech/test-clean/*/*/*.trans.txt`.
+
+        Raises:
+            EvaluationError: If there is none.
+        """
+        found = [path.relative_to(self.root).as_posix() for path in sorted(self.root.glob(pattern))]
+        if not found:
+            raise EvaluationError(self._missing(str(self.root / pattern)))
+        return found
+
+    def text(self, name: str) -> str:
+        """A whole annotation file.
+
+        Raises:
+            EvaluationError: If it is missing, or no UTF-8.
+        """
+        try:
+            content = (self.root / name).read_bytes()
+        except OSError as error:
+            raise EvaluationError(self._missing(str(self.root / name))) from error
+        self.read[name] = hashlib.sha256(content).hexdigest()
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise EvaluationError(f"{self.root / name}: not UTF-8 at byte {error.start}") from error
+
+    def json(self, name: str) -> Any:
+        """A JSON file.
+
+        Raises:
+            EvaluationError: If it is missing or damaged.
+        """
+        try:
+            return json.loads(self.text(name))
+        except json.JSONDecodeError as error:
+            raise EvaluationError(f"{self.root / name}:{error.lineno}: not valid JSON: {error.msg}") from error
+
+    def rows(self, name: str, *, delimiter: str | None = None) -> Iterator[tuple[str, Row]]:
+        """Rows of an annotation file with the place of each, by the file's ending: jsonl, json, csv, tsv, parquet.
+
+        Raises:
+            EvaluationError: If it is missing or damaged.
+        """
+        path, ending = self.root / name, Path(name).suffix
+        if ending == ".parquet":
+            yield from self._parquet(name)
+        elif ending == ".json":
+            listed = self.json(name)
+            if not isinstance(listed, list):
+                raise EvaluationError(f"{path}: expected a list of rows, found {type(listed).__name__}")
+            yield from (
+                (f"{path}[{number}]", self._object(row, f"{path}[{number}]")) for number, row in enumerate(listed)
+            )
+        elif ending == ".jsonl":
+            for number, line in enumerate(self.text(name).splitlines(), start=1):
+                if line.strip():
+                    yield f"{path}:{number}", self._object(self._line(line, f"{path}:{number}"), f"{path}:{number}")
+        else:
+            csv.field_size_limit(sys.maxsize)  # pictures in base64
+            lines = self.text(name).splitlines(keepends=True)
+            reader = csv.DictReader(lines, delimiter=delimiter or ("\t" if ending == ".tsv" else ","))
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                if None in row or None in row.values():
+                    raise EvaluationError(f"{where}: has not as many cells as the first line")
+                yield where, row
+
+    def _parquet(self, name: str) -> Iterator[tuple[str, Row]]:
+        import pyarrow.parquet as parquet
+
+        path = self.root / name
+        try:
+            with path.open("rb") as file:
+                self.read[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            for start, batch in enumerate(parquet.ParquetFile(path).iter_batches(batch_size=1)):
+                yield f"{path}[{start}]", batch.to_pylist()[0]
+        except FileNotFoundError as error:
+            raise EvaluationError(self._missing(str(path))) from error
+        except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
+            raise EvaluationError(f"{path}: not a parquet file: {error}") from error
+
+    @staticmethod
+    def _line(line: str, where: str) -> Any:
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError as error:
+            raise EvaluationError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
+
+    @staticmethod
+    def _object(row: Any, where: str) -> Row:
+        if not isinstance(row, dict):
+            raise EvaluationError(f"{where}: expected an object, found {type(row).__name__}")
+        return row
+
+    def media(self, name: str, where: str) -> str:
+        """The path of a picture, clip or sound of a row.
+
+        Raises:
+            EvaluationError: If it is missing; names the row.
+        """
+        path = (self.root / name).resolve()
+        if not path.is_file():
+            raise EvaluationError(f"{where}: {self._missing(str(self.root / name))}")
+        return str(path)
+
+    def unpack(self, name: str, content: bytes) -> str:
+        """Write a medium that came inside of an annotation file, once, and return its path.
+
+        Args:
+            name: Unique in the benchmark, with an ending.
+            content: Of the file.
+
+        Raises:
+            EvaluationError: If the folder cannot be written to.
+        """
+        path = self.root / UNPACKED / name
+        try:
+            if not path.is_file() or path.stat().st_size != len(content):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f"{path.name}.partial")
+                partial.write_bytes(content)
+                partial.replace(path)
+        except OSError as error:
+            raise EvaluationError(
+                f"{path} cannot be written ({error.strerror}): media in annotation files of {self.name} are unpacked "
+                "beside them. Make the folder writable."
+            ) from error
+        return str(path.resolve())
+
+    def _missing(self, what: str) -> str:
+        return f"{what} is missing.\n{self.help}"
+
+
+def need(row: Row, where: str, *keys: str) -> list[Any]:
+    """Values of a row by their keys.
+
+    Raises:
+        EvaluationError: If the row lacks one; names it, and what there is.
+    """
+    if lacking := [key for key in keys if row.get(key) is None]:
+        raise EvaluationError(f"{where}: {lacking[0]!r} is missing; the row has {', '.join(map(str, row))}")
+    return [row[key] for key in keys]
+
+
+__all__ = ["UNPACKED", "Row", "Source", "need"]
