@@ -142,16 +142,16 @@ def compare_replicas(sums: dict[str, int]) -> None:
             )
 
 
-def put_weights(folder: Path, model: nn.Module) -> None:
+def put_weights(folder: Path, model: Any) -> None:
     """Put the weights of a checkpoint into a whole model, in place.
 
     Raises:
         CheckpointError: If they are not those of this model.
     """
-    names = {name for name, _ in whole_weights(model)}
+    state = model.state_dict()
+    names = state.keys() - model.all_tied_weights_keys
     with TensorFiles(folder, WEIGHTS) as files:
         refuse_strangers(folder, names, files.names)
-        state = model.state_dict()
         for name in sorted(names):
             value = files[name]
             if value.shape != state[name].shape:

@@ -59,11 +59,14 @@ def _gathered(value: Any) -> Any:
 @torch.no_grad()
 def bring_together(model: nn.Module) -> None:
     """Have a whole model in the first process, on the CPU; the others let go of theirs. All must call this."""
-    for parameter in model.parameters():
+    parameters: Iterator[Any] = model.parameters()
+    for parameter in parameters:
         with _gathered(parameter):
             whole = join(parameter, parameter.detach())
             value = whole.to("cpu", copy=True) if rank() == 0 else torch.empty(0)
         parameter.data = value
+        if share_of(parameter) is not None:
+            del parameter.share
     for buffer in model.buffers():
         buffer.data = buffer.data.cpu()
 
@@ -162,13 +165,13 @@ def _flat_state(
     """The state of a flat tensor: zeros, and the one number for all its parameters where there is one."""
     state: dict[str, Any] = {}
     for key in sorted({key for name in names for key in states.get(name, ())}):
-        values = {name: read(key, name) for name in names if key in states.get(name, ())}
-        first, value = next(iter(values.items()))
+        first, *others = [name for name in names if key in states.get(name, ())]
+        value = read(key, first)
         if value.dim():
             state[key] = torch.zeros_like(flat)
             continue
-        for name, other in values.items():
-            if other != value:
+        for name in others:
+            if (other := read(key, name)) != value:
                 raise ValueError(
                     f"{first} has made {float(value):g} steps and {name} {float(other):g}, which one flat tensor of "
                     "ZeRO cannot keep apart. Go on without parallel.zero, as the stage was begun."

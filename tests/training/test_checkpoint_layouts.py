@@ -73,6 +73,31 @@ def test_a_checkpoint_serves_any_layout(make_layout, unbroken, tmp_path, written
     assert float(shown.split()[-1]) == pytest.approx(expected[SAVED_AT]["loss_language"], rel=1e-6)
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("layout", ["experts-2", "experts-3"])
+def test_the_best_checkpoint_is_what_a_stage_leaves(make_layout, tmp_path, layout):
+    """The weights that a stage leaves are those of the measured step that was best: here, with the highest loss."""
+    stage = make_layout(layout, tmp_path)
+    rows = Path(stage.data.mixture[0].path)
+    held_back = rows.with_name(f"held-back-{layout}.jsonl")
+    held_back.write_text("".join(rows.read_text().splitlines(keepends=True)[:5]))
+    values = stage.model_dump()
+    values["data"]["validation"] = [str(held_back)]
+    values["trainer"] |= {"eval_steps": SAVED_AT, "load_best_model_at_end": True, "greater_is_better": True}
+    stage = type(stage).model_validate(values)
+    train(stage, tmp_path / "stage.yaml", processes=LAYOUTS[layout]["processes"])
+    lines = [json.loads(line) for line in (Path(stage.output) / "metrics.jsonl").read_text().splitlines()]
+    measured = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line and line["step"]}
+    best = max(measured, key=lambda step: measured[step])
+    assert best < STEPS, "or the last would do"
+    values["start"], values["output"] = stage.output, str(tmp_path / "again")
+    values["parallel"], values["trainer"] = {}, values["trainer"] | {"max_steps": 1, "per_device_train_batch_size": 8}
+    again = type(stage).model_validate(values)
+    train(again, tmp_path / "again.yaml")
+    first = json.loads((Path(again.output) / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["eval_loss"] == pytest.approx(measured[best], rel=1e-5)
+
+
 def run(*words):
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=environment(), check=False

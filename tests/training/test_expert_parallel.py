@@ -155,3 +155,16 @@ def test_four_processes_learn_what_one_learns(make_case, references, tmp_path, s
     """With two groups of two, experts have replicas whose gradients are averaged, and others have other experts."""
     cases = ["plain", "clipping", "experts by lora", "isolated modalities"]
     learn_alike(make_case, references, tmp_path, processes=4, size=size, zero=zero, cases=cases)
+
+
+@pytest.mark.distributed
+def test_half_precision_is_as_near_as_in_one_process(make_case, references, tmp_path):
+    """Autocast to bf16, in which tokens travel: off from float32 by no more than one process is."""
+    stages = [make_case("plain", tmp_path / str(n), processes=n, zero=z, size=n) for n, z in ((1, None), (2, 2))]
+    for stage, processes in zip(stages, (1, 2), strict=True):
+        stage.trainer["bf16"] = True
+        run([stage], tmp_path / "stages.json", processes=processes)
+    exact = losses(references / "plain")
+    for step, lines in enumerate(zip(*(losses(Path(stage.output)) for stage in stages), strict=True)):
+        alone, shared = (abs(line["loss"] - exact[step]["loss"]) for line in lines)
+        assert shared <= 2 * alone + 0.01, step
