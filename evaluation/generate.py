@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import Tensor
 
 from .errors import EvaluationError
-from .predictions import Header, append_predictions, open_predictions
+from .predictions import Header, append_predictions, close_predictions, open_predictions
+from .processes import own
 from .progress import track
 from .tasks import Sample
 
@@ -76,7 +77,7 @@ def generate_predictions(
     description: str,
     console: Console,
 ) -> list[str]:
-    """Answer all rows, going on where an earlier run of the same header stopped.
+    """Answer all rows, going on where an earlier run of the same header stopped; all processes must call this.
 
     Args:
         path: predictions.jsonl: `{"id", "prediction", "reference"}` a line.
@@ -91,15 +92,14 @@ def generate_predictions(
     batches = list(enumerate(make_batches(samples, batch_size)))
     open_batches = [(index, batch) for index, batch in batches if any(sample.id not in done for sample in batch)]
     seeds = {batch[0].id: seed + index for index, batch in open_batches}
-    for batch in track([batch for _, batch in open_batches], description, console=console):
+    for batch in track(own([batch for _, batch in open_batches]), description, console=console):
         torch.manual_seed(seeds[batch[0].id])
         answers = answer_batch(model, processor, batch, decoding)
-        fresh = [(row, text) for row, text in zip(batch, answers, strict=True) if row.id not in done]
+        fresh = ((row, text) for row, text in zip(batch, answers, strict=True) if row.id not in done)
         append_predictions(
             path, ({"id": row.id, "prediction": text, "reference": row.reference} for row, text in fresh)
         )
-        done |= {row.id: text for row, text in fresh}
-    return [done[sample.id] for sample in samples]
+    return close_predictions(path, header, samples)
 
 
 __all__ = ["answer_batch", "encode_batch", "generate_predictions", "make_batches"]

@@ -1,5 +1,6 @@
 """A benchmark as data plus a few lines: how its publisher's files become rows, and how they are asked and scored."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,27 @@ class Hub:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """What a judge is asked about an answer.
+
+    Args:
+        prompt: With `{question}`, `{reference}` and `{prediction}`, which are filled in.
+        values: What it grades -> the best grade; the worst is 0.
+    """
+
+    prompt: str
+    values: Mapping[str, float]
+
+    def render(self, sample: Sample, prediction: str) -> str:
+        """The prompt for an answer, which ends with the form of the reply."""
+        filled = self.prompt
+        reference = " | ".join(dict.fromkeys((sample.reference, *sample.answers)))
+        for key, text in {"question": sample.question, "reference": reference, "prediction": prediction}.items():
+            filled = filled.replace(f"{{{key}}}", text)
+        return f"{filled}\n\nReply with nothing but JSON, such as {json.dumps(dict(self.values))}."
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A published benchmark.
 
@@ -63,7 +85,7 @@ class Benchmark:
         max_new_tokens: Longest answer, tokens.
         decoding: Further arguments of `model.generate`.
         hub: The same on the Hub, where it can be read.
-        judge: Prompt of a judge that may score it beside the metric, see `evaluation.judge`. None: not judged.
+        judge: What a judge may be asked beside the metric, see `evaluation.judge`. None: nothing.
         note: What a reader of the score should know.
     """
 
@@ -80,7 +102,7 @@ class Benchmark:
     max_new_tokens: int = 16
     decoding: Mapping[str, Any] = field(default_factory=dict)
     hub: Hub | None = None
-    judge: str | None = None
+    judge: Judge | None = None
     note: str = ""
 
     def source(self, data_root: Path) -> Source:
@@ -116,4 +138,4 @@ def options(choices: Iterable[str]) -> str:
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-__all__ = ["LETTER", "LETTERS", "SHORT_ANSWER", "Average", "Benchmark", "Hub", "options"]
+__all__ = ["LETTER", "LETTERS", "SHORT_ANSWER", "Average", "Benchmark", "Hub", "Judge", "options"]

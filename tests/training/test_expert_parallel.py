@@ -13,14 +13,27 @@ from transformers import AutoProcessor
 
 from training.config import StageConfig
 from training.recipe import merge
+from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.surgery import assemble
 
-STEPS = 3
+STEPS, LAYERS = 3, 2
 STARTS = {
     "shared": {},
     "top_p": {"moe": {"router_type": "top_p", "router_top_p": 0.6, "num_null_experts": 1}},
     "isolated": {"modality_routing": "isolated"},  # text: experts 0 and 1, images: 2, speech: 3
 }
+FAMILIES = {
+    "lora experts": {"expert_type": "lora", "expert_rank": 4},
+    "latent experts": {"expert_type": "latent", "expert_latent_size": 16, "expert_latent_groups": 2},
+    "experts of two widths": {
+        "modality_routing": "isolated",
+        "expert_groups": {"text": [0, 1], "image": [2, 3]},
+        "expert_group_intermediate_sizes": {"image": 16},
+        "router_aux_loss_scope": "modality",
+    },
+    "balance bias": {"scoring_func": "sigmoid", "balance_bias": True},
+}
+BALANCE = {"router_aux_loss_coef": 0.05, "router_aux_loss_global_batch": True, "router_z_loss_coef": 0.1}
 PARTS = {"parts": ["router", "connectors", "experts"]}
 CASES = {
     "plain": {},
@@ -35,6 +48,7 @@ CASES = {
     "experts without tokens": {"start": "isolated", "data": ["text"]},
     "images in one process": {"data": ["image_kind", "text"]},
 }
+KINDS = {name: {"start": name} for name in FAMILIES}
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +58,15 @@ def starts(workspace, tmp_path_factory):
     copies = dict.fromkeys(("image", "speech"), workspace / "start")
     for name, arguments in STARTS.items():
         model, _ = assemble(workspace / "start", copies, base_experts=2, noise=0.5, exact=False, **arguments)
-        model.config.text_config.router_aux_loss_coef = 0.05
-        model.config.text_config.router_aux_loss_global_batch = True
-        model.config.text_config.router_z_loss_coef = 0.1
+        for key, value in BALANCE.items():
+            setattr(model.config.text_config, key, value)
         model.save_pretrained(folder / name)
+    dense = UniMoEConfig.from_pretrained(workspace / "start").to_dict()
+    for name, values in FAMILIES.items():
+        text = {**dense["text_config"], "num_experts": 4, **values, **BALANCE}
+        torch.manual_seed(0)
+        UniMoEForConditionalGeneration(UniMoEConfig(**{**dense, "text_config": text})).save_pretrained(folder / name)
+    for name in (*STARTS, *FAMILIES):
         AutoProcessor.from_pretrained(workspace / "start").save_pretrained(folder / name)
     return folder
 
@@ -55,7 +74,7 @@ def starts(workspace, tmp_path_factory):
 @pytest.fixture(scope="module")
 def make_case(starts, workspace):
     def make(name, output, *, processes=1, zero=None, size=1):
-        changes = dict(CASES[name])
+        changes = dict((CASES | KINDS)[name])
         files = changes.pop("data", ["image_kind", "spoken_word", "text"])
         weights = {"image_kind": 1.0, "text": 8.0} if name == "images in one process" else {}
         paths = [
@@ -100,7 +119,7 @@ def run(stages, file, *, processes=1, program="parity_program.py"):
 def references(make_case, tmp_path_factory):
     """Each case in one process without DeepSpeed."""
     folder = tmp_path_factory.mktemp("one")
-    run([make_case(name, folder) for name in CASES], folder / "stages.json")
+    run([make_case(name, folder) for name in CASES | KINDS], folder / "stages.json")
     return folder
 
 
@@ -138,7 +157,7 @@ def learn_alike(make_case, references, tmp_path, *, processes, size, zero, cases
     for name, stage in stages.items():
         folder = Path(stage.output)
         noted = compare(references / folder.name, folder, name)
-        assert set(noted["local_experts"]) == {4 // size}
+        assert sum(noted["local_experts"]) == 4 // size * LAYERS
         if name == "images in one process":
             assert any(len(set(images)) == 2 for images in noted["images"])
 
@@ -155,6 +174,12 @@ def test_four_processes_learn_what_one_learns(make_case, references, tmp_path, s
     """With two groups of two, experts have replicas whose gradients are averaged, and others have other experts."""
     cases = ["plain", "clipping", "experts by lora", "isolated modalities"]
     learn_alike(make_case, references, tmp_path, processes=4, size=size, zero=zero, cases=cases)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("zero", [2, 3])
+def test_experts_of_every_kind_can_be_spread(make_case, references, tmp_path, zero):
+    learn_alike(make_case, references, tmp_path, processes=2, size=2, zero=zero, cases=KINDS)
 
 
 @pytest.mark.distributed

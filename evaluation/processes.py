@@ -1,0 +1,62 @@
+"""Several processes that answer the rows of one evaluation: each takes every so many batches, the first one scores.
+
+`torchrun --nproc_per_node 2 -m evaluation ...` starts them; without a launcher there is one.
+"""
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Batch = TypeVar("Batch")
+_PATIENCE = timedelta(hours=12)
+"""How long a process waits for slower ones; one that fails ends all of them at once."""
+
+
+def begin() -> None:
+    """Meet the other processes of a launcher, if there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+
+
+def rank() -> int:
+    """Which process this is."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def processes() -> int:
+    """How many there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device(name: str) -> torch.device:
+    """The device of this process; `auto` is the GPU of its number on its node, if there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
+
+
+def own(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches of this process."""
+    return list(batches[rank() :: processes()])
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if processes() > 1:
+        dist.barrier()
+
+
+def total(counts: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, on the CPU; all must call this."""
+    counts = counts.cpu()
+    if processes() > 1:
+        dist.all_reduce(counts)
+    return counts
+
+
+__all__ = ["begin", "device", "own", "processes", "rank", "total", "wait"]
