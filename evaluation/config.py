@@ -8,7 +8,20 @@ from pydantic import Field
 
 from unimoe.settings import Section, read_yaml, validate
 
-MetricName = Literal["exact_match", "vqa_accuracy", "wer"]
+MetricName = Literal[
+    "exact_match",
+    "vqa_accuracy",
+    "anls",
+    "multiple_choice",
+    "circular",
+    "yes_no",
+    "mme",
+    "wer",
+    "cer",
+    "captions",
+    "contains",
+]
+"""Keys of `evaluation.metrics.METRICS`."""
 
 
 class TaskConfig(Section):
@@ -17,7 +30,10 @@ class TaskConfig(Section):
     Args:
         data: JSONL file of the rows to answer; relative to `data_root`.
         train: JSONL file of the training split, from which the floors are computed. None: no floors.
-        metric: `exact_match`, `vqa_accuracy` (rows need `answers`), or `wer` (word error rate, lower is better).
+        metric: `exact_match`; `vqa_accuracy` (`answers` of annotators); `anls`, `contains` (`answers` that are right);
+            `multiple_choice` (`choices`); `circular` (`choices`; `group` of a question's rotations); `yes_no`; `mme`
+            (`group` of a picture's two questions); `wer`, `cer` (error rates of words and characters, lower is
+            better); `captions` (`answers` are the reference captions).
         limit: Score a random sample (by `seed`) of so many rows. None: all.
         prompt: Text appended to the last user turn of every row.
     """

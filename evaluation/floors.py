@@ -3,8 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from .metrics import Metric, ratio, score_all
-from .tasks import Sample
+from .estimates import OVER_ROWS, value_of, whole
+from .metrics import Metric
+from .tasks import Average, Sample
 
 
 def most_frequent(answers: Counter[str]) -> str:
@@ -33,14 +34,12 @@ def question_only_answers(train: Sequence[Sample], test: Sequence[Sample]) -> li
 _FLOORS = {"majority": majority_answers, "question_only": question_only_answers}
 
 
-def compute_floors(train: Sequence[Sample], test: Sequence[Sample], metric: Metric) -> dict[str, float]:
-    """Score every floor on the test rows with the task's metric, by name."""
-    floors = {}
-    for name, answer in _FLOORS.items():
-        predictions = answer(train, test)
-        triples = ((text, row.reference, row.answers) for text, row in zip(predictions, test, strict=True))
-        floors[name] = ratio(score_all(metric, triples))
-    return floors
+def compute_floors(
+    train: Sequence[Sample], test: Sequence[Sample], metric: Metric, average: Average = OVER_ROWS
+) -> dict[str, float]:
+    """Score every floor on the test rows with the main value of the task's metric, by name."""
+    cut = whole(test, average)
+    return {name: value_of(metric.score(test, answer(train, test)).main, cut) for name, answer in _FLOORS.items()}
 
 
 def best_floor(floors: dict[str, float], metric: Metric) -> float | None:

@@ -6,6 +6,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_BLOCK = 4_000_000  # counts held at once: 32 MB
+
+
+def resample(sums: Floats, *, samples: int, seed: int) -> Floats:
+    """Draw as many clusters as there are, with replacement, and add up what they hold; again and again.
+
+    Args:
+        sums: What each cluster holds, (clusters, ...).
+        samples: How many times.
+        seed: The same seed and number of clusters draw the same clusters, so differences of two results are paired.
+
+    Returns:
+        Sums of each resample, (samples, ...).
+    """
+    clusters = len(sums)
+    flat = sums.reshape(clusters, -1)
+    drawn = np.empty((samples, flat.shape[1]))
+    generator = np.random.default_rng(seed)
+    size = max(1, _BLOCK // clusters)
+    for start in range(0, samples, size):
+        block = drawn[start : start + size]
+        draws = (generator.integers(clusters, size=clusters) for _ in block)
+        counts = np.stack([np.bincount(draw, minlength=clusters) for draw in draws])  # multinomial, (block, clusters)
+        block[:] = counts.astype(np.float64) @ flat
+    return drawn.reshape(samples, *sums.shape[1:])
+
+
+def cluster_sums(scores: Floats, index: NDArray[np.intp], clusters: int) -> Floats:
+    """Sums of numerators and of denominators within each cluster, (clusters, 2).
+
+    Args:
+        scores: Numerator and denominator of each row, (rows, 2).
+        index: Cluster of each row, (rows,).
+        clusters: How many there are; some may have no row.
+    """
+    return np.stack([np.bincount(index, weights=column, minlength=clusters) for column in scores.T], axis=-1)
+
+
+def number_clusters(clusters: Sequence[str]) -> tuple[NDArray[np.intp], int]:
+    """Number of each row's cluster, (rows,), and how many there are."""
+    names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    return index, len(names)
 
 
 def bootstrap(scores: Floats, clusters: Sequence[str], *, samples: int, seed: int) -> Floats:
@@ -18,7 +60,7 @@ def bootstrap(scores: Floats, clusters: Sequence[str], *, samples: int, seed: in
         seed: The same seed and clusters draw the same rows, so differences of two results are paired.
 
     Returns:
-        The value in each resample, (samples,).
+        The value in each resample, (samples,); NaN where the denominator is 0.
 
     Raises:
         ValueError: If scores and clusters differ in length, or there are none.
@@ -27,21 +69,19 @@ def bootstrap(scores: Floats, clusters: Sequence[str], *, samples: int, seed: in
         raise ValueError(
             f"Found {len(scores)} scores but {len(clusters)} clusters; expected one cluster for each score."
         )
-    names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    sums = np.zeros((len(names), 2))
-    np.add.at(sums, index, scores)  # (clusters, 2)
-    generator = np.random.default_rng(seed)
-    values = np.empty(samples)
-    for sample in range(samples):
-        numerator, denominator = sums[generator.integers(len(names), size=len(names))].sum(axis=0)
-        values[sample] = numerator / denominator if denominator else np.nan
-    return values
+    return divide(resample(cluster_sums(scores, *number_clusters(clusters)), samples=samples, seed=seed))
+
+
+def divide(sums: Floats) -> Floats:
+    """Numerators over denominators (..., 2) -> (...); NaN where the denominator is 0."""
+    numerator, denominator = sums[..., 0], sums[..., 1]
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0)
 
 
 def interval(values: Floats) -> tuple[float, float]:
-    """Lower and upper end of the 95 % percentile interval of bootstrap values."""
+    """Lower and upper end of the 95 % percentile interval of bootstrap values; NaN values are left out."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
-__all__ = ["bootstrap", "interval"]
+__all__ = ["bootstrap", "cluster_sums", "divide", "interval", "number_clusters", "resample"]

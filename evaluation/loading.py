@@ -12,9 +12,10 @@ from unimoe.moe.counting import count_parameters
 
 from .config import EvaluationConfig, TaskConfig
 from .errors import EvaluationError
+from .estimates import OVER_ROWS
 from .fingerprint import file_hash, model_fingerprint
-from .metrics import METRICS, Metric
-from .tasks import Sample, read_task, sample_rows
+from .metrics import METRICS, Metric, check_rows
+from .tasks import Average, Sample, read_task, sample_rows
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """The rows of a task, those of its training split, and hashes of both files."""
+    """The rows of a task, those of its training split, hashes of both files, and how scores of rows become one."""
 
     name: str
     config: TaskConfig
@@ -52,6 +53,7 @@ class LoadedTask:
     train: list[Sample]
     data_hash: str
     train_hash: str | None
+    average: Average = OVER_ROWS
 
 
 def load_model(name: str, *, device: str) -> LoadedModel:
@@ -92,7 +94,8 @@ def _load_task(name: str, task: TaskConfig, config: EvaluationConfig) -> LoadedT
     metric = METRICS[task.metric]
     metric.require()
     data = config.resolve(task.data)
-    samples = read_task(data, prompt=task.prompt, needs_answers=metric.needs_answers)
+    samples = read_task(data, prompt=task.prompt)
+    check_rows(task.metric, metric, samples)
     train_path = None if task.train is None else config.resolve(task.train)
     train = [] if train_path is None else read_task(train_path, prompt=task.prompt)
     return LoadedTask(

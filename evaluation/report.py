@@ -1,6 +1,7 @@
 """The table at the end of an evaluation, and the lines of Python that load what was measured."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,9 @@ def print_report(results: dict[str, Any], *, console: Console) -> None:
     side_by_side = max(1, (console.width - _LABEL_WIDTH) // _TASK_WIDTH)
     for start in range(0, len(names), side_by_side):
         console.print(results_table(results, names[start : start + side_by_side]))
+    for name, task in results["tasks"].items():
+        for note in task["notes"]:
+            console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
     for label in ("model", "baseline"):
         if results[label]:
             console.print(f"{label}: {describe_model(results[label])}", highlight=False, soft_wrap=True)
@@ -48,6 +52,7 @@ def _lines(results: dict[str, Any]) -> dict[str, Cell]:
         "metric": lambda task: task["metric"],
         "score": lambda task: f"[bold]{task['value']:.3f}[/]",
         "95 % interval": lambda task: f"{task['low']:.3f}-{task['high']:.3f}",
+        **{name: partial(_value, name) for name in _further_values(results)},
         "rows": lambda task: f"{task['n']:,}",
         "floor: majority": lambda task: _number(task["floors"].get("majority")),
         "floor: question only": lambda task: _number(task["floors"].get("question_only")),
@@ -59,6 +64,17 @@ def _lines(results: dict[str, Any]) -> dict[str, Cell]:
         lines[baseline_title(results["baseline"])] = lambda task: _number(task.get("baseline", {}).get("value"))
     lines["unparsed"] = lambda task: f"{task['unparsed_rate']:.1%}"
     return lines
+
+
+def _further_values(results: dict[str, Any]) -> list[str]:
+    """Names of the values that tasks have beside the main one, in order of appearance."""
+    return list(dict.fromkeys(name for task in results["tasks"].values() for name in list(task["values"])[1:]))
+
+
+def _value(name: str, task: dict[str, Any]) -> str:
+    """A value of a task that is not its main one."""
+    further = dict(list(task["values"].items())[1:])
+    return _number(further.get(name, {}).get("value"))
 
 
 def _experts_used(modality: dict[str, Any] | None) -> str:

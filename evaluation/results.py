@@ -2,56 +2,59 @@
 
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 import unimoe
 
 from .config import EvaluationConfig
+from .errors import EvaluationError
+from .estimates import Draws, Estimate, estimate, estimate_categories, estimate_difference, whole
 from .floors import best_floor, compute_floors
-from .intervals import bootstrap, interval
 from .loading import LoadedTask
-from .metrics import is_unparsed, ratio, score_all
+from .metrics import Pairs
 
-Floats = NDArray[np.float64]
-_VERSIONED = ("torch", "transformers", "numpy", "jiwer", "whisper-normalizer")
-
-
-def score_rows(task: LoadedTask, predictions: Sequence[str]) -> Floats:
-    """Numerator and denominator of each row, (rows, 2)."""
-    rows = zip(predictions, task.samples, strict=True)
-    return score_all(task.metric, ((text, row.reference, row.answers) for text, row in rows))
+_VERSIONED = ("torch", "transformers", "numpy", "jiwer", "rapidfuzz", "whisper-normalizer", "pycocoevalcap")
 
 
-def resample(task: LoadedTask, scores: Floats, config: EvaluationConfig) -> Floats:
-    """Bootstrap values over the task's clusters."""
-    clusters = [sample.cluster for sample in task.samples]
-    return bootstrap(scores, clusters, samples=config.bootstrap.samples, seed=config.seed)
+def score_rows(task: LoadedTask, predictions: Sequence[str]) -> Pairs:
+    """Numerator and denominator of each row's main value, (rows, 2)."""
+    return task.metric.score(task.samples, predictions).main
+
+
+def draws_of(task: LoadedTask, config: EvaluationConfig) -> Draws:
+    """How the task's rows are drawn: the same for all predictions of it."""
+    return Draws([sample.cluster for sample in task.samples], config.bootstrap.samples, config.seed)
 
 
 def summarise(task: LoadedTask, predictions: Sequence[str], config: EvaluationConfig) -> dict[str, Any]:
-    """Value, 95 % interval, number of rows and share of unparsed answers."""
-    scores = score_rows(task, predictions)
-    low, high = interval(resample(task, scores, config))
+    """The main value with its interval, all named values, the main value of each category, and what could not be read.
+
+    Raises:
+        EvaluationError: If the references hold nothing to count.
+    """
+    scores = task.metric.score(task.samples, predictions)
+    draws, cut = draws_of(task, config), whole(task.samples, task.average)
+    values = {name: estimate(pairs, [cut], draws)[0] for name, pairs in scores.values.items()}
+    main = next(iter(values.values()))
+    if main["value"] is None:
+        raise EvaluationError(f"{task.name}: no reference holds a word after normalisation, so there is no error rate")
     return {
-        "value": ratio(scores),
-        "low": low,
-        "high": high,
+        **main,
         "n": len(predictions),
-        "unparsed_rate": sum(map(is_unparsed, predictions)) / len(predictions),
+        "clusters": len(set(draws.clusters)),
+        "unparsed_rate": float(scores.unparsed.mean()),
+        "values": values,
+        "categories": estimate_categories(scores.main, task.samples, task.average, draws),
+        "notes": list(scores.notes),
     }
 
 
-def compare(
-    task: LoadedTask, predictions: Sequence[str], other: Sequence[str], config: EvaluationConfig
-) -> dict[str, float]:
-    """Paired difference of two models on the same rows: value of the first minus value of the second."""
+def compare(task: LoadedTask, predictions: Sequence[str], other: Sequence[str], config: EvaluationConfig) -> Estimate:
+    """Paired difference of two models on the same rows: main value of the first minus that of the second."""
     scores, others = score_rows(task, predictions), score_rows(task, other)
-    low, high = interval(resample(task, scores, config) - resample(task, others, config))
-    return {"value": ratio(scores) - ratio(others), "low": low, "high": high}
+    return estimate_difference(scores, others, whole(task.samples, task.average), draws_of(task, config))
 
 
 def verdict(summary: dict[str, Any], floor: float | None, *, higher_is_better: bool) -> str:
@@ -80,7 +83,7 @@ def task_result(
     """
     metric = task.metric
     summary = summarise(task, predictions, config)
-    floors = compute_floors(task.train, task.samples, metric) if task.train else {}
+    floors = compute_floors(task.train, task.samples, metric, task.average) if task.train else {}
     floor = best_floor(floors, metric)
     result = {
         "metric": task.config.metric,
@@ -90,7 +93,7 @@ def task_result(
         "verdict": verdict(summary, floor, higher_is_better=metric.higher_is_better),
         "higher_is_better": metric.higher_is_better,
         "normaliser": metric.normaliser,
-        "clusters": len({sample.cluster for sample in task.samples}),
+        "average": asdict(task.average),
         "prompt": prompt,
         "data": str(config.resolve(task.config.data)),
         "data_hash": task.data_hash,

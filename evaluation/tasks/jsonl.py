@@ -1,6 +1,9 @@
-"""Reading of JSONL tasks: `{"id", "messages": [...], "answers"?, "cluster"?}` a line; errors name file and line.
+"""Reading of JSONL tasks: `{"id", "messages": [...]}` a line; errors name file and line.
 
-Media paths are relative to the data file. The last assistant turn of a row is its reference answer.
+Media paths are relative to the data file. The last assistant turn of a row is its reference answer; of a multiple
+choice, the letter of the right option. A row may carry the other fields of `Sample`: `answers` (list of texts),
+`choices` (list of texts), `group` (text), `categories` (`{"subject": "physics"}`), and `cluster` (text), without which
+rows about the same media, or of the same group, are one.
 """
 
 import json
@@ -20,13 +23,12 @@ _KINDS = [modality.key for modality in MEDIA]
 _ROLES = ("system", "user", "assistant", "tool")
 
 
-def read_task(path: Path, *, prompt: str | None = None, needs_answers: bool = False) -> list[Sample]:
+def read_task(path: Path, *, prompt: str | None = None) -> list[Sample]:
     """Read all rows of a task.
 
     Args:
         path: JSONL file.
         prompt: Text appended to the last user turn.
-        needs_answers: Whether every row must carry a list `answers`.
 
     Raises:
         EvaluationError: If the file or a row is not as expected; names file, line and cure.
@@ -37,11 +39,6 @@ def read_task(path: Path, *, prompt: str | None = None, needs_answers: bool = Fa
         sample = _parse_row(line, where=where, folder=path.parent, prompt=prompt, default_id=str(number))
         if sample.id in samples:
             raise EvaluationError(f"{where}: id {sample.id!r} appears twice; ids must be unique within a file")
-        if needs_answers and len(sample.answers) < 4:
-            raise EvaluationError(
-                f"{where}: metric vqa_accuracy needs 'answers', a list of the annotators' answers (usually 10, at "
-                f"least 4). Add it, or use metric exact_match."
-            )
         samples[sample.id] = sample
     if not samples:
         raise EvaluationError(f"{path}: no rows")
@@ -49,11 +46,26 @@ def read_task(path: Path, *, prompt: str | None = None, needs_answers: bool = Fa
 
 
 def sample_rows(samples: list[Sample], limit: int | None, *, seed: int) -> list[Sample]:
-    """Keep a random sample of `limit` rows in their order; all if there are no more."""
+    """Keep a random sample of `limit` rows in their order; all if there are no more.
+
+    Rows of one group stay together, so where rows have groups a few more are kept, up to the end of the last group.
+    """
     if limit is None or limit >= len(samples):
         return samples
-    chosen = np.random.default_rng(seed).choice(len(samples), size=limit, replace=False)
-    return [samples[index] for index in sorted(chosen)]
+    generator = np.random.default_rng(seed)
+    if not any(sample.group for sample in samples):
+        chosen = generator.choice(len(samples), size=limit, replace=False)
+        return [samples[index] for index in sorted(chosen)]
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault((sample.group, "" if sample.group else sample.id), []).append(index)
+    together = list(groups.values())
+    kept: list[int] = []
+    for group in generator.permutation(len(together)):
+        if len(kept) >= limit:
+            break
+        kept.extend(together[group])
+    return [samples[index] for index in sorted(kept)]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -88,15 +100,42 @@ def _parse_row(line: str, *, where: str, folder: Path, prompt: str | None, defau
     asked = tuple(messages)
     sample_id = str(row.get("id", default_id))
     media = media_items(asked)
-    cluster = row.get("cluster", media_signature(media) if media else sample_id)
-    return Sample(sample_id, asked, reference, _answers(row, reference, where=where), str(cluster), where)
+    group = _group(row, where=where)
+    cluster = row.get("cluster", media_signature(media) if media else group or sample_id)
+    return Sample(
+        id=sample_id,
+        messages=asked,
+        reference=reference,
+        answers=_texts(row, "answers", where=where) or (reference,),
+        cluster=str(cluster),
+        where=where,
+        choices=_texts(row, "choices", where=where),
+        group=group,
+        categories=_categories(row, where=where),
+    )
 
 
-def _answers(row: dict[str, Any], reference: str, *, where: str) -> tuple[str, ...]:
-    answers = row.get("answers", [reference])
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise EvaluationError(f"{where}: 'answers' must be a list of strings")
-    return tuple(answers)
+def _texts(row: dict[str, Any], key: str, *, where: str) -> tuple[str, ...]:
+    texts = row.get(key, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise EvaluationError(f"{where}: {key!r} must be a list of strings")
+    return tuple(texts)
+
+
+def _group(row: dict[str, Any], *, where: str) -> str:
+    group = row.get("group", "")
+    if not isinstance(group, str | int):
+        raise EvaluationError(f"{where}: 'group' must be a string")
+    return str(group)
+
+
+def _categories(row: dict[str, Any], *, where: str) -> dict[str, str]:
+    categories = row.get("categories", {})
+    if not isinstance(categories, dict) or not all(isinstance(name, str) for name in categories.values()):
+        raise EvaluationError(
+            f'{where}: \'categories\' must be an object of strings, such as {{"subject": "physics"}}'
+        )
+    return categories
 
 
 def _append_prompt(messages: list[Message], prompt: str | None, *, where: str) -> None:

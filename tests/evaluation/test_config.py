@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from evaluation.config import load_config
+from evaluation.config import MetricName, load_config
+from evaluation.metrics import METRICS
 from unimoe.settings import ConfigError
 
 VALID = "output: out\ntasks:\n  vqa: {data: a.jsonl, train: b.jsonl}\n"
@@ -13,6 +15,10 @@ def config_file(tmp_path: Path) -> Path:
     path = tmp_path / "eval.yaml"
     path.write_text(VALID)
     return path
+
+
+def test_every_metric_can_be_asked_for() -> None:
+    assert get_args(MetricName) == tuple(METRICS)
 
 
 def test_defaults_are_greedy_exact_match(config_file: Path) -> None:
@@ -33,7 +39,7 @@ def test_overrides_are_read_as_yaml_and_may_open_new_sections(config_file: Path)
     [
         ("batch_sise=4", "batch_sise", "Did you mean 'batch_size'?"),
         ("tasks.vqa.metrik=wer", "tasks.vqa.metrik: unknown key", "Did you mean 'metric'?"),
-        ("tasks.vqa.metric=accuracy", "tasks.vqa.metric", "'exact_match', 'vqa_accuracy' or 'wer'"),
+        ("tasks.vqa.metric=accuracy", "tasks.vqa.metric", "'exact_match', 'vqa_accuracy', 'anls'"),
         ("tasks.vqa.limit=0", "tasks.vqa.limit", "greater than or equal to 1"),
         ("bootstrap.sample=300", "bootstrap", "Did you mean 'samples'?"),
     ],

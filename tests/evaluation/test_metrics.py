@@ -1,10 +1,39 @@
+"""What each metric says of single answers; `test_metric_parity.py` compares whole sets with slow references."""
+
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 
 from evaluation.errors import EvaluationError
-from evaluation.evalai import normalise_vqa_answer
-from evaluation.intervals import bootstrap, interval
-from evaluation.metrics import METRICS, exact_match, is_unparsed, ratio, score_all, vqa_accuracy, word_errors
+from evaluation.metrics import (
+    METRICS,
+    anls,
+    character_errors,
+    check_rows,
+    contains,
+    exact_match,
+    is_unparsed,
+    normalise_vqa_answer,
+    ratio,
+    read_choice,
+    read_yes_no,
+    vqa_accuracy,
+    without_thoughts,
+    word_errors,
+)
+from evaluation.tasks import Sample
+
+CHOICES = ("red", "dark red", "a dog", "Vitamin C")
+
+
+def row(number: int = 0, reference: str = "yes", *answers: str, **fields: Any) -> Sample:
+    return Sample(str(number), (), reference, answers or (reference,), str(number), f"rows:{number}", **fields)
+
+
+def score(metric: str, samples: list[Sample], predictions: list[str]) -> dict[str, float]:
+    return {name: ratio(pairs) for name, pairs in METRICS[metric].score(samples, predictions).values.items()}
 
 
 @pytest.mark.parametrize(
@@ -62,49 +91,175 @@ def test_wer_is_that_of_the_corpus_not_the_mean_of_sentences() -> None:
     pytest.importorskip("whisper_normalizer")
     references = ["Mr. Smith's colour was twenty-three, uh", "A cat sat here.", "hello"]
     predictions = ["mister smith is color was 23", "a cat here", ""]
-    scores = score_all(METRICS["wer"], ((p, r, (r,)) for p, r in zip(predictions, references, strict=True)))
+    scores = METRICS["wer"].score([row(n, text) for n, text in enumerate(references)], predictions).main
     assert scores[0].tolist() == [0.0, 6.0]
     corpus = jiwer.process_words(["a cat sat here", "hello"], ["a cat here", ""])
     assert ratio(scores[1:]) == pytest.approx(corpus.wer) == pytest.approx(2 / 5)
 
 
-def test_references_without_words_have_no_error_rate() -> None:
-    with pytest.raises(EvaluationError, match="no reference holds a word"):
-        ratio(np.array([[1.0, 0.0]]))
-
-
 def test_wer_counts_insertions_into_a_silent_reference() -> None:
     pytest.importorskip("whisper_normalizer")
     assert word_errors("red dog", "uh") == (2.0, 0.0)
+    assert word_errors("", "a") == (1.0, 1.0)
+    assert word_errors("<|en|>hello", "Hello.") == (0.0, 1.0)
 
 
-def test_intervals_hold_the_value_and_shrink_with_rows() -> None:
-    def width(rows: int) -> float:
-        scores = np.ones((rows, 2))
-        scores[: rows // 5, 0] = 0
-        low, high = interval(bootstrap(scores, [str(row) for row in range(rows)], samples=1000, seed=0))
-        assert low < 0.8 < high
-        return high - low
-
-    assert width(2000) == pytest.approx(width(200) / np.sqrt(10), rel=0.15)
-    assert width(2000) == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 2000), rel=0.1)
+def test_cer_counts_characters_of_any_language() -> None:
+    pytest.importorskip("whisper_normalizer")
+    assert character_errors("今天天氣好", "今天天气很好。") == (2.0, 6.0)
+    assert character_errors("", "ab") == (2.0, 2.0)
+    assert character_errors("uh", "uh") == (0.0, 2.0)  # no word belongs to one language
 
 
-def test_rows_of_one_cluster_count_as_one() -> None:
-    scores = np.ones((400, 2))
-    scores[:200, 0] = 0
-    alone = bootstrap(scores, [str(row) for row in range(400)], samples=500, seed=0)
-    together = bootstrap(scores, [str(row // 4) for row in range(400)], samples=500, seed=0)
-    assert together.std() == pytest.approx(2 * alone.std(), rel=0.15)
+@pytest.mark.parametrize(
+    ("prediction", "answers", "expected"),
+    [
+        ("Hello  World", ("hello world",), 1.0),
+        ("helo world", ("hello world",), 1 - 1 / 11),
+        ("abcd", ("abxy",), 0.0),  # half would have to change
+        ("abcde", ("abcxy",), 0.6),
+        ("b", ("abc", "b"), 1.0),
+        ("", ("",), 0.0),
+    ],
+)
+def test_anls_is_the_similarity_to_the_nearest_answer_or_0(
+    prediction: str, answers: tuple[str, ...], expected: float
+) -> None:
+    assert anls(prediction, answers) == pytest.approx(expected)
 
 
-def test_equal_seeds_draw_equal_rows_so_differences_are_paired() -> None:
-    scores = np.column_stack([np.random.default_rng(0).integers(0, 2, 100), np.ones(100)])
-    clusters = [str(row) for row in range(100)]
-    first, second = (bootstrap(scores, clusters, samples=200, seed=3) for _ in range(2))
-    assert np.array_equal(first, second)
+@pytest.mark.parametrize(
+    ("prediction", "letter"),
+    [
+        ("B", "B"),
+        ("b", "B"),
+        ("B.", "B"),
+        ("(B) dark red", "B"),
+        ("**B**", "B"),
+        ("B\nBecause it is dark.", "B"),
+        ("\\boxed{B}", "B"),
+        ("It must be B", "B"),
+        ("The answer is B, not red", "B"),
+        ("the answer is: (B), I think", "B"),
+        ("First (A), then (B) it is", "B"),
+        ("Between A. and B. it lies", "B"),
+        ("Option B: so dark", "B"),
+        ("Surely B) so dark", "B"),
+        ("it is dark red, I think", "B"),
+        ("The dark red!", "B"),
+        ("<think>A or C? A.</think> B", "B"),
+        ("it looks like A</think>B", "B"),
+        ("A dog", "C"),  # begins with an article, and is an option
+        ("vitamin c", "D"),
+        ("Vitamin C", "D"),  # not the letter at its end
+        ("A cat is there", None),
+        ("a dog or red", None),
+        ("E", None),
+        ("E.g. a cat", None),
+        ("A?", None),
+        ("<think>B", None),
+        ("I do not know", None),
+        ("", None),
+    ],
+)
+def test_a_choice_is_read_or_unparsed_never_guessed(prediction: str, letter: str | None) -> None:
+    assert read_choice(prediction, CHOICES) == letter
 
 
-def test_scores_without_clusters_are_refused() -> None:
-    with pytest.raises(ValueError, match="Found 2 scores but 1 clusters"):
-        bootstrap(np.ones((2, 2)), ["a"], samples=100, seed=0)
+def test_two_options_with_one_text_are_not_told_apart_by_it() -> None:
+    assert read_choice("red", ("Red.", "red", "blue")) is None
+
+
+def test_an_unparsed_choice_is_wrong_and_counted() -> None:
+    samples = [row(number, "A", choices=CHOICES) for number in range(4)]
+    scores = METRICS["multiple_choice"].score(samples, ["A", "B", "who knows", ""])
+    assert ratio(scores.main) == 0.25
+    assert scores.unparsed.tolist() == [False, False, True, True]
+
+
+def test_a_question_is_right_if_all_its_rotations_are() -> None:
+    samples = [row(number, "A", choices=CHOICES, group=str(number // 4)) for number in range(12)]
+    predictions = ["A"] * 4 + ["A", "A", "A", "B"] + ["B"] * 4
+    assert score("circular", samples, predictions) == pytest.approx({"circular": 1 / 3, "accuracy": 7 / 12})
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer"),
+    [
+        ("Yes", "yes"),
+        ("yes, there is.", "yes"),
+        ("No.", "no"),
+        ("There is not.", "no"),
+        ("Yes. It is not small.", "yes"),
+        ("Yes\n\nIt is not small", "yes"),
+        ("There is no dog, yes", "no"),
+        ("<think>no</think>Yes", "yes"),
+        ("Nothing", None),
+        ("yesterday", None),
+        ("A dog. Yes", None),
+        ("", None),
+    ],
+)
+def test_yes_and_no_are_read_from_the_first_sentence(prediction: str, answer: str | None) -> None:
+    assert read_yes_no(prediction) == answer
+
+
+def test_popes_values_count_predictions_and_unparsed_as_wrong() -> None:
+    references = ["yes", "yes", "yes", "no", "no", "no"]
+    predictions = ["Yes", "no", "perhaps", "Yes", "no", "perhaps"]
+    scores = METRICS["yes_no"].score([row(n, ref) for n, ref in enumerate(references)], predictions)
+    expected = {"accuracy": 2 / 6, "precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "yes_ratio": 2 / 6}
+    assert {name: ratio(pairs) for name, pairs in scores.values.items()} == pytest.approx(expected)
+    assert scores.unparsed.sum() == 2
+    assert np.isnan(score("yes_no", [row()], ["no"])["precision"])
+
+
+def test_mme_adds_accuracy_and_accuracy_of_whole_pictures() -> None:
+    samples = [row(number, ("yes", "no")[number % 2], group=str(number // 2)) for number in range(6)]
+    predictions = ["Yes", "No", "Yes", "Yes", "maybe", "No"]
+    found = score("mme", samples, predictions)
+    assert found == pytest.approx({"score": 100 * (4 / 6 + 1 / 3), "accuracy": 4 / 6, "accuracy_plus": 1 / 3})
+    assert score("mme", samples, ["yes", "no"] * 3)["score"] == 200
+
+
+def test_contains_asks_for_all_parts_of_an_answer_as_whole_words() -> None:
+    assert contains("The red dog barks.", ("cat", "dog<AND>Red"))
+    assert not contains("The red cat", ("dog<AND>red",))
+    assert not contains("It costs 15.50", ("15", "5", "50", "costs 1"))
+    assert contains("x = -1 or x=-5.", ("x=-5",))
+    assert not contains("", ("",)) and not contains("<think>dog</think>cat", ("dog",))
+
+
+def test_thoughts_are_no_answer() -> None:
+    assert without_thoughts("<think>a</think> b <think>\nc</think>d") == "b d"
+    assert without_thoughts("<think>never ends") == ""
+
+
+def lacking() -> dict[str, tuple[Sample, str]]:
+    return {
+        "vqa_accuracy": (row(3), "rows:3: metric vqa_accuracy needs 'answers', a list of the annotators' answers"),
+        "anls": (row(3, "yes", " "), "rows:3: metric anls needs 'answers'"),
+        "captions": (row(3, "yes", ""), "rows:3: metric captions needs 'answers'"),
+        "contains": (row(3, "yes", ""), "rows:3: metric contains needs 'answers'"),
+        "multiple_choice": (row(3, "C", choices=("a", "b")), "needs the letter of the right option, A to B"),
+        "circular": (row(3, "A", choices=("a", "b")), "needs 'group', the same text in all rotations"),
+        "yes_no": (row(3, "perhaps"), "needs yes or no as the reference; found 'perhaps'"),
+        "mme": (row(3), "needs 'group', the same text in both questions"),
+    }
+
+
+@pytest.mark.parametrize("name", lacking())
+def test_a_row_that_lacks_something_is_named_before_anything_is_generated(name: str) -> None:
+    sample, problem = lacking()[name]
+    with pytest.raises(EvaluationError, match=re.escape(problem)):
+        check_rows(name, METRICS[name], [sample])
+
+
+def test_options_must_be_there_and_pictures_have_two_questions() -> None:
+    with pytest.raises(EvaluationError, match=r"needs 'choices'.*found 0"):
+        check_rows("multiple_choice", METRICS["multiple_choice"], [row(1, "A")])
+    rows = [row(number, group=group) for number, group in enumerate("aabbb")]
+    with pytest.raises(EvaluationError, match=r"rows:2: metric mme needs two questions.*group 'b' has 3"):
+        check_rows("mme", METRICS["mme"], rows)
+    check_rows("mme", METRICS["mme"], rows[:2])
+    check_rows("exact_match", METRICS["exact_match"], rows)

@@ -10,6 +10,7 @@ from evaluation.results import verdict
 
 def task(**changes: Any) -> dict[str, Any]:
     scores = {"metric": "exact_match", "value": 0.912, "low": 0.89, "high": 0.93, "n": 2500, "unparsed_rate": 0.004}
+    scores |= {"values": {"exact_match": {"value": 0.912}}, "notes": []}
     controls = {"floors": {"majority": 0.373, "question_only": 0.67}, "floor": 0.67, "verdict": "not above floor"}
     return {**scores, **controls, "shuffled": {"value": 0.611}, "baseline": {"value": 0.905}, **changes}
 
@@ -49,6 +50,15 @@ def test_more_tasks_than_fit_go_to_further_tables() -> None:
     text = report(80, [f"task{number}" for number in range(9)])
     assert text.count("95 % interval") == 3
     assert all(f"task{number}" in text for number in range(9))
+
+
+def test_further_values_and_notes_are_told() -> None:
+    values = {"accuracy": {"value": 0.912}, "f1": {"value": 0.834}, "precision": {"value": None}}
+    text = report(80, [], tasks={"pope": task(values=values), "vqa": task(notes=["said so"])})
+    lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
+    assert "0.834" in lines["f1"] and "accuracy" not in lines
+    assert lines["precision"].split("│")[2].strip() == "-"
+    assert "vqa: said so" in text
 
 
 def test_controls_that_were_not_asked_for_have_no_line() -> None:

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,21 @@ def test_rows_about_one_picture_are_one_cluster_unless_the_row_says_otherwise(co
     assert clusters[0] == clusters[1] != clusters[2] == "other"
 
 
+def test_rows_of_a_group_without_media_are_one_cluster_and_carry_what_metrics_need(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "which?"}, {"role": "assistant", "content": "B"}]
+    row = {"messages": messages, "choices": ["red", "blue"], "group": "q1", "categories": {"subject": "physics"}}
+    first, second = read_task(write_rows(tmp_path / "rows.jsonl", [row, row]))
+    assert first.choices == ("red", "blue") and first.categories == {"subject": "physics"}
+    assert first.group == second.group == first.cluster == second.cluster == "q1"
+
+
+def test_a_limit_keeps_groups_whole(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "yes"}]
+    rows = [{"messages": messages, "group": str(number // 3)} for number in range(30)]
+    chosen = sample_rows(read_task(write_rows(tmp_path / "rows.jsonl", rows)), 10, seed=0)
+    assert len(chosen) == 12 and set(Counter(sample.group for sample in chosen).values()) == {3}
+
+
 def test_earlier_turns_and_frames_of_a_clip_are_kept(colour_data: Path) -> None:
     frames = ["media/red_0.png", "media/red_1.png"]
     content = [{"type": "video", "video": frames}, {"type": "text", "text": "hi"}]
@@ -60,7 +76,10 @@ def broken_rows() -> dict[str, tuple[dict, str]]:
         "kind": (row(messages=[{"role": "user", "content": [{"type": "imag"}]}, answer]), "Did you mean 'image'"),
         "no medium": (row(messages=[{"role": "user", "content": [{"type": "image"}]}, answer]), "exactly one of"),
         "no file": (colour_row(0, "pink"), "file not found: media/pink_0.png"),
-        "answers": (row(answers="red"), "must be a list of strings"),
+        "answers": (row(answers="red"), "'answers' must be a list of strings"),
+        "choices": (row(choices=["red", 1]), "'choices' must be a list of strings"),
+        "group": (row(group=["a"]), "'group' must be a string"),
+        "categories": (row(categories=["colour"]), "'categories' must be an object of strings"),
     }
 
 
@@ -74,7 +93,7 @@ def test_a_broken_row_is_named_by_file_and_line(colour_data: Path, name: str) ->
     assert problem in str(error.value)
 
 
-def test_broken_json_double_ids_and_missing_answers_are_named_by_line(colour_data: Path) -> None:
+def test_broken_json_and_double_ids_are_named_by_line(colour_data: Path) -> None:
     path = colour_data / "rows.jsonl"
     path.write_text(json.dumps(colour_row(0, "red")) + "\n{broken\n")
     with pytest.raises(EvaluationError, match=r"rows\.jsonl:2: not valid JSON"):
@@ -82,8 +101,6 @@ def test_broken_json_double_ids_and_missing_answers_are_named_by_line(colour_dat
     write_rows(path, [colour_row(0, "red"), colour_row(0, "red")])
     with pytest.raises(EvaluationError, match=r"rows\.jsonl:2: id 'row0' appears twice"):
         read_task(path)
-    with pytest.raises(EvaluationError, match=r"rows\.jsonl:1: metric vqa_accuracy needs 'answers'"):
-        read_task(path, needs_answers=True)
     with pytest.raises(EvaluationError, match="cannot be read"):
         read_task(colour_data / "none.jsonl")
 
