@@ -1,7 +1,7 @@
 """A benchmark as data plus a few lines: how its publisher's files become rows, and how they are asked and scored."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +87,7 @@ class Benchmark:
         hub: The same on the Hub, where it can be read.
         judge: What a judge may be asked beside the metric, see `evaluation.judge`. None: nothing.
         note: What a reader of the score should know.
+        shares: Name of a benchmark whose folder is read where there is no `DATA_ROOT/NAME`.
     """
 
     name: str
@@ -104,11 +105,14 @@ class Benchmark:
     hub: Hub | None = None
     judge: Judge | None = None
     note: str = ""
+    shares: str = ""
 
     def source(self, data_root: Path) -> Source:
         """Its files below a data root."""
         tree = "\n".join(f"  {line}" for line in self.tree.strip().splitlines())
         folder = data_root / self.name
+        if self.shares and not folder.exists():
+            folder = data_root / self.shares
         help = f"{self.title} is expected in {folder}:\n{tree}\nGet it from {self.origin} ({self.licence})."
         return Source(self.name, folder, help)
 
@@ -138,4 +142,19 @@ def options(choices: Iterable[str]) -> str:
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-__all__ = ["LETTER", "LETTERS", "SHORT_ANSWER", "Average", "Benchmark", "Hub", "Judge", "options"]
+def check_letter(answer: object, choices: Sequence[str], where: str) -> str:
+    """The letter of the right option.
+
+    Raises:
+        EvaluationError: If no option has it; names the row.
+    """
+    letter, letters = str(answer).strip(), LETTERS[: len(choices)]
+    if len(letter) != 1 or letter not in letters:
+        raise EvaluationError(
+            f"{where}: the answer {answer!r} is not the letter of one of its {len(choices)} options "
+            f"({', '.join(letters)}). Compare the row with the publisher's file."
+        )
+    return letter
+
+
+__all__ = ["LETTER", "LETTERS", "SHORT_ANSWER", "Average", "Benchmark", "Hub", "Judge", "check_letter", "options"]

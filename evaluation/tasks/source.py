@@ -2,9 +2,10 @@
 
 import csv
 import hashlib
+import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,18 @@ class Source:
         except UnicodeDecodeError as error:
             raise EvaluationError(f"{self.root / name}: not UTF-8 at byte {error.start}") from error
 
-    def json(self, name: str) -> Any:
+    def json(self, name: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
         """A JSON file.
+
+        Args:
+            name: Below the folder.
+            object_pairs_hook: As of `json.loads`.
 
         Raises:
             EvaluationError: If it is missing or damaged.
         """
         try:
-            return json.loads(self.text(name))
+            return json.loads(self.text(name), object_pairs_hook=object_pairs_hook)
         except json.JSONDecodeError as error:
             raise EvaluationError(f"{self.root / name}:{error.lineno}: not valid JSON: {error.msg}") from error
 
@@ -98,18 +103,66 @@ class Source:
                 (f"{path}[{number}]", self._object(row, f"{path}[{number}]")) for number, row in enumerate(listed)
             )
         elif ending == ".jsonl":
-            for number, line in enumerate(self.text(name).splitlines(), start=1):
-                if line.strip():
-                    yield f"{path}:{number}", self._object(self._line(line, f"{path}:{number}"), f"{path}:{number}")
+            yield from self.lines(name)
         else:
             csv.field_size_limit(sys.maxsize)  # pictures in base64
-            lines = self.text(name).splitlines(keepends=True)
-            reader = csv.DictReader(lines, delimiter=delimiter or ("\t" if ending == ".tsv" else ","))
+            file = io.StringIO(self.text(name), newline="")
+            reader = csv.DictReader(file, delimiter=delimiter or ("\t" if ending == ".tsv" else ","))
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
                     raise EvaluationError(f"{where}: has not as many cells as the first line")
                 yield where, row
+
+    def lines(self, name: str) -> Iterator[tuple[str, Row]]:
+        """Rows of a file with a JSON object a line, whatever its ending, with the place of each.
+
+        Raises:
+            EvaluationError: If it is missing or damaged.
+        """
+        # not splitlines(): it also cuts at U+2028 and others that JSON texts may hold
+        for number, line in enumerate(self.text(name).split("\n"), start=1):
+            if line.strip():
+                where = f"{self.root / name}:{number}"
+                yield where, self._object(self._line(line, where), where)
+
+    def listed(self, name: str, key: str) -> Iterator[tuple[str, Row]]:
+        """Rows of a list in a JSON object, such as `{"questions": [...]}`, with the place of each.
+
+        Raises:
+            EvaluationError: If the file is missing or damaged, or has no such list.
+        """
+        path, content = self.root / name, self.json(name)
+        rows = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            found = f"keys {', '.join(content)}" if isinstance(content, dict) else type(content).__name__
+            raise EvaluationError(f"{path}: expected an object with a list {key!r}, found {found}")
+        for number, row in enumerate(rows):
+            where = f"{path}: {key}[{number}]"
+            yield where, self._object(row, where)
+
+    def keyed(self, name: str) -> Iterator[tuple[str, str, Row]]:
+        """Rows of a JSON object of objects, `{"id": {...}}`: the place, id and row of each.
+
+        Raises:
+            EvaluationError: If the file is missing or damaged, or an id comes twice.
+        """
+        path = self.root / name
+
+        def unique(pairs: list[tuple[str, Any]]) -> Row:
+            row = dict(pairs)
+            if len(row) < len(pairs):  # json.loads keeps the last one without a word
+                keys = [key for key, _ in pairs]
+                twice = next(key for key in keys if keys.count(key) > 1)
+                raise EvaluationError(f"{path}: id {twice!r} appears twice")
+            return row
+
+        content = self.json(name, object_pairs_hook=unique)
+        if not isinstance(content, dict):
+            raise EvaluationError(f"{path}: expected an object of rows by id, found {type(content).__name__}")
+        for key, row in content.items():
+            where = f"{path}: {key!r}"
+            yield where, key, self._object(row, where)
 
     def _parquet(self, name: str) -> Iterator[tuple[str, Row]]:
         import pyarrow.parquet as parquet

@@ -1,0 +1,189 @@
+"""Multiple choice about pictures: MMBench with CircularEval, and the image part of SEED-Bench."""
+
+import base64
+import binascii
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from ...errors import EvaluationError
+from ..benchmark import LETTER, Benchmark, Hub, check_letter, options
+from ..sample import Message, Sample, ask
+from ..source import Row, Source, need
+from .rows import column, embedded, picture, text, whole
+
+ROTATION = 1_000_000
+"""Rows of MMBench whose indices are equal modulo this are rotations of the options of one question."""
+OPTIONS = "ABCDE"
+LONGEST_REFERENCE = 64
+"""A cell of no more characters is no picture but the index of the row that has it."""
+
+
+def read_mmbench(source: Source, *names: str) -> Iterator[Sample]:
+    """Rows of the first of these TSV files that is there.
+
+    Raises:
+        EvaluationError: If a row is not as expected, or a question lacks rotations; names row and cure.
+    """
+    pictures: dict[str, Message] = {}
+    rotations: dict[str, list[Sample]] = defaultdict(list)
+    for where, row in source.rows(source.first(*names)):
+        image = _mmbench_picture(source, row, where, pictures)
+        sample = _mmbench(row, where, image)
+        pictures[sample.id] = image
+        rotations[sample.group].append(sample)
+        yield sample
+    for group, samples in rotations.items():
+        expected = len(samples[0].choices)
+        if len({sample.id for sample in samples}) != expected:
+            raise EvaluationError(
+                f"{samples[0].where}: question {group} has {len(samples)} of {expected} rotations of its options. "
+                f"CircularEval needs a row for each, with the indices {group}, {int(group) + ROTATION}, ...; get a "
+                "file that holds them."
+            )
+
+
+def _mmbench_picture(source: Source, row: Row, where: str, pictures: dict[str, Message]) -> Message:
+    cell = text(row, where, "image")
+    if len(cell) <= LONGEST_REFERENCE:
+        if cell not in pictures:
+            raise EvaluationError(f"{where}: 'image' names row {cell!r}, which does not stand before it")
+        return pictures[cell]
+    try:
+        return embedded(source, base64.b64decode(cell, validate=True))
+    except binascii.Error as error:
+        raise EvaluationError(f"{where}: 'image' is not base64: {error}") from error
+
+
+def _mmbench(row: Row, where: str, image: Message) -> Sample:
+    index = whole(row, where, "index")
+    if not _cell(row, "answer"):
+        raise EvaluationError(
+            f"{where}: no answer. The test split is scored by its publisher alone: use the dev split."
+        )
+    choices = _filled_options(row, where)
+    letter = check_letter(row["answer"], choices, where)
+    parts = (_cell(row, "hint"), text(row, where, "question"), options(choices))
+    return Sample(
+        id=str(index),
+        messages=ask(image, "\n".join(filter(None, parts))),
+        reference=letter,
+        answers=(letter,),
+        cluster=image["path"],
+        where=where,
+        choices=choices,
+        group=str(index % ROTATION),
+        categories={axis: text(row, where, axis) for axis in ("category", "l2-category")},
+    )
+
+
+def _filled_options(row: Row, where: str) -> tuple[str, ...]:
+    cells = [_cell(row, letter) for letter in OPTIONS]
+    count = next((number for number, cell in enumerate(cells) if not cell), len(cells))
+    if count < 2 or any(cells[count:]):
+        raise EvaluationError(f"{where}: expected at least two options, filled from A on, found {cells}")
+    return tuple(cells[:count])
+
+
+def _cell(row: Row, key: str) -> str:
+    """What a cell holds, without spaces around it; empty if there is nothing, for which pandas writes nan."""
+    cell = str(row.get(key) or "").strip()
+    return "" if cell.lower() == "nan" else cell
+
+
+def read_seedbench(source: Source) -> Iterator[Sample]:
+    """Rows of the dimensions 1 to 9, whose `data_type` is image; those of videos are left out."""
+    name = source.first("SEED-Bench.json")
+    dimensions = _dimensions(source, name)
+    for where, row in source.listed(name, "questions"):
+        kind = text(row, where, "data_type")
+        if kind not in ("image", "video"):
+            raise EvaluationError(f"{where}: unknown data_type {kind!r}; there are image, video. Is it SEED-Bench 1?")
+        if kind == "image":
+            yield _seedbench(source, row, where, dimensions)
+
+
+def _dimensions(source: Source, name: str) -> dict[int, str]:
+    content = source.json(name)
+    named = content.get("question_type") if isinstance(content, dict) else None
+    if not isinstance(named, dict):
+        raise EvaluationError(f"{source.root / name}: expected an object 'question_type' of the names of dimensions")
+    return {number: dimension for dimension, number in named.items()}
+
+
+def _seedbench(source: Source, row: Row, where: str, dimensions: dict[int, str]) -> Sample:
+    number = whole(row, where, "question_type_id")
+    if number not in dimensions:
+        raise EvaluationError(f"{where}: 'question_type' does not name the dimension {number}")
+    choices = tuple(text(row, where, f"choice_{letter}") for letter in "abcd")
+    letter = check_letter(text(row, where, "answer"), choices, where)
+    image = picture(source, f"SEED-Bench-image/{text(row, where, 'data_id')}", where)
+    return Sample(
+        id=str(need(row, where, "question_id")[0]),
+        messages=ask(image, f"{text(row, where, 'question')}\n{options(choices)}"),
+        reference=letter,
+        answers=(letter,),
+        cluster=image["path"],
+        where=where,
+        choices=choices,
+        categories={"dimension": dimensions[number]},
+    )
+
+
+def _mmbench_benchmark(name: str, version: str, *files: str, origin: str, read_on: str, hub: Hub | None) -> Benchmark:
+    read: Callable[[Source], Iterator[Sample]] = lambda source: read_mmbench(source, *files)  # noqa: E731
+    return Benchmark(
+        name=name,
+        title=f"MMBench {version}, English, dev",
+        read=read,
+        metric="circular",
+        prompt=LETTER,
+        tree="\nor ".join(files),
+        origin=origin,
+        licence="not found where the layout is described",
+        read_on=read_on,
+        hub=hub,
+        note="A hint is a line before the question, as in LLaVA. A question counts if all rotations of its options "
+        "are answered right; the plain accuracy of rows stands beside it. Letters are read by rules; the publisher "
+        "asks ChatGPT where rules fail.",
+    )
+
+
+MMBENCH = _mmbench_benchmark(
+    "mmbench",
+    "1.0",
+    "mmbench_dev_en_20231003.tsv",
+    "mmbench_dev_20230712.tsv",
+    "MMBench_DEV_EN.tsv",
+    origin="https://download.openmmlab.com/mmclassification/datasets/mmbench/mmbench_dev_en_20231003.tsv",
+    read_on="from the description, 2026-11-28 (https://github.com/open-compass/MMBench/blob/main/README.md; columns "
+    "and 4,377 rows of https://huggingface.co/datasets/lmms-lab/MMBench_EN)",
+    hub=Hub("lmms-lab/MMBench_EN", "dev", lambda row, where, source: _mmbench(row, where, column(source, row, where))),
+)
+MMBENCH_V11 = _mmbench_benchmark(
+    "mmbench_v11",
+    "1.1",
+    "MMBench_DEV_EN_V11.tsv",
+    origin="https://opencompass.openxlab.space/utils/benchmarks/MMBench/MMBench_DEV_EN_V11.tsv",
+    read_on="from the description, 2026-11-28 (https://github.com/open-compass/VLMEvalKit, vlmeval/dataset)",
+    hub=None,
+)
+SEEDBENCH = Benchmark(
+    name="seedbench",
+    title="SEED-Bench 1, image part",
+    read=read_seedbench,
+    metric="multiple_choice",
+    prompt=LETTER,
+    tree="""
+SEED-Bench.json
+SEED-Bench-image/1454426_2591111986, ... (no ending)
+""",
+    origin="https://huggingface.co/datasets/AILab-CVC/SEED-Bench (SEED-Bench.json, SEED-Bench-image.zip)",
+    licence="CC BY-NC 4.0; pictures of CC3M",
+    read_on="from the description, 2026-11-28 (https://github.com/AILab-CVC/SEED-Bench/blob/main/DATASET.md)",
+    note="The dimensions 1 to 9. The dimensions 10 to 12, about videos, are left out: compare with `seed_image` of "
+    "lmms-eval.",
+)
+BENCHMARKS = (MMBENCH, MMBENCH_V11, SEEDBENCH)
+
+
+__all__ = ["BENCHMARKS", "ROTATION"]

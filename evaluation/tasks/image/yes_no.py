@@ -1,0 +1,191 @@
+"""Questions about pictures that are answered by yes or no: POPE and MME."""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from ...errors import EvaluationError
+from ..benchmark import SHORT_ANSWER, Average, Benchmark, Hub
+from ..sample import Message, Sample, ask
+from ..source import Row, Source, need
+from .rows import column, picture, text
+from .vqa import COCO_LICENCE
+
+POPE_CATEGORIES = ("random", "popular", "adversarial")
+"""How the objects that are not in the picture were drawn."""
+PERCEPTION = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+
+def _yes_or_no(value: str, where: str) -> str:
+    answer = value.strip().lower()
+    if answer not in ("yes", "no"):
+        raise EvaluationError(
+            f"{where}: the answer {value!r} is neither yes nor no. Compare the row with the publisher's file."
+        )
+    return answer
+
+
+def read_pope(source: Source) -> Iterator[Sample]:
+    """Rows of the three files, a JSON object a line although they are called .json."""
+    for category in POPE_CATEGORIES:
+        for where, row in source.lines(f"coco_pope_{category}.json"):
+            (number,) = need(row, where, "question_id")
+            image = picture(source, f"val2014/{text(row, where, 'image')}", where)
+            yield _pope(f"{category}/{number}", row, where, image, category, question="text", answer="label")
+
+
+def _pope_of_hub(row: Row, where: str, source: Source) -> Sample:
+    category = text(row, where, "category")
+    if category not in POPE_CATEGORIES:
+        raise EvaluationError(f"{where}: unknown category {category!r}; there are {', '.join(POPE_CATEGORIES)}")
+    image = column(source, row, where)
+    name = f"{category}/{need(row, where, 'question_id')[0]}"
+    return _pope(name, row, where, image, category, question="question", answer="answer")
+
+
+def _pope(name: str, row: Row, where: str, image: Message, category: str, *, question: str, answer: str) -> Sample:
+    reference = _yes_or_no(text(row, where, answer), where)
+    return Sample(
+        id=name,
+        messages=ask(image, text(row, where, question)),
+        reference=reference,
+        answers=(reference,),
+        cluster=image["path"],
+        where=where,
+        categories={"category": category},
+    )
+
+
+def read_mme(source: Source, subtasks: tuple[str, ...]) -> Iterator[Sample]:
+    """Two questions about each picture of the folders of these subtasks."""
+    for subtask in subtasks:
+        folder = _mme_folder(source, subtask)
+        texts = source.first(f"{folder}/*.txt", f"{folder}/questions_answers_YN/*.txt")
+        questions = PurePosixPath(texts).parent
+        pictures = questions.parent / "images" if questions.name == "questions_answers_YN" else questions
+        yield from _mme_subtask(source, subtask, questions, pictures)
+
+
+def _mme_folder(source: Source, subtask: str) -> str:
+    release = "MME_Benchmark_release_version"
+    return source.first(
+        subtask, f"MME_Benchmark/{subtask}", f"{release}/{subtask}", f"{release}/MME_Benchmark/{subtask}"
+    )
+
+
+def _mme_subtask(source: Source, subtask: str, questions: PurePosixPath, pictures: PurePosixPath) -> Iterator[Sample]:
+    images = {path.stem: path for path in map(PurePosixPath, source.all(f"{pictures}/*")) if path.suffix != ".txt"}
+    names = source.all(f"{questions}/*.txt")
+    if silent := images.keys() - {PurePosixPath(name).stem for name in names}:
+        alone = images[min(silent)]
+        raise EvaluationError(
+            f"{source.root / alone}: nothing is asked about it: {questions / alone.stem}.txt is missing.\n"
+            f"{source.help}"
+        )
+    for name in names:
+        stem = PurePosixPath(name).stem
+        image = picture(source, str(images.get(stem, pictures / f"{stem}.jpg")), str(source.root / name))
+        yield from _mme_pair(source, name, f"{subtask}/{stem}", image, subtask)
+
+
+def _mme_pair(source: Source, name: str, group: str, image: Message, subtask: str) -> Iterator[Sample]:
+    path = source.root / name
+    lines = [line for line in source.text(name).splitlines() if line.strip()]
+    if len(lines) != 2:
+        raise EvaluationError(f"{path}: expected two questions, a line each, found {len(lines)} line(s)")
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        question, tab, answer = line.partition("\t")
+        if not tab or not question.strip():
+            raise EvaluationError(f"{where}: expected a question, a tab and Yes or No, found {line!r}")
+        reference = _yes_or_no(answer, where)
+        yield Sample(
+            id=f"{group}/{number}",
+            messages=ask(image, question.strip()),
+            reference=reference,
+            answers=(reference,),
+            cluster=group,
+            where=where,
+            group=group,
+            categories={
+                "subtask": subtask,
+                "ability": "perception" if subtask in PERCEPTION else "cognition",
+            },
+        )
+
+
+POPE = Benchmark(
+    name="pope",
+    title="POPE on COCO",
+    read=read_pope,
+    metric="yes_no",
+    average=Average(over="mean", axis="category"),
+    prompt=SHORT_ANSWER,
+    tree="""
+coco_pope_random.json
+coco_pope_popular.json
+coco_pope_adversarial.json
+val2014/COCO_val2014_000000000042.jpg, ...
+""",
+    origin="https://github.com/AoiDragon/POPE/tree/main/output/coco and "
+    "http://images.cocodataset.org/zips/val2014.zip",
+    licence=f"annotations MIT, {COCO_LICENCE}",
+    read_on="from the first rows of the publisher's file, 2026-11-28 "
+    "(https://github.com/AoiDragon/POPE/blob/main/output/coco/coco_pope_random.json)",
+    hub=Hub("lmms-lab/POPE", "test", _pope_of_hub),
+    note="Papers report the mean of `f1` over the three categories. The random file had 2,910 rows in an earlier "
+    "release and 3,000 later. An answer that is neither yes nor no is wrong; the publisher's script takes it for yes.",
+)
+MME_TREE = """
+existence/000000006040.jpg, existence/000000006040.txt, ...
+artwork/images/10002.jpg, ... and artwork/questions_answers_YN/10002.txt, ...
+(each subtask in one of the two forms; the folders may lie in MME_Benchmark_release_version/ or MME_Benchmark/)
+"""
+
+
+def _mme(name: str, subtasks: tuple[str, ...], title: str, note: str) -> Benchmark:
+    return Benchmark(
+        name=name,
+        title=title,
+        read=lambda source: read_mme(source, subtasks),
+        metric="mme",
+        average=Average(over="sum", axis="subtask"),
+        prompt=SHORT_ANSWER,
+        tree=MME_TREE,
+        origin="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation",
+        licence="of the annotations not found where the layout is described; asked for from its authors",
+        read_on="from the description, 2026-11-28 (https://github.com/haotian-liu/LLaVA/blob/main/docs/Evaluation.md; "
+        "both forms of folders as public readers of the release describe them)",
+        note=note,
+        shares="" if name == "mme" else "mme",
+    )
+
+
+MME = _mme(
+    "mme",
+    PERCEPTION + COGNITION,
+    "MME, all 14 subtasks",
+    "The value is the sum of all subtasks, at most 2,800. Papers report perception and cognition apart: run "
+    "`mme_perception` and `mme_cognition` for these. Each question already ends with 'Please answer yes or no.'",
+)
+MME_PERCEPTION = _mme(
+    "mme_perception", PERCEPTION, "MME, perception", "The sum of the ten subtasks of perception, at most 2,000."
+)
+MME_COGNITION = _mme(
+    "mme_cognition", COGNITION, "MME, cognition", "The sum of the four subtasks of cognition, at most 800."
+)
+BENCHMARKS = (POPE, MME, MME_PERCEPTION, MME_COGNITION)
+
+
+__all__ = ["BENCHMARKS", "COGNITION", "PERCEPTION", "POPE_CATEGORIES"]

@@ -1,0 +1,88 @@
+"""docs/benchmarks.md, written from the benchmarks: `python -m evaluation.tasks.page > docs/benchmarks.md`."""
+
+import sys
+from collections.abc import Iterable
+
+from .benchmark import Benchmark
+
+INTRODUCTION = """\
+# Benchmarks
+
+Published benchmarks that `python -m evaluation` reads. Their files are not part of this project: get them from their
+publishers, under their licences, and put those of `NAME` into `DATA_ROOT/NAME` in the layout shown. Links to folders
+work, so that pictures which several benchmarks use need to be there only once. What is missing is named, with the row
+that needs it. Media that a publisher keeps inside of annotation files are written to `DATA_ROOT/NAME/unpacked`.
+
+A benchmark is data: a `Benchmark` in `evaluation/tasks/`, with a function that makes rows of its files. `read` says
+what the function was written from. Where that is a description and no real file, a first run may show a difference:
+the error names the row. Prompts are appended to the question; `⏎` is a line break.
+
+`python -m evaluation.tasks.page > docs/benchmarks.md` writes this page.
+"""
+
+
+def render_page(benchmarks: Iterable[Benchmark]) -> str:
+    """The whole page: introduction, a table of all, a section for each."""
+    listed = list(benchmarks)
+    rows = [f"| [`{b.name}`](#{b.name}) | {b.title} | `{b.metric}`, {_average(b)} |" for b in listed]
+    table = "\n".join(["| name | benchmark | score |", "|---|---|---|", *rows])
+    return "\n".join([INTRODUCTION, table, "", *map(render_section, listed)])
+
+
+def render_section(benchmark: Benchmark) -> str:
+    """The section of one benchmark."""
+    facts = {
+        "score": f"`{benchmark.metric}`, {_average(benchmark)}" + (", a judge by choice" if benchmark.judge else ""),
+        "prompt": _prompt(benchmark),
+        "decoding": _decoding(benchmark),
+        "files from": benchmark.origin,
+        "licence": benchmark.licence,
+        "read": benchmark.read_on,
+        "on the Hub": _hub(benchmark),
+    }
+    table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items() if value)])
+    tree = f"```text\n{_folder(benchmark)}\n{benchmark.tree.strip()}\n```"
+    return (
+        "\n\n".join(filter(None, [f"## {benchmark.name}", f"{benchmark.title}.", table, tree, benchmark.note])) + "\n"
+    )
+
+
+def _average(benchmark: Benchmark) -> str:
+    average = benchmark.average
+    return "over all rows" if average.over == "rows" else f"{average.over} over `{average.axis}`"
+
+
+def _prompt(benchmark: Benchmark) -> str:
+    shown = benchmark.prompt.replace("\n", "⏎")
+    return f"`{shown}`" if shown else "none: the question alone"
+
+
+def _decoding(benchmark: Benchmark) -> str:
+    further = "".join(f", {key}={value}" for key, value in benchmark.decoding.items())
+    return f"at most {benchmark.max_new_tokens} tokens, {further.removeprefix(', ') or 'greedy'}"
+
+
+def _hub(benchmark: Benchmark) -> str:
+    hub = benchmark.hub
+    if hub is None:
+        return ""
+    return f"`{hub.dataset}`" + (f", configuration `{hub.config}`" if hub.config else "") + f", split `{hub.split}`"
+
+
+def _folder(benchmark: Benchmark) -> str:
+    shared = f", or DATA_ROOT/{benchmark.shares}/ if there is none" if benchmark.shares else ""
+    return f"DATA_ROOT/{benchmark.name}/{shared}"
+
+
+def main() -> None:
+    """Write the page to standard output."""
+    from . import BENCHMARKS
+
+    sys.stdout.write(render_page(BENCHMARKS.values()))
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__ = ["INTRODUCTION", "render_page", "render_section"]
