@@ -1,0 +1,72 @@
+"""WorldSense: multiple choice about videos that must be seen and heard (Hong et al. 2025)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ...errors import EvaluationError
+from ..benchmark import LETTER, Benchmark
+from ..choices import letter_of, without_labels
+from ..fields import need_text, need_texts
+from ..sample import Sample, ask
+from ..source import Row, Source
+
+ANNOTATIONS = "worldsense_qa.json"
+
+
+def read(source: Source) -> Iterator[Sample]:
+    """The questions `task0`, `task1`, ... of each video."""
+    videos = source.json(ANNOTATIONS)
+    if not isinstance(videos, dict):
+        raise EvaluationError(
+            f"{source.root / ANNOTATIONS}: expected an object of videos, found {type(videos).__name__}"
+        )
+    for video, row in videos.items():
+        where = f"{source.root / ANNOTATIONS}[{video!r}]"
+        tasks = {key: value for key, value in _object(row, where).items() if key.startswith("task")}
+        if not tasks:
+            raise EvaluationError(f"{where}: no question; expected 'task0'. Remove the video, or complete the file.")
+        (domain,) = need_text(row, where, "domain")
+        item = {"type": "video", "path": source.media(f"videos/{video}.mp4", where)}
+        for key, task in tasks.items():
+            yield _sample(_object(task, f"{where}[{key!r}]"), f"{where}[{key!r}]", f"{video}/{key}", item, domain)
+
+
+def _sample(task: Row, where: str, identity: str, item: Row, domain: str) -> Sample:
+    question, answer, kind = need_text(task, where, "question", "answer", "task_type")
+    labelled = need_texts(task, where, "candidates", at_least=2)
+    choices = without_labels(labelled, where)
+    letter = letter_of(answer, choices, where)
+    messages = ask(item, "\n".join((question, *labelled)))
+    categories = {"domain": domain, "task": kind}
+    video = identity.partition("/")[0]
+    return Sample(identity, messages, letter, (letter,), video, where, choices, categories=categories)
+
+
+def _object(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise EvaluationError(f"{where}: expected an object, found {type(value).__name__}")
+    return value
+
+
+BENCHMARKS = (
+    Benchmark(
+        name="worldsense",
+        title="WorldSense",
+        read=read,
+        metric="multiple_choice",
+        tree=f"{ANNOTATIONS}\nvideos/VIDEO.mp4    of the archives",
+        origin="https://huggingface.co/datasets/honglyhly/WorldSense",
+        licence="not stated in the publisher's README; see the data card",
+        read_on="from the description, 2026-11-28 (https://github.com/JaaackHongggg/WorldSense; keys of the file as "
+        "VLMEvalKit, the publisher's evaluation, reads them)",
+        prompt=LETTER,
+        max_new_tokens=128,
+        note="3,172 questions about 1,662 videos. The sound of a video is heard as the model is built to: through its "
+        "option video_sound. A model without it sees frames alone, and its score is one without sound. VLMEvalKit and "
+        "lmms-eval put longer instructions in front; lmms-eval allows 1,024 tokens, and takes A where no letter is "
+        "found.",
+    ),
+)
+"""Videos with their sound."""
+
+__all__ = ["BENCHMARKS"]
