@@ -71,7 +71,7 @@ def test_a_chat_goes_on_from_its_cache_only_where_the_conversation_does(model_fo
     model = AutoModelForMultimodalLM.from_pretrained(model_folder)
     output = model.generate(torch.tensor([[70, 71, 72]]), max_new_tokens=3, return_dict_in_generate=True)
     goes_on = torch.cat([output.sequences, torch.tensor([[73, 74]])], dim=1)
-    assert cache_of(output, goes_on) is output.past_key_values
+    assert cache_of(output, goes_on) is output.cache
     goes_on[0, 4] += 1  # the answer was written in other tokens than it was generated in
     assert cache_of(output, goes_on) is None and cache_of(None, goes_on) is None
     assert cache_of(output, output.sequences[:, :2]) is None

@@ -91,10 +91,10 @@ def test_every_step_with_a_cache_equals_that_of_transformers(
     for end in range(start, ids.shape[1] + 1):
         step = ids[:, (0 if end == start else end - 1) : end]
         outputs = [
-            model(step, attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
+            model(step, attention_mask=mask[:, :end], cache=cache, use_cache=True)
             for model, cache in zip((theirs, ours), caches, strict=True)
         ]
-        caches = [output.past_key_values for output in outputs]
+        caches = [output.cache for output in outputs]
         assert caches[0].get_seq_length() == caches[1].get_seq_length() == end
         assert relative(outputs[1].logits[:, -1], outputs[0].logits[:, -1]) <= tolerance
 

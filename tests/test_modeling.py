@@ -1,5 +1,6 @@
 """The multimodal model: merging, invariances, generation, saving."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def test_prefill_equals_step_by_step_decoding(model, inputs) -> None:
     prefix = {**inputs, "input_ids": inputs["input_ids"][:, :cut], "attention_mask": inputs["attention_mask"][:, :cut]}
     with torch.no_grad():
         first = model(**prefix, use_cache=True)
-        rest = model(input_ids=inputs["input_ids"][:, cut:], past_key_values=first.past_key_values)
+        rest = model(input_ids=inputs["input_ids"][:, cut:], cache=first.cache)
     torch.testing.assert_close(torch.cat([first.logits, rest.logits], 1), whole, atol=1e-5, rtol=1e-4)
 
 
@@ -110,9 +111,7 @@ def test_permuting_experts_with_their_router_rows_changes_nothing(inputs) -> Non
 def test_router_logits_can_be_asked_for_while_decoding_with_a_cache(model, inputs) -> None:
     first = model(**inputs, use_cache=True)
     mask = torch.ones(1, inputs["input_ids"].shape[1] + 1)
-    step = model(
-        torch.tensor([[5]]), attention_mask=mask, past_key_values=first.past_key_values, output_router_logits=True
-    )
+    step = model(torch.tensor([[5]]), attention_mask=mask, cache=first.cache, output_router_logits=True)
     assert len(step.router_logits) == 2 and step.losses is None
 
 
@@ -252,3 +251,11 @@ def test_a_saved_folder_loads_with_remote_code_where_unimoe_was_not_imported(
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert result.stdout.split() == ["unimoe.modeling_unimoe", "UniMoEConfig"], result.stderr
+
+
+def test_the_cache_has_its_former_name_too(model, inputs) -> None:
+    """What transformers called `past_key_values` before 5.24 is taken, not left out without a word."""
+    first = model(**inputs, use_cache=True).cache
+    step = {"input_ids": torch.tensor([[5]]), "attention_mask": torch.ones(1, first.get_seq_length() + 1)}
+    expected = logits(model, **step, cache=copy.deepcopy(first))
+    torch.testing.assert_close(logits(model, **step, past_key_values=first), expected)

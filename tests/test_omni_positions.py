@@ -52,10 +52,10 @@ def test_step_by_step_equals_all_at_once(parts: Any) -> None:
     first = {
         name: value[..., :cut] if name in (*lengths, "attention_mask") else value for name, value in inputs.items()
     }
-    cache = model(**first, use_cache=True).past_key_values
+    cache = model(**first, use_cache=True).cache
     for step in range(cut, cut + 3):
         rest = {name: inputs[name][..., step : step + 1] for name in lengths}
-        out = model(**rest, attention_mask=inputs["attention_mask"][:, : step + 1], past_key_values=cache)
+        out = model(**rest, attention_mask=inputs["attention_mask"][:, : step + 1], cache=cache)
         torch.testing.assert_close(out.logits[:, 0], whole[:, step], atol=1e-5, rtol=1e-4)
 
 
@@ -115,6 +115,6 @@ def test_a_second_turn_goes_on_from_the_cache_of_the_first(parts: Any) -> None:
     whole = process(processor, second, add_generation_prompt=True)
     expected = model.generate(**whole, **options)
     with torch.no_grad():
-        cache = model(**process(processor, first), use_cache=True).past_key_values
+        cache = model(**process(processor, first), use_cache=True).cache
     assert 0 < cache.get_seq_length() < whole["input_ids"].shape[1]
-    assert torch.equal(model.generate(**whole, **options, past_key_values=cache), expected)
+    assert torch.equal(model.generate(**whole, **options, cache=cache), expected)

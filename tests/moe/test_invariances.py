@@ -119,10 +119,10 @@ def check_steps(model: UniMoETextModel, batch: Batch) -> None:
         output = model(
             batch.input_ids[:, step],
             mm_token_type_ids=batch.modality_ids[:, step],
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
-        cache = output.past_key_values
+        cache = output.cache
         steps.append(output.last_hidden_state)
     assert_same(torch.cat(steps, dim=1), run(model, batch))
 

@@ -154,9 +154,9 @@ def test_flags_that_transformers_reads(tmp_path, monkeypatch) -> None:
     model = tiny_model(num_experts=4)
     assert model.input_modalities == ("image", "video", "audio", "text")
     assert model.supports_gradient_checkpointing and model._can_compile_fullgraph
-    assert "past_key_values" in model._skip_keys_device_placement
+    assert "cache" in model._skip_keys_device_placement
     assert Trainer(model, TrainingArguments(report_to=[], use_cpu=True)).model_accepts_loss_kwargs
     names = inspect.signature(model.forward).parameters
-    order = ["input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache"]
+    order = ["input_ids", "attention_mask", "position_ids", "cache", "inputs_embeds", "labels", "use_cache"]
     assert list(names)[: len(order)] == order
     assert CONFIG.vision_config.tower_config.model_type == RESNET["model_type"]

@@ -35,13 +35,11 @@ def test_the_decode_step_compiles_whole_and_equals_eager(compiled_kind, inputs, 
     steps = {}
     for name, forward in (("eager", model.forward), ("compiled", compiled)):
         cache = StaticCache(config=model.config.text_config, max_cache_len=length + 3)
-        model(**inputs, past_key_values=cache)
+        model(**inputs, cache=cache)
         logits = []
         for step, token in enumerate((11, 12, 13)):
             position = torch.tensor([[length + step]])
-            logits.append(
-                forward(input_ids=torch.tensor([[token]]), position_ids=position, past_key_values=cache).logits
-            )
+            logits.append(forward(input_ids=torch.tensor([[token]]), position_ids=position, cache=cache).logits)
         steps[name] = torch.cat(logits, dim=1)
     torch.testing.assert_close(steps["compiled"], steps["eager"], atol=1e-5, rtol=1e-4)
 

@@ -159,11 +159,6 @@ def test_transformers_own_trainer_trains_evaluates_and_saves(sparse, checkpointi
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
-def test_the_cache_is_left_out_of_predictions(model) -> None:
-    for config in (model.config, model.config.text_config):
-        assert config.keys_to_ignore_at_inference == ["past_key_values"]
-
-
 @pytest.mark.parametrize("how", ["to", "from_pretrained", "autocast", "half"])
 def test_the_router_computes_in_float32_whatever_the_dtype_of_the_model(sparse, inputs, how, tmp_path) -> None:
     model = tiny_model(**sparse)

@@ -28,8 +28,8 @@ def test_a_second_turn_encodes_its_new_media_only_and_answers_as_from_scratch(mo
     expected = model.generate(**whole, **GREEDY)
     from_scratch = dict(encoded)
     encoded.clear()
-    cache = copy.deepcopy(first.past_key_values)
-    assert torch.equal(model.generate(**whole, **GREEDY, past_key_values=cache), expected)
+    cache = copy.deepcopy(first.cache)
+    assert torch.equal(model.generate(**whole, **GREEDY, cache=cache), expected)
     assert dict(encoded) == {key: count // 2 for key, count in from_scratch.items()}
 
 
@@ -37,7 +37,7 @@ def test_the_media_of_the_new_turn_alone_will_do(model, inputs, first) -> None:
     whole = second_turn(model, inputs, first.sequences)
     new = {name: tiny_inputs(model.config, seed=1)[name] for name in MEDIA}
     expected = model.generate(**whole, **GREEDY)
-    assert torch.equal(model.generate(**{**whole, **new}, **GREEDY, past_key_values=first.past_key_values), expected)
+    assert torch.equal(model.generate(**{**whole, **new}, **GREEDY, cache=first.cache), expected)
 
 
 def test_a_second_turn_of_text_encodes_nothing(model, inputs, first, encoded) -> None:
@@ -45,18 +45,18 @@ def test_a_second_turn_of_text_encodes_nothing(model, inputs, first, encoded) ->
     whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
     expected = model.generate(**whole, **GREEDY)
     encoded.clear()
-    assert torch.equal(model.generate(**whole, **GREEDY, past_key_values=first.past_key_values), expected)
+    assert torch.equal(model.generate(**whole, **GREEDY, cache=first.cache), expected)
     assert not encoded
 
 
 def test_the_new_tokens_alone_come_with_their_own_media(model, inputs, first) -> None:
     whole = second_turn(model, inputs, first.sequences)
     expected = model.generate(**whole, **GREEDY)
-    cache = first.past_key_values
+    cache = first.cache
     new = tiny_inputs(model.config, seed=1)
     new["input_ids"] = whole["input_ids"][:, cache.get_seq_length() :]
     new["attention_mask"] = whole["attention_mask"]
-    answer = model.generate(**new, **GREEDY, past_key_values=cache)
+    answer = model.generate(**new, **GREEDY, cache=cache)
     assert torch.equal(answer[:, -4:], expected[:, -4:])
 
 
@@ -79,7 +79,7 @@ def test_rows_with_padding_and_different_numbers_of_media_go_on_together(model, 
     }
     expected = model.generate(**whole, **GREEDY)
     encoded.clear()
-    assert torch.equal(model.generate(**whole, **GREEDY, past_key_values=past.past_key_values), expected)
+    assert torch.equal(model.generate(**whole, **GREEDY, cache=past.cache), expected)
     assert encoded["image"] == 2
 
 
@@ -89,14 +89,14 @@ def test_a_wrong_number_of_media_is_refused_with_all_counts(model, inputs, first
     with pytest.raises(
         ValueError, match=r"Found 4 unit\(s\) in pixel_values, .* has 2 and its part after the cache 1"
     ):
-        model.generate(**whole, **GREEDY, past_key_values=first.past_key_values)
+        model.generate(**whole, **GREEDY, cache=first.cache)
 
 
 def test_a_cache_that_ends_within_a_medium_is_refused(model, inputs, first) -> None:
     whole = second_turn(model, inputs, first.sequences)
-    first.past_key_values.crop(5 - first.past_key_values.get_seq_length())
+    first.cache.crop(5 - first.cache.get_seq_length())
     with pytest.raises(ValueError, match="Row 0: the cache ends within a medium; it holds 4 image tokens"):
-        model.generate(**whole, **GREEDY, past_key_values=first.past_key_values)
+        model.generate(**whole, **GREEDY, cache=first.cache)
 
 
 def test_a_second_turn_from_embeddings_equals_one_from_ids(model, inputs, first, encoded) -> None:
@@ -104,6 +104,6 @@ def test_a_second_turn_from_embeddings_equals_one_from_ids(model, inputs, first,
     expected = model.generate(**whole, **GREEDY)
     embeds = model.get_input_embeddings()(whole.pop("input_ids"))
     encoded.clear()
-    answer = model.generate(inputs_embeds=embeds, **whole, **GREEDY, past_key_values=first.past_key_values)
+    answer = model.generate(inputs_embeds=embeds, **whole, **GREEDY, cache=first.cache)
     assert torch.equal(answer, expected[:, -4:])
     assert encoded["speech"] == 2
