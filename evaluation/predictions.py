@@ -43,6 +43,21 @@ def open_predictions(path: Path, header: Header, *, overwrite: bool = False) -> 
     return {line["id"]: line["prediction"] for line in lines[1:]}
 
 
+def read_predictions(path: Path) -> dict[str, str]:
+    """Read the predictions of a finished run, by row id.
+
+    Raises:
+        EvaluationError: If there is no such file, or it is damaged.
+    """
+    try:
+        _, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {line["id"]: line["prediction"] for line in lines}
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be read ({error.strerror}). Run its evaluation again.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"{path}: damaged ({error}). Run its evaluation again with --overwrite.") from error
+
+
 def append_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Add answered rows to the file."""
     with path.open("a", encoding="utf-8") as file:
@@ -72,4 +87,4 @@ def _difference(found: Any, header: Header) -> str:
     return f"different: {', '.join(names)}"
 
 
-__all__ = ["Header", "append_predictions", "open_predictions"]
+__all__ = ["Header", "append_predictions", "open_predictions", "read_predictions"]
