@@ -3,7 +3,7 @@
 Knows no model.
 """
 
-from . import image
+from . import image, sound, video
 from .benchmark import Average, Benchmark, Hub, Judge
 from .jsonl import read_task, sample_rows
 from .sample import Sample, ask
@@ -11,6 +11,8 @@ from .shuffle import has_media, shuffle_media
 
 _ALL = [
     *image.BENCHMARKS,
+    *sound.BENCHMARKS,
+    *video.BENCHMARKS,
 ]
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 """Name -> published benchmark."""

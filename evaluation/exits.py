@@ -1,0 +1,15 @@
+"""How a command ends that cannot do what it was asked: one line, no traceback, exit code 2."""
+
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+
+def fail(error: Exception) -> NoReturn:
+    """Say what is wrong, and exit."""
+    Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(2) from None
+
+
+__all__ = ["fail"]

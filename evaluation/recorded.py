@@ -1,0 +1,174 @@
+"""Finished evaluations read back: results.json, and scores of their predictions, made anew with data and metric.
+
+results.json keeps no scores of rows; predictions and data do. What is scored here must come to what results.json says.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from unimoe.suggest import did_you_mean
+
+from .config import BootstrapConfig, EvaluationConfig
+from .errors import EvaluationError
+from .loading import LoadedTask, load_tasks
+from .metrics import ratio
+from .predictions import read_predictions
+from .results import resample, score_rows
+
+Floats = NDArray[np.float64]
+_SAME = ("metric", "data_hash", "n")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The output folder of a finished evaluation, and its results.json."""
+
+    folder: Path
+    results: dict[str, Any]
+
+    def task(self, name: str) -> dict[str, Any]:
+        """What results.json says of a task.
+
+        Raises:
+            EvaluationError: If it was not measured.
+        """
+        tasks = self.results["tasks"]
+        if name not in tasks:
+            raise EvaluationError(
+                f"{self.folder}: task {name!r} was not measured.{did_you_mean(name, tasks)} Choose tasks that all "
+                "runs have with --task."
+            )
+        return dict(tasks[name])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run's score in a task, and its bootstrap values (samples,)."""
+
+    value: float
+    draws: Floats
+
+
+def read_recorded(folder: Path) -> Recorded:
+    """Read the results.json of an evaluation's output folder.
+
+    Raises:
+        EvaluationError: If there is none, or it is not one.
+    """
+    path = folder / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}: cannot be read ({error.strerror}). A run is the output folder of `python -m evaluation`."
+        ) from error
+    except json.JSONDecodeError as error:
+        raise EvaluationError(f"{path}: not valid JSON ({error.msg}). Run its evaluation again.") from error
+    if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict) or "config" not in results:
+        raise EvaluationError(f"{path}: has no tasks and config, so it is not an evaluation's results.json.")
+    return Recorded(folder, results)
+
+
+def load_recorded_tasks(
+    run: Recorded, names: Sequence[str], *, samples: int, data_root: Path | None = None
+) -> tuple[EvaluationConfig, list[LoadedTask]]:
+    """Read the rows again that a run has answered.
+
+    Args:
+        run: The run.
+        names: Its tasks.
+        samples: Of the bootstrap, instead of the run's own.
+        data_root: Where the data are now. None: where they were.
+
+    Raises:
+        EvaluationError: If the data cannot be read, or are not those that were answered.
+    """
+    try:
+        config = EvaluationConfig.model_validate(run.results["config"])
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise EvaluationError(
+            f"{run.folder / 'results.json'}: config.{place}: {problem['msg']}. Run its evaluation again."
+        ) from error
+    chosen = {name: config.tasks[name] for name in names}
+    changes: dict[str, Any] = {"tasks": chosen, "bootstrap": BootstrapConfig(samples=samples)}
+    config = config.model_copy(update=changes | ({} if data_root is None else {"data_root": data_root}))
+    tasks = load_tasks(config)
+    for task in tasks:
+        if task.data_hash != (then := run.task(task.name)["data_hash"]):
+            raise EvaluationError(
+                f"{config.resolve(task.config.data)} has changed since {run.folder} was measured (SHA-256 "
+                f"{then[:12]} then, {task.data_hash[:12]} now). Restore it, or evaluate again."
+            )
+    return config, tasks
+
+
+def score_recorded(run: Recorded, task: LoadedTask, config: EvaluationConfig) -> Scored:
+    """Score a run's predictions for the rows of a task.
+
+    Raises:
+        EvaluationError: If they answer other rows, or come to another score than results.json says.
+    """
+    path = run.folder / "predictions" / f"{task.name}.jsonl"
+    predictions = read_predictions(path)
+    rows = {sample.id for sample in task.samples}
+    if predictions.keys() != rows:
+        lacking, other = sorted(rows - predictions.keys()), sorted(predictions.keys() - rows)
+        example = lacking[0] if lacking else other[0]
+        raise EvaluationError(
+            f"{path} answers other rows: {len(lacking)} are missing and {len(other)} were not asked elsewhere, such "
+            f"as {example!r}. Evaluate all runs with the same limit and seed."
+        )
+    scores = score_rows(task, [predictions[sample.id] for sample in task.samples])
+    value, said = ratio(scores), run.task(task.name)["value"]
+    if abs(value - said) > 1e-9:
+        raise EvaluationError(
+            f"{path} scores {value:.4f} in {task.config.metric}, but results.json says {said:.4f}: the metric has "
+            "changed since. Run the evaluation again; its answers are kept."
+        )
+    return Scored(value, resample(task, scores, config))
+
+
+def refuse_unlike(run: Recorded, first: Recorded, name: str) -> None:
+    """Refuse to compare two runs in a task that was another one for each of them.
+
+    Raises:
+        EvaluationError: Naming what differs, with both sides.
+    """
+    here, there = run.task(name), first.task(name)
+    for key in _SAME:
+        if here[key] != there[key]:
+            raise EvaluationError(
+                f"{run.folder} and {first.folder} cannot be compared in {name}: {key} is {_short(here[key])} and "
+                f"{_short(there[key])}. Evaluate both on the same rows with the same metric, or leave it out with "
+                "--task."
+            )
+
+
+def differing_questions(run: Recorded, first: Recorded, names: Sequence[str]) -> list[str]:
+    """Say in what the asking of two runs differs; they can be compared, but not only the models differ."""
+    found = [f"{name}: prompt" for name in names if run.task(name).get("prompt") != first.task(name).get("prompt")]
+    return found + (["decoding"] if run.results.get("decoding") != first.results.get("decoding") else [])
+
+
+def _short(value: Any) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) > 40 else str(value)
+
+
+__all__ = [
+    "Recorded",
+    "Scored",
+    "differing_questions",
+    "load_recorded_tasks",
+    "read_recorded",
+    "refuse_unlike",
+    "score_recorded",
+]
