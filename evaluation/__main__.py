@@ -1,5 +1,10 @@
-"""Command line: `python -m evaluation --model DIR --config FILE [key.sub=value ...]`, and `... compare RUN RUN`."""
+"""Command line: `python -m evaluation --model DIR --config FILE [key.sub=value ...]`, and `... compare RUN RUN`.
 
+Instead of a file, `--tasks pope,mmbench --data-root DIR` names published benchmarks; instead of a model,
+`--predictions DIR` names answers that are there already.
+"""
+
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +21,7 @@ from .errors import EvaluationError
 from .exits import fail
 from .report import print_report
 from .run import Run, evaluate
+from .tasks import BENCHMARKS
 
 
 class Commands(TyperGroup):
@@ -36,31 +42,67 @@ _WIDTH = 120  # where there is no terminal to measure
 
 @app.command("run")
 def main(
-    model: Annotated[str, typer.Option(help="Folder (or Hub id) of the model.")],
-    config: Annotated[Path, typer.Option(help="YAML file of the evaluation.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g. tasks.vqa.limit=100")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder (or Hub id) of the model.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Score recorded predictions instead: a folder of NAME.jsonl, or one file.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of the evaluation.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Published benchmarks by name, a,b,...; with --config, some of its tasks.")
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data; benchmarks have a folder each.")] = None,
     baseline: Annotated[str | None, typer.Option(help="Model to compare with, on the same rows.")] = None,
     shuffled_media: Annotated[
         bool, typer.Option("--shuffled-media", help="Ask again about other rows' media: does it really look?")
     ] = False,
+    routing: Annotated[
+        bool,
+        typer.Option("--routing/--no-routing", help="Count which experts each modality uses, per task and layer."),
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions of an earlier run.")] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder of results.json; instead of the config's output.")
     ] = None,
 ) -> None:
-    """Measure a model: answers, scores with intervals and floors, routing; results.json and a table."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
-        transformers_logging.disable_progress_bar()
+    """Measure a model: answers, scores with intervals and floors, routing; results.json, reports and a table."""
+    console = own_console()
     try:
-        settings = load_config(config, overrides or ())
-        run = Run(config=settings, output=output or settings.output, overwrite=overwrite, console=console)
-        results = evaluate(run, model=model, baseline=baseline, shuffled_media=shuffled_media)
+        check_options(model=model, predictions=predictions, config=config, tasks=tasks)
+        chosen = [name for name in (tasks or "").split(",") if name]
+        changes = [*(overrides or ()), *([] if routing else ["routing_rows=0"])]
+        settings = load_config(config, changes, tasks=chosen, data_root=data_root, output=output)
+        run = Run(config=settings, output=settings.output, overwrite=overwrite, console=console)
+        results = evaluate(run, model=model, predictions=predictions, baseline=baseline, shuffled_media=shuffled_media)
     except (ConfigError, EvaluationError) as error:
         fail(error)
     print_report(results, console=console)
-    console.print(f"\n{run.output / 'results.json'}", highlight=False, soft_wrap=True)
+    for name in ("results.json", "report.md", "report.html"):
+        console.print(f"{run.output / name}", highlight=False, soft_wrap=True)
+
+
+def own_console() -> Console:
+    """Where this process prints; of several, only the first one does."""
+    if int(os.environ.get("RANK", "0")):
+        transformers_logging.disable_progress_bar()
+        return Console(quiet=True)
+    console = Console()
+    if console.is_terminal:
+        return console
+    transformers_logging.disable_progress_bar()
+    return Console(width=_WIDTH)
+
+
+def check_options(*, model: str | None, predictions: Path | None, config: Path | None, tasks: str | None) -> None:
+    """Refuse a command that does not say what is measured, or on what.
+
+    Raises:
+        EvaluationError: Naming the options.
+    """
+    if (model is None) == (predictions is None):
+        raise EvaluationError("name either --model, which answers, or --predictions, which are scored as they are")
+    if config is None and not tasks:
+        raise EvaluationError(f"name --config FILE, or --tasks: {', '.join(BENCHMARKS)}")
 
 
 if __name__ == "__main__":

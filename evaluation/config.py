@@ -1,12 +1,17 @@
 """The configuration of an evaluation: YAML file -> `key.sub=value` overrides -> validated `EvaluationConfig`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from unimoe.settings import Section, read_yaml, validate
+from unimoe.settings import ConfigError, Section, apply_override, read_yaml, validate
+from unimoe.suggest import did_you_mean
+
+from .judge import JudgeConfig
+from .tasks import BENCHMARKS
 
 MetricName = Literal[
     "exact_match",
@@ -24,25 +29,55 @@ MetricName = Literal[
 """Keys of `evaluation.metrics.METRICS`."""
 
 
+DEFAULT_OUTPUT = "runs/evaluation"
+"""Where results go unless a configuration says otherwise."""
+
+
 class TaskConfig(Section):
     """One task: rows with a reference answer, and how answers are scored.
 
     Args:
-        data: JSONL file of the rows to answer; relative to `data_root`.
+        data: JSONL file of the rows to answer; relative to `data_root`. None: `benchmark` says what they are.
+        benchmark: A published benchmark, in its publisher's layout in `data_root`/NAME; see docs/benchmarks.md. Its
+            metric, prompt and decoding are taken, unless they are set here.
+        hub: Read the benchmark from the Hub instead.
         train: JSONL file of the training split, from which the floors are computed. None: no floors.
         metric: `exact_match`; `vqa_accuracy` (`answers` of annotators); `anls`, `contains` (`answers` that are right);
             `multiple_choice` (`choices`); `circular` (`choices`; `group` of a question's rotations); `yes_no`; `mme`
             (`group` of a picture's two questions); `wer`, `cer` (error rates of words and characters, lower is
-            better); `captions` (`answers` are the reference captions).
-        limit: Score a random sample (by `seed`) of so many rows. None: all.
-        prompt: Text appended to the last user turn of every row.
+            better); `captions` (`answers` are the reference captions). None: `exact_match`, or the benchmark's.
+        limit: Score a random sample (by `seed`) of so many rows, or a few more where rows count in groups. None: all.
+        prompt: Text appended to the last user turn of every row. None: none, or the benchmark's.
+        max_new_tokens: Longest answer, tokens. None: that of the evaluation, or the benchmark's.
+        generation: Further arguments of `model.generate` for this task.
     """
 
-    data: Path
+    data: Path | None = None
+    benchmark: str | None = None
+    hub: bool = False
     train: Path | None = None
-    metric: MetricName = "exact_match"
+    metric: MetricName | None = None
     limit: int | None = Field(default=None, ge=1)
     prompt: str | None = None
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    generation: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def check_rows_come_from_one_place(self) -> Self:
+        """Refuse a task without rows, or with two kinds of them."""
+        if (self.data is None) == (self.benchmark is None):
+            raise PydanticCustomError(
+                "refused", "a task needs either 'data', a JSONL file, or 'benchmark', the name of a published one."
+            )
+        if self.benchmark is not None and self.benchmark not in BENCHMARKS:
+            raise PydanticCustomError(
+                "refused", f"no benchmark {self.benchmark!r}.{did_you_mean(self.benchmark, BENCHMARKS)}"
+            )
+        if self.hub and (self.benchmark is None or BENCHMARKS[self.benchmark].hub is None):
+            raise PydanticCustomError(
+                "refused", "'hub' is for benchmarks that can be read from the Hub; docs/benchmarks.md says which."
+            )
+        return self
 
 
 class BootstrapConfig(Section):
@@ -56,13 +91,16 @@ class EvaluationConfig(Section):
 
     Args:
         output: Folder of results.json, predictions/ and routing.png.
-        data_root: Folder that `data` and `train` of the tasks are relative to. None: the working directory.
+        data_root: Folder that `data` and `train` of the tasks are relative to, and that holds a folder for each
+            benchmark. None: the working directory.
         batch_size: Rows per generation batch.
         max_new_tokens: Longest answer, tokens.
         generation: Further arguments of `model.generate`. Greedy unless they say otherwise.
         seed: Of sampling rows, shuffling media, sampling tokens and the bootstrap.
         device: `auto` takes the GPU if there is one.
         routing_rows: Rows per task whose routing is counted. 0: none.
+        worst_rows: Rows per task that report.html shows, those whose answers are worth least.
+        judge: Endpoint that grades the answers to benchmarks with a judge. None: only metrics score them.
         tasks: Name -> task.
     """
 
@@ -74,29 +112,66 @@ class EvaluationConfig(Section):
     seed: int = 0
     device: str = "auto"
     routing_rows: int = Field(default=256, ge=0)
+    worst_rows: int = Field(default=12, ge=0)
+    judge: JudgeConfig | None = None
     bootstrap: BootstrapConfig = Field(default_factory=BootstrapConfig)
     tasks: dict[str, TaskConfig] = Field(min_length=1)
 
-    def decoding(self) -> dict[str, Any]:
-        """Arguments of `model.generate`: greedy, overlaid with `generation`."""
-        return {"do_sample": False, **self.generation, "max_new_tokens": self.max_new_tokens}
+    def decoding(self, task: TaskConfig | None = None) -> dict[str, Any]:
+        """Arguments of `model.generate`: greedy, overlaid with those of the benchmark, the evaluation and the task."""
+        found = {"do_sample": False, **self.generation, "max_new_tokens": self.max_new_tokens}
+        if task is None:
+            return found
+        if task.benchmark is not None:
+            benchmark = BENCHMARKS[task.benchmark]
+            own = {**benchmark.decoding, "max_new_tokens": benchmark.max_new_tokens}
+            found = {"do_sample": False, **own, **self.generation}
+        longest = {} if task.max_new_tokens is None else {"max_new_tokens": task.max_new_tokens}
+        return {**found, **task.generation, **longest}
 
     def resolve(self, path: Path) -> Path:
         """A task's file, relative to `data_root`."""
         return path if self.data_root is None else self.data_root / path
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
-    """Read and validate a configuration file.
+def load_config(
+    path: Path | None,
+    overrides: Iterable[str] = (),
+    *,
+    tasks: Sequence[str] = (),
+    data_root: Path | None = None,
+    output: Path | None = None,
+) -> EvaluationConfig:
+    """Read and validate a configuration file, or make one of published benchmarks.
 
     Args:
-        path: The file.
+        path: The file. None: `tasks` are names of benchmarks.
         overrides: `key.sub=value` each, the value in YAML.
+        tasks: With a file, those of its tasks that are measured, if any are named.
+        data_root: Instead of the file's.
+        output: Instead of the file's.
 
     Raises:
         ConfigError: One line for each problem: file, key, problem, cure.
     """
-    return validate(EvaluationConfig, read_yaml(path, overrides), source=path)
+    if path is None:
+        values: dict[str, Any] = {"output": DEFAULT_OUTPUT, "tasks": {name: {"benchmark": name} for name in tasks}}
+        for override in overrides:
+            apply_override(values, override)
+    else:
+        values = read_yaml(path, overrides)
+        if tasks:
+            values["tasks"] = _chosen(values.get("tasks") or {}, tasks, path)
+    given = {"data_root": data_root, "output": output}
+    values |= {key: str(value) for key, value in given.items() if value is not None}
+    return validate(EvaluationConfig, values, source="--tasks" if path is None else path)
+
+
+def _chosen(found: dict[str, Any], tasks: Sequence[str], path: Path) -> dict[str, Any]:
+    for name in tasks:
+        if name not in found:
+            raise ConfigError(f"{path}: no task {name!r}.{did_you_mean(name, found)}")
+    return {name: found[name] for name in tasks}
 
 
 __all__ = ["BootstrapConfig", "EvaluationConfig", "MetricName", "TaskConfig", "load_config"]

@@ -1,21 +1,24 @@
 """What a run needs in hand: models with their processors, and tasks with their rows."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 
 from unimoe.loading import CheckpointError, load_any
 from unimoe.moe.counting import count_parameters
 
+from .checksums import check_files
 from .config import EvaluationConfig, TaskConfig
 from .errors import EvaluationError
 from .estimates import OVER_ROWS
 from .fingerprint import file_hash, model_fingerprint
 from .metrics import METRICS, Metric, check_rows
-from .tasks import Average, Sample, read_task, sample_rows
+from .processes import device as own_device
+from .tasks import BENCHMARKS, Average, Benchmark, Judge, Sample, read_hub, read_task, sample_rows
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,37 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """The rows of a task, those of its training split, hashes of both files, and how scores of rows become one."""
+    """The rows of a task and of its training split, and how they are asked and scored.
+
+    Args:
+        name: Of the task.
+        config: As it was configured.
+        metric_name: Key of `METRICS`.
+        metric: How rows are scored.
+        samples: Rows that are asked, with the prompt.
+        train: Of the training split; empty if there is none.
+        data: Where the rows come from.
+        data_hash: Of the files with the rows, SHA-256.
+        train_hash: Of the training file. None: there is none.
+        decoding: Arguments of `model.generate`.
+        average: How scores of rows become one.
+        judge: What a judge may be asked. None: nothing.
+        facts: What results.json says of a published benchmark: title, origin, licence, files and so on.
+    """
 
     name: str
     config: TaskConfig
+    metric_name: str
     metric: Metric
     samples: list[Sample]
     train: list[Sample]
+    data: str
     data_hash: str
     train_hash: str | None
+    decoding: dict[str, Any]
     average: Average = OVER_ROWS
+    judge: Judge | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def load_model(name: str, *, device: str) -> LoadedModel:
@@ -67,9 +91,7 @@ def load_model(name: str, *, device: str) -> LoadedModel:
         model, processor = load_any(folder)
     except CheckpointError as error:
         raise EvaluationError(f"{error} Check --model and --baseline.") from error
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return LoadedModel(name, model.to(device), processor, model_fingerprint(folder))
+    return LoadedModel(name, model.to(own_device(device)), processor, model_fingerprint(folder))
 
 
 def _download(name: str) -> Path:
@@ -91,22 +113,57 @@ def load_tasks(config: EvaluationConfig) -> list[LoadedTask]:
 
 
 def _load_task(name: str, task: TaskConfig, config: EvaluationConfig) -> LoadedTask:
-    metric = METRICS[task.metric]
+    benchmark = None if task.benchmark is None else BENCHMARKS[task.benchmark]
+    metric_name = task.metric or (benchmark.metric if benchmark else "exact_match")
+    metric = METRICS[metric_name]
     metric.require()
-    data = config.resolve(task.data)
-    samples = read_task(data, prompt=task.prompt)
-    check_rows(task.metric, metric, samples)
+    prompt = benchmark.prompt if benchmark and task.prompt is None else task.prompt
+    samples, data, files = _read_rows(task, benchmark, config)
+    check_rows(metric_name, metric, samples)
     train_path = None if task.train is None else config.resolve(task.train)
-    train = [] if train_path is None else read_task(train_path, prompt=task.prompt)
+    train = [] if train_path is None else read_task(train_path, prompt=prompt)
     return LoadedTask(
         name=name,
         config=task,
+        metric_name=metric_name,
         metric=metric,
-        samples=sample_rows(samples, task.limit, seed=config.seed),
+        samples=[row.with_prompt(prompt) for row in sample_rows(samples, task.limit, seed=config.seed)],
         train=train,
-        data_hash=file_hash(data),
+        data=data,
+        data_hash=next(iter(files.values())) if benchmark is None else _digest(files),
         train_hash=None if train_path is None else file_hash(train_path),
+        decoding=config.decoding(task),
+        average=benchmark.average if benchmark else OVER_ROWS,
+        judge=benchmark.judge if benchmark else None,
+        facts=_facts(benchmark, files) if benchmark else {},
     )
+
+
+def _read_rows(
+    task: TaskConfig, benchmark: Benchmark | None, config: EvaluationConfig
+) -> tuple[list[Sample], str, dict[str, str]]:
+    """Rows of a task without its prompt, where they are, and the SHA-256 of each file that they come from."""
+    if benchmark is None:
+        assert task.data is not None
+        path = config.resolve(task.data)
+        return read_task(path), str(path), {path.name: file_hash(path)}
+    source = benchmark.source(config.data_root or Path())
+    if task.hub:
+        assert benchmark.hub is not None
+        samples, fingerprint = read_hub(benchmark.hub, source)
+        return samples, benchmark.hub.dataset, {benchmark.hub.dataset: fingerprint}
+    samples = benchmark.samples(source)
+    check_files(source.root, source.read)
+    return samples, str(source.root), source.read
+
+
+def _digest(files: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _facts(benchmark: Benchmark, files: dict[str, str]) -> dict[str, Any]:
+    names = ("title", "origin", "licence", "read_on", "note")
+    return {**{name: getattr(benchmark, name) for name in names}, "files": files}
 
 
 __all__ = ["LoadedModel", "LoadedTask", "load_model", "load_tasks"]

@@ -12,18 +12,18 @@ def table_cells(results: dict[str, Any]) -> list[list[str]]:
     tasks = results["tasks"]
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "metric": lambda task: task["metric"],
-        "score": lambda task: f"{task['value']:.3f}",
-        "95 % interval": lambda task: f"{task['low']:.3f} - {task['high']:.3f}",
+        "score": lambda task: number(task["value"]),
+        "95 % interval": span,
         "rows": lambda task: f"{task['n']:,}",
         "unparsed": lambda task: f"{task['unparsed_rate']:.1%}",
     }
     if any(task["floor"] is not None for task in tasks.values()):
-        columns["floor"] = lambda task: _number(task["floor"])
+        columns["floor"] = lambda task: number(task["floor"])
         columns["verdict"] = lambda task: task["verdict"]
     if any("shuffled" in task for task in tasks.values()):
-        columns["media shuffled"] = lambda task: _number(task.get("shuffled", {}).get("value"))
+        columns["media shuffled"] = lambda task: number(task.get("shuffled", {}).get("value"))
     if results["baseline"]:
-        columns[baseline_title(results["baseline"])] = lambda task: _number(task.get("baseline", {}).get("value"))
+        columns[baseline_title(results["baseline"])] = lambda task: number(task.get("baseline", {}).get("value"))
     return [["task", *columns], *([name, *(cell(task) for cell in columns.values())] for name, task in tasks.items())]
 
 
@@ -52,6 +52,9 @@ def _details(task: dict[str, Any]) -> list[str]:
     parts = []
     if len(task["values"]) > 1:
         parts.append(markdown_table([["value", "", "95 % interval"], *map(_cells, task["values"].items())]))
+    if judged := task.get("judged"):
+        title = [f"judged by {judged['by']}", "mean", "95 % interval"]
+        parts.append(markdown_table([title, *map(_cells, judged["values"].items())]))
     for axis, found in task["categories"].items():
         lines = [[*_cells(item), f"{item[1]['n']:,}"] for item in found.items()]
         parts.append(markdown_table([[axis, task["metric"], "95 % interval", "rows"], *lines]))
@@ -60,11 +63,17 @@ def _details(task: dict[str, Any]) -> list[str]:
 
 def _cells(item: tuple[str, dict[str, Any]]) -> list[str]:
     name, value = item
-    return [name, f"{value['value']:.3f}", f"{value['low']:.3f} - {value['high']:.3f}"]
+    return [name, number(value["value"]), span(value)]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A value with three decimals; a dash where there is none."""
     return "-" if value is None else f"{value:.3f}"
 
 
-__all__ = ["markdown_table", "table_cells", "write_markdown"]
+def span(value: dict[str, Any]) -> str:
+    """The 95 % interval of a value."""
+    return f"{number(value['low'])} - {number(value['high'])}"
+
+
+__all__ = ["markdown_table", "number", "span", "table_cells", "write_markdown"]

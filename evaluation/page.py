@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unimoe.modality import Modality
 
 from .embed import embed
-from .markdown import table_cells
+from .markdown import number, span, table_cells
 from .report import describe_model
 from .tasks import Sample
 
@@ -96,14 +96,14 @@ def write_page(
 
 
 def _task(name: str, task: dict[str, Any], worst: list[Answered]) -> dict[str, Any]:
-    values = ", ".join(
-        f"{key} {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-        for key, value in task["values"].items()
-    )
+    values = _values(task["values"])
+    if judged := task.get("judged"):
+        values += f"; judged by {judged['by']}: {_values(judged['values'])}"
+    notes = " ".join(filter(None, [*task["notes"], task.get("note", "")]))
     return {
         "name": name,
         "metric": task["metric"],
-        "summary": f"{task['metric']}: {values}. {task['n']:,} rows, {task['unparsed_rate']:.1%} unparsed.",
+        "summary": f"{task['metric']}: {values}. {task['n']:,} rows, {task['unparsed_rate']:.1%} unparsed. {notes}",
         "categories": {axis: _lines(found) for axis, found in task["categories"].items()},
         "worst": [_row(answered) for answered in worst],
         "how": f"{task['data']} (SHA-256 {task['data_hash'][:16]}), normalised: {task['normaliser']}",
@@ -111,19 +111,23 @@ def _task(name: str, task: dict[str, Any], worst: list[Answered]) -> dict[str, A
     }
 
 
+def _values(found: dict[str, dict[str, Any]]) -> str:
+    return ", ".join(f"{key} {number(value['value'])} [{span(value)}]" for key, value in found.items())
+
+
 def _lines(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines of the table of an axis, with bars up to the largest value."""
-    top = max(1.0, *(entry["high"] for entry in found.values()))
-    lines = sorted(found.items(), key=lambda item: item[1]["value"])[:_CATEGORIES]
+    top = max([1.0, *(entry["high"] or 0.0 for entry in found.values())])
+    lines = sorted(found.items(), key=lambda item: item[1]["value"] or 0.0)[:_CATEGORIES]
     return [
         {
             "name": name,
-            "value": f"{entry['value']:.3f}",
-            "interval": f"{entry['low']:.3f} - {entry['high']:.3f}",
+            "value": number(entry["value"]),
+            "interval": span(entry),
             "n": f"{entry['n']:,}",
-            "width": f"{100 * entry['value'] / top:.1f}",
-            "low_at": f"{100 * entry['low'] / top:.1f}",
-            "span": f"{100 * (entry['high'] - entry['low']) / top:.1f}",
+            "width": f"{100 * (entry['value'] or 0.0) / top:.1f}",
+            "low_at": f"{100 * (entry['low'] or 0.0) / top:.1f}",
+            "span": f"{100 * ((entry['high'] or 0.0) - (entry['low'] or 0.0)) / top:.1f}",
         }
         for name, entry in lines
     ]

@@ -25,7 +25,9 @@ def print_report(results: dict[str, Any], *, console: Console) -> None:
     for label in ("model", "baseline"):
         if results[label]:
             console.print(f"{label}: {describe_model(results[label])}", highlight=False, soft_wrap=True)
-    console.print(f"\n{loading_lines(results['model']['path'])}", highlight=False, markup=False, soft_wrap=True)
+    if results["model"]["class"] is not None:
+        lines = loading_lines(results["model"]["path"])
+        console.print(f"\n{lines}", highlight=False, markup=False, soft_wrap=True)
 
 
 def results_table(results: dict[str, Any], names: Sequence[str]) -> Table:
@@ -88,6 +90,8 @@ def baseline_title(baseline: dict[str, Any]) -> str:
 
 def describe_model(model: dict[str, Any]) -> str:
     """Path, kind and exact parameter counts in one line."""
+    if model["class"] is None:
+        return f"recorded predictions in {model['path']}"
     experts = model["num_experts"]
     kind = f"{experts} experts, {model['num_experts_per_tok']} per token" if experts else "dense"
     return f"{model['path']} ({kind}): {model['active_parameters']:,} active of {model['parameters']:,} parameters"

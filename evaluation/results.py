@@ -86,7 +86,7 @@ def task_result(
     floors = compute_floors(task.train, task.samples, metric, task.average) if task.train else {}
     floor = best_floor(floors, metric)
     result = {
-        "metric": task.config.metric,
+        "metric": task.metric_name,
         **summary,
         "floor": floor,
         "floors": floors,
@@ -95,9 +95,11 @@ def task_result(
         "normaliser": metric.normaliser,
         "average": asdict(task.average),
         "prompt": prompt,
-        "data": str(config.resolve(task.config.data)),
+        "decoding": task.decoding,
+        "data": task.data,
         "data_hash": task.data_hash,
         "train_hash": task.train_hash,
+        **task.facts,
     }
     if shuffled is not None:
         result["shuffled"] = summarise(task, shuffled, config)
@@ -105,6 +107,28 @@ def task_result(
         difference = compare(task, predictions, baseline, config)
         result["baseline"] = {**summarise(task, baseline, config), "difference": difference}
     return result
+
+
+def add_judged(
+    result: dict[str, Any], task: LoadedTask, values: dict[str, Pairs], unread: int, *, config: EvaluationConfig
+) -> None:
+    """Add a judge's values, with their intervals, to a task's result; the metric stays what the task is about.
+
+    Args:
+        result: Of `task_result`; `judged` is added.
+        task: The task.
+        values: Of `judge_rows`.
+        unread: Replies that could not be read.
+        config: Of the evaluation.
+    """
+    assert config.judge is not None and task.judge is not None
+    cut, draws = whole(task.samples), draws_of(task, config)
+    result["judged"] = {
+        "by": config.judge.model,
+        "best": dict(task.judge.values),
+        "values": {name: estimate(pairs, [cut], draws)[0] for name, pairs in values.items()},
+        "unread": unread,
+    }
 
 
 def versions() -> dict[str, str]:
@@ -118,4 +142,4 @@ def versions() -> dict[str, str]:
     return found
 
 
-__all__ = ["compare", "score_rows", "summarise", "task_result", "verdict", "versions"]
+__all__ = ["add_judged", "compare", "score_rows", "summarise", "task_result", "verdict", "versions"]

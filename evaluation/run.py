@@ -11,18 +11,31 @@ from torch import Tensor
 
 from .config import EvaluationConfig
 from .generate import generate_predictions
+from .judge import judge_rows
 from .loading import LoadedModel, LoadedTask, load_model, load_tasks
-from .results import task_result, versions
-from .routing import count_prompt_routing, save_heat_map, summarise_routing
+from .markdown import write_markdown
+from .page import Answered, worst_answers, write_page
+from .predictions import match_predictions
+from .processes import begin, rank, wait
+from .results import add_judged, task_result, versions
+from .routing import count_prompt_routing, save_heat_map, save_layer_plot, sparse_layers, summarise_routing
 from .tasks import Sample, has_media, shuffle_media
 
 Predictions = dict[str, list[str]]
 """Task name -> predictions in the order of its rows."""
+PLOTS = {"routing.png": save_heat_map, "routing_layers.png": save_layer_plot}
 
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same through one evaluation."""
+    """What stays the same through one evaluation.
+
+    Args:
+        config: Of the evaluation.
+        output: Folder of results.json.
+        overwrite: Replace predictions of an earlier run.
+        console: Where progress goes.
+    """
 
     config: EvaluationConfig
     output: Path
@@ -31,14 +44,13 @@ class Run:
 
     def predict(self, loaded: LoadedModel, task: LoadedTask, samples: list[Sample], folder: str = "") -> list[str]:
         """Predictions of a model for these rows, kept in predictions/[folder/]NAME.jsonl."""
-        decoding = self.config.decoding()
         header = {
             "model": loaded.fingerprint,
             "data": task.data_hash,
             "prompt": task.config.prompt,
             "limit": task.config.limit,
             "seed": self.config.seed,
-            "decoding": decoding,
+            "decoding": task.decoding,
             "control": folder,
         }
         return generate_predictions(
@@ -47,7 +59,7 @@ class Run:
             samples,
             path=self.output / "predictions" / folder / f"{task.name}.jsonl",
             header=header,
-            decoding=decoding,
+            decoding=task.decoding,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             overwrite=self.overwrite,
@@ -68,7 +80,7 @@ class Run:
         }
 
     def routing(self, loaded: LoadedModel, tasks: list[LoadedTask]) -> dict[str, Any] | None:
-        """Routing of the prompts, over all tasks and task by task, with its heat map; None for a dense model."""
+        """Routing of the prompts, over all tasks and task by task, with its plots; None for a dense model."""
         counts: dict[str, Tensor] = {}
         for task in tasks:
             counted = count_prompt_routing(
@@ -84,7 +96,7 @@ class Run:
         if not counts:
             return None
         text = loaded.model.config.get_text_config()
-        layers = [layer for layer in range(text.num_hidden_layers) if text.is_sparse(layer)]
+        layers = sparse_layers(text)
         summary = summarise_routing(
             torch.stack(list(counts.values())).sum(dim=0), num_experts=text.num_experts, layers=layers
         )
@@ -92,24 +104,56 @@ class Run:
             name: summarise_routing(counted, num_experts=text.num_experts, layers=layers)["modalities"]
             for name, counted in counts.items()
         }
-        return {**summary, "heat_map": self.heat_map(summary)}
+        return {**summary, "plots": self.plot(summary)}
 
-    def heat_map(self, summary: dict[str, Any]) -> str | None:
-        """Draw routing.png; returns its name, or None without matplotlib."""
+    def plot(self, summary: dict[str, Any]) -> list[str]:
+        """Draw the routing; returns names of the files, none without matplotlib."""
         try:
-            save_heat_map(summary, self.output / "routing.png")
+            for name, draw in PLOTS.items() if rank() == 0 else ():
+                draw(summary, self.output / name)
         except ImportError:
-            self.console.print('no routing.png: matplotlib is missing (pip install "unimoe\\[eval]")')
-            return None
-        return "routing.png"
+            self.console.print('no plots of routing: matplotlib is missing (pip install "unimoe\\[eval]")')
+            return []
+        return list(PLOTS)
+
+    def judge(self, task: LoadedTask, predictions: list[str], result: dict[str, Any]) -> None:
+        """Add to a task's result what a judge says of the answers, where there is one."""
+        if self.config.judge is None or task.judge is None:
+            return
+        values, unread = judge_rows(
+            task.judge,
+            self.config.judge,
+            task.samples,
+            predictions,
+            path=self.output / "judged" / f"{task.name}.jsonl",
+            overwrite=self.overwrite,
+            description=f"{task.name} judged",
+            console=self.console,
+        )
+        add_judged(result, task, values, unread, config=self.config)
+
+    def write(self, results: dict[str, Any], worst: dict[str, list[Answered]]) -> None:
+        """Write results.json, report.md and report.html."""
+        save_results(results, self.output / "results.json")
+        write_markdown(self.output / "report.md", results)
+        plots = [self.output / name for name in (results["routing"] or {}).get("plots", ())]
+        write_page(self.output / "report.html", results, worst, plots=plots)
 
 
-def evaluate(run: Run, *, model: str, baseline: str | None = None, shuffled_media: bool = False) -> dict[str, Any]:
-    """Evaluate a model, and write results.json.
+def evaluate(
+    run: Run,
+    *,
+    model: str | None = None,
+    predictions: Path | None = None,
+    baseline: str | None = None,
+    shuffled_media: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a model or recorded predictions, and write results.json and the reports.
 
     Args:
         run: Configuration, output folder, console.
-        model: Folder (or Hub id) of the model.
+        model: Folder (or Hub id) of the model. None: `predictions` are scored.
+        predictions: Folder with a file NAME.jsonl for each task; or a file, where there is one task.
         baseline: Folder of a model to compare with, on the same rows.
         shuffled_media: Ask each question again about another row's media.
 
@@ -119,29 +163,36 @@ def evaluate(run: Run, *, model: str, baseline: str | None = None, shuffled_medi
     Raises:
         EvaluationError: If the configuration, data, models or earlier predictions do not fit.
     """
+    begin()
     tasks = load_tasks(run.config)
-    loaded = load_model(model, device=run.config.device)
-    predictions = run.predict_all(loaded, tasks)
-    shuffled = run.predict_shuffled(loaded, tasks) if shuffled_media else {}
-    routing = run.routing(loaded, tasks)
-    prompts = {task.name: render_prompt(loaded.processor, task.samples[0]) for task in tasks}
-    description = loaded.describe()
-    del loaded  # two models need not be in memory at once
-    baseline_predictions: Predictions = {}
-    baseline_description = None
+    run.output.mkdir(parents=True, exist_ok=True)
+    shuffled, routing = Predictions(), None
+    prompts = {task.name: render_question(task.samples[0]) for task in tasks}
+    if model is None:
+        assert predictions is not None
+        answers, description = recorded_answers(predictions, tasks), recorded_description(predictions)
+    else:
+        loaded = load_model(model, device=run.config.device)
+        answers = run.predict_all(loaded, tasks)
+        shuffled = run.predict_shuffled(loaded, tasks) if shuffled_media else {}
+        routing = run.routing(loaded, tasks)
+        prompts = {task.name: render_prompt(loaded.processor, task.samples[0]) for task in tasks}
+        description = loaded.describe()
+        del loaded  # two models need not be in memory at once
+    others, baseline_description = Predictions(), None
     if baseline is not None:
         other = load_model(baseline, device=run.config.device)
         baseline_description = other.describe()
-        baseline_predictions = run.predict_all(other, tasks, "baseline")
-    results = {
+        others = run.predict_all(other, tasks, "baseline")
+    results: dict[str, Any] = {
         "tasks": {
             task.name: task_result(
                 task,
-                predictions[task.name],
+                answers[task.name],
                 config=run.config,
                 prompt=prompts[task.name],
                 shuffled=shuffled.get(task.name),
-                baseline=baseline_predictions.get(task.name),
+                baseline=others.get(task.name),
             )
             for task in tasks
         },
@@ -152,8 +203,48 @@ def evaluate(run: Run, *, model: str, baseline: str | None = None, shuffled_medi
         "versions": versions(),
         "routing": routing,
     }
-    save_results(results, run.output / "results.json")
+    if rank() == 0:
+        for task in tasks:
+            run.judge(task, answers[task.name], results["tasks"][task.name])
+        run.write(results, {task.name: find_worst(task, answers[task.name], run.config) for task in tasks})
+    wait()
     return results
+
+
+def find_worst(task: LoadedTask, predictions: list[str], config: EvaluationConfig) -> list[Answered]:
+    """The rows of a task that its report shows."""
+    scores = task.metric.score(task.samples, predictions)
+    return worst_answers(
+        task.samples,
+        predictions,
+        scores.main,
+        scores.unparsed.tolist(),
+        higher_is_better=task.metric.higher_is_better,
+        most=config.worst_rows,
+    )
+
+
+def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Predictions:
+    """Recorded predictions of all tasks.
+
+    Raises:
+        EvaluationError: If a file is missing, or does not answer just the rows of its task.
+    """
+    return {
+        task.name: match_predictions(path / f"{task.name}.jsonl" if path.is_dir() else path, task.samples)
+        for task in tasks
+    }
+
+
+def recorded_description(path: Path) -> dict[str, Any]:
+    """What results.json says of a model that is not here."""
+    return {"path": str(path), "class": None}
+
+
+def render_question(sample: Sample) -> str:
+    """The question of a row, with a mark for each medium."""
+    items = (item for message in sample.messages for item in message["content"])
+    return "".join(item["text"] if item["type"] == "text" else f"<{item['type']}>" for item in items)
 
 
 def render_prompt(processor: Any, sample: Sample) -> str:

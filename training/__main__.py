@@ -1,6 +1,5 @@
 """`python -m training FILE.yaml [key=value ...]`: runs a stage, or the stages of a recipe one after the other."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,12 +68,12 @@ def train(
 
     from .curves import CURVES_FILE, plot_curves
     from .data import DataError
-    from .processes import is_lost_connection
+    from .processes import is_lost_connection, launched
     from .stages import run_stage
     from .trainer import NonFiniteLoss
 
     logging.disable_progress_bar()
-    console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes, the first one speaks
+    console = Console(quiet=launched()[0] > 0)  # of several processes, the first one speaks
     for number, (name, config) in enumerate(stages.items(), start=1):
         title = f"stage {number}/{len(stages)} {name}"
         console.rule(title)

@@ -5,7 +5,7 @@ optimizer (`saved_state`), schedule, random states, and the position in the data
 name, and gets its own when all of it is there. A finished stage is an ordinary model folder without them.
 """
 
-import os
+import logging
 import re
 import shutil
 from collections.abc import Callable
@@ -21,9 +21,10 @@ from unimoe.settings import ConfigError
 from .config import StageConfig
 from .data import BatchPlan
 from .model_card import HISTORY_FILE, STAGE_FILE, write_stage
-from .processes import rank, together
-from .saved_state import CheckpointError, read_manifest, seal, verify
+from .processes import launched, rank, together
+from .saved_state import CheckpointError, read_manifest, seal, sync, verify
 
+logger = logging.getLogger(__name__)
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _ASIDE = "unfinished-"
 _FREE = ("parallel.", "trainer.per_device_train_batch_size", "trainer.gradient_accumulation_steps")
@@ -54,7 +55,7 @@ def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
         )
     _check_settings(config)
     check_rows(config, read_manifest(checkpoints[-1]))
-    verify(checkpoints[-1], turn=int(os.environ.get("RANK", "0")), turns=_world_size())
+    verify(checkpoints[-1], turn=launched()[0], turns=launched()[1])
     return checkpoints[-1]
 
 
@@ -65,20 +66,26 @@ def check_rows(config: StageConfig, manifest: dict[str, Any]) -> None:
         ConfigError: With what makes them as many.
     """
     rows, accumulated = (config.trainer.get(key, default) for key, default in _SPREAD.items())
-    now, before = rows_of_step(rows, accumulated, _world_size()), manifest["rows"]
+    now, before = rows_of_step(rows, accumulated, launched()[1]), manifest["rows"]
     measured = BatchPlan(config.data).measures
     if now["step"] == before["step"] and (now["batch"] == before["batch"] or not measured):
         return
-    each, steps = (size / _world_size() for size in (before["batch"], before["step"]))
-    cure = (
-        f"{next(iter(_SPREAD))} {each:g} and gradient_accumulation_steps {before['step'] // before['batch']}"
-        if measured
-        else f"{' and '.join(_SPREAD)} whose product is {steps:g}"
-    )
     raise ConfigError(
         f"The checkpoint was trained with {before['step']} rows in a step, {before['batch']} in each batch of all "
-        f"processes; {_world_size()} process(es) would now take {now['step']} and {now['batch']}. Set trainer.{cure}."
+        f"processes; {launched()[1]} process(es) would now take {now['step']} and {now['batch']}. "
+        f"{_how_to_spread(before, measured=measured)}"
     )
+
+
+def _how_to_spread(before: dict[str, int], *, measured: bool) -> str:
+    """The cure for other rows in a step."""
+    whole, rows, size = launched()[1], *_SPREAD
+    if (before["batch"] if measured else before["step"]) % whole:
+        return f"Start a number of processes that divides {before['batch'] if measured else before['step']}."
+    if measured:
+        times = before["step"] // before["batch"]
+        return f"Set trainer.{rows} {before['batch'] // whole} and {size} {times}."
+    return f"Set trainer.{rows} and {size} whose product is {before['step'] // whole}."
 
 
 _SPREAD = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
@@ -88,10 +95,6 @@ _SPREAD = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 def rows_of_step(rows: int, accumulated: int, processes: int) -> dict[str, int]:
     """Rows (or packs) of a step, and of one batch of all processes."""
     return {"step": rows * accumulated * processes, "batch": rows * processes}
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_complete(config: StageConfig) -> bool:
@@ -155,8 +158,9 @@ def write_checkpoint(
     def put_in_place() -> None:
         if rank() == 0:
             shutil.rmtree(place, ignore_errors=True)
+            sync(aside)
             aside.rename(place)
-            rotate_checkpoints(str(output), limit, best)
+            sync(output)
 
     try:
         together(prepare)
@@ -169,6 +173,11 @@ def write_checkpoint(
             f"{place} could not be written: {error}. Checkpoints before it are as they were: cure this, and go on "
             "with --resume."
         ) from None
+    if rank() == 0:
+        try:
+            rotate_checkpoints(str(output), limit, best)
+        except OSError as error:
+            logger.warning("%s is written, but an older checkpoint could not be removed: %s", place, error)
 
 
 class WatchCheckpoints(TrainerCallback):

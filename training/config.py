@@ -37,6 +37,8 @@ MANAGED_ARGUMENTS = {
     "do_train": "A stage always trains.",
     "resume_from_checkpoint": "Resume with `python -m training FILE --resume`.",
     "deepspeed": "Set the stage's `parallel.zero`.",
+    "save_only_model": "A checkpoint is what a training goes on from; `python -m training consolidate` makes models.",
+    "save_on_each_node": "Checkpoints are written once, to an `output` that all nodes see.",
     "fsdp": "FSDP is not supported; several processes run with torchrun.",
 }
 
@@ -52,6 +54,12 @@ MANAGED_SETTINGS = {
     "bf16": "Set trainer.bf16, which keeps the weights in float32.",
     "torch_autocast": "Set trainer.bf16.",
     "expert_parallel": "Set parallel.expert_parallel_size: DeepSpeed's own would put other routers in.",
+    "use_data_before_expert_parallelism": "Neighbouring processes share experts.",
+    "tensor_parallel": "Layers are not split over processes.",
+    "sequence_parallel_size": "Rows are not split over processes.",
+    "amp": "Set trainer.bf16.",
+    "prescale_gradients": "Gradients are summed as in one process.",
+    "gradient_predivide_factor": "Gradients are summed as in one process.",
 }
 
 OWN_PARTS = ("mlp", "connectors", "encoders")

@@ -41,6 +41,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
     verify(checkpoint)
     described = checkpoint / DESCRIPTION
     stage = yaml.safe_load((described / STAGE_FILE).read_text("utf-8"))
+    stage["parallel"]["deepspeed"] = None  # a file that need not be here
     config = validate(StageConfig, {**stage, "output": str(out)}, source=str(described / STAGE_FILE))
     model: UniMoEForConditionalGeneration = UniMoEForConditionalGeneration._from_config(
         UniMoEConfig.from_pretrained(described), dtype=torch.float32

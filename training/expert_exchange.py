@@ -51,11 +51,11 @@ def plan_splits(experts: Tensor, num_experts: int, group: Any) -> Splits:
     """Tell the other processes how many rows will come for each of their experts.
 
     Args:
-        experts: Of each row, sorted, (rows,).
+        experts: Of each choice, (T*K,); E and more: none.
         num_experts: E.
         group: Of P processes.
     """
-    own = torch.bincount(experts, minlength=num_experts)  # (E,)
+    own = torch.bincount(experts, minlength=num_experts + 1)[:num_experts].contiguous()  # (E,)
     counts = torch.empty_like(own)
     dist.all_to_all_single(counts, own, group=group)
     processes = dist.get_world_size(group)
@@ -90,14 +90,12 @@ def run_experts(
     """
     device = hidden_states.device.type
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
-    wanted, order = top_k_index.flatten().sort(stable=True)
-    chosen = int((wanted < num_experts).sum())
-    wanted, order = wanted[:chosen], order[:chosen]
-    splits = plan_splits(wanted, num_experts, group)
+    splits = plan_splits(top_k_index.flatten(), num_experts, group)
+    order = top_k_index.flatten().argsort(stable=True)[: sum(splits.sent)]  # choices of none are last
     slots = top_k_index.shape[1]
     rows = Exchange.apply(hidden_states.to(kind)[order // slots], splits.sent, splits.received, group)
     every = torch.arange(splits.counts.shape[1], device=rows.device).repeat(len(splits.sent))
-    index = every.repeat_interleave(splits.counts.flatten())[:, None]  # (rows, 1)
+    index = every.repeat_interleave(splits.counts.flatten(), output_size=len(rows))[:, None]  # (rows, 1)
     answers = experts(rows, index, torch.ones_like(index, dtype=rows.dtype))
     back = Exchange.apply(answers.to(kind), splits.received, splits.sent, group).to(hidden_states.dtype)
     output = back.new_zeros(top_k_index.numel(), back.shape[-1]).index_copy(0, order, back)

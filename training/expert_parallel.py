@@ -6,7 +6,6 @@ know which gradients it may not average over all processes; it asks for a subcla
 else is used. E experts, P processes that share them, n = E / P of each.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from unimoe.moe.latent_experts import LatentExperts
 from unimoe.moe.lora_experts import LoRAExperts
 
 from .expert_exchange import run_experts
+from .processes import launched
 from .sharding import share_of
 
 _STACKS = (Experts, LoRAExperts, LatentExperts)
@@ -117,7 +117,7 @@ def _spread_class(kind: type[nn.Module], *bases: type[nn.Module]) -> type[nn.Mod
 def _spread(experts: Any, size: int) -> None:
     """Turn the experts of a layer into the share of this process, as objects of a class that exchanges tokens."""
     experts.num_all, experts.num_experts = experts.num_experts, experts.num_experts // size
-    experts.ep_size, experts.ep_rank, experts.ep_group = size, int(os.environ["RANK"]) % size, None
+    experts.ep_size, experts.ep_rank, experts.ep_group = size, launched()[0] % size, None
     experts.ep_group_name, experts.folding_group_handles = f"ep_size_{size}", None
     kind = LoneExpert if type(experts) is Experts and experts.num_experts == 1 else type(experts)
     experts.__class__ = _spread_class(kind)
@@ -152,6 +152,19 @@ def _wrappers(model: nn.Module) -> Iterator[Any]:
             yield module
 
 
+def check_groups(model: nn.Module) -> None:
+    """See to it that DeepSpeed has made the groups of processes by which experts were spread.
+
+    Raises:
+        RuntimeError: If this process has another place in its group.
+    """
+    for experts in _spread_ones(model):
+        if (place := dist.get_rank(experts.ep_group)) != experts.ep_rank:
+            raise RuntimeError(
+                f"This process has share {experts.ep_rank} of the experts, but place {place} in its group."
+            )
+
+
 def settle_experts(model: nn.Module) -> None:
     """Let experts whose parameters are whole again be what they were before they were spread, in place."""
     for wrapper in _wrappers(model):
@@ -174,4 +187,4 @@ def split_spread(optimizer: torch.optim.Optimizer) -> None:
             optimizer.param_groups.append({**group, **own, "params": members})
 
 
-__all__ = ["Share", "SpreadExperts", "settle_experts", "split_spread", "spread_experts"]
+__all__ = ["Share", "SpreadExperts", "check_groups", "settle_experts", "split_spread", "spread_experts"]

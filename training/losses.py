@@ -36,6 +36,15 @@ def set_coefficients(text: UniMoETextConfig, losses: LossConfig, *, step: int) -
     text.validate_architecture()
 
 
+def balance_over_all(text: UniMoETextConfig) -> None:
+    """Balance experts over the batches of all processes (Qiu et al. 2025, arXiv 2501.11873): as one process would.
+
+    The load of a `sequence` needs no other process.
+    """
+    if text.num_experts and text.router_aux_loss_scope != "sequence":
+        text.router_aux_loss_global_batch = True
+
+
 IGNORED = -100
 GROUPS = 1 << (max(MEDIA) + 1)
 """Groups of rows: one for every set of modalities."""

@@ -1,5 +1,6 @@
 """Several processes: which one this is, and how they act as one."""
 
+import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,6 +19,11 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def launched() -> tuple[int, int]:
+    """Which process this is, and of how many, as the launcher says, before they have met."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def from_all(value: Any) -> list[Any]:
     """What every process has to say, in their order; all must call this."""
     if processes() == 1:
@@ -31,14 +37,18 @@ def together(work: Callable[[], Any]) -> list[Any]:
     """Do something in all processes and return what came of it in each; if it fails in one, all of them stop.
 
     Raises:
-        OSError: With what went wrong, and in which processes.
+        OSError: With what went wrong, and in which processes; another error is raised where it happened.
     """
     result, failure = None, None
     try:
         result = work()
-    except OSError as error:
-        failure = f"process {rank()}: {error}" if processes() > 1 else str(error)
-    if failures := [each for each in from_all(failure) if each]:
+    except Exception as error:
+        failure = error
+    said = failure and (f"process {rank()}: {failure}" if processes() > 1 else str(failure))
+    failures = [each for each in from_all(said) if each is not None]
+    if failure is not None and not isinstance(failure, OSError):
+        raise failure
+    if failures:
         raise OSError("; ".join(failures))
     return from_all(result)
 
@@ -52,12 +62,17 @@ def limit_waiting(seconds: float) -> None:
         set_timeout(timedelta(seconds=seconds), group)
 
 
-_LOST = re.compile(r"timed? ?out|connection (was )?(closed|reset|refused)|broken pipe|socket closed", re.IGNORECASE)
+_LOST = re.compile(
+    r"timed? ?out|connection (was )?(closed|reset|refused)|broken pipe|socket closed|no route to host|unreachable"
+    r"|remote process exited|network error",
+    re.IGNORECASE,
+)
 
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error of a collective operation says that another process is gone, or cannot be reached."""
-    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+    collective = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return collective and _LOST.search(str(error)) is not None
 
 
-__all__ = ["from_all", "is_lost_connection", "limit_waiting", "processes", "rank", "together"]
+__all__ = ["from_all", "is_lost_connection", "launched", "limit_waiting", "processes", "rank", "together"]

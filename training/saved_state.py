@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from unimoe.settings import ConfigError
 
 from .processes import from_all, processes, rank, together
-from .sharding import optimizer_states, put_optimizer_states, whole_weights
+from .sharding import optimizer_states, put_optimizer_states, share_buffers, whole_weights
 
 MANIFEST = "manifest.json"
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
@@ -112,7 +112,8 @@ def save_state(folder: Path, model: nn.Module, optimizer: Any, away: Mapping[str
         OSError: If a process could not write a file.
         CheckpointError: If a parameter is not the same in all processes.
     """
-    sums = {name: 0 for name, _ in model.named_parameters()}
+    share_buffers(model)
+    sums = {name: 0 for name, _ in (*model.named_parameters(), *model.named_buffers())}
     together(lambda: write_tensors(folder, WEIGHTS, _noted(whole_weights(model, away), sums)))
     compare_replicas(sums)
     together(lambda: write_tensors(folder, OPTIMIZER, optimizer_states(model, optimizer)))
@@ -226,12 +227,13 @@ class TensorFiles:
 
 
 def digests(folder: Path, *, turn: int = 0, turns: int = 1) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of files of a folder: of every so many of them, so that processes can share the work."""
+    """Have files of a folder on the disk, and tell their size and SHA-256; of every so many, to share the work."""
     found = {}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files[turn::turns]:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
         found[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256}
     return found
 
@@ -246,6 +248,19 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     files = {name: facts for part in found for name, facts in part.items()}
     manifest = json.dumps({**facts, "files": files}, indent=1, sort_keys=True)
     together(lambda: write_safely(folder / MANIFEST, manifest) if rank() == 0 else None)
+
+
+def sync(folder: Path) -> None:
+    """Have the names of a folder's files on the disk.
+
+    Raises:
+        OSError: If that fails.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_safely(path: Path, text: str) -> None:
@@ -303,5 +318,6 @@ __all__ = [
     "read_manifest",
     "save_state",
     "seal",
+    "sync",
     "verify",
 ]

@@ -8,9 +8,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from .processes import rank
+from unimoe.settings import ConfigError
+
+from .processes import processes, rank
 
 
 def share_of(parameter: Tensor) -> Any:
@@ -57,6 +60,18 @@ def _gathered(value: Any) -> Any:
 
 
 @torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the statistics of the first one, as DDP does; all must call this.
+
+    Batch norms of an encoder that trains see other rows in each process. DeepSpeed leaves it at that.
+    """
+    if processes() > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                dist.broadcast(buffer, 0)
+
+
+@torch.no_grad()
 def bring_together(model: nn.Module) -> None:
     """Have a whole model in the first process, on the CPU; the others let go of theirs. All must call this."""
     parameters: Iterator[Any] = model.parameters()
@@ -82,10 +97,13 @@ def optimizer_states(model: nn.Module, optimizer: Any) -> Iterator[tuple[str, Te
         for key, value in sorted(inner.state.get(flat, {}).items()):
             if not isinstance(value, Tensor) or value.dim() == 0:
                 yield f"{key}/{name}", torch.as_tensor(value)
-            elif value.shape != flat.shape:
-                raise ValueError(f"{type(inner).__name__} keeps {key!r} of another shape than its parameters.")
             elif flat is parameter:
                 yield f"{key}/{name}", value
+            elif value.shape != flat.shape:
+                raise ConfigError(
+                    f"trainer.optim: {type(inner).__name__} keeps {key!r} of another shape than its parameters, which "
+                    "cannot be written whole under parallel.zero. Choose another optimizer, such as adamw_torch."
+                )
             else:
                 from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -115,15 +133,18 @@ def put_optimizer_states(
         for group in inner.param_groups:
             for parameter in group["params"]:
                 name = names[id(parameter)]
-                inner.state[parameter] = {key: _place(read(key, name), parameter) for key in states.get(name, ())}
+                own = {key: _place(read(key, name), parameter, group) for key in states.get(name, ())}
+                inner.state[parameter] = own
         return
     members: dict[int, tuple[Tensor, list[str]]] = {}
     for name, parameter in model.named_parameters():
         if id(parameter) in flats:
             flat = flats[id(parameter)]
             members.setdefault(id(flat), (flat, []))[1].append(name)
-    for flat, own in members.values():
-        inner.state[flat] = _flat_state(flat, own, states, read)
+    groups = {id(flat): group for group in inner.param_groups for flat in group["params"]}
+    for flat, names_of_flat in members.values():
+        state = _flat_state(flat, names_of_flat, states, read)
+        inner.state[flat] = {key: _place(value, flat, groups[id(flat)]) for key, value in state.items()}
     _link(optimizer)
     for name, parameter in model.named_parameters():
         for key in sorted(states.get(name, ())):
@@ -193,8 +214,10 @@ def _put_part(parameter: Any, value: Tensor, key: str) -> None:
     safe_set_local_optimizer_state(parameter, nn.functional.pad(part, (0, size - len(part))), key)
 
 
-def _place(value: Tensor, parameter: Tensor) -> Tensor:
-    return value.to(parameter.device) if value.dim() else value
+def _place(value: Tensor, parameter: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """A state where torch's own loading puts it: numbers such as `step` stay on the CPU unless a kernel reads them."""
+    on_device = value.dim() or group.get("fused") or group.get("capturable")
+    return value.to(parameter.device) if on_device else value
 
 
 def _link(optimizer: Any) -> None:
@@ -205,4 +228,13 @@ def _link(optimizer: Any) -> None:
         outer._lazy_init_hp_params_optimizer_state()
 
 
-__all__ = ["bring_together", "cut", "join", "optimizer_states", "put_optimizer_states", "share_of", "whole_weights"]
+__all__ = [
+    "bring_together",
+    "cut",
+    "join",
+    "optimizer_states",
+    "put_optimizer_states",
+    "share_buffers",
+    "share_of",
+    "whole_weights",
+]

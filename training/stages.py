@@ -1,7 +1,6 @@
 """Runs a stage: start -> what trains -> data -> training -> an ordinary `save_pretrained` folder with its papers."""
 
 import gc
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,19 @@ from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, m
 from .config import StageConfig
 from .data import BatchPlan, Collator, MixtureDataset
 from .encoding import RestingEncoders
-from .finish import Papers, save_stage
+from .finish import save_stage
 from .health import DeadExperts, WatchExperts, WatchGradients, WatchLoss, check_learning_rate, check_trained_modalities
-from .losses import set_coefficients
+from .losses import balance_over_all, set_coefficients
 from .memory import GB
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
+from .papers import Papers
 from .parallel import check_engaged, check_experts, deepspeed_arguments, make_models_whole, stand_alone
 from .parts import Trainable, choose_trainable, trainable_table
 from .plan_batches import look_at_batches
 from .plan_start import PlannedRecipe
 from .planning import step_memory
+from .processes import launched
 from .progress import METRICS_FILE, MetricsFile, StageProgress
 from .report import Contents, data_table, describe_length, look_at_rows, show_samples
 from .saved_state import put_weights
@@ -108,7 +109,7 @@ def refuse_early(config: StageConfig) -> None:
     choose_trackers(config.trainer)
     if config.parallel.expert_parallel_size > 1:
         text = PlannedRecipe().begin(config).config.text_config
-        check_experts(config.parallel, text, processes=int(os.environ.get("WORLD_SIZE", "1")))
+        check_experts(config.parallel, text, processes=launched()[1])
 
 
 def make_model(
@@ -118,6 +119,8 @@ def make_model(
     make_models_whole()
     model, processor, certificate = load_start(config)
     set_losses(model, config)
+    if launched()[1] > 1:
+        balance_over_all(model.config.text_config)
     trainable = choose_trainable(model, config.train)
     check_learning_rate(trainable, config.trainer.get("learning_rate", 5e-5))
     check_packing(model.config.text_config, config.data)

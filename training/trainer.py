@@ -29,6 +29,7 @@ from .parts import keep_frozen_steady
 from .processes import limit_waiting, together
 from .saved_state import DESCRIPTION, load_optimizer, read_manifest, save_state
 from .schedule import load_schedule, save_schedule
+from .sharding import share_buffers
 from .validation import HeldBack, ValidateAtEnd
 
 
@@ -103,7 +104,7 @@ class StageTrainer(Trainer):
         """Write a checkpoint from which any number of processes can go on, under any stage of ZeRO."""
         self.store_flos()
         output, step, best = Path(str(self.args.output_dir)), self.state.global_step, self.state.best_global_step
-        if best:
+        if best and (best == step or (output / f"checkpoint-{best}").is_dir()):  # the best measured one may have none
             self.state.best_model_checkpoint = str(output / f"checkpoint-{best}")
         args = self.args
         rows = rows_of_step(args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size)
@@ -121,7 +122,7 @@ class StageTrainer(Trainer):
         save_state(folder, model, self.optimizer, self.away)
 
         def write() -> None:
-            self._save_rng_state(str(folder))
+            self._save_random_states(folder)
             if self.is_world_process_zero():
                 save_schedule(folder, self.lr_scheduler)
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
@@ -131,6 +132,19 @@ class StageTrainer(Trainer):
                     self.plan.lengths.save(folder)  # going on from it measures no row again
 
         together(write)
+
+    def _save_random_states(self, folder: Path) -> None:
+        """Write the states of random generators, and of the gradient scaler of fp16.
+
+        Raises:
+            OSError: If they cannot be written, which torch calls a RuntimeError.
+        """
+        try:
+            self._save_rng_state(str(folder))
+            if self.is_world_process_zero():
+                self._save_scaler(str(folder))
+        except RuntimeError as error:
+            raise OSError(f"{folder}: {error}") from error
 
     @property
     def seconds(self) -> float:
@@ -148,19 +162,22 @@ class StageTrainer(Trainer):
         model: Any = self.accelerator.unwrap_model(self.model)
         partitions = self.is_deepspeed_enabled and self.args.hf_deepspeed_config.is_zero3()
         if self.expert_parallel_size > 1:
-            from .expert_parallel import spread_experts
+            from .expert_parallel import check_groups, spread_experts
 
             spread_experts(model, self.expert_parallel_size, partitions=partitions)
         if partitions:
             make_leaves(model)
         self._began = time.monotonic()
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if self.expert_parallel_size > 1:
+            check_groups(model)
         limit_waiting(self.args.ddp_timeout)
         if partitions:
             keep_whole(model, self.model_wrapped.optimizer)
         if resume_from_checkpoint is not None:
             load_optimizer(Path(resume_from_checkpoint), model, self.optimizer)
             load_schedule(Path(resume_from_checkpoint), self.lr_scheduler)
+            self._load_scaler(str(resume_from_checkpoint))
         return prepared
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -362,6 +379,7 @@ class StageTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
         # Not DDP, which would wait for processes that have fewer rows. DeepSpeed's engine knows the dtype.
         model: Any = self.deepspeed if self.is_deepspeed_enabled else self.model
+        share_buffers(model)
         model.eval()
         try:
             sums = self.held_back.sums(model, self._prepare_inputs, self.choose_specialist)

@@ -5,6 +5,7 @@ Knows no model.
 
 from . import image, sound, video
 from .benchmark import Average, Benchmark, Hub, Judge
+from .hub import read_hub
 from .jsonl import read_task, sample_rows
 from .sample import Sample, ask
 from .shuffle import has_media, shuffle_media
@@ -26,6 +27,7 @@ __all__ = [
     "Sample",
     "ask",
     "has_media",
+    "read_hub",
     "read_task",
     "sample_rows",
     "shuffle_media",

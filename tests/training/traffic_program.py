@@ -52,7 +52,7 @@ steps: list[dict[str, int]] = []
 
 
 def plan_and_count(experts: torch.Tensor, num_experts: int, group: Any) -> Any:
-    counted["choices"] += len(experts)
+    counted["choices"] += int((experts < num_experts).sum())
     return plan_splits(experts, num_experts, group)
 
 
