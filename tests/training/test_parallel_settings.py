@@ -73,6 +73,10 @@ def test_a_stage_refuses_them_before_it_opens_data(make_stage, mixture_start):
             r"clipping out .*trainer\.max_grad_norm",
         ),
         ({"zero_optimization": {"stage": 2}, "expert_parallel": {}}, r"Set parallel\.expert_parallel_size"),
+        (
+            {"zero_optimization": {"stage": 2}, "use_data_before_expert_parallelism": True},
+            "leave use_data_before_expert_parallelism out .* Neighbouring processes share experts",
+        ),
         ({"zero_optimization": {"stage": 3}}, "zero is 2, but .* has stage 3. Leave one of them out"),
     ],
 )
@@ -131,6 +135,8 @@ def test_a_placement_counts_every_parameter_once(make_stage, mixture_start):
     [
         ("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 30000ms for recv operation to complete", True),
         ("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.99.0.2]:4711", True),
+        ("[gloo/transport/tcp/pair.cc:534] connect: No route to host", True),
+        ("DataLoader timed out after 30 seconds", False),
         ("mat1 and mat2 shapes cannot be multiplied", False),
     ],
 )

@@ -22,6 +22,7 @@ from training import checkpoint, saved_state
 from training.__main__ import app
 from training.processes import together
 from training.saved_state import MANIFEST, CheckpointError, load_optimizer, put_weights, verify
+from training.sharding import put_optimizer_states
 from training.stages import run_stage
 from unimoe.settings import ConfigError
 
@@ -162,6 +163,58 @@ def test_a_process_that_sees_no_folder_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "rank", lambda: 1)  # not the one that makes it
     with pytest.raises(CheckpointError, match=r"checkpoint-1 could not be written: .*No such file"):
         save(tmp_path, 1, model, optimizer)
+
+
+def test_random_states_that_cannot_be_written_leave_no_checkpoint(make_stage, monkeypatch):
+    """On a full disk torch raises a RuntimeError, not an OSError."""
+    stage = make_stage(trainer={"max_steps": 2, "save_steps": 1, "save_total_limit": 2})
+    works = torch.save
+
+    def fail(value, target, *args, **kwargs):
+        if "rng_state" in str(target) and (Path(stage.output) / "checkpoint-1").is_dir():
+            raise RuntimeError("unexpected pos 64 vs 0")
+        return works(value, target, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-2 could not be written: .*unexpected pos.*are as they were"
+    ):
+        run_stage(stage)
+    (kept,) = checkpoints(Path(stage.output))
+    verify(kept)
+
+
+def test_states_of_any_shape_are_kept(make_stage):
+    """Adafactor keeps rows and columns of a matrix apart."""
+    trainer = {"max_steps": 2, "save_steps": 1, "optim": "adafactor", "learning_rate": 1e-3}
+    stage = make_stage(trainer=trainer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.stages.save_stage", lambda *args, **kwargs: Path(stage.output))
+        run_stage(stage)
+    with saved_state.TensorFiles(checkpoints(Path(stage.output))[-1], "optimizer") as files:
+        assert any(name.startswith("exp_avg_sq_col/") for name in files.names)
+    run_stage(stage, resume=True)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_numbers_of_an_optimizer_are_where_its_kernels_read_them(fused):
+    """As torch's own loading has it: on the device of the parameter for fused kernels, otherwise on the CPU."""
+    model = torch.nn.Linear(2, 2, device="meta")
+    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer.param_groups[0]["fused"] = fused
+    states = {name: {"step", "exp_avg"} for name, _ in model.named_parameters()}
+    put_optimizer_states(model, optimizer, states, lambda key, name: torch.zeros(() if key == "step" else (2,)))
+    for state in optimizer.state.values():
+        assert state["step"].device.type == ("meta" if fused else "cpu") and state["exp_avg"].device.type == "meta"
+
+
+def test_the_best_of_the_measured_steps_may_have_no_checkpoint(make_stage, workspace):
+    """Losses are measured at steps 2, 4 and 6 and weights are written at 4: the worst at 2 is not asked for."""
+    trainer = {"max_steps": 6, "eval_steps": 2, "save_steps": 4, "logging_steps": 1, "save_total_limit": 1}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    rows, held_back = (str(workspace / "data" / f"{name}_train.jsonl") for name in ("image_kind", "spoken_word"))
+    stage = make_stage(data={"mixture": [rows], "validation": [held_back]}, trainer=trainer | best)
+    assert (run_stage(stage) / "model.safetensors").is_file()
 
 
 def test_parameters_that_differ_between_processes_are_named(monkeypatch):
