@@ -53,6 +53,15 @@ def test_parts_of_a_benchmark_read_the_folder_of_the_whole(name: str, tmp_path: 
     assert read(name, tmp_path).keys() == shared.keys()
 
 
+@pytest.mark.parametrize(("name", "pictures"), [("vqav2", "val2014"), ("mmmu", "Math"), ("mme", "OCR")])
+def test_folders_may_be_links(name: str, pictures: str, tmp_path: Path) -> None:
+    folder = write(name, tmp_path)
+    expected = read(name, tmp_path).keys()
+    (folder / pictures).rename(tmp_path / "elsewhere")
+    (folder / pictures).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert read(name, tmp_path).keys() == expected
+
+
 @pytest.mark.parametrize(
     ("name", "prompt"),
     [
@@ -234,3 +243,12 @@ def test_rows_of_the_hub_carry_their_pictures(name: str, tmp_path: Path) -> None
     assert sample.id == ("popular/7" if name == "pope" else "7")
     assert sample.reference in ("red", "B", "yes")
     assert Path(sample.media[0]["path"]).read_bytes() == picture_bytes("red")
+
+
+def test_pictures_that_the_hub_gives_as_paths_stay_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(picture_bytes("red"))
+    hub, row = BENCHMARKS["okvqa"].hub, hub_rows()["okvqa"]
+    assert hub is not None
+    picture = {"bytes": None, "path": str(tmp_path / "1.png")}
+    sample = hub.row({**row, "image": picture}, "row 0", BENCHMARKS["okvqa"].source(tmp_path / "none"))
+    assert sample.media == [{"type": "image", "path": str(tmp_path / "1.png")}]

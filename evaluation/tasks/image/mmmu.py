@@ -46,7 +46,7 @@ def read_mmmu(source: Source, kind: str) -> Iterator[Sample]:
         EvaluationError: If a subject is missing or a row is not as expected; names it and the cure.
     """
     seen = set()
-    for name in source.all("**/validation-*.parquet"):
+    for name in source.all("*/validation-*.parquet"):
         for where, row in source.rows(name):
             subject = _subject(row, where)
             seen.add(subject)

@@ -85,18 +85,21 @@ def embedded(source: Source, content: bytes) -> Message:
 
 
 def column(source: Source, row: Row, where: str, key: str = "image") -> Message:
-    """A picture in a column of the Hub's kind, `{"bytes": ..., "path": ...}`.
+    """A picture in a column of the Hub's kind, `{"bytes": ..., "path": ...}`; without bytes, the file at its path.
 
     Raises:
         EvaluationError: If there is none; names the row.
     """
     value: Any = row.get(key)
-    content = value.get("bytes") if isinstance(value, dict) else None
-    if not isinstance(content, bytes):
-        raise EvaluationError(
-            f"{where}: no picture in {key!r}. Expected {{'bytes': ...}}, as datasets.Image(decode=False) gives it."
-        )
-    return embedded(source, content)
+    content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
+    if isinstance(content, bytes):
+        return embedded(source, content)
+    if isinstance(path, str):
+        return picture(source, path, where)
+    raise EvaluationError(
+        f"{where}: no picture in {key!r}. Expected {{'bytes': ..., 'path': ...}}, as datasets.Image(decode=False) "
+        "gives it."
+    )
 
 
 __all__ = ["annotators", "column", "consensus", "embedded", "picture", "text", "texts", "whole"]

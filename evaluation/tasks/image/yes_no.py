@@ -164,7 +164,7 @@ def _mme(name: str, subtasks: tuple[str, ...], title: str, note: str) -> Benchma
         prompt=SHORT_ANSWER,
         tree=MME_TREE,
         origin="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation",
-        licence="of the annotations not found where the layout is described; asked for from its authors",
+        licence="not found where the layout is described",
         read_on="from the description, 2026-11-28 (https://github.com/haotian-liu/LLaVA/blob/main/docs/Evaluation.md; "
         "both forms of folders as public readers of the release describe them)",
         note=note,
