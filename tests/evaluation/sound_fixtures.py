@@ -3,7 +3,9 @@
 import csv
 import json
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,16 @@ def write_picture(path: Path, colour: str = "red") -> None:
 def write_clip(path: Path, shade: int = 100, *, sound: bool = False) -> None:
     """A film of 4 frames, with or without a tone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tone = 0.4 * np.sin(np.arange(RATE // 2) / 5)
-    write_film(path, [shade, shade + 20, shade + 40, shade + 60], sound=tone if sound else None)
+    path.write_bytes(_film(path.suffix, shade, sound))
+
+
+@cache
+def _film(suffix: str, shade: int, sound: bool) -> bytes:
+    """Encoded once: hundreds of tests write the same films."""
+    tone = 0.4 * np.sin(np.arange(RATE // 2) / 5) if sound else None
+    with TemporaryDirectory() as folder:
+        shades = [shade, shade + 20, shade + 40, shade + 60]
+        return write_film(Path(folder) / f"film{suffix}", shades, sound=tone).read_bytes()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import EvaluationError
 from ..benchmark import LETTER, LETTERS, Benchmark, options
 from ..choices import letter_of, letter_of_text, options_in
-from ..fields import find_tail
+from ..fields import find_tail, need_text
 from ..sample import Message, Sample, ask
 from ..source import Row, Source, need
 
@@ -34,10 +34,10 @@ _TAG = re.compile(r"<(?:image|audio|voice|speech|video)>\s*")
 def read_mmbench(source: Source) -> Iterator[Sample]:
     """Questions about a picture whose context is spoken; rotations of one question are a group."""
     for where, row in source.rows(source.first("mmbench_audio.json", "*.json")):
-        (picture,) = need(row, where, "image")
+        (picture,) = need_text(row, where, "image")
         identity = _identity(row, where)
         group = str(int(identity) % ROTATIONS) if identity.isdigit() else identity
-        shown: list[Message] = [{"type": "image", "path": find_tail(source, where, str(picture))}]
+        shown: list[Message] = [{"type": "image", "path": find_tail(source, where, picture)}]
         yield _sample(source, where, row, identity, shown=shown, cluster=group, group=group)
 
 
@@ -86,10 +86,10 @@ def _identity(row: Row, where: str) -> str:
 
 def _voices(row: Row, where: str) -> list[str]:
     (voices,) = need(row, where, "voice")
-    voices = [voices] if isinstance(voices, str) else voices
+    voices = voices if isinstance(voices, list) else [voices]
     if not voices or not all(isinstance(voice, str) and voice for voice in voices):
         raise EvaluationError(f"{where}: 'voice' must be the path of a recording, or a list of them, found {voices!r}")
-    return list(voices)
+    return voices
 
 
 def _question(row: Row, where: str) -> tuple[str, tuple[str, ...]]:

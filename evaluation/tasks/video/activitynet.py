@@ -29,7 +29,7 @@ def read(source: Source) -> Iterator[Sample]:
     """Questions of one file with their answers of the other."""
     answers: dict[str, tuple[str, Row]] = {}
     for where, row in source.rows("test_a.json"):
-        (identity,) = need_text(row, where, "question_id")
+        identity, _, _ = need_text(row, where, "question_id", "answer", "type")
         if identity in answers:
             raise EvaluationError(f"{where}: id {identity!r} appears twice, before at {answers[identity][0]}")
         answers[identity] = (where, row)

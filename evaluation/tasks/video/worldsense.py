@@ -26,20 +26,20 @@ def read(source: Source) -> Iterator[Sample]:
         if not tasks:
             raise EvaluationError(f"{where}: no question; expected 'task0'. Remove the video, or complete the file.")
         (domain,) = need_text(row, where, "domain")
-        item = {"type": "video", "path": source.media(f"videos/{video}.mp4", where)}
         for key, task in tasks.items():
-            yield _sample(_object(task, f"{where}[{key!r}]"), f"{where}[{key!r}]", f"{video}/{key}", item, domain)
+            place = f"{where}[{key!r}]"
+            item = {"type": "video", "path": source.media(f"videos/{video}.mp4", place)}
+            yield _sample(_object(task, place), place, video, key, item, domain)
 
 
-def _sample(task: Row, where: str, identity: str, item: Row, domain: str) -> Sample:
+def _sample(task: Row, where: str, video: str, key: str, item: Row, domain: str) -> Sample:
     question, answer, kind = need_text(task, where, "question", "answer", "task_type")
     labelled = need_texts(task, where, "candidates", at_least=2)
     choices = without_labels(labelled, where)
     letter = letter_of(answer, choices, where)
     messages = ask(item, "\n".join((question, *labelled)))
     categories = {"domain": domain, "task": kind}
-    video = identity.partition("/")[0]
-    return Sample(identity, messages, letter, (letter,), video, where, choices, categories=categories)
+    return Sample(f"{video}/{key}", messages, letter, (letter,), video, where, choices, categories=categories)
 
 
 def _object(value: Any, where: str) -> Row:
