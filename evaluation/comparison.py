@@ -163,7 +163,7 @@ def _compare_task(
         drafts.append(
             Comparison(
                 task=task.name,
-                metric=task.config.metric,
+                metric=task.metric_name,
                 higher_is_better=task.metric.higher_is_better,
                 rows=len(task.samples),
                 clusters=len({sample.cluster for sample in task.samples}),

@@ -105,7 +105,7 @@ def load_recorded_tasks(
     for task in tasks:
         if task.data_hash != (then := run.task(task.name)["data_hash"]):
             raise EvaluationError(
-                f"{config.resolve(task.config.data)} has changed since {run.folder} was measured (SHA-256 "
+                f"{task.data} has changed since {run.folder} was measured (SHA-256 "
                 f"{then[:12]} then, {task.data_hash[:12]} now). Restore it, or evaluate again."
             )
     return config, tasks
@@ -131,7 +131,7 @@ def score_recorded(run: Recorded, task: LoadedTask, config: EvaluationConfig) ->
     value, said = ratio(scores), run.task(task.name)["value"]
     if abs(value - said) > 1e-9:
         raise EvaluationError(
-            f"{path} scores {value:.4f} in {task.config.metric}, but results.json says {said:.4f}: the metric has "
+            f"{path} scores {value:.4f} in {task.metric_name}, but results.json says {said:.4f}: the metric has "
             "changed since. Run the evaluation again; its answers are kept."
         )
     return Scored(value, resample(task, scores, config))

@@ -1,7 +1,6 @@
 """Media whose encoders have run already: their tokens, and the measures by which they stand in the text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +21,10 @@ class Measures(NamedTuple):
     samples: int = 0
 
 
-@dataclass(frozen=True, eq=False)
 class EncodedMedium:
     """A medium that the processor takes like any other, and hands to the model as `encoder_states` without loading it.
+
+    (transformers makes a dict of every dataclass in a message, so this is none.)
 
     Args:
         measures: Of the medium. Those that belong to what is not encoded are taken from the medium itself.
@@ -32,9 +32,10 @@ class EncodedMedium:
         medium: Of a clip of which only the frames, or only the sound, are encoded: the clip, for the other.
     """
 
-    measures: Measures
-    states: Mapping[str, Tensor] = field(default_factory=dict)
-    medium: Any = None
+    def __init__(self, measures: Measures, states: Mapping[str, Tensor] | None = None, medium: Any = None) -> None:
+        self.measures = measures
+        self.states = states or {}
+        self.medium = medium
 
 
 __all__ = ["EncodedMedium", "Measures"]
