@@ -67,7 +67,7 @@ def close_predictions(path: Path, header: Header, samples: Sequence[Sample]) -> 
     if rank() == 0:
         rows = ({"id": row.id, "prediction": found[row.id], "reference": row.reference} for row in samples)
         partial = path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(map(_line, ({"header": header}, *rows))), encoding="utf-8")
+        partial.write_text("".join(_line(line) for line in ({"header": header}, *rows)), encoding="utf-8")
         partial.replace(path)
         for file in _files(path):
             if file != path:

@@ -17,10 +17,10 @@ from unimoe.suggest import did_you_mean
 
 from .config import BootstrapConfig, EvaluationConfig
 from .errors import EvaluationError
+from .estimates import resampled, value_of, whole
 from .loading import LoadedTask, load_tasks
-from .metrics import ratio
-from .predictions import read_predictions
-from .results import resample, score_rows
+from .predictions import match_predictions
+from .results import draws_of, score_rows
 
 Floats = NDArray[np.float64]
 _SAME = ("metric", "data_hash", "n")
@@ -118,23 +118,14 @@ def score_recorded(run: Recorded, task: LoadedTask, config: EvaluationConfig) ->
         EvaluationError: If they answer other rows, or come to another score than results.json says.
     """
     path = run.folder / "predictions" / f"{task.name}.jsonl"
-    predictions = read_predictions(path)
-    rows = {sample.id for sample in task.samples}
-    if predictions.keys() != rows:
-        lacking, other = sorted(rows - predictions.keys()), sorted(predictions.keys() - rows)
-        example = lacking[0] if lacking else other[0]
-        raise EvaluationError(
-            f"{path} answers other rows: {len(lacking)} are missing and {len(other)} were not asked elsewhere, such "
-            f"as {example!r}. Evaluate all runs with the same limit and seed."
-        )
-    scores = score_rows(task, [predictions[sample.id] for sample in task.samples])
-    value, said = ratio(scores), run.task(task.name)["value"]
+    scores, cut = score_rows(task, match_predictions(path, task.samples)), whole(task.samples, task.average)
+    value, said = value_of(scores, cut), run.task(task.name)["value"]
     if abs(value - said) > 1e-9:
         raise EvaluationError(
             f"{path} scores {value:.4f} in {task.metric_name}, but results.json says {said:.4f}: the metric has "
             "changed since. Run the evaluation again; its answers are kept."
         )
-    return Scored(value, resample(task, scores, config))
+    return Scored(value, resampled(scores, [cut], draws_of(task, config))[0])
 
 
 def refuse_unlike(run: Recorded, first: Recorded, name: str) -> None:

@@ -25,7 +25,7 @@ def print_report(results: dict[str, Any], *, console: Console) -> None:
     for label in ("model", "baseline"):
         if results[label]:
             console.print(f"{label}: {describe_model(results[label])}", highlight=False, soft_wrap=True)
-    if results["model"]["class"] is not None:
+    if "parameters" in results["model"]:
         lines = loading_lines(results["model"]["path"])
         console.print(f"\n{lines}", highlight=False, markup=False, soft_wrap=True)
 
@@ -90,7 +90,7 @@ def baseline_title(baseline: dict[str, Any]) -> str:
 
 def describe_model(model: dict[str, Any]) -> str:
     """Path, kind and exact parameter counts in one line."""
-    if model["class"] is None:
+    if "parameters" not in model:
         return f"recorded predictions in {model['path']}"
     experts = model["num_experts"]
     kind = f"{experts} experts, {model['num_experts_per_tok']} per token" if experts else "dense"

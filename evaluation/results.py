@@ -142,4 +142,4 @@ def versions() -> dict[str, str]:
     return found
 
 
-__all__ = ["add_judged", "compare", "score_rows", "summarise", "task_result", "verdict", "versions"]
+__all__ = ["add_judged", "compare", "draws_of", "score_rows", "summarise", "task_result", "verdict", "versions"]

@@ -238,7 +238,7 @@ def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Predictions:
 
 def recorded_description(path: Path) -> dict[str, Any]:
     """What results.json says of a model that is not here."""
-    return {"path": str(path), "class": None}
+    return {"path": str(path)}
 
 
 def render_question(sample: Sample) -> str:

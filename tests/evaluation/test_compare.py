@@ -114,7 +114,7 @@ def test_answers_to_other_rows_are_refused(runs: Path) -> None:
     path = runs / "good" / "predictions" / "t.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     write_rows(path, [*lines[:-1], {"id": "stranger", "prediction": "yes"}])
-    assert "1 are missing and 1 were not asked elsewhere, such as 'r199'" in refused(runs / "a", runs / "good")
+    assert "no prediction for row 'r199'. The task has 200 rows" in refused(runs / "a", runs / "good")
 
 
 def test_data_that_changed_since_are_refused_and_moved_data_are_found(

@@ -111,7 +111,11 @@ def test_the_command_measures_writes_and_reports(config_file: Path, sparse: Path
     assert set(routing["modalities"]) == {"text", "image"}
     per_layer = np.array(routing["modalities"]["image"]["counts"]).sum(axis=1)
     assert per_layer.tolist() == [8 * 4 * 2] * 2  # 8 pictures x 4 tokens x 2 experts
-    assert (output / routing["heat_map"]).is_file()
+    assert routing["plots"] and all((output / name).is_file() for name in routing["plots"])
+    assert 0 <= routing["modalities"]["image"]["specialisation"][0] <= 1
+    page, markdown = (output / "report.html").read_text(), (output / "report.md").read_text()
+    assert page.count("data:image/png") == len(routing["plots"]) and "data:image/jpeg" in page
+    assert 'src="http' not in page and "| colour | exact_match |" in markdown
     for name in ("colour", "shuffled/colour", "baseline/colour"):
         assert (output / "predictions" / f"{name}.jsonl").is_file()
 
