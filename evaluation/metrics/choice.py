@@ -40,10 +40,11 @@ def _read_letter(text: str, letters: str) -> str | None:
     """The letter that stands in the place of highest priority, the last of those."""
     letter = f"([{letters}])"
     alone = rf"(?<![\w.']){letter}"
+    either_case = f"([{letters}{letters.lower()}])"
     patterns = (
-        rf"\A(?i:{_OPENING}{letter}(?=[:),\]}}*\"\n]|\.(?!\w)|\s*\Z))",
+        rf"\A{_OPENING}{either_case}(?=[:),\]}}*\"\n]|\.(?!\w)|\s*\Z)",
         rf"""(?:\A|(?<=[\s(\[{{*"':$])){letter}{_CLOSING}\Z""",
-        rf"(?i:\banswer\s+is\s*:?){_OPENING}{letter}(?!\w)",
+        rf"(?i:\banswer\s+is\b\s*:?){_OPENING}{letter}(?!\w)",
         rf"\({letter}\)",
         rf"{alone}\.(?!\w)",
         rf"{alone}:",

@@ -1,0 +1,336 @@
+"""Metrics once more, slowly, from their published formulas, for comparison. Shares no code with `evaluation`.
+
+Everything takes plain texts and lists and returns plain numbers.
+"""
+
+import math
+import string
+
+ARTICLES = ("a", "an", "the")
+NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
+NUMBERS |= {"seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+
+# EvalAI's table: wrong form and right form. Of its entries, those that can meet a text in lower case.
+CONTRACTION_TABLE = """
+    aint:ain't arent:aren't cant:can't couldve:could've couldnt:couldn't couldn'tve:couldn't've couldnt've:couldn't've
+    didnt:didn't doesnt:doesn't dont:don't hadnt:hadn't hadnt've:hadn't've hadn'tve:hadn't've hasnt:hasn't
+    havent:haven't hed:he'd hed've:he'd've he'dve:he'd've hes:he's howd:how'd howll:how'll hows:how's isnt:isn't
+    itd:it'd itd've:it'd've it'dve:it'd've itll:it'll maam:ma'am mightnt:mightn't mightnt've:mightn't've
+    mightn'tve:mightn't've mightve:might've mustnt:mustn't mustve:must've neednt:needn't notve:not've oclock:o'clock
+    oughtnt:oughtn't 'ows'at:'ow's'at shant:shan't shed've:she'd've she'dve:she'd've shouldve:should've
+    shouldnt:shouldn't shouldnt've:shouldn't've shouldn'tve:shouldn't've somebody'd:somebodyd
+    somebodyd've:somebody'd've somebody'dve:somebody'd've somebodyll:somebody'll somebodys:somebody's
+    someoned:someone'd someoned've:someone'd've someone'dve:someone'd've someonell:someone'll someones:someone's
+    somethingd:something'd somethingd've:something'd've something'dve:something'd've somethingll:something'll
+    thats:that's thered:there'd thered've:there'd've there'dve:there'd've therere:there're theres:there's theyd:they'd
+    theyd've:they'd've they'dve:they'd've theyll:they'll theyre:they're theyve:they've twas:'twas wasnt:wasn't
+    wed've:we'd've we'dve:we'd've weve:we've werent:weren't whatll:what'll whatre:what're whats:what's whatve:what've
+    whens:when's whered:where'd wheres:where's whereve:where've whod:who'd whod've:who'd've who'dve:who'd've
+    wholl:who'll whos:who's whove:who've whyll:why'll whyre:why're whys:why's wont:won't wouldve:would've
+    wouldnt:wouldn't wouldnt've:wouldn't've wouldn'tve:wouldn't've yall:y'all yall'll:y'all'll y'allll:y'all'll
+    yall'd've:y'all'd've y'alld've:y'all'd've y'all'dve:y'all'd've youd:you'd youd've:you'd've you'dve:you'd've
+    youll:you'll youre:you're youve:you've
+"""
+CONTRACTIONS = dict(pair.split(":") for pair in CONTRACTION_TABLE.split())
+
+
+def is_word_character(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"
+
+
+def has_answer(text: str) -> bool:
+    return any(not letter.isspace() and letter not in string.punctuation for letter in text.lower())
+
+
+def plain_form(text: str) -> str:
+    """Lower case, no ASCII punctuation, single spaces, no articles unless there is nothing else."""
+    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    kept = " ".join(kept.split())
+    runs, run = [], ""
+    for letter in kept + " ":
+        if is_word_character(letter):
+            run += letter
+            continue
+        runs += [" " if run in ARTICLES else run, letter]
+        run = ""
+    return " ".join("".join(runs).split()) or kept
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    return 1.0 if has_answer(prediction) and plain_form(prediction) == plain_form(reference) else 0.0
+
+
+def evalai(text: str) -> str:
+    text = text.lower()
+    for mark in ",?":
+        text = text.replace(mark, "")
+    text = text.replace("'s", " 's")
+    for space in "\n\t":
+        text = text.replace(space, " ")
+    text = text.strip()
+    marks = [";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!"]
+    removed = [mark for mark in marks if mark + " " in text or " " + mark in text]
+    text = "".join("" if letter in removed else " " if letter in marks else letter for letter in text)
+    letters = []
+    for position, letter in enumerate(text):
+        digit_follows = text[position + 1 : position + 2].isdecimal()
+        if letter != "." or digit_follows:
+            letters.append(letter)
+    words = [NUMBERS.get(word, word) for word in "".join(letters).split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def vqa_accuracy(prediction: str, answers: list[str]) -> float:
+    if not has_answer(prediction):
+        return 0.0
+    total = 0.0
+    for left_out in range(len(answers)):
+        others = answers[:left_out] + answers[left_out + 1 :]
+        agreeing = [other for other in others if evalai(other) == evalai(prediction)]
+        total += min(1.0, len(agreeing) / 3)
+    return total / len(answers)
+
+
+def edit_distance(first: list, second: list) -> int:
+    """Wagner and Fischer's table, whole."""
+    table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i in range(len(first) + 1):
+        for j in range(len(second) + 1):
+            if i == 0 or j == 0:
+                table[i][j] = i + j
+            else:
+                replaced = table[i - 1][j - 1] + (first[i - 1] != second[j - 1])
+                table[i][j] = min(replaced, table[i - 1][j] + 1, table[i][j - 1] + 1)
+    return table[-1][-1]
+
+
+def anls(prediction: str, answers: list[str]) -> float:
+    given = " ".join(prediction.lower().split())
+    best = 0.0
+    for answer in answers:
+        true = " ".join(answer.lower().split())
+        if given:
+            distance = edit_distance(list(given), list(true)) / max(len(given), len(true))
+            best = max(best, 1 - distance if distance < 0.5 else 0.0)
+    return best
+
+
+def error_rate(predictions: list[list[str]], references: list[list[str]]) -> float:
+    """Errors of the corpus over units of its references."""
+    errors = sum(edit_distance(given, true) for given, true in zip(predictions, references, strict=True))
+    return errors / sum(map(len, references))
+
+
+def answer_part(text: str) -> str:
+    """What is left of a text without its thoughts."""
+    while "<think>" in text:
+        before, _, thought = text.partition("<think>")
+        text = before + thought.partition("</think>")[2]
+    return text.split("</think>")[-1].strip()
+
+
+def choice(prediction: str, choices: list[str]) -> str | None:
+    text = answer_part(prediction)
+    letters = string.ascii_uppercase[: len(choices)]
+    forms = [plain_form(option) for option in choices]
+    if len(plain_form(text)) > 1 and forms.count(plain_form(text)) == 1:
+        return letters[forms.index(plain_form(text))]
+    for place in (_at_start, _at_end, _after_answer_is):
+        if found := place(text, letters):
+            return found
+    for before, after in (("(", ")"), ("", "."), ("", ":"), ("", ")")):
+        if found := _last_marked(text, letters, before, after):
+            return found
+    return _by_text(plain_form(text), forms, letters)
+
+
+def _at_start(text: str, letters: str) -> str | None:
+    text = text.lstrip(" ([{*\"'$" + string.whitespace)
+    if text[:1].upper() not in [*letters] or not text[0].isascii():
+        return None
+    rest = text[1:]
+    delimited = rest[:1] in [*':),]}*"\n'] or (rest[:1] == "." and not is_word_character(rest[1:2] or " "))
+    return text[0].upper() if delimited or not rest.strip() else None
+
+
+def _at_end(text: str, letters: str) -> str | None:
+    text = text.rstrip(" .:)]}*\"'$" + string.whitespace)
+    if text[-1:] not in [*letters]:
+        return None
+    return text[-1] if len(text) == 1 or text[-2] in "([{*\"':$" or text[-2].isspace() else None
+
+
+def _after_answer_is(text: str, letters: str) -> str | None:
+    found = None
+    for start in range(len(text)):
+        if text[start : start + 6].lower() != "answer" or (start and is_word_character(text[start - 1])):
+            continue
+        rest = text[start + 6 :]
+        words = rest.lstrip()
+        if words == rest or words[:2].lower() != "is" or is_word_character(words[2:3] or " "):
+            continue
+        rest = words[2:].lstrip().removeprefix(":").lstrip(" ([{*\"'$" + string.whitespace)
+        if rest[:1] in [*letters] and not is_word_character(rest[1:2] or " "):
+            found = rest[0]
+    return found
+
+
+def _last_marked(text: str, letters: str, before: str, after: str) -> str | None:
+    for place in reversed(range(len(text))):
+        left, right = text[:place], text[place + 1 :]
+        if text[place] not in letters or not right.startswith(after):
+            continue
+        if before and not left.endswith(before):
+            continue
+        if not before and left and (is_word_character(left[-1]) or left[-1] in ".'"):
+            continue
+        if after == "." and is_word_character(right[1:2] or " "):
+            continue
+        return text[place]
+    return None
+
+
+def _by_text(text: str, forms: list[str], letters: str) -> str | None:
+    """The one option that the text holds; what a longer option covers does not count for a shorter one."""
+    words: list[str | None] = [*text.split(" ")]
+    found = []
+    for form in sorted({form for form in forms if form}, key=lambda form: -len(form)):
+        parts = form.split(" ")
+        start = 0
+        while start + len(parts) <= len(words):
+            if words[start : start + len(parts)] == parts:
+                found += [form]
+                words[start : start + len(parts)] = [None]
+            start += 1
+    named = [letter for letter, form in zip(letters, forms, strict=True) if form in found]
+    return named[0] if len(named) == 1 else None
+
+
+def circular(right: list[bool], groups: list[str]) -> float:
+    questions = sorted(set(groups))
+    whole = [all(hit for hit, group in zip(right, groups, strict=True) if group == name) for name in questions]
+    return sum(whole) / len(questions)
+
+
+def yes_no(prediction: str) -> str | None:
+    sentence = ""
+    for letter in answer_part(prediction):
+        if letter in ".!?\n":
+            if sentence.strip():
+                break
+            sentence = ""
+        else:
+            sentence += letter
+    words, word, joined = [], "", False
+    for letter in sentence.lower() + " ":
+        if letter.isalnum() and not letter.isdecimal():
+            word += letter
+        elif letter in "'\u2019" and word and not joined:
+            word, joined = word + letter, True
+        else:
+            words.append(word.rstrip("'\u2019"))
+            word, joined = "", False
+    if "no" in words or "not" in words:
+        return "no"
+    return "yes" if "yes" in words else None
+
+
+def pope(predictions: list[str], references: list[str]) -> dict[str, float | None]:
+    answers = [yes_no(prediction) for prediction in predictions]
+    true_positive = false_positive = missed = right = 0
+    for answer, reference in zip(answers, references, strict=True):
+        right += answer == reference
+        true_positive += answer == "yes" and reference == "yes"
+        false_positive += answer == "yes" and reference == "no"
+        missed += answer != "yes" and reference == "yes"
+    precision = true_positive / (true_positive + false_positive) if true_positive + false_positive else None
+    recall = true_positive / (true_positive + missed) if true_positive + missed else None
+    f1 = None if precision is None and recall is None else 0.0
+    if precision and recall:
+        f1 = 2 * precision * recall / (precision + recall)
+    return {
+        "accuracy": right / len(answers),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "yes_ratio": answers.count("yes") / len(answers),
+    }
+
+
+def mme(predictions: list[str], references: list[str], pictures: list[str]) -> float:
+    """The score of one category: 100 times accuracy, plus 100 times the share of pictures with both answers right."""
+    right = [yes_no(given) == true for given, true in zip(predictions, references, strict=True)]
+    return 100 * sum(right) / len(right) + 100 * circular(right, pictures)
+
+
+def n_grams(words: list[str], n: int) -> dict[tuple[str, ...], int]:
+    counts: dict[tuple[str, ...], int] = {}
+    for start in range(len(words) - n + 1):
+        gram = tuple(words[start : start + n])
+        counts[gram] = counts.get(gram, 0) + 1
+    return counts
+
+
+def cider_d(captions: list[list[str]], references: list[list[list[str]]]) -> list[float]:
+    """Of each row: 10 / 4 times the sum over n of the clipped cosine of tf-idf vectors, with the length penalty."""
+    scores = [0.0] * len(captions)
+    for n in (1, 2, 3, 4):
+        rows_with: dict[tuple[str, ...], int] = {}
+        for own in references:
+            for gram in {gram for reference in own for gram in n_grams(reference, n)}:
+                rows_with[gram] = rows_with.get(gram, 0) + 1
+        for row, (caption, own) in enumerate(zip(captions, references, strict=True)):
+            given = _tf_idf(caption, n, rows_with, len(captions))
+            for reference in own:
+                alike = _clipped_cosine(given, _tf_idf(reference, n, rows_with, len(captions)))
+                penalty = math.exp(-((len(caption) - len(reference)) ** 2) / (2 * 6**2))
+                scores[row] += 10 / 4 * penalty * alike / len(own)
+    return scores
+
+
+def _tf_idf(
+    words: list[str], n: int, rows_with: dict[tuple[str, ...], int], rows: int
+) -> dict[tuple[str, ...], float]:
+    return {gram: count * math.log(rows / rows_with.get(gram, 1)) for gram, count in n_grams(words, n).items()}
+
+
+def _clipped_cosine(given: dict[tuple[str, ...], float], true: dict[tuple[str, ...], float]) -> float:
+    product = sum(min(weight, true.get(gram, 0.0)) * true.get(gram, 0.0) for gram, weight in given.items())
+    norms = math.sqrt(sum(w * w for w in given.values())) * math.sqrt(sum(w * w for w in true.values()))
+    return product / norms if norms else 0.0
+
+
+def bleu_4(captions: list[list[str]], references: list[list[list[str]]]) -> float:
+    """Of the corpus: geometric mean of four clipped precisions, times exp(1 - nearest reference length / length)."""
+    logs = []
+    for n in (1, 2, 3, 4):
+        hits = guesses = 0
+        for caption, own in zip(captions, references, strict=True):
+            for gram, count in n_grams(caption, n).items():
+                hits += min(count, max(n_grams(reference, n).get(gram, 0) for reference in own))
+                guesses += count
+        if not hits:
+            return 0.0
+        logs.append(math.log(hits / guesses))
+    length = sum(map(len, captions))
+    nearest = sum(
+        min((abs(len(reference) - len(caption)), len(reference)) for reference in own)[1]
+        for caption, own in zip(captions, references, strict=True)
+    )
+    return math.exp(sum(logs) / 4 + min(0.0, 1 - nearest / length))
+
+
+def rouge_l(caption: list[str], references: list[list[str]]) -> float:
+    """F of the longest common subsequence with beta = 1.2; the best precision with the best recall."""
+    lengths = [_common(caption, reference) for reference in references]
+    precision = max(length / len(caption) for length in lengths)
+    recall = max(length / len(reference) for length, reference in zip(lengths, references, strict=True))
+    return (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision) if precision and recall else 0.0
+
+
+def _common(first: list[str], second: list[str]) -> int:
+    table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i, word in enumerate(first, start=1):
+        for j, other in enumerate(second, start=1):
+            table[i][j] = table[i - 1][j - 1] + 1 if word == other else max(table[i - 1][j], table[i][j - 1])
+    return table[-1][-1]
