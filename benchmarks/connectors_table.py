@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from evaluation.config import load_config
 from evaluation.intervals import bootstrap, interval
 from evaluation.loading import LoadedTask, load_tasks
+from evaluation.paired import seed_deviations
 from evaluation.results import score_rows
 
 Floats = NDArray[np.float64]
@@ -45,10 +46,7 @@ def estimate(scores: Floats, clusters: Sequence[str], *, samples: int = 10_000) 
     """Estimate what a kind of model scores on other rows, trained from other seeds.
 
     Two deviations are drawn and added, `samples` times: of the rows, by drawing clusters of them with replacement,
-    each with its score averaged over the seeds; of the seeds, s / sqrt(S) times Student's t with S - 1 degrees of
-    freedom, where s is the standard deviation of the S scores. Drawing three seeds with replacement would say too
-    little of how seeds differ; t says that three tell little. What rows and seeds do together is counted in both, so
-    the interval is a little too wide.
+    each with its score averaged over the seeds; of the seeds, by Student's t (`evaluation.paired.seed_deviations`).
 
     Args:
         scores: Numerator and denominator of each row for each seed, (S, rows, 2).
@@ -58,12 +56,9 @@ def estimate(scores: Floats, clusters: Sequence[str], *, samples: int = 10_000) 
     Raises:
         ValueError: If there are fewer than two seeds.
     """
-    seeds = len(scores)
-    if seeds < 2:
-        raise ValueError(f"Found {seeds} seed(s); how seeds differ takes at least 2.")
     by_seed = scores[..., 0].sum(axis=1) / scores[..., 1].sum(axis=1)
+    deviations = seed_deviations(by_seed, samples=samples)
     by_rows = bootstrap(scores.mean(axis=0), clusters, samples=samples, seed=0)
-    deviations = np.random.default_rng(1).standard_t(seeds - 1, size=samples) * by_seed.std(ddof=1) / seeds**0.5
     return Estimate(float(by_seed.mean()), *interval(by_rows + deviations))
 
 

@@ -4,12 +4,11 @@ output folders -> rows and metric of the first -> scores of all -> paired differ
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unimoe.suggest import did_you_mean
 
@@ -26,7 +25,6 @@ from .recorded import (
     score_recorded,
 )
 
-Floats = NDArray[np.float64]
 Variants = Mapping[str, Sequence[Path]]
 """Name -> output folders of its evaluations, one for each seed."""
 
@@ -181,7 +179,7 @@ def _compare_task(
 
 def _conclude(draft: Comparison, corrected_p: float) -> Comparison:
     verdict = judge(draft.difference.value, corrected_p, higher_is_better=draft.higher_is_better)
-    return Comparison(**{**vars(draft), "corrected_p": corrected_p, "verdict": verdict})
+    return replace(draft, corrected_p=corrected_p, verdict=verdict)
 
 
 def _notes(runs: Sequence[Recorded], first: Recorded, names: Sequence[str]) -> list[str]:

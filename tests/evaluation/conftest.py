@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from recorded_runs import write_task
 from task_rows import colour_row, write_rows
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
@@ -24,3 +25,9 @@ def colour_data(tmp_path: Path) -> Path:
     rows = [colour_row(i, name, text) for i, (name, text) in enumerate(zip(train, questions, strict=True))]
     write_rows(folder / "colour_train.jsonl", rows)
     return folder
+
+
+@pytest.fixture
+def yes_data(tmp_path: Path) -> Path:
+    """A task whose answer is always `yes`."""
+    return write_task(tmp_path / "data")

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from task_rows import write_rows
 
 from evaluation.config import EvaluationConfig
@@ -42,8 +41,3 @@ def write_run(folder: Path, data: Path, right: Sequence[bool], **changes: Any) -
 
 def first_right(share: float, rows: int = ROWS) -> list[bool]:
     return [row < share * rows for row in range(rows)]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_task(tmp_path / "data")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded_runs import ROWS, data, first_right, write_run, write_task  # noqa: F401  # a fixture
+from recorded_runs import ROWS, first_right, write_run, write_task
 from task_rows import write_rows
 from typer.testing import CliRunner, Result
 
@@ -25,10 +25,10 @@ def refused(*arguments: object) -> str:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, data: Path) -> Path:  # noqa: F811
+def runs(tmp_path: Path, yes_data: Path) -> Path:
     """Runs a, good, bad and same of one seed."""
     for name, share in {"a": 0.5, "good": 0.7, "bad": 0.4, "same": 0.505}.items():
-        write_run(tmp_path / "runs" / name, data, first_right(share))
+        write_run(tmp_path / "runs" / name, yes_data, first_right(share))
     return tmp_path / "runs"
 
 
@@ -53,10 +53,10 @@ def test_each_run_is_compared_with_the_first(runs: Path, tmp_path: Path) -> None
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
-def test_seeds_of_a_variant_are_compared_together(tmp_path: Path, data: Path) -> None:  # noqa: F811
+def test_seeds_of_a_variant_are_compared_together(tmp_path: Path, yes_data: Path) -> None:
     for seed, (old, new) in enumerate([(0.5, 0.8), (0.52, 0.85), (0.48, 0.75)]):
-        write_run(tmp_path / "runs" / f"old-{seed}", data, first_right(old))
-        write_run(tmp_path / "runs" / f"new-{seed}", data, first_right(new))
+        write_run(tmp_path / "runs" / f"old-{seed}", yes_data, first_right(old))
+        write_run(tmp_path / "runs" / f"new-{seed}", yes_data, first_right(new))
     by_name = compare_variants(
         {name: [tmp_path / "runs" / f"{name}-{seed}" for seed in range(3)] for name in ("old", "new")}, samples=1000
     )
@@ -102,11 +102,11 @@ def test_few_clusters_are_said(tmp_path: Path) -> None:
 )
 def test_runs_that_were_measured_otherwise_are_refused(
     runs: Path,
-    data: Path,  # noqa: F811
+    yes_data: Path,
     changes: dict[str, Any],
     message: str,
 ) -> None:
-    write_run(runs / "other", data, first_right(0.5), **changes)
+    write_run(runs / "other", yes_data, first_right(0.5), **changes)
     assert message in refused(runs / "a", runs / "other")
 
 
@@ -119,10 +119,10 @@ def test_answers_to_other_rows_are_refused(runs: Path) -> None:
 
 def test_data_that_changed_since_are_refused_and_moved_data_are_found(
     runs: Path,
-    data: Path,  # noqa: F811
+    yes_data: Path,
     tmp_path: Path,
 ) -> None:
-    moved = data.rename(tmp_path / "t.jsonl")
+    moved = yes_data.rename(tmp_path / "t.jsonl")
     assert "t.jsonl: cannot be read" in refused(runs / "a", runs / "good")
     assert command(runs / "a", runs / "good", "--data-root", tmp_path).exit_code == 0
     write_task(moved.parent, rows=ROWS - 1)
@@ -139,8 +139,8 @@ def test_tasks_that_only_one_run_has_are_named(runs: Path) -> None:
     assert command(runs / "a", runs / "good", "--task", "t").exit_code == 0
 
 
-def test_other_questions_are_compared_and_noted(runs: Path, data: Path) -> None:  # noqa: F811
-    write_run(runs / "asked", data, first_right(0.5), prompt="is it so?")
+def test_other_questions_are_compared_and_noted(runs: Path, yes_data: Path) -> None:
+    write_run(runs / "asked", yes_data, first_right(0.5), prompt="is it so?")
     result = command(runs / "a", runs / "asked")
     assert result.exit_code == 0 and "was asked otherwise" in result.output and "t: prompt" in result.output
 
