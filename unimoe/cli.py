@@ -210,7 +210,7 @@ def chat(
             fail(reason(error))
         output = model.generate(
             **inputs,
-            past_key_values=cache_of(output, inputs["input_ids"]),
+            cache=cache_of(output, inputs["input_ids"]),
             max_new_tokens=max_new_tokens,
             streamer=streamer,
             return_dict_in_generate=True,
@@ -223,9 +223,9 @@ def cache_of(output: Any, input_ids: Any) -> Any:
     """Cache of the turns so far, if the conversation goes on from what it holds: then only what is new is computed."""
     if output is None:
         return None
-    length = output.past_key_values.get_seq_length()
+    length = output.cache.get_seq_length()
     known = output.sequences[:, :length]
-    return output.past_key_values if known.equal(input_ids[:, :length]) else None
+    return output.cache if known.equal(input_ids[:, :length]) else None
 
 
 def media_items(**media: list[Path] | None) -> list[dict[str, Any]]:

@@ -44,7 +44,6 @@ class UniMoETextConfig(MoEConfig):
     model_type = "unimoe_text"
     base_config_key = "text_config"
     ignore_keys_at_rope_validation = {"mrope_section"}
-    keys_to_ignore_at_inference = ["past_key_values"]
     base_model_tp_plan = property(tensor_parallel_plan)
     base_model_ep_plan = property(expert_parallel_plan)
     base_model_pp_plan = PIPELINE_PLAN
@@ -124,7 +123,6 @@ class UniMoEConfig(CheckedConfig):
     """
 
     model_type = "unimoe"
-    keys_to_ignore_at_inference = ["past_key_values"]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(UniMoETextConfig),
         "vision_config": _optional(UniMoEVisionConfig),

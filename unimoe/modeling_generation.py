@@ -43,7 +43,7 @@ class MultimodalGeneration(GenerationMixin):
         features = {name: model_kwargs.pop(name, None) for name in names}
         encoded = model_kwargs.pop("encoder_states", None) or {}
         states = {str(Modality.from_key(key).feature_name): units for key, units in encoded.items()}
-        cache: Cache | None = model_kwargs.get("past_key_values")
+        cache: Cache | None = model_kwargs.get("cache")
         past = int(cache.get_seq_length()) if cache is not None else 0
         mask = model_kwargs.get("attention_mask")  # None: all ones; transformers then remembers its length
         length = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]

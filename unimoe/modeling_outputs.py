@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.utils.deprecation import deprecate_kwarg
 
 from .configuration_unimoe import UniMoETextConfig
 from .moe import RoutingRecord, router_losses, weighted_router_loss
@@ -12,6 +13,9 @@ from .moe import RoutingRecord, router_losses, weighted_router_loss
 # Results of `UniMoEModel.encode` by modality key. transformers types `pooler_output` as one tensor; it is a tuple, one
 # a unit.
 EncoderOutputs = dict[str, Any]
+
+formerly_past_key_values = deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+"""For methods that take `cache`, which transformers called `past_key_values` before 5.24."""
 
 
 @dataclass

@@ -21,7 +21,7 @@ from .encoders import Encoder
 from .modality import Modality
 from .modeling_features import FeatureMethods
 from .modeling_generation import MultimodalGeneration, require_positions
-from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput
+from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput, formerly_past_key_values
 from .modeling_unimoe_text import LanguageHead, UniMoEPreTrainedModel, UniMoETextModel
 
 INPUT_MODALITIES: Any = ("image", "video", "audio", "text")  # those that transformers knows, and as a tuple
@@ -180,12 +180,13 @@ class UniMoEModel(UniMoEPreTrainedModel):
                 outputs[modality.key] = self.connect(modality, encoded)
         return outputs
 
+    @formerly_past_key_values
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         pixel_values: Tensor | None = None,
@@ -230,7 +231,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             mm_token_type_ids=mm_token_type_ids,
             token_ids=input_ids,
@@ -289,12 +290,13 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
         self.generation_config.suppress_tokens = [config.token_id(modality) for modality in config.media] or None
 
     @can_return_tuple
+    @formerly_past_key_values
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -316,7 +318,7 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "inputs_embeds": inputs_embeds,
             "use_cache": use_cache,
             "pixel_values": pixel_values,

@@ -26,7 +26,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimoe import UniMoETextConfig
 from .connectors import QueryConnector
-from .modeling_outputs import UniMoEModelOutput, UniMoEOutput, add_router_losses
+from .modeling_outputs import UniMoEModelOutput, UniMoEOutput, add_router_losses, formerly_past_key_values
 from .moe import GatedMLP, Router, RoutingContext, SoftMoeBlock, SparseMoeBlock
 from .moe.block import ExpertOverlap
 from .moe.expert_types import AnyExperts, init_experts
@@ -63,14 +63,14 @@ class Attention(nn.Module):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Map (B, S, D) to (B, S, D) and, if the implementation gives them, attention weights (B, heads, S, S)."""
         query, key, value = self.project(hidden_states)  # (B, heads, S, head_dim) each
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -120,7 +120,6 @@ class UniMoEPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
     _keep_in_fp32_modules_strict = ["router"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -211,12 +210,13 @@ class UniMoETextModel(UniMoEPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
+    @formerly_past_key_values
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         mm_token_type_ids: Tensor | None = None,
@@ -245,13 +245,13 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             position_ids=plain,
         )
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past = cache.get_seq_length() if cache is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
         context = routing_context(
             _text_if_none(mm_token_type_ids, inputs_embeds),
@@ -266,11 +266,11 @@ class UniMoETextModel(UniMoEPreTrainedModel):
                 context,
                 attention_mask=mask,
                 position_ids=plain,  # flash attention tells packed rows apart by them
-                past_key_values=past_key_values,
+                cache=cache,
                 position_embeddings=position_embeddings,
                 **kwargs,
             )
-        return UniMoEModelOutput(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return UniMoEModelOutput(last_hidden_state=self.norm(hidden_states), cache=cache)
 
 
 def routing_context(
@@ -310,9 +310,9 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
         text_config = self.config.get_text_config()
         if reason := text_config.generation_obstacle:
             raise ValueError(f"A model with router_type={text_config.router_type!r} cannot generate: {reason}.")
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
+        return super().generate(*args, **kwargs)
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
+    def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
         inputs_embeds: Tensor | None = None,
@@ -374,7 +374,7 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
             aux_loss=losses.get("balance"),
             losses=losses or None,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
@@ -397,12 +397,13 @@ class UniMoEForCausalLM(LanguageHead):
         self.post_init()
 
     @can_return_tuple
+    @formerly_past_key_values
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -425,7 +426,7 @@ class UniMoEForCausalLM(LanguageHead):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "inputs_embeds": inputs_embeds,
             "use_cache": use_cache,
             "mm_token_type_ids": mm_token_type_ids,

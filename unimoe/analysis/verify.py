@@ -191,7 +191,7 @@ def _decode(probe: _Probe, row: int, kernel: str = "eager") -> Tensor:
             output = probe.model(
                 **{name: values[..., position : position + 1] for name, values in tokens.items()},
                 attention_mask=mask[:, : position + 1],
-                past_key_values=output.past_key_values,
+                cache=output.cache,
                 use_cache=True,
             )
             steps.append(output.logits[0])
