@@ -23,8 +23,13 @@ BUILT_IN = {
     "sound": ("clotho_aqa/clotho_aqa_test.yaml", "clotho_aqa_test_filtered"),
     "film": ("videomme/videomme.yaml", "test"),
     "caption": ("flickr30k/flickr30k_test.yaml", "test"),
+    "choice": ("seedbench/seedbench_ppl.yaml", "test"),
 }
 """Our name -> YAML of the built-in task below `lmms_eval/tasks`, and its split."""
+SIMPLE = ("unimoe_choice",)
+"""Tasks that compare likelihoods, which lmms-eval asks of simple models alone."""
+GENERATION = dict.fromkeys(("asr", "sound", "film", "caption"), {"min_new_tokens": 4})
+"""A model that is hardly trained has nothing to say about most media; made to, it shows what it took in."""
 METADATA = {"asr": {"sound": "speech"}, "sound": {"sound": "audio"}}
 
 
@@ -39,7 +44,7 @@ def write_tasks(data: Path, out: Path, package: Path) -> dict[str, list[dict[str
     Returns:
         Name of the task -> its rows.
     """
-    from datasets import Audio, Dataset, Image
+    from datasets import Audio, Dataset, Image, List
 
     rows = {
         "unimoe_vqa": list(vqa_rows(data)),
@@ -48,12 +53,14 @@ def write_tasks(data: Path, out: Path, package: Path) -> dict[str, list[dict[str
         "unimoe_sound": list(sound_rows(data, "sound_kind")),
         "unimoe_film": list(film_rows(out / "hub/videomme/data")),
         "unimoe_caption": list(caption_rows(data)),
+        "unimoe_choice": list(choice_rows(data)),
     }
     for task, task_rows in rows.items():
         table = Dataset.from_list(task_rows)
-        for column, feature in (("image", Image()), ("audio", Audio())):
+        for column, feature in (("image", Image()), ("images", List(Image())), ("audio", Audio())):
             if column in table.column_names:
                 table = table.cast_column(column, feature)
+        table = table.rename_columns({"images": "image"} if "images" in table.column_names else {})
         table.to_parquet(out / f"{task}.parquet")
         name = task.removeprefix("unimoe_")
         built_in, split = BUILT_IN[name]
@@ -64,6 +71,8 @@ def write_tasks(data: Path, out: Path, package: Path) -> dict[str, list[dict[str
             "dataset_name": None,
             "dataset_kwargs": {"data_files": {split: str(out / f"{task}.parquet")}},
         }
+        if task not in SIMPLE:
+            config["generation_kwargs"] = {"max_new_tokens": 8, "do_sample": False, **GENERATION.get(name, {})}
         if name in METADATA:
             config["metadata"] = METADATA[name]
         (out / f"{task}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
@@ -123,6 +132,22 @@ def caption_rows(data: Path) -> Iterator[dict[str, Any]]:
         yield {"image": file(medium), "caption": captions, "img_id": str(number), "answer": captions[0]}
 
 
+def choice_rows(data: Path) -> Iterator[dict[str, Any]]:
+    """Pictures with four options of what they show."""
+    kinds = sorted({answer for _, _, answer in read(data, "image_kind", 1000)})
+    for number, (medium, question, answer) in enumerate(read(data, "image_kind", ROWS)):
+        others = [kind for kind in kinds if kind != answer]
+        options = [*others[: number % 4], answer, *others[number % 4 :]][:4]
+        columns = {f"choice_{letter}": option for letter, option in zip("abcd", options, strict=True)}
+        columns |= {
+            "question": question,
+            "answer": "ABCD"[number % 4],
+            "question_id": str(number),
+            "data_type": "image",
+        }
+        yield {"images": [file(medium)], **columns}
+
+
 def read(data: Path, name: str, limit: int) -> Iterator[tuple[str, str, str]]:
     """Path of the medium, question and answer of the first rows of a task."""
     with (data / f"{name}_test.jsonl").open(encoding="utf-8") as lines:
@@ -138,18 +163,18 @@ def file(path: str) -> dict[str, Any]:
     return {"bytes": Path(path).read_bytes(), "path": Path(path).name}
 
 
-def command(python: str, model: Path, tasks: Sequence[str], out: Path, *, batch_size: int) -> list[str]:
-    """lmms-eval on some of the tasks; its results are written below `out`."""
+def command(python: str, model: Path, tasks: Sequence[str], out: Path, *, results: Path, batch_size: int) -> list[str]:
+    """lmms-eval on some of the tasks in `out`; its results are written below `results`."""
     options = {
         "--model": "unimoe",
         "--model_args": f"pretrained={model},dtype=float32",
         "--tasks": ",".join(tasks),
         "--batch_size": str(batch_size),
         "--include_path": str(out),
-        "--output_path": str(out / f"batch{batch_size}"),
-        "--gen_kwargs": "max_new_tokens=8",
+        "--output_path": str(results),
     }
-    return [python, "-m", "lmms_eval", "eval", *(word for pair in options.items() for word in pair), "--log_samples"]
+    flags = ["--log_samples", *(["--force_simple"] if set(tasks) <= set(SIMPLE) else [])]
+    return [python, "-m", "lmms_eval", "eval", *(word for pair in options.items() for word in pair), *flags]
 
 
 if __name__ == "__main__":
