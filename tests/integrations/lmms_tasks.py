@@ -28,7 +28,7 @@ BUILT_IN = {
 """Our name -> YAML of the built-in task below `lmms_eval/tasks`, and its split."""
 SIMPLE = ("unimoe_choice",)
 """Tasks that compare likelihoods, which lmms-eval asks of simple models alone."""
-GENERATION = dict.fromkeys(("asr", "sound", "film", "caption"), {"min_new_tokens": 4})
+GENERATION = {name: {"min_new_tokens": 4} for name in ("asr", "sound", "film", "caption")}
 """A model that is hardly trained has nothing to say about most media; made to, it shows what it took in."""
 METADATA = {"asr": {"sound": "speech"}, "sound": {"sound": "audio"}}
 
