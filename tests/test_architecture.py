@@ -54,6 +54,7 @@ FLOORS = {
     "surgery": 5,
     "analysis": 5,
     "tiny": 5,
+    "integrations": 6,
     "cli": 6,
 }
 NEIGHBOURS = {

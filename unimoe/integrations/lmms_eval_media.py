@@ -1,0 +1,194 @@
+"""Media of lmms-eval's tasks become typed items of our messages, in the order in which the task gives them.
+
+A task hands over whatever it has: pictures, paths, dicts of `datasets`, decoders of torchcodec. lmms-eval knows one
+kind of sound; unimoe two, speech and other sounds, each with an encoder of its own (`sound_key`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import PurePath
+from typing import Any, Literal
+
+from PIL import Image
+
+from ..modality import Modality
+from ..suggest import did_you_mean
+
+Item = dict[str, Any]
+Message = dict[str, Any]
+SoundKey = Literal["audio", "speech"]
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+SOUNDS = frozenset({".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"})
+TAG = "<image>"
+"""Where a picture stands in the text of a simple task."""
+
+SPEECH_TASKS = (
+    "*librispeech*",
+    "*open_asr*",
+    "*common_voice*",
+    "*fleurs*",
+    "*gigaspeech*",
+    "*tedlium*",
+    "*wenet_speech*",
+    "*people_speech*",
+    "*voxpopuli*",
+    "*europal_asr*",
+    "*covost2*",
+    "ami_*",
+    "av_asr*",
+    "av_speakerbench*",
+    "*voicebench*",
+    "alpaca_audio*",
+    "openhermes*",
+    "dream_tts_mcq*",
+    "cn_college_listen_mcq*",
+    "step2_audio_paralinguistic*",
+    "air_bench_*_speech*",
+)
+"""Names of lmms-eval's tasks whose sounds are speech."""
+
+
+def sound_key(
+    task: str, modalities: Iterable[Modality], *, sound: str = "auto", metadata: Mapping[str, Any] | None = None
+) -> SoundKey:
+    """Say what the sounds of a task are to the model: `speech`, or `audio` for all others.
+
+    Args:
+        task: Its name.
+        modalities: Those that the processor takes. If it takes one kind of sound alone, that is it.
+        sound: `audio` or `speech` for every task; `auto` decides by task: what its YAML states under
+            `metadata: {sound: ...}`, otherwise speech if `SPEECH_TASKS` has it.
+        metadata: Of the task.
+
+    Raises:
+        ValueError: If `sound` or the task's metadata is another word.
+    """
+    stated = (metadata or {}).get("sound", "auto") if sound == "auto" else sound
+    if stated not in ("auto", "audio", "speech"):
+        hint = did_you_mean(str(stated), ("auto", "audio", "speech"))
+        raise ValueError(f"task {task}: sound={stated!r} is no kind of sound.{hint}")
+    heard = {modality.key for modality in modalities} & {"audio", "speech"}
+    if stated == "auto":
+        stated = "speech" if any(fnmatch(task, pattern) for pattern in SPEECH_TASKS) else "audio"
+        stated = heard.pop() if len(heard) == 1 else stated
+    return "speech" if stated == "speech" else "audio"
+
+
+def to_messages(messages: Sequence[Mapping[str, Any]], *, sound: SoundKey) -> list[Message]:
+    """Map a task's chat messages, whose media stand under `url`, to ours.
+
+    Args:
+        messages: {"role", "content"}; content a string or items {"type": "text", "text"} and {"type", "url"}.
+        sound: What sounds are to the model.
+
+    Raises:
+        ValueError: If a medium is of no known kind, or only a part of a film is asked about.
+    """
+    mapped = []
+    for message in messages:
+        content = message["content"]
+        items = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        mapped.append({"role": message["role"], "content": [_item(item, sound) for item in items]})
+    return mapped
+
+
+def user_turn(media: Any, text: str, *, sound: SoundKey) -> list[Message]:
+    """Make one user turn of the media of a simple task and its text.
+
+    Args:
+        media: What `doc_to_visual` gave: a list, one medium, or None.
+        text: If it has as many `<image>` tags as there are media, each stands at its tag; otherwise media come first.
+        sound: What sounds are to the model.
+
+    Raises:
+        ValueError: If a medium is of no known kind.
+    """
+    given = list(media) if isinstance(media, (list, tuple)) else [] if media is None else [media]
+    items = [media_item(medium, sound=sound) for medium in given]
+    pieces = text.split(TAG)
+    if not items or len(pieces) - 1 != len(items):
+        return [{"role": "user", "content": [*items, {"type": "text", "text": text}]}]
+    content: list[Item] = []
+    for piece, item in zip(pieces, [*items, None], strict=True):
+        content.extend(part for part in ({"type": "text", "text": piece} if piece else None, item) if part)
+    return [{"role": "user", "content": content}]
+
+
+def media_item(medium: Any, stated: str | None = None, *, sound: SoundKey) -> Item:
+    """Make a typed item of a medium.
+
+    Args:
+        medium: Picture, path, decoder, array, list of frames, or dict of `datasets` or of a task.
+        stated: What the task says it is. A decoder or samples are what they are all the same: lmms-eval calls a sound
+            without a type a video.
+        sound: What sounds are to the model.
+
+    Raises:
+        ValueError: If it is of no known kind, or only a part of a film is asked about.
+    """
+    kind = _kind(medium, stated)
+    if isinstance(medium, Mapping):
+        _refuse_section(medium)
+        bare = {"array", "bytes", "frames"}.isdisjoint(medium)
+        medium = next((medium[key] for key in ("url", "path", kind) if medium.get(key)), medium) if bare else medium
+    key = sound if kind == "audio" else kind
+    return {"type": key, key: medium}
+
+
+def _item(item: Mapping[str, Any], sound: SoundKey) -> Item:
+    if item["type"] == "text":
+        return {"type": "text", "text": item["text"]}
+    _refuse_section(item)
+    return media_item(item["url"], item["type"], sound=sound)
+
+
+def _refuse_section(medium: Mapping[str, Any]) -> None:
+    limits = ("video_start", "video_end", "start_time", "end_time")
+    if given := {key: medium[key] for key in limits if medium.get(key) is not None}:
+        raise ValueError(f"only a part of a film is asked about ({given}): cut it out beforehand, and give that file.")
+
+
+def _kind(medium: Any, stated: str | None) -> str:
+    """`image`, `video` or `audio`: what a medium shows itself to be, then what the task says, then its file's name."""
+    if hasattr(medium, "get_all_samples") or (isinstance(medium, Mapping) and medium.get("array") is not None):
+        return "audio"
+    if hasattr(medium, "get_frames_at") or (isinstance(medium, Mapping) and medium.get("frames") is not None):
+        return "video"
+    if isinstance(medium, Image.Image):
+        return "image"
+    named = _kind_of_file(medium)
+    if (stated == "video" and named == "audio") or _is_webm(medium):
+        return str(named)
+    kind = stated or (medium.get("type") if isinstance(medium, Mapping) else None) or named
+    if kind is None and (isinstance(medium, list) or getattr(medium, "ndim", None) == 4):
+        return "video"
+    if kind not in ("image", "video", "audio"):
+        raise ValueError(f"a {type(medium).__name__} is neither picture, film nor sound{_described(medium)}")
+    return str(kind)
+
+
+def _is_webm(medium: Any) -> bool:
+    """Whether this is a .webm, which lmms-eval takes for a sound, and data sets of clips for a film."""
+    return isinstance(medium, (str, PurePath)) and PurePath(medium).suffix.lower() == ".webm"
+
+
+def _kind_of_file(medium: Any) -> str | None:
+    path = (
+        next((medium[key] for key in ("url", "path") if medium.get(key)), None)
+        if isinstance(medium, Mapping)
+        else medium
+    )
+    if not isinstance(path, (str, PurePath)):
+        return None
+    ending = PurePath(path).suffix.lower()
+    return "image" if ending in PICTURES else "audio" if ending in SOUNDS else "video"
+
+
+def _described(medium: Any) -> str:
+    if isinstance(medium, Mapping):
+        return f" (its keys: {', '.join(map(str, medium))}). State its `type`, or give a path."
+    return ". Give a PIL image, a path, a dict of `datasets`, a decoder of torchcodec, or a list of frames."
+
+
+__all__ = ["SPEECH_TASKS", "Item", "Message", "SoundKey", "media_item", "sound_key", "to_messages", "user_turn"]
