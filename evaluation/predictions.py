@@ -65,9 +65,10 @@ def close_predictions(path: Path, header: Header, samples: Sequence[Sample]) -> 
         found |= _read(file, header)
     wait()
     if rank() == 0:
-        rows = ({"id": row.id, "prediction": found[row.id], "reference": row.reference} for row in samples)
+        lines: list[dict[str, Any]] = [{"header": header}]
+        lines += ({"id": row.id, "prediction": found[row.id], "reference": row.reference} for row in samples)
         partial = path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(_line(line) for line in ({"header": header}, *rows)), encoding="utf-8")
+        partial.write_text("".join(map(_line, lines)), encoding="utf-8")
         partial.replace(path)
         for file in _files(path):
             if file != path:

@@ -132,8 +132,11 @@ class Run:
         )
         add_judged(result, task, values, unread, config=self.config)
 
-    def write(self, results: dict[str, Any], worst: dict[str, list[Answered]]) -> None:
-        """Write results.json, report.md and report.html."""
+    def write(self, results: dict[str, Any], tasks: list[LoadedTask], predictions: Predictions) -> None:
+        """Ask the judge, and write results.json, report.md and report.html."""
+        for task in tasks:
+            self.judge(task, predictions[task.name], results["tasks"][task.name])
+        worst = {task.name: find_worst(task, predictions[task.name], self.config) for task in tasks}
         save_results(results, self.output / "results.json")
         write_markdown(self.output / "report.md", results)
         plots = [self.output / name for name in (results["routing"] or {}).get("plots", ())]
@@ -166,19 +169,11 @@ def evaluate(
     begin()
     tasks = load_tasks(run.config)
     run.output.mkdir(parents=True, exist_ok=True)
-    shuffled, routing = Predictions(), None
-    prompts = {task.name: render_question(task.samples[0]) for task in tasks}
     if model is None:
         assert predictions is not None
-        answers, description = recorded_answers(predictions, tasks), recorded_description(predictions)
+        answers = recorded_answers(predictions, tasks)
     else:
-        loaded = load_model(model, device=run.config.device)
-        answers = run.predict_all(loaded, tasks)
-        shuffled = run.predict_shuffled(loaded, tasks) if shuffled_media else {}
-        routing = run.routing(loaded, tasks)
-        prompts = {task.name: render_prompt(loaded.processor, task.samples[0]) for task in tasks}
-        description = loaded.describe()
-        del loaded  # two models need not be in memory at once
+        answers = model_answers(run, model, tasks, shuffled_media=shuffled_media)
     others, baseline_description = Predictions(), None
     if baseline is not None:
         other = load_model(baseline, device=run.config.device)
@@ -188,27 +183,70 @@ def evaluate(
         "tasks": {
             task.name: task_result(
                 task,
-                answers[task.name],
+                answers.predictions[task.name],
                 config=run.config,
-                prompt=prompts[task.name],
-                shuffled=shuffled.get(task.name),
+                prompt=answers.prompts[task.name],
+                shuffled=answers.shuffled.get(task.name),
                 baseline=others.get(task.name),
             )
             for task in tasks
         },
-        "model": description,
+        "model": answers.model,
         "baseline": baseline_description,
         "decoding": run.config.decoding(),
         "config": run.config.model_dump(mode="json"),
         "versions": versions(),
-        "routing": routing,
+        "routing": answers.routing,
     }
     if rank() == 0:
-        for task in tasks:
-            run.judge(task, answers[task.name], results["tasks"][task.name])
-        run.write(results, {task.name: find_worst(task, answers[task.name], run.config) for task in tasks})
+        run.write(results, tasks, answers.predictions)
     wait()
     return results
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is measured.
+
+    Args:
+        predictions: Of all tasks.
+        shuffled: Those with other rows' media.
+        prompts: The first question of each task, rendered.
+        routing: Of the prompts. None: there is none.
+        model: What results.json says of the model.
+    """
+
+    predictions: Predictions
+    shuffled: Predictions
+    prompts: dict[str, str]
+    routing: dict[str, Any] | None
+    model: dict[str, Any]
+
+
+def model_answers(run: Run, name: str, tasks: list[LoadedTask], *, shuffled_media: bool) -> Answers:
+    """Let a model answer all tasks; it is not kept in memory."""
+    loaded = load_model(name, device=run.config.device)
+    return Answers(
+        predictions=run.predict_all(loaded, tasks),
+        shuffled=run.predict_shuffled(loaded, tasks) if shuffled_media else {},
+        prompts={task.name: render_prompt(loaded.processor, task.samples[0]) for task in tasks},
+        routing=run.routing(loaded, tasks),
+        model=loaded.describe(),
+    )
+
+
+def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
+    """Recorded predictions of all tasks.
+
+    Raises:
+        EvaluationError: If a file is missing, or does not answer just the rows of its task.
+    """
+    found = {
+        task.name: match_predictions(path / f"{task.name}.jsonl" if path.is_dir() else path, task.samples)
+        for task in tasks
+    }
+    prompts = {task.name: render_question(task.samples[0]) for task in tasks}
+    return Answers(found, shuffled={}, prompts=prompts, routing=None, model={"path": str(path)})
 
 
 def find_worst(task: LoadedTask, predictions: list[str], config: EvaluationConfig) -> list[Answered]:
@@ -222,23 +260,6 @@ def find_worst(task: LoadedTask, predictions: list[str], config: EvaluationConfi
         higher_is_better=task.metric.higher_is_better,
         most=config.worst_rows,
     )
-
-
-def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Predictions:
-    """Recorded predictions of all tasks.
-
-    Raises:
-        EvaluationError: If a file is missing, or does not answer just the rows of its task.
-    """
-    return {
-        task.name: match_predictions(path / f"{task.name}.jsonl" if path.is_dir() else path, task.samples)
-        for task in tasks
-    }
-
-
-def recorded_description(path: Path) -> dict[str, Any]:
-    """What results.json says of a model that is not here."""
-    return {"path": str(path)}
 
 
 def render_question(sample: Sample) -> str:
