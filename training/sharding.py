@@ -133,18 +133,18 @@ def put_optimizer_states(
         for group in inner.param_groups:
             for parameter in group["params"]:
                 name = names[id(parameter)]
-                own = {key: _place(read(key, name), parameter, group) for key in states.get(name, ())}
-                inner.state[parameter] = own
+                inner.state[parameter] = {
+                    key: _place(read(key, name), parameter, inner) for key in states.get(name, ())
+                }
         return
     members: dict[int, tuple[Tensor, list[str]]] = {}
     for name, parameter in model.named_parameters():
         if id(parameter) in flats:
             flat = flats[id(parameter)]
             members.setdefault(id(flat), (flat, []))[1].append(name)
-    groups = {id(flat): group for group in inner.param_groups for flat in group["params"]}
-    for flat, names_of_flat in members.values():
-        state = _flat_state(flat, names_of_flat, states, read)
-        inner.state[flat] = {key: _place(value, flat, groups[id(flat)]) for key, value in state.items()}
+    for flat, own in members.values():
+        state = _flat_state(flat, own, states, read)
+        inner.state[flat] = {key: _place(value, flat, inner) for key, value in state.items()}
     _link(optimizer)
     for name, parameter in model.named_parameters():
         for key in sorted(states.get(name, ())):
@@ -214,10 +214,10 @@ def _put_part(parameter: Any, value: Tensor, key: str) -> None:
     safe_set_local_optimizer_state(parameter, nn.functional.pad(part, (0, size - len(part))), key)
 
 
-def _place(value: Tensor, parameter: Tensor, group: Mapping[str, Any]) -> Tensor:
+def _place(value: Tensor, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     """A state where torch's own loading puts it: numbers such as `step` stay on the CPU unless a kernel reads them."""
-    on_device = value.dim() or group.get("fused") or group.get("capturable")
-    return value.to(parameter.device) if on_device else value
+    by_kernel = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    return value.to(parameter.device) if value.dim() or by_kernel else value
 
 
 def _link(optimizer: Any) -> None:
