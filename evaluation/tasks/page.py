@@ -17,6 +17,12 @@ A benchmark is data: a `Benchmark` in `evaluation/tasks/`, with a function that 
 what the function was written from. Where that is a description and no real file, a first run may show a difference:
 the error names the row. Prompts are appended to the question; `⏎` is a line break.
 
+**Speech or sound.** Spoken language goes through the speech encoder (`speech`), other sounds through that of sounds
+(`audio`). Where a benchmark has both, its rows say which. The sound of a video is heard through the model's option
+`video_sound` ([media](media.md)).
+
+**Intervals.** Rows about one medium are one cluster, and so are those of one question; of LibriSpeech, of one speaker.
+
 `python -m evaluation.tasks.page > docs/benchmarks.md` writes this page.
 """
 
