@@ -19,7 +19,7 @@ from ..loading import load_model, load_processor
 from ..suggest import did_you_mean
 from .answering import Answer, Choice, Prompt, answer_all, score_all
 from .decoding import read_decoding
-from .lmms_eval_media import Message, SoundKey, sound_key, to_messages, user_turn
+from .lmms_eval_media import SOUND_CHOICES, Message, SoundKey, sound_key, to_messages, user_turn
 
 MAX_ROUNDS = 64
 """Of one request; a task that wants more has no end."""
@@ -38,7 +38,7 @@ class UniMoEChat(lmms):
         unknown: Nothing else is taken.
 
     Raises:
-        ValueError: If an argument is unknown, or `batch_size` is no number.
+        ValueError: If an argument is unknown, `batch_size` is no number, or `sound` another word.
         CheckpointError: If the folder cannot be loaded.
     """
 
@@ -61,11 +61,14 @@ class UniMoEChat(lmms):
             raise ValueError(f"--model_args: unimoe takes no {name!r}.{did_you_mean(name, known)}")
         if not str(batch_size).isdecimal() or not int(batch_size):
             raise ValueError(f"--batch_size {batch_size}: unimoe takes a number of 1 or more.")
+        if sound not in SOUND_CHOICES:
+            raise ValueError(f"--model_args: sound={sound!r} is no kind of sound.{did_you_mean(sound, SOUND_CHOICES)}")
         self.device = find_device(device)
         self.batch_size = int(batch_size)
         self.max_new_tokens = max_new_tokens
         self.sound = sound
-        self.model = load_model(pretrained, dtype=dtype).to(self.device)
+        model: Any = load_model(pretrained, dtype=dtype)
+        self.model = model.to(self.device)
         self.processor = load_processor(pretrained, self.model.config)
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
@@ -142,11 +145,11 @@ class UniMoEChat(lmms):
 
     def _choice(self, request: Any) -> Choice:
         context, answer, *rest = request.args
-        doc_to_visual, doc = (rest[0], self._doc(request)) if rest else (None, None)
-        answer = answer(doc) if callable(answer) else answer
+        doc_to_visual = rest[0] if rest else None
+        answer = answer(self._doc(request)) if callable(answer) else answer
 
         def build() -> list[Message]:
-            media = doc_to_visual(doc) if doc_to_visual else None
+            media = doc_to_visual(self._doc(request)) if doc_to_visual else None
             return user_turn(media, context, sound=self._sound(request))
 
         return Choice(build, len(context) + len(answer), _where(request), _task(request), answer.lstrip())

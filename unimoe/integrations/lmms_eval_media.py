@@ -17,6 +17,7 @@ from ..suggest import did_you_mean
 Item = dict[str, Any]
 Message = dict[str, Any]
 SoundKey = Literal["audio", "speech"]
+SOUND_CHOICES = ("auto", "audio", "speech")
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 SOUNDS = frozenset({".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"})
@@ -65,8 +66,8 @@ def sound_key(
         ValueError: If `sound` or the task's metadata is another word.
     """
     stated = (metadata or {}).get("sound", "auto") if sound == "auto" else sound
-    if stated not in ("auto", "audio", "speech"):
-        hint = did_you_mean(str(stated), ("auto", "audio", "speech"))
+    if stated not in SOUND_CHOICES:
+        hint = did_you_mean(str(stated), SOUND_CHOICES)
         raise ValueError(f"task {task}: sound={stated!r} is no kind of sound.{hint}")
     heard = {modality.key for modality in modalities} & {"audio", "speech"}
     if stated == "auto":
@@ -191,4 +192,14 @@ def _described(medium: Any) -> str:
     return ". Give a PIL image, a path, a dict of `datasets`, a decoder of torchcodec, or a list of frames."
 
 
-__all__ = ["SPEECH_TASKS", "Item", "Message", "SoundKey", "media_item", "sound_key", "to_messages", "user_turn"]
+__all__ = [
+    "SOUND_CHOICES",
+    "SPEECH_TASKS",
+    "Item",
+    "Message",
+    "SoundKey",
+    "media_item",
+    "sound_key",
+    "to_messages",
+    "user_turn",
+]
