@@ -168,7 +168,6 @@ def evaluate(
     """
     begin()
     tasks = load_tasks(run.config)
-    run.output.mkdir(parents=True, exist_ok=True)
     if model is None:
         assert predictions is not None
         answers = recorded_answers(predictions, tasks)

@@ -6,7 +6,7 @@ import pytest
 from benchmark_damage import read, write
 from benchmark_fixtures import FIXTURES, picture_bytes
 
-from evaluation.tasks import BENCHMARKS, Sample, image
+from evaluation.tasks import BENCHMARKS, Sample, ask, image
 from evaluation.tasks.benchmark import LETTERS
 from evaluation.tasks.source import UNPACKED
 
@@ -213,8 +213,10 @@ def test_mmvet_has_alternatives_and_each_capability_as_an_axis(tmp_path: Path) -
     assert asked(rows["v1_0"]) == ["v1_0.png", "What is x in the equation?"]
     assert [row.answers for row in rows.values()] == [("-1<AND>-5",), ("table lamp", "desk lamp")]
     assert rows["v1_0"].categories == {"math": "needed", "ocr": "needed", "rec": "not needed"}
-    filled = (BENCHMARKS["mmvet"].judge or "").format(question="q", reference="r", prediction="p")
-    assert "Question: q\nReference: r\nAnswer: p\n" in filled
+    judge = BENCHMARKS["mmvet"].judge
+    assert judge is not None
+    filled = judge.render(Sample("1", ask("q"), "r", ("r",), "1"), "p")
+    assert "Question: q\nReference: r\nAnswer: p\n" in filled and '{"grade": 1.0}' in filled
 
 
 def hub_rows() -> dict[str, dict]:

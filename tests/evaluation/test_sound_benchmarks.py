@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sound_fixtures import FIXTURES
 
-from evaluation.tasks import Benchmark, Sample
+from evaluation.tasks import Benchmark, Sample, ask
 from evaluation.tasks.sound import BENCHMARKS as SOUND
 from evaluation.tasks.video import BENCHMARKS as VIDEO
 
@@ -221,8 +221,8 @@ def test_questions_on_which_annotators_differ_are_left_out_and_the_note_says_so(
 def test_free_answers_about_video_may_be_judged_with_all_that_a_judge_needs(name: str) -> None:
     judge = BENCHMARKS[name].judge
     assert judge is not None
-    asked = judge.format(question="who?", reference="a man", prediction="a boy")
-    assert all(part in asked for part in ("who?", "a man", "a boy", "yes, 4"))
+    asked = judge.render(Sample("1", ask("who?"), "a man", ("a man",), "1"), "a boy")
+    assert all(part in asked for part in ("who?", "a man", "a boy", '{"correct": 1, "score": 5}'))
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=lambda benchmark: benchmark.name)
