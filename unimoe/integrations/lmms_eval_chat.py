@@ -67,7 +67,8 @@ class UniMoEChat(lmms):
         self.batch_size = int(batch_size)
         self.max_new_tokens = max_new_tokens
         self.sound = sound
-        self.model = load_model(pretrained, dtype=dtype).to(self.device)
+        model: Any = load_model(pretrained, dtype=dtype)
+        self.model = model.to(self.device)
         self.processor = load_processor(pretrained, self.model.config)
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
