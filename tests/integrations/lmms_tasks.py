@@ -100,9 +100,10 @@ def pope_rows(data: Path) -> Iterator[dict[str, Any]]:
 
 
 def sound_rows(data: Path, name: str) -> Iterator[dict[str, Any]]:
-    """Words as transcripts, and sounds with their names."""
+    """Words in transcripts that a normaliser has something to do with, and sounds with their names."""
     for number, (medium, question, answer) in enumerate(read(data, name, ROWS)):
-        columns = {"gt": answer, "source": "quickstart", "task": "asr_en", "question": question, "answer": answer}
+        spoken = (answer, f"yes {answer}, yes", f"Mr. {answer}'s colour was twenty-three, uh")[number % 3]
+        columns = {"gt": spoken, "source": "quickstart", "task": "asr_en", "question": question, "answer": answer}
         yield {"audio": {**file(medium), "path": f"{number}{Path(medium).suffix}"}, **columns}
 
 
