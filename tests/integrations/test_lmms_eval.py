@@ -149,7 +149,7 @@ def test_likelihoods_choose_the_option_of_the_lowest_loss(
     results = run(quickstart, ["unimoe_choice"], tasks[0], tmp_path, 4)
     right = []
     for sample, row in zip(read_samples(tmp_path, "unimoe_choice"), tasks[1]["unimoe_choice"], strict=True):
-        losses = [loss for loss, _ in sample["filtered_resps"]]
+        losses = [float(loss) for loss, _ in sample["filtered_resps"]]  # logged as text
         right.append("ABCD"[int(np.argmin(losses))] == row["answer"])
     assert value({"results": results}, "unimoe_choice", "acc") == pytest.approx(np.mean(right), abs=TOLERANCE)
 
