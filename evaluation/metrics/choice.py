@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..tasks import Sample
-from ..tasks.benchmark import LETTERS
+from ..tasks.choices import LETTERS
 from .metric import Flags, Metric, Scores, group_shares, shares
 from .normalise import normalise, without_thoughts
 

@@ -1,7 +1,7 @@
 """A benchmark as data plus a few lines: how its publisher's files become rows, and how they are asked and scored."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +74,7 @@ class Benchmark:
     Args:
         name: As in `--tasks`.
         title: As it is published.
+        measures: What it asks of a model, in a sentence, and by what its scores are told.
         read: Makes samples of the files in the publisher's layout.
         metric: Key of `evaluation.metrics.METRICS`.
         tree: The files that are expected below `DATA_ROOT/NAME`, a line each.
@@ -92,6 +93,7 @@ class Benchmark:
 
     name: str
     title: str
+    measures: str
     read: Callable[[Source], Iterable[Sample]]
     metric: str
     tree: str
@@ -134,27 +136,4 @@ class Benchmark:
         return list(rows.values())
 
 
-def options(choices: Iterable[str]) -> str:
-    """The options of a multiple choice, a line each: `A. first`."""
-    return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))
-
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-def check_letter(answer: object, choices: Sequence[str], where: str) -> str:
-    """The letter of the right option.
-
-    Raises:
-        EvaluationError: If no option has it; names the row.
-    """
-    letter, letters = str(answer).strip(), LETTERS[: len(choices)]
-    if len(letter) != 1 or letter not in letters:
-        raise EvaluationError(
-            f"{where}: the answer {answer!r} is not the letter of one of its {len(choices)} options "
-            f"({', '.join(letters)}). Compare the row with the publisher's file."
-        )
-    return letter
-
-
-__all__ = ["LETTER", "LETTERS", "SHORT_ANSWER", "Average", "Benchmark", "Hub", "Judge", "check_letter", "options"]
+__all__ = ["LETTER", "SHORT_ANSWER", "Average", "Benchmark", "Hub", "Judge"]

@@ -4,20 +4,30 @@ import re
 from collections.abc import Sequence
 
 from ..errors import EvaluationError
-from .benchmark import LETTERS
+from .fields import optional_text
+from .source import Row
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Of the options, in order."""
+COLUMNS = LETTERS[:5]
+"""Columns of tables that have a column for each option."""
 _LABEL = re.compile(r"\(?([A-Z])[.):]\s*")
 _LINE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 
 
-def without_labels(options: Sequence[str], where: str) -> tuple[str, ...]:
+def options(choices: Sequence[str], label: str = "{}. ") -> str:
+    """The options of a multiple choice, a line each: `A. first`."""
+    return "\n".join(label.format(letter) + text for letter, text in zip(LETTERS, choices, strict=False))
+
+
+def without_labels(labelled: Sequence[str], where: str) -> tuple[str, ...]:
     """Texts of options that carry their letters, such as `A. red` or `(A) red`.
 
     Raises:
         EvaluationError: If an option does not begin with the letter of its place.
     """
     texts = []
-    for letter, option in zip(LETTERS, options, strict=False):
+    for letter, option in zip(LETTERS, labelled, strict=False):
         label = _LABEL.match(option)
         if label is None or label[1] != letter:
             raise EvaluationError(f"{where}: option {option!r} should begin with '{letter}.'. Correct the row.")
@@ -30,6 +40,37 @@ def options_in(text: str) -> tuple[str, ...]:
     found = _LINE.findall(text)
     in_order = "".join(letter for letter, _ in found) == LETTERS[: len(found)]
     return tuple(option for _, option in found) if in_order and len(found) > 1 else ()
+
+
+def options_in_columns(row: Row, where: str) -> tuple[str, ...]:
+    """Texts of the options in the columns A to E of a row, filled from A on.
+
+    Raises:
+        EvaluationError: If there are fewer than two, or one comes after an empty one; names the row.
+    """
+    cells = [optional_text(row, letter) for letter in COLUMNS]
+    count = next((number for number, cell in enumerate(cells) if not cell), len(cells))
+    if count < 2 or any(cells[count:]):
+        raise EvaluationError(
+            f"{where}: expected at least two options in the columns A to E, filled from A on, found {cells}. "
+            "Compare the row with the publisher's file."
+        )
+    return tuple(cells[:count])
+
+
+def letter_at(index: int, choices: Sequence[str], where: str) -> str:
+    """The letter of an option by its place, from 0.
+
+    Raises:
+        EvaluationError: If there is no such option; names the places.
+    """
+    letters = LETTERS[: len(choices)]
+    if not 0 <= index < len(letters):
+        raise EvaluationError(
+            f"{where}: the answer {index} is none of the places 0 to {len(letters) - 1} of its options. "
+            "Compare the row with the publisher's file."
+        )
+    return letters[index]
 
 
 def letter_of_text(answer: str, choices: Sequence[str], where: str) -> str:
@@ -55,7 +96,10 @@ def letter_of(answer: str, choices: Sequence[str], where: str) -> str:
     letters = LETTERS[: len(choices)]
     letter = answer.strip().strip("().:").strip()
     if len(letter) != 1 or letter not in letters:
-        raise EvaluationError(f"{where}: the answer {answer!r} is none of the letters {', '.join(letters)}")
+        raise EvaluationError(
+            f"{where}: the answer {answer!r} is none of the letters {', '.join(letters)} of its options. "
+            "Compare the row with the publisher's file."
+        )
     return letter
 
 
@@ -63,4 +107,13 @@ def _fold(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-__all__ = ["letter_of", "letter_of_text", "options_in", "without_labels"]
+__all__ = [
+    "LETTERS",
+    "letter_at",
+    "letter_of",
+    "letter_of_text",
+    "options",
+    "options_in",
+    "options_in_columns",
+    "without_labels",
+]

@@ -1,52 +1,110 @@
-"""Values of a row that must be texts, and media that lie in one of several places or inside of the row itself."""
+"""Values of a row that must be texts, lists or numbers, and media in one of several places or inside of the row."""
 
+import ast
 import hashlib
+import json
+import math
+import re
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import EvaluationError
 from .source import Row, Source, need
 
-
-def need_text(row: Row, where: str, *keys: str) -> list[str]:
-    """Texts of a row by their keys, without space around them; numbers are written out.
-
-    Raises:
-        EvaluationError: If the row lacks one, or one is empty or no text; names it.
-    """
-    return [_text(value, where, repr(key)) for key, value in zip(keys, need(row, where, *keys), strict=True)]
+_PICTURE = re.compile(
+    rb"(?P<png>\x89PNG)|(?P<jpg>\xff\xd8\xff)|(?P<gif>GIF8)|(?P<webp>RIFF....WEBP)|(?P<bmp>BM)", re.DOTALL
+)
+"""First bytes of a picture, named as the ending of its file."""
 
 
-def need_texts(row: Row, where: str, key: str, *, at_least: int = 1) -> tuple[str, ...]:
-    """A list of texts of a row, such as its options.
+def need_text(row: Row, where: str, key: str) -> str:
+    """A text of a row, without space around it; a number is written out.
 
     Raises:
-        EvaluationError: If it is missing, no list, or shorter than `at_least`; names it.
+        EvaluationError: If it is missing, empty or no text; names it.
     """
-    (values,) = need(row, where, key)
-    if not isinstance(values, list | tuple) or len(values) < at_least:
-        raise EvaluationError(f"{where}: {key!r} must be a list of at least {at_least} text(s), found {values!r}")
-    return tuple(_text(value, where, f"{key!r} number {number}") for number, value in enumerate(values, start=1))
+    (value,) = need(row, where, key)
+    return _text(value, where, repr(key))
+
+
+def need_texts(row: Row, where: str, *keys: str) -> list[str]:
+    """Several texts of a row, see `need_text`."""
+    return [need_text(row, where, key) for key in keys]
+
+
+def optional_text(row: Row, key: str) -> str:
+    """A text of a row, empty if there is none, for which tables made by pandas have `nan`."""
+    value = row.get(key)
+    text = "" if value is None else str(value).strip()
+    return "" if text.lower() == "nan" else text
+
+
+def need_list(row: Row, where: str, key: str, *, at_least: int = 1, may_be_empty: bool = False) -> tuple[str, ...]:
+    """A list of texts of a row, such as its options, or a text that is such a list in JSON or Python.
+
+    Args:
+        row: With the list.
+        where: Its place.
+        key: Of the list.
+        at_least: Shortest list that is right.
+        may_be_empty: Whether a text of the list may have no characters.
+
+    Raises:
+        EvaluationError: If it is missing, no list of texts, or too short; names it.
+    """
+    (value,) = need(row, where, key)
+    listed = _parsed(value) if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or len(listed) < at_least:
+        raise EvaluationError(
+            f"{where}: {key!r} must be a list of at least {at_least} text(s), found {value!r}. "
+            "Compare the row with the publisher's file."
+        )
+    return tuple(
+        "" if may_be_empty and text == "" else _text(text, where, f"{key!r} number {number}")
+        for number, text in enumerate(listed, start=1)
+    )
+
+
+def need_whole(row: Row, where: str, key: str) -> int:
+    """A whole number of a row, such as the id of a picture of COCO; its digits as a text will do.
+
+    Raises:
+        EvaluationError: If it is missing or no whole number; names it.
+    """
+    (value,) = need(row, where, key)
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or isinstance(value, bool) or (isinstance(value, float) and number != value):
+        raise EvaluationError(
+            f"{where}: {key!r} must be a whole number, found {value!r}. Compare the row with the publisher's file."
+        )
+    return number
 
 
 def _text(value: Any, where: str, name: str) -> str:
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
-        raise EvaluationError(f"{where}: {name} must be a text, found {type(value).__name__}")
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, str) and not number:
+        raise EvaluationError(
+            f"{where}: {name} must be a text, found {type(value).__name__} {value!r}. "
+            "Compare the row with the publisher's file."
+        )
     if not str(value).strip():
         raise EvaluationError(f"{where}: {name} is empty. Fill it in, or remove the row.")
     return str(value).strip()
 
 
-def find_medium(source: Source, where: str, *names: str) -> str:
-    """The path of a medium that is stored under the first of these names that is there.
-
-    Raises:
-        EvaluationError: If there is none; names the row and the first name.
-    """
-    for name in names:
-        if (source.root / name).is_file():
-            return source.media(name, where)
-    return source.media(names[0], where)
+def _parsed(text: str) -> Any:
+    """What a text is in JSON or Python; None if it is neither."""
+    parsers: tuple[Callable[[str], Any], ...] = (json.loads, ast.literal_eval)
+    for parse in parsers:
+        try:
+            return parse(text.strip())
+        except (ValueError, SyntaxError):  # json.JSONDecodeError is a ValueError
+            continue
+    return None
 
 
 def find_tail(source: Source, where: str, name: str) -> str:
@@ -57,31 +115,46 @@ def find_tail(source: Source, where: str, name: str) -> str:
     Raises:
         EvaluationError: If no end is there; names the row and the path.
     """
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", ".", "..")]
-    return find_medium(source, where, *("/".join(parts[start:]) for start in range(len(parts))))
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", ".", "..")] or [name]
+    return source.media(where, *("/".join(parts[start:]) for start in range(len(parts))))
 
 
-def unpack_medium(source: Source, where: str, value: Any, name: str | None, *, ending: str) -> str:
-    """Write a medium that a row of a data set holds, `{"bytes", "path"}`, and return its path.
+def unpack_medium(source: Source, row: Row, where: str, key: str, *, name: str | None = None, ending: str = "") -> str:
+    """The path of a medium that a row of a data set holds, `{"bytes", "path"}`.
+
+    Bytes are written to a file. Without them, the path says where the file is, as in data sets of local folders.
 
     Args:
         source: Of the benchmark.
-        where: Place of the row, for errors.
-        value: What the row holds.
+        row: With the medium.
+        where: Its place.
+        key: Of the medium.
         name: Unique in the benchmark, without ending. None: a hash of the content, equal for equal media.
-        ending: Used where the row names none, such as `.wav`.
+        ending: Used where neither the content, which tells pictures, nor the path says one, such as `.wav`.
 
     Raises:
-        EvaluationError: If the row holds no bytes, such as a medium that was decoded already.
+        EvaluationError: If there is no such medium, such as one that was decoded already; names the row.
     """
-    content = value.get("bytes") if isinstance(value, dict) else None
-    if not content:
+    (value,) = need(row, where, key)
+    content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
+    if not content and path:
+        return source.media(where, path)
+    if not isinstance(content, bytes) or not content:
         raise EvaluationError(
-            f"{where}: expected a medium as {{'bytes': ..., 'path': ...}}, found {type(value).__name__}. "
-            "Load the data set with this column not decoded, such as Audio(decode=False)."
+            f"{where}: {key!r} must be a medium as {{'bytes': ..., 'path': ...}}, found {type(value).__name__}. "
+            "Load the data set with this column not decoded, such as Image(decode=False) or Audio(decode=False)."
         )
-    name = hashlib.sha256(content).hexdigest()[:16] if name is None else name
-    return source.unpack(name + (PurePosixPath(value.get("path") or "").suffix or ending), content)
+    picture = _PICTURE.match(content)
+    suffix = f".{picture.lastgroup}" if picture else PurePosixPath(path or "").suffix or ending
+    return source.unpack((name or hashlib.sha256(content).hexdigest()[:20]) + suffix, content)
 
 
-__all__ = ["find_medium", "find_tail", "need_text", "need_texts", "unpack_medium"]
+__all__ = [
+    "find_tail",
+    "need_list",
+    "need_text",
+    "need_texts",
+    "need_whole",
+    "optional_text",
+    "unpack_medium",
+]

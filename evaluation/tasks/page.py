@@ -11,7 +11,11 @@ INTRODUCTION = """\
 Published benchmarks that `python -m evaluation` reads. Their files are not part of this project: get them from their
 publishers, under their licences, and put those of `NAME` into `DATA_ROOT/NAME` in the layout shown. Links to folders
 work, so that pictures which several benchmarks use need to be there only once. What is missing is named, with the row
-that needs it. Media that a publisher keeps inside of annotation files are written to `DATA_ROOT/NAME/unpacked`.
+that needs it, before a model is loaded. Media that a publisher keeps inside of annotation files are written to
+`DATA_ROOT/NAME/unpacked`. *Told by* names what there are further scores for: each type, subject or task.
+"""
+READING = """\
+## How to read this page
 
 A benchmark is data: a `Benchmark` in `evaluation/tasks/`, with a function that makes rows of its files. `read` says
 what the function was written from. Where that is a description and no real file, a first run may show a difference:
@@ -28,17 +32,17 @@ the error names the row. Prompts are appended to the question; `⏎` is a line b
 
 
 def render_page(benchmarks: Iterable[Benchmark]) -> str:
-    """The whole page: introduction, a table of all, a section for each."""
+    """The whole page: introduction, a line for each benchmark, how to read what follows, a section for each."""
     listed = list(benchmarks)
-    rows = [f"| [`{b.name}`](#{b.name}) | {b.title} | `{b.metric}`, {_average(b)} |" for b in listed]
-    table = "\n".join(["| name | benchmark | score |", "|---|---|---|", *rows])
-    return "\n".join([INTRODUCTION, table, "", *map(render_section, listed)])
+    rows = [f"| [`{b.name}`](#{b.name}) | {b.title} | {b.measures} | {_score(b)} |" for b in listed]
+    table = "\n".join(["| name | benchmark | what it measures | score |", "|---|---|---|---|", *rows])
+    return "\n".join([INTRODUCTION, table, "", READING, *map(render_section, listed)])
 
 
 def render_section(benchmark: Benchmark) -> str:
     """The section of one benchmark."""
     facts = {
-        "score": f"`{benchmark.metric}`, {_average(benchmark)}" + (", a judge by choice" if benchmark.judge else ""),
+        "score": _score(benchmark),
         "prompt": _prompt(benchmark),
         "decoding": _decoding(benchmark),
         "files from": benchmark.origin,
@@ -49,13 +53,19 @@ def render_section(benchmark: Benchmark) -> str:
     table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items() if value)])
     tree = f"```text\n{_folder(benchmark)}\n{benchmark.tree.strip()}\n```"
     return (
-        "\n\n".join(filter(None, [f"## {benchmark.name}", f"{benchmark.title}.", table, tree, benchmark.note])) + "\n"
+        "\n\n".join(
+            filter(
+                None, [f"## {benchmark.name}", f"{benchmark.title}. {benchmark.measures}", table, tree, benchmark.note]
+            )
+        )
+        + "\n"
     )
 
 
-def _average(benchmark: Benchmark) -> str:
+def _score(benchmark: Benchmark) -> str:
     average = benchmark.average
-    return "over all rows" if average.over == "rows" else f"{average.over} over `{average.axis}`"
+    over = "over all rows" if average.over == "rows" else f"{average.over} over `{average.axis}`"
+    return f"`{benchmark.metric}`, {over}" + (", a judge by choice" if benchmark.judge else "")
 
 
 def _prompt(benchmark: Benchmark) -> str:

@@ -99,9 +99,7 @@ class Source:
             listed = self.json(name)
             if not isinstance(listed, list):
                 raise EvaluationError(f"{path}: expected a list of rows, found {type(listed).__name__}")
-            yield from (
-                (f"{path}[{number}]", self._object(row, f"{path}[{number}]")) for number, row in enumerate(listed)
-            )
+            yield from ((f"{path}[{number}]", as_row(row, f"{path}[{number}]")) for number, row in enumerate(listed))
         elif ending == ".jsonl":
             yield from self.lines(name)
         else:
@@ -124,7 +122,7 @@ class Source:
         for number, line in enumerate(self.text(name).split("\n"), start=1):
             if line.strip():
                 where = f"{self.root / name}:{number}"
-                yield where, self._object(self._line(line, where), where)
+                yield where, as_row(self._line(line, where), where)
 
     def listed(self, name: str, key: str) -> Iterator[tuple[str, Row]]:
         """Rows of a list in a JSON object, such as `{"questions": [...]}`, with the place of each.
@@ -139,7 +137,7 @@ class Source:
             raise EvaluationError(f"{path}: expected an object with a list {key!r}, found {found}")
         for number, row in enumerate(rows):
             where = f"{path}: {key}[{number}]"
-            yield where, self._object(row, where)
+            yield where, as_row(row, where)
 
     def keyed(self, name: str) -> Iterator[tuple[str, str, Row]]:
         """Rows of a JSON object of objects, `{"id": {...}}`: the place, id and row of each.
@@ -162,7 +160,7 @@ class Source:
             raise EvaluationError(f"{path}: expected an object of rows by id, found {type(content).__name__}")
         for key, row in content.items():
             where = f"{path}: {key!r}"
-            yield where, key, self._object(row, where)
+            yield where, key, as_row(row, where)
 
     def _parquet(self, name: str) -> Iterator[tuple[str, Row]]:
         import pyarrow.parquet as parquet
@@ -185,22 +183,17 @@ class Source:
         except json.JSONDecodeError as error:
             raise EvaluationError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
 
-    @staticmethod
-    def _object(row: Any, where: str) -> Row:
-        if not isinstance(row, dict):
-            raise EvaluationError(f"{where}: expected an object, found {type(row).__name__}")
-        return row
-
-    def media(self, name: str, where: str) -> str:
-        """The path of a picture, clip or sound of a row.
+    def media(self, where: str, *names: str) -> str:
+        """The path of a picture, clip or sound of a row, which is stored under the first of these names that is there.
 
         Raises:
-            EvaluationError: If it is missing; names the row.
+            EvaluationError: If there is none; names the row and the first name.
         """
-        path = (self.root / name).resolve()
-        if not path.is_file():
-            raise EvaluationError(f"{where}: {self._missing(str(self.root / name))}")
-        return str(path)
+        for name in names:
+            path = (self.root / name).resolve()
+            if path.is_file():
+                return str(path)
+        raise EvaluationError(f"{where}: {self._missing(str(self.root / names[0]))}")
 
     def unpack(self, name: str, content: bytes) -> str:
         """Write a medium that came inside of an annotation file, once, and return its path.
@@ -230,6 +223,17 @@ class Source:
         return f"{what} is missing.\n{self.help}"
 
 
+def as_row(value: Any, where: str) -> Row:
+    """A value that must be an object of JSON.
+
+    Raises:
+        EvaluationError: If it is something else.
+    """
+    if not isinstance(value, dict):
+        raise EvaluationError(f"{where}: expected an object, found {type(value).__name__}")
+    return value
+
+
 def need(row: Row, where: str, *keys: str) -> list[Any]:
     """Values of a row by their keys.
 
@@ -241,4 +245,4 @@ def need(row: Row, where: str, *keys: str) -> list[Any]:
     return [row[key] for key in keys]
 
 
-__all__ = ["UNPACKED", "Row", "Source", "need"]
+__all__ = ["UNPACKED", "Row", "Source", "as_row", "need"]

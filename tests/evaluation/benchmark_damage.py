@@ -5,15 +5,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
-from benchmark_fixtures import FIXTURES, write_json, write_lines, write_parquet, write_tsv
+from benchmark_fixtures import FIXTURES
+from fixture_files import Row, write_json, write_lines, write_parquet, write_table
 
 from evaluation.errors import EvaluationError
 from evaluation.tasks import BENCHMARKS, Sample
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Rows:
         file: Its name below the folder of the benchmark.
         within: Key of the list of rows in a JSON object. None: the file is the list, or tells rows by its ending.
         by_id: The file is a JSON object of rows by their ids.
-        by_line: The file has a JSON object a line.
+        by_line: The file has a JSON object a line, although it is not called .jsonl.
     """
 
     file: str
@@ -39,12 +37,12 @@ class Rows:
             rows = pyarrow.parquet.read_table(path).to_pylist()
             change(rows)
             write_parquet(path, rows)
-        elif path.suffix == ".tsv":
+        elif path.suffix in (".tsv", ".csv"):
             with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file, delimiter="\t"))
+                rows = list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))
             change(rows)
-            write_tsv(path, rows)
-        elif self.by_line:
+            write_table(path, rows)
+        elif self.by_line or path.suffix == ".jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             change(rows)
             write_lines(path, rows)
@@ -69,6 +67,12 @@ def read(name: str, data_root: Path) -> dict[str, Sample]:
     return {sample.id: sample for sample in benchmark.samples(benchmark.source(data_root))}
 
 
+def read_fixture(name: str, data_root: Path) -> list[Sample]:
+    """Rows of the fixture of a benchmark, in order."""
+    write(name, data_root)
+    return list(read(name, data_root).values())
+
+
 def complaint(name: str, data_root: Path) -> str:
     """What reading a damaged benchmark says."""
     try:
@@ -76,3 +80,9 @@ def complaint(name: str, data_root: Path) -> str:
     except EvaluationError as error:
         return str(error)
     raise AssertionError(f"{name} was read without a complaint")
+
+
+def damaged(name: str, data_root: Path, rows: Rows, change: Callable[[list[Row]], object]) -> str:
+    """What is said of a fixture after rows of a file were changed."""
+    rows.change(write(name, data_root), change)
+    return complaint(name, data_root)

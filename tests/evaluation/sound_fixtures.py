@@ -1,65 +1,9 @@
-"""A few rows of each benchmark of speech, sound and video, in its publisher's layout, with real short media."""
+"""A few rows of each benchmark of speech and sounds, in its publisher's layout."""
 
-import csv
-import json
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
-import soundfile
-from films import write_film
-from PIL import Image
-
-from evaluation.tasks.video.mvbench import FOLDERS
-
-RATE = 16_000
-
-
-def write_sound(path: Path, pitch: int = 440, *, seconds: float = 0.3) -> None:
-    """A tone, by the path's ending a WAV, FLAC or MP3 file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    times = np.arange(round(seconds * RATE)) / RATE
-    soundfile.write(path, 0.4 * np.sin(2 * np.pi * pitch * times), RATE)
-
-
-def write_picture(path: Path, colour: str = "red") -> None:
-    """A square of one colour."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (24, 24), colour).save(path)
-
-
-def write_clip(path: Path, shade: int = 100, *, sound: bool = False) -> None:
-    """A film of 4 frames, with or without a tone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_film(path.suffix, shade, sound))
-
-
-@cache
-def _film(suffix: str, shade: int, sound: bool) -> bytes:
-    """Encoded once: hundreds of tests write the same films."""
-    tone = 0.4 * np.sin(np.arange(RATE // 2) / 5) if sound else None
-    with TemporaryDirectory() as folder:
-        shades = [shade, shade + 20, shade + 40, shade + 60]
-        return write_film(Path(folder) / f"film{suffix}", shades, sound=tone).read_bytes()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """A JSON file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """A CSV file with the columns of its first row."""
-    listed = list(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(listed[0]))
-        writer.writeheader()
-        writer.writerows(listed)
+from fixture_files import write_json, write_picture, write_sound, write_table
 
 
 def _librispeech(part: str) -> Callable[[Path], None]:
@@ -146,7 +90,7 @@ def _clothoaqa(folder: Path) -> None:
         for clip, question, answers in questions
         for answer in answers
     ]
-    write_csv(folder / "clotho_aqa_test.csv", rows)
+    write_table(folder / "clotho_aqa_test.csv", rows)
     write_sound(folder / "audio_files/rain.wav", 300)
     write_sound(folder / "audio_files/bell.wav", 600)
 
@@ -157,7 +101,7 @@ def _clotho(folder: Path) -> None:
         {"file_name": clip, **{f"caption_{n}": f"A sound of {clip[:-4]}, take {n}." for n in range(1, 6)}}
         for clip in clips
     ]
-    write_csv(folder / "clotho_captions_evaluation.csv", rows)
+    write_table(folder / "clotho_captions_evaluation.csv", rows)
     for number, clip in enumerate(clips):
         write_sound(folder / "evaluation" / clip, 300 + 100 * number)
 
@@ -174,7 +118,7 @@ def _audiocaps(folder: Path) -> None:
         for number in range(5)
         for clip, (name, start) in enumerate(clips)
     ]
-    write_csv(folder / "test.csv", rows)
+    write_table(folder / "test.csv", rows)
     write_sound(folder / "audio/7fmOlUlwoNg_20.wav", 300)
     write_sound(folder / "audio/Y-6BJ455B1aA.flac", 500)
 
@@ -197,142 +141,6 @@ def _mmau(folder: Path) -> None:
         write_sound(folder / f"test-mini-audios/{name}.wav", 200 + 100 * number)
 
 
-def _msvd_qa(folder: Path) -> None:
-    rows = [
-        (1, 1301, "who is slicing a carrot?", "woman"),
-        (2, 1301, "what is cut?", "carrot"),
-        (3, 9, "is it?", "yes"),
-    ]
-    write_json(
-        folder / "test_qa.json",
-        [
-            {"id": identity, "video_id": video, "question": question, "answer": answer}
-            for identity, video, question, answer in rows
-        ],
-    )
-    (folder / "youtube_mapping.txt").write_text("mv89psg6zh4_33_46 vid9\n-4wsuPCjDBc_5_15 vid1301\n")
-    write_clip(folder / "YouTubeClips/mv89psg6zh4_33_46.avi", 40)
-    write_clip(folder / "YouTubeClips/-4wsuPCjDBc_5_15.avi", 120)
-
-
-def _activitynet_qa(folder: Path) -> None:
-    rows = [
-        ("1QIUV7WYKXg", 3, "is the athlete wearing trousers", "no", 3),
-        ("1QIUV7WYKXg", 7, "what does the man hold", "a Ball", 5),
-        ("-9eniCub7u", 2, "how many people are there", "2", 7),
-    ]
-    asked = [
-        {"video_name": video, "question": question, "question_id": f"v_{video}_{number}"}
-        for video, number, question, _, _ in rows
-    ]
-    answers = [
-        {"answer": answer, "type": kind, "question_id": f"v_{video}_{number}"}
-        for video, number, _, answer, kind in rows
-    ]
-    write_json(folder / "test_q.json", asked)
-    write_json(folder / "test_a.json", answers[::-1])
-    write_clip(folder / "all_test/v_1QIUV7WYKXg.mp4", 60)
-    write_clip(folder / "all_test/v_-9eniCub7u.mkv", 90)
-
-
-def _mvbench(folder: Path) -> None:
-    for number, (subset, place) in enumerate(FOLDERS.items()):
-        rows = [
-            {"video": f"{subset}.mp4", "question": f"What of {subset}?", "candidates": ["no", "yes"], "answer": "yes"}
-        ]
-        write_json(folder / f"json/{subset}.json", rows)
-        spare = "data0613/" if subset == "moving_count" else ""
-        write_clip(folder / f"{spare}{place}/{subset}.mp4", 10 + 5 * number)
-
-
-def _videomme(folder: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = [
-        {
-            "video_id": "001",
-            "duration": duration,
-            "domain": domain,
-            "sub_category": "Astronomy",
-            "url": f"https://www.youtube.com/watch?v={video}",
-            "videoID": video,
-            "question_id": f"001-{number}",
-            "task_type": "Counting Problem",
-            "question": "What is shown?",
-            "options": ["A. Apples.", "B. Candles.", "C. Berries.", "D. The three kinds are equal."],
-            "answer": answer,
-        }
-        for number, (video, duration, domain, answer) in enumerate(
-            [("fFjv93ACGo8", "short", "Knowledge", "C"), ("N1cdUjctpG8", "long", "Multilingual", "A")], start=1
-        )
-    ]
-    path = folder / "videomme/test-00000-of-00001.parquet"
-    path.parent.mkdir(parents=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    write_clip(folder / "data/fFjv93ACGo8.mp4", 30, sound=True)
-    write_clip(folder / "data/N1cdUjctpG8.mkv", 80)
-
-
-def _omnibench(folder: Path) -> None:
-    rows = [
-        ("ring.mp3", "people.png", "Action and Activity", "speech", "What are they doing?"),
-        ("wind.mp3", "hill.jpg", "Story Description", "Sound Event", "What is heard?"),
-    ]
-    lines = [
-        json.dumps(
-            {
-                "task type": task,
-                "audio type": kind,
-                "question": question,
-                "audio content": "",
-                "image content": "",
-                "audio_path": sound,
-                "image_path": picture,
-                "index": index,
-                "answer": "Reading.",
-                "options": ["Eating.", "Sleeping.", "Reading.", "Running."],
-            }
-        )
-        for index, (sound, picture, task, kind, question) in enumerate(rows)
-    ]
-    path = folder / "dataset/batch-5_1142_20240817.jsonl"
-    path.parent.mkdir(parents=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for number, (sound, picture, *_) in enumerate(rows):
-        write_sound(folder / "mm_data/audio" / sound, 300 + 50 * number)
-        write_picture(folder / "mm_data/image" / picture, ("red", "blue")[number])
-
-
-def _worldsense(folder: Path) -> None:
-    def task(question: str, right: str) -> dict[str, Any]:
-        return {
-            "task_domain": "Recognition",
-            "task_type": "Audio Recognition",
-            "question": question,
-            "answer": right,
-            "candidates": ["A. A bell.", "B. A dog.", "C. A car.", "D. Rain."],
-        }
-
-    def video(**tasks: dict[str, Any]) -> dict[str, Any]:
-        about = {
-            "video_id": "x",
-            "duration": "<1min",
-            "domain": "Music",
-            "sub_category": "Piano",
-            "audio_class": ["Event"],
-        }
-        return {**about, "video_caption": "A room.", **tasks}
-
-    content = {
-        "abcd": video(task0=task("What is heard first?", "B"), task1=task("What is heard last?", "D")),
-        "efgh": video(task0=task("What barks?", "B")),
-    }
-    write_json(folder / "worldsense_qa.json", content)
-    write_clip(folder / "videos/abcd.mp4", 20, sound=True)
-    write_clip(folder / "videos/efgh.mp4", 70, sound=True)
-
-
 FIXTURES: dict[str, Callable[[Path], None]] = {
     "librispeech_test_clean": _librispeech("test-clean"),
     "librispeech_test_other": _librispeech("test-other"),
@@ -345,11 +153,5 @@ FIXTURES: dict[str, Callable[[Path], None]] = {
     "clotho_v2": _clotho,
     "audiocaps": _audiocaps,
     "mmau": _mmau,
-    "msvd_qa": _msvd_qa,
-    "activitynet_qa": _activitynet_qa,
-    "mvbench": _mvbench,
-    "videomme": _videomme,
-    "omnibench": _omnibench,
-    "worldsense": _worldsense,
 }
 """Name of a benchmark -> writes its files below a folder, which is DATA_ROOT/NAME."""

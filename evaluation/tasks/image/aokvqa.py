@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 
-from ..benchmark import LETTER, LETTERS, SHORT_ANSWER, Benchmark, Hub, check_letter, options
-from ..sample import Message, Sample, ask
+from ..benchmark import LETTER, SHORT_ANSWER, Benchmark, Hub
+from ..choices import letter_at, options
+from ..fields import need_list, need_texts, need_whole, unpack_medium
+from ..sample import Sample, ask
 from ..source import Row, Source, need
-from .rows import column, picture, text, texts, whole
 from .vqa import COCO_LICENCE, open_question
 
 AOKVQA = "aokvqa_v1p0_val.json"
 
 
-def _aokvqa_picture(source: Source, row: Row, where: str) -> Message:
-    return picture(source, f"coco/val2017/{whole(row, where, 'image_id'):012d}.jpg", where)
+def _picture(source: Source, row: Row, where: str) -> str:
+    return source.media(where, f"coco/val2017/{need_whole(row, where, 'image_id'):012d}.jpg")
 
 
 def read_aokvqa(source: Source) -> Iterator[Sample]:
@@ -20,34 +21,34 @@ def read_aokvqa(source: Source) -> Iterator[Sample]:
     for where, row in source.rows(AOKVQA):
         (hard,) = need(row, where, "difficult_direct_answer")
         if not hard:
-            answers = texts(row, where, "direct_answers")
-            yield open_question({**row, "answers": answers}, where, _aokvqa_picture(source, row, where))
+            yield open_question(row, where, _picture(source, row, where), answers="direct_answers")
 
 
 def read_aokvqa_choices(source: Source) -> Iterator[Sample]:
     """All questions with their four options."""
     for where, row in source.rows(AOKVQA):
-        yield _choice(row, where, _aokvqa_picture(source, row, where))
+        yield _choice(row, where, _picture(source, row, where))
 
 
-def _choice(row: Row, where: str, image: Message) -> Sample:
-    question, right = text(row, where, "question"), whole(row, where, "correct_choice_idx")
-    choices = texts(row, where, "choices")
-    letter = check_letter(LETTERS[right] if 0 <= right < len(LETTERS) else right, choices, where)
+def _choice(row: Row, where: str, path: str) -> Sample:
+    identity, question = need_texts(row, where, "question_id", "question")
+    choices = need_list(row, where, "choices", at_least=2)
+    letter = letter_at(need_whole(row, where, "correct_choice_idx"), choices, where)
     return Sample(
-        id=text(row, where, "question_id"),
-        messages=ask(image, f"{question}\n{options(choices)}"),
+        id=identity,
+        messages=ask({"type": "image", "path": path}, f"{question}\n{options(choices)}"),
         reference=letter,
         answers=(letter,),
-        cluster=image["path"],
+        cluster=path,
         where=where,
-        choices=tuple(choices),
+        choices=choices,
     )
 
 
 A_OKVQA = Benchmark(
     name="aokvqa",
     title="A-OKVQA v1.0, validation, direct answer",
+    measures="Open questions about photographs that need knowledge of the world and reasoning.",
     read=read_aokvqa,
     metric="vqa_accuracy",
     prompt=SHORT_ANSWER,
@@ -65,6 +66,7 @@ coco/val2017/000000000042.jpg, ...
 A_OKVQA_CHOICES = Benchmark(
     name="aokvqa_mc",
     title="A-OKVQA v1.0, validation, multiple choice",
+    measures="The same questions and the hard ones, with four options each.",
     read=read_aokvqa_choices,
     metric="multiple_choice",
     prompt=LETTER,
@@ -75,7 +77,7 @@ A_OKVQA_CHOICES = Benchmark(
     hub=Hub(
         "HuggingFaceM4/A-OKVQA",
         "validation",
-        lambda row, where, source: _choice(row, where, column(source, row, where)),
+        lambda row, where, source: _choice(row, where, unpack_medium(source, row, where, "image")),
     ),
     note="1,145 questions of four options.",
     shares="aokvqa",

@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from ...errors import EvaluationError
-from ..benchmark import LETTER, Benchmark, Hub, check_letter, options
-from ..sample import Message, Sample, ask
-from ..source import Row, Source, need
-from .rows import column, embedded, picture, text, whole
+from ..benchmark import LETTER, Benchmark, Hub
+from ..choices import letter_of, options, options_in_columns
+from ..fields import need_text, need_texts, need_whole, optional_text, unpack_medium
+from ..sample import Sample, ask
+from ..source import Row, Source
 
 ROTATION = 1_000_000
 """Rows of MMBench whose indices are equal modulo this are rotations of the options of one question."""
-OPTIONS = "ABCDE"
 LONGEST_REFERENCE = 64
 """A cell of no more characters is no picture but the index of the row that has it."""
 
@@ -24,12 +24,12 @@ def read_mmbench(source: Source, *names: str) -> Iterator[Sample]:
     Raises:
         EvaluationError: If a row is not as expected, or a question lacks rotations; names row and cure.
     """
-    pictures: dict[str, Message] = {}
+    pictures: dict[str, str] = {}
     rotations: dict[str, list[Sample]] = defaultdict(list)
     for where, row in source.rows(source.first(*names)):
-        image = _mmbench_picture(source, row, where, pictures)
-        sample = _mmbench(row, where, image)
-        pictures[sample.id] = image
+        path = _mmbench_picture(source, row, where, pictures)
+        sample = _mmbench(row, where, path)
+        pictures[sample.id] = path
         rotations[sample.group].append(sample)
         yield sample
     for group, samples in rotations.items():
@@ -42,52 +42,39 @@ def read_mmbench(source: Source, *names: str) -> Iterator[Sample]:
             )
 
 
-def _mmbench_picture(source: Source, row: Row, where: str, pictures: dict[str, Message]) -> Message:
-    cell = text(row, where, "image")
+def _mmbench_picture(source: Source, row: Row, where: str, pictures: dict[str, str]) -> str:
+    cell = need_text(row, where, "image")
     if len(cell) <= LONGEST_REFERENCE:
         if cell not in pictures:
             raise EvaluationError(f"{where}: 'image' names row {cell!r}, which does not stand before it")
         return pictures[cell]
     try:
-        return embedded(source, base64.b64decode(cell, validate=True))
+        content = base64.b64decode(cell, validate=True)
     except binascii.Error as error:
         raise EvaluationError(f"{where}: 'image' is not base64: {error}") from error
+    return unpack_medium(source, {"image": {"bytes": content}}, where, "image")
 
 
-def _mmbench(row: Row, where: str, image: Message) -> Sample:
-    index = whole(row, where, "index")
-    if not _cell(row, "answer"):
+def _mmbench(row: Row, where: str, path: str) -> Sample:
+    index = need_whole(row, where, "index")
+    if not (answer := optional_text(row, "answer")):
         raise EvaluationError(
             f"{where}: no answer. The test split is scored by its publisher alone: use the dev split."
         )
-    choices = _filled_options(row, where)
-    letter = check_letter(row["answer"], choices, where)
-    parts = (_cell(row, "hint"), text(row, where, "question"), options(choices))
+    choices = options_in_columns(row, where)
+    letter = letter_of(answer, choices, where)
+    parts = (optional_text(row, "hint"), need_text(row, where, "question"), options(choices))
     return Sample(
         id=str(index),
-        messages=ask(image, "\n".join(filter(None, parts))),
+        messages=ask({"type": "image", "path": path}, "\n".join(filter(None, parts))),
         reference=letter,
         answers=(letter,),
-        cluster=image["path"],
+        cluster=path,
         where=where,
         choices=choices,
         group=str(index % ROTATION),
-        categories={axis: text(row, where, axis) for axis in ("category", "l2-category")},
+        categories={axis: need_text(row, where, axis) for axis in ("category", "l2-category")},
     )
-
-
-def _filled_options(row: Row, where: str) -> tuple[str, ...]:
-    cells = [_cell(row, letter) for letter in OPTIONS]
-    count = next((number for number, cell in enumerate(cells) if not cell), len(cells))
-    if count < 2 or any(cells[count:]):
-        raise EvaluationError(f"{where}: expected at least two options, filled from A on, found {cells}")
-    return tuple(cells[:count])
-
-
-def _cell(row: Row, key: str) -> str:
-    """What a cell holds, without spaces around it; empty if there is nothing, for which pandas writes nan."""
-    cell = str(row.get(key) or "").strip()
-    return "" if cell.lower() == "nan" else cell
 
 
 def read_seedbench(source: Source) -> Iterator[Sample]:
@@ -95,7 +82,7 @@ def read_seedbench(source: Source) -> Iterator[Sample]:
     name = source.first("SEED-Bench.json")
     dimensions = _dimensions(source, name)
     for where, row in source.listed(name, "questions"):
-        kind = text(row, where, "data_type")
+        kind = need_text(row, where, "data_type")
         if kind not in ("image", "video"):
             raise EvaluationError(f"{where}: unknown data_type {kind!r}; there are image, video. Is it SEED-Bench 1?")
         if kind == "image":
@@ -111,18 +98,19 @@ def _dimensions(source: Source, name: str) -> dict[int, str]:
 
 
 def _seedbench(source: Source, row: Row, where: str, dimensions: dict[int, str]) -> Sample:
-    number = whole(row, where, "question_type_id")
+    number = need_whole(row, where, "question_type_id")
     if number not in dimensions:
         raise EvaluationError(f"{where}: 'question_type' does not name the dimension {number}")
-    choices = tuple(text(row, where, f"choice_{letter}") for letter in "abcd")
-    letter = check_letter(text(row, where, "answer"), choices, where)
-    image = picture(source, f"SEED-Bench-image/{text(row, where, 'data_id')}", where)
+    identity, question, answer, medium = need_texts(row, where, "question_id", "question", "answer", "data_id")
+    choices = tuple(need_texts(row, where, "choice_a", "choice_b", "choice_c", "choice_d"))
+    letter = letter_of(answer, choices, where)
+    path = source.media(where, f"SEED-Bench-image/{medium}")
     return Sample(
-        id=str(need(row, where, "question_id")[0]),
-        messages=ask(image, f"{text(row, where, 'question')}\n{options(choices)}"),
+        id=identity,
+        messages=ask({"type": "image", "path": path}, f"{question}\n{options(choices)}"),
         reference=letter,
         answers=(letter,),
-        cluster=image["path"],
+        cluster=path,
         where=where,
         choices=choices,
         categories={"dimension": dimensions[number]},
@@ -134,6 +122,8 @@ def _mmbench_benchmark(name: str, version: str, *files: str, origin: str, read_o
     return Benchmark(
         name=name,
         title=f"MMBench {version}, English, dev",
+        measures="Perception and reasoning as multiple choice; every rotation of the options must be answered right. "
+        "Told by ability.",
         read=read,
         metric="circular",
         prompt=LETTER,
@@ -157,7 +147,11 @@ MMBENCH = _mmbench_benchmark(
     origin="https://download.openmmlab.com/mmclassification/datasets/mmbench/mmbench_dev_en_20231003.tsv",
     read_on="from the description, 2026-11-28 (https://github.com/open-compass/MMBench/blob/main/README.md; columns "
     "and 4,377 rows of https://huggingface.co/datasets/lmms-lab/MMBench_EN)",
-    hub=Hub("lmms-lab/MMBench_EN", "dev", lambda row, where, source: _mmbench(row, where, column(source, row, where))),
+    hub=Hub(
+        "lmms-lab/MMBench_EN",
+        "dev",
+        lambda row, where, source: _mmbench(row, where, unpack_medium(source, row, where, "image")),
+    ),
 )
 MMBENCH_V11 = _mmbench_benchmark(
     "mmbench_v11",
@@ -170,6 +164,7 @@ MMBENCH_V11 = _mmbench_benchmark(
 SEEDBENCH = Benchmark(
     name="seedbench",
     title="SEED-Bench 1, image part",
+    measures="Understanding of scenes, instances, relations and text, as multiple choice. Told by dimension.",
     read=read_seedbench,
     metric="multiple_choice",
     prompt=LETTER,

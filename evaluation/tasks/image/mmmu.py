@@ -1,15 +1,15 @@
 """MMMU: questions of 30 subjects of a college, with pictures where the text has `<image 1>`."""
 
-import ast
 import re
 from collections.abc import Iterator
 from functools import partial
 
 from ...errors import EvaluationError
-from ..benchmark import LETTER, SHORT_ANSWER, Benchmark, check_letter, options
+from ..benchmark import LETTER, SHORT_ANSWER, Benchmark
+from ..choices import letter_of, options
+from ..fields import need_list, need_text, need_texts, unpack_medium
 from ..sample import Message, Sample, ask
-from ..source import Row, Source, need
-from .rows import column, text
+from ..source import Row, Source
 
 DISCIPLINES = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
@@ -50,7 +50,7 @@ def read_mmmu(source: Source, kind: str) -> Iterator[Sample]:
         for where, row in source.rows(name):
             subject = _subject(row, where)
             seen.add(subject)
-            found = text(row, where, "question_type")
+            found = need_text(row, where, "question_type")
             if found not in _KINDS:
                 raise EvaluationError(f"{where}: unknown question_type {found!r}; there are {', '.join(_KINDS)}")
             if found == kind:
@@ -63,7 +63,7 @@ def read_mmmu(source: Source, kind: str) -> Iterator[Sample]:
 
 
 def _subject(row: Row, where: str) -> str:
-    name = text(row, where, "id")
+    name = need_text(row, where, "id")
     subject = name.removeprefix("validation_").rpartition("_")[0]
     if subject not in _DISCIPLINE:
         raise EvaluationError(f"{where}: id {name!r} is not validation_SUBJECT_NUMBER with a subject of MMMU")
@@ -71,16 +71,17 @@ def _subject(row: Row, where: str) -> str:
 
 
 def _choice(source: Source, row: Row, where: str, subject: str) -> Sample:
-    choices = _listed(need(row, where, "options")[0], where, "options")
-    letter = check_letter(text(row, where, "answer"), choices, where)
-    asked = f"{text(row, where, 'question')}\n{options(choices)}"
+    question, answer = need_texts(row, where, "question", "answer")
+    choices = need_list(row, where, "options", at_least=2, may_be_empty=True)  # asked as they are
+    letter = letter_of(answer, choices, where)
+    asked = f"{question}\n{options(choices)}"
     return _sample(source, row, where, subject, asked=asked, answers=(letter,), choices=choices)
 
 
 def _open(source: Source, row: Row, where: str, subject: str) -> Sample:
-    answer = text(row, where, "answer")
-    answers = _listed(answer, where, "answer") if answer.startswith("[") else (answer,)
-    return _sample(source, row, where, subject, asked=text(row, where, "question"), answers=answers)
+    question, answer = need_texts(row, where, "question", "answer")
+    answers = need_list(row, where, "answer") if answer.startswith("[") else (answer,)
+    return _sample(source, row, where, subject, asked=question, answers=answers)
 
 
 def _sample(
@@ -95,12 +96,13 @@ def _sample(
 ) -> Sample:
     content = interleave(source, row, where, asked)
     pictures = [item["path"] for item in content if isinstance(item, dict)]
+    identity = need_text(row, where, "id")
     return Sample(
-        id=text(row, where, "id"),
+        id=identity,
         messages=ask(*content),
         reference=answers[0],
         answers=answers,
-        cluster=pictures[0] if pictures else text(row, where, "id"),
+        cluster=pictures[0] if pictures else identity,
         where=where,
         choices=choices,
         categories={"subject": subject, "discipline": _DISCIPLINE[subject]},
@@ -116,26 +118,17 @@ def interleave(source: Source, row: Row, where: str, asked: str) -> list[Message
     content: list[Message | str] = []
     for number, part in enumerate(_PLACE.split(asked)):
         if number % 2:  # what the group of the pattern caught
-            content.append(column(source, row, where, f"image_{part}"))
+            content.append({"type": "image", "path": unpack_medium(source, row, where, f"image_{part}")})
         elif part.strip():
             content.append(part)
     return content
 
 
-def _listed(value: object, where: str, key: str) -> tuple[str, ...]:
-    """A list of texts, which the files hold as the text of a Python list."""
-    try:
-        listed = ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError) as error:
-        raise EvaluationError(f"{where}: {key!r} is not the text of a list: {value!r}") from error
-    if not isinstance(listed, list) or not listed or not all(isinstance(item, str) for item in listed):
-        raise EvaluationError(f"{where}: {key!r} must be a list of texts, found {value!r}")
-    return tuple(listed)
-
-
 MMMU = Benchmark(
     name="mmmu",
     title="MMMU, validation, multiple choice",
+    measures="Questions of a college exam that need a picture and knowledge of its subject. Told by subject and "
+    "discipline.",
     read=partial(read_mmmu, kind="multiple-choice"),
     metric="multiple_choice",
     prompt=LETTER,
@@ -154,6 +147,7 @@ Agriculture/validation-00000-of-00001.parquet, ... (30 subjects)
 MMMU_OPEN = Benchmark(
     name="mmmu_open",
     title="MMMU, validation, open questions",
+    measures="The questions of such exams that have no options. Told by subject and discipline.",
     read=partial(read_mmmu, kind="open"),
     metric="contains",
     prompt=SHORT_ANSWER,

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from ..benchmark import Benchmark, Judge
+from ..fields import need_list, need_texts
 from ..sample import Sample, ask
 from ..source import Source
-from .rows import picture, text, texts
 
 JUDGE = Judge(
     """\
@@ -38,18 +38,17 @@ def read_mmvet(source: Source) -> Iterator[Sample]:
         EvaluationError: If a row is not as expected; names it.
     """
     name = source.first("mm-vet.json", "mm-vet/mm-vet.json")
-    rows = [(where, number, row, texts(row, where, "capability")) for where, number, row in source.keyed(name)]
+    rows = [(where, number, row, need_list(row, where, "capability")) for where, number, row in source.keyed(name)]
     axes = sorted({capability for *_, capabilities in rows for capability in capabilities})
     for where, number, row, capabilities in rows:
-        reference = text(row, where, "answer")
-        folder = PurePosixPath(name).parent / "images"
-        image = picture(source, str(folder / text(row, where, "imagename")), where)
+        question, reference, image = need_texts(row, where, "question", "answer", "imagename")
+        path = source.media(where, str(PurePosixPath(name).parent / "images" / image))
         yield Sample(
             id=number,
-            messages=ask(image, text(row, where, "question")),
+            messages=ask({"type": "image", "path": path}, question),
             reference=reference,
             answers=tuple(alternative.strip() for alternative in reference.split("<OR>")),
-            cluster=image["path"],
+            cluster=path,
             where=where,
             categories={axis: "needed" if axis in capabilities else "not needed" for axis in axes},
         )
@@ -58,6 +57,7 @@ def read_mmvet(source: Source) -> Iterator[Sample]:
 MMVET = Benchmark(
     name="mmvet",
     title="MM-Vet v1",
+    measures="Open questions that need several capabilities at once. Told by capability.",
     read=read_mmvet,
     metric="contains",
     tree="""

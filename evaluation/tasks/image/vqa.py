@@ -1,12 +1,13 @@
 """Questions about pictures that are answered in a few words: VQAv2, OK-VQA, TextVQA, GQA."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from ...errors import EvaluationError
 from ..benchmark import SHORT_ANSWER, Benchmark, Hub
-from ..sample import Message, Sample, ask
-from ..source import Row, Source, need
-from .rows import annotators, column, consensus, picture, text, whole
+from ..fields import need_text, need_texts, need_whole, unpack_medium
+from ..sample import Sample, ask
+from ..source import Row, Source, as_row, need
 
 COCO_LICENCE = "pictures of COCO under the terms of Flickr and of their authors"
 
@@ -33,10 +34,10 @@ def read_vqa(source: Source, *, questions: str, annotations: str, category: str)
                 "Both files must be of one split and release."
             )
         place, annotation = annotated[number]
-        name = f"val2014/COCO_val2014_{whole(row, where, 'image_id'):012d}.jpg"
+        path = source.media(where, f"val2014/COCO_val2014_{need_whole(row, where, 'image_id'):012d}.jpg")
         answered = {**row, **{key: annotation[key] for key in ("answers", category) if key in annotation}}
         asked.add(number)
-        yield open_question(answered, f"{where} with {place}", picture(source, name, where), category=category)
+        yield open_question(answered, f"{where} with {place}", path, category=category)
     for number, (place, _) in annotated.items():
         if number not in asked:
             raise EvaluationError(
@@ -56,67 +57,85 @@ def _annotations(source: Source, name: str) -> dict[object, tuple[str, Row]]:
     return found
 
 
-def open_question(row: Row, where: str, image: Message, *, category: str | None = None) -> Sample:
-    """A question with the answers of annotators.
+def open_question(row: Row, where: str, path: str, *, answers: str = "answers", category: str | None = None) -> Sample:
+    """A question with the answers of annotators; the reference is that of most, of equally frequent ones the first.
 
     Args:
-        row: With question_id, question, answers.
+        row: With question_id, question and answers.
         where: Its place.
-        image: What it is about.
+        path: Of the picture that it is about.
+        answers: Key of the answers.
         category: Key of the row that becomes a category.
 
     Raises:
         EvaluationError: If the row is not as expected; names it.
     """
-    answers = annotators(row, where)
+    identity, question = need_texts(row, where, "question_id", "question")
+    given = _annotators(row, where, answers)
     return Sample(
-        id=str(need(row, where, "question_id")[0]),
-        messages=ask(image, text(row, where, "question")),
-        reference=consensus(answers),
-        answers=answers,
-        cluster=image["path"],
+        id=identity,
+        messages=ask({"type": "image", "path": path}, question),
+        reference=Counter(given).most_common(1)[0][0],
+        answers=given,
+        cluster=path,
         where=where,
-        categories={category: text(row, where, category)} if category else {},
+        categories={category: need_text(row, where, category)} if category else {},
     )
+
+
+def _annotators(row: Row, where: str, key: str) -> tuple[str, ...]:
+    """Answers of annotators as they were given, each a text, which may be empty, or `{"answer": text}`."""
+    (listed,) = need(row, where, key)
+    given = listed if isinstance(listed, list) else []
+    answers = [item.get("answer") if isinstance(item, dict) else item for item in given]
+    if not answers or not all(isinstance(answer, str) for answer in answers):
+        raise EvaluationError(
+            f"{where}: {key!r} must list the annotators' answers, found {listed!r}. "
+            "Compare the row with the publisher's file."
+        )
+    return tuple(map(str, answers))
 
 
 def _of_hub(category: str | None) -> Callable[[Row, str, Source], Sample]:
     """A reader of rows of the Hub that carry question, answers and picture together."""
-    return lambda row, where, source: open_question(row, where, column(source, row, where), category=category)
+    return lambda row, where, source: open_question(
+        row, where, unpack_medium(source, row, where, "image"), category=category
+    )
 
 
 def read_textvqa(source: Source) -> Iterator[Sample]:
     """Rows of `{"data": [...]}`, pictures named by `image_id`."""
     for where, row in source.listed("TextVQA_0.5.1_val.json", "data"):
-        image = picture(source, f"train_images/{text(row, where, 'image_id')}.jpg", where)
-        yield _capitalised(row, where, image)
+        path = source.media(where, f"train_images/{need_text(row, where, 'image_id')}.jpg")
+        yield _capitalised(row, where, path)
 
 
-def _capitalised(row: Row, where: str, image: Message) -> Sample:
-    return open_question({**row, "question": text(row, where, "question").capitalize()}, where, image)
+def _capitalised(row: Row, where: str, path: str) -> Sample:
+    return open_question({**row, "question": need_text(row, where, "question").capitalize()}, where, path)
 
 
 def read_gqa(source: Source) -> Iterator[Sample]:
     """Rows of `{"questionId": {...}}`, one answer each."""
     name = source.first("testdev_balanced_questions.json", "questions*/testdev_balanced_questions.json")
     for where, number, row in source.keyed(name):
-        image = picture(source, f"images/{text(row, where, 'imageId')}.jpg", where)
-        (types,) = need(row, where, "types")
-        answer = text(row, where, "answer")
+        image, question, answer = need_texts(row, where, "imageId", "question", "answer")
+        path = source.media(where, f"images/{image}.jpg")
+        types = as_row(need(row, where, "types")[0], f"{where}: 'types'")
         yield Sample(
             id=number,
-            messages=ask(image, text(row, where, "question")),
+            messages=ask({"type": "image", "path": path}, question),
             reference=answer,
             answers=(answer,),
-            cluster=image["path"],
+            cluster=path,
             where=where,
-            categories={axis: text(types, where, axis) for axis in ("structural", "semantic")},
+            categories={axis: need_text(types, where, axis) for axis in ("structural", "semantic")},
         )
 
 
 VQAV2 = Benchmark(
     name="vqav2",
     title="VQA v2.0, validation",
+    measures="Open questions about photographs, answered in a word or a few. Told by type of answer.",
     read=lambda source: read_vqa(
         source,
         questions="v2_OpenEnded_mscoco_val2014_questions.json",
@@ -139,6 +158,7 @@ val2014/COCO_val2014_000000000042.jpg, ...
 OKVQA = Benchmark(
     name="okvqa",
     title="OK-VQA, validation",
+    measures="Open questions about photographs that need knowledge of the world. Told by type of question.",
     read=lambda source: read_vqa(
         source,
         questions="OpenEnded_mscoco_val2014_questions.json",
@@ -163,6 +183,7 @@ val2014/COCO_val2014_000000000042.jpg, ...
 TEXTVQA = Benchmark(
     name="textvqa",
     title="TextVQA 0.5.1, validation",
+    measures="Open questions about the text that is to be read in a photograph.",
     read=read_textvqa,
     metric="vqa_accuracy",
     prompt=SHORT_ANSWER,
@@ -178,7 +199,7 @@ train_images/003a8ae2ef43b901.jpg, ...
     hub=Hub(
         "lmms-lab/textvqa",
         "validation",
-        lambda row, where, source: _capitalised(row, where, column(source, row, where)),
+        lambda row, where, source: _capitalised(row, where, unpack_medium(source, row, where, "image")),
     ),
     note="5,000 questions. The first letter of a question is made a capital, all others small, as in lmms-eval. No "
     "OCR tokens are given to the model.",
@@ -186,6 +207,8 @@ train_images/003a8ae2ef43b901.jpg, ...
 GQA = Benchmark(
     name="gqa",
     title="GQA, balanced test-dev",
+    measures="Questions about objects, properties and relations, made from scene graphs. Told by structure and "
+    "meaning.",
     read=read_gqa,
     metric="exact_match",
     prompt=SHORT_ANSWER,

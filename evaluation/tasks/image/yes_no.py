@@ -5,9 +5,9 @@ from pathlib import PurePosixPath
 
 from ...errors import EvaluationError
 from ..benchmark import SHORT_ANSWER, Average, Benchmark, Hub
-from ..sample import Message, Sample, ask
-from ..source import Row, Source, need
-from .rows import column, picture, text
+from ..fields import need_text, need_texts, unpack_medium
+from ..sample import Sample, ask
+from ..source import Row, Source
 from .vqa import COCO_LICENCE
 
 POPE_CATEGORIES = ("random", "popular", "adversarial")
@@ -40,28 +40,27 @@ def read_pope(source: Source) -> Iterator[Sample]:
     """Rows of the three files, a JSON object a line although they are called .json."""
     for category in POPE_CATEGORIES:
         for where, row in source.lines(f"coco_pope_{category}.json"):
-            (number,) = need(row, where, "question_id")
-            image = picture(source, f"val2014/{text(row, where, 'image')}", where)
-            yield _pope(f"{category}/{number}", row, where, image, category, question="text", answer="label")
+            path = source.media(where, f"val2014/{need_text(row, where, 'image')}")
+            yield _pope(row, where, path, category, question="text", answer="label")
 
 
 def _pope_of_hub(row: Row, where: str, source: Source) -> Sample:
-    category = text(row, where, "category")
+    category = need_text(row, where, "category")
     if category not in POPE_CATEGORIES:
         raise EvaluationError(f"{where}: unknown category {category!r}; there are {', '.join(POPE_CATEGORIES)}")
-    image = column(source, row, where)
-    name = f"{category}/{need(row, where, 'question_id')[0]}"
-    return _pope(name, row, where, image, category, question="question", answer="answer")
+    path = unpack_medium(source, row, where, "image")
+    return _pope(row, where, path, category, question="question", answer="answer")
 
 
-def _pope(name: str, row: Row, where: str, image: Message, category: str, *, question: str, answer: str) -> Sample:
-    reference = _yes_or_no(text(row, where, answer), where)
+def _pope(row: Row, where: str, path: str, category: str, *, question: str, answer: str) -> Sample:
+    number, asked, answered = need_texts(row, where, "question_id", question, answer)
+    reference = _yes_or_no(answered, where)
     return Sample(
-        id=name,
-        messages=ask(image, text(row, where, question)),
+        id=f"{category}/{number}",
+        messages=ask({"type": "image", "path": path}, asked),
         reference=reference,
         answers=(reference,),
-        cluster=image["path"],
+        cluster=path,
         where=where,
         categories={"category": category},
     )
@@ -95,11 +94,11 @@ def _mme_subtask(source: Source, subtask: str, questions: PurePosixPath, picture
         )
     for name in names:
         stem = PurePosixPath(name).stem
-        image = picture(source, str(images.get(stem, pictures / f"{stem}.jpg")), str(source.root / name))
-        yield from _mme_pair(source, name, f"{subtask}/{stem}", image, subtask)
+        path = source.media(str(source.root / name), str(images.get(stem, pictures / f"{stem}.jpg")))
+        yield from _mme_pair(source, name, f"{subtask}/{stem}", path, subtask)
 
 
-def _mme_pair(source: Source, name: str, group: str, image: Message, subtask: str) -> Iterator[Sample]:
+def _mme_pair(source: Source, name: str, group: str, picture: str, subtask: str) -> Iterator[Sample]:
     path = source.root / name
     lines = [line for line in source.text(name).splitlines() if line.strip()]
     if len(lines) != 2:
@@ -112,7 +111,7 @@ def _mme_pair(source: Source, name: str, group: str, image: Message, subtask: st
         reference = _yes_or_no(answer, where)
         yield Sample(
             id=f"{group}/{number}",
-            messages=ask(image, question.strip()),
+            messages=ask({"type": "image", "path": picture}, question.strip()),
             reference=reference,
             answers=(reference,),
             cluster=group,
@@ -128,6 +127,7 @@ def _mme_pair(source: Source, name: str, group: str, image: Message, subtask: st
 POPE = Benchmark(
     name="pope",
     title="POPE on COCO",
+    measures="Whether a model sees objects that are not in the picture. Told by how these were drawn.",
     read=read_pope,
     metric="yes_no",
     average=Average(over="mean", axis="category"),
@@ -154,10 +154,11 @@ artwork/images/10002.jpg, ... and artwork/questions_answers_YN/10002.txt, ...
 """
 
 
-def _mme(name: str, subtasks: tuple[str, ...], title: str, note: str) -> Benchmark:
+def _mme(name: str, subtasks: tuple[str, ...], title: str, measures: str, note: str) -> Benchmark:
     return Benchmark(
         name=name,
         title=title,
+        measures=measures,
         read=lambda source: read_mme(source, subtasks),
         metric="mme",
         average=Average(over="sum", axis="subtask"),
@@ -176,14 +177,23 @@ MME = _mme(
     "mme",
     PERCEPTION + COGNITION,
     "MME, all 14 subtasks",
+    "Two questions about each picture, one that is answered by yes and one by no. Told by subtask and ability.",
     "The value is the sum of all subtasks, at most 2,800. Papers report perception and cognition apart: run "
     "`mme_perception` and `mme_cognition` for these. Each question already ends with 'Please answer yes or no.'",
 )
 MME_PERCEPTION = _mme(
-    "mme_perception", PERCEPTION, "MME, perception", "The sum of the ten subtasks of perception, at most 2,000."
+    "mme_perception",
+    PERCEPTION,
+    "MME, perception",
+    "MME's questions about what is to be seen or recognised: objects, counts, colours, people, places, text.",
+    "The sum of the ten subtasks of perception, at most 2,000.",
 )
 MME_COGNITION = _mme(
-    "mme_cognition", COGNITION, "MME, cognition", "The sum of the four subtasks of cognition, at most 800."
+    "mme_cognition",
+    COGNITION,
+    "MME, cognition",
+    "MME's questions about what follows from a picture: common sense, sums, translation, code.",
+    "The sum of the four subtasks of cognition, at most 800.",
 )
 BENCHMARKS = (POPE, MME, MME_PERCEPTION, MME_COGNITION)
 

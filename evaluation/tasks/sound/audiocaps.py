@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ...errors import EvaluationError
 from ..benchmark import Benchmark
-from ..fields import find_medium, need_text
+from ..fields import need_texts
 from ..sample import Sample, ask
 from ..source import Source
 from .clotho import REQUEST
@@ -19,7 +19,9 @@ def read(source: Source) -> Iterator[Sample]:
     clips: dict[tuple[str, str], list[tuple[str, str]]] = {}
     captions: dict[str, str] = {}
     for where, row in source.rows("test.csv"):
-        identity, youtube, start, caption = need_text(row, where, "audiocap_id", "youtube_id", "start_time", "caption")
+        identity, youtube, start, caption = need_texts(
+            row, where, "audiocap_id", "youtube_id", "start_time", "caption"
+        )
         if identity in captions:
             raise EvaluationError(f"{where}: audiocap_id {identity} appears twice, before at {captions[identity]}")
         captions[identity] = where
@@ -32,7 +34,7 @@ def read(source: Source) -> Iterator[Sample]:
                 "file, or remove the clip's rows."
             )
         names = (f"audio/{stem}.{ending}" for stem in (clip, youtube, f"Y{youtube}") for ending in ENDINGS)
-        item = {"type": "audio", "path": find_medium(source, where, *names)}
+        item = {"type": "audio", "path": source.media(where, *names)}
         answers = tuple(caption for _, caption in rows)
         yield Sample(clip, ask(item), answers[0], answers, clip, where)
 
@@ -41,6 +43,7 @@ BENCHMARKS = (
     Benchmark(
         name="audiocaps",
         title="AudioCaps test",
+        measures="Captions of ten-second sounds of YouTube clips.",
         read=read,
         metric="captions",
         tree="test.csv                            audiocap_id,youtube_id,start_time,caption\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...errors import EvaluationError
 from ..benchmark import Benchmark, Hub
-from ..fields import need_text, unpack_medium
+from ..fields import need_texts, unpack_medium
 from ..sample import Sample, ask
 from ..source import Row, Source
 
@@ -19,8 +19,8 @@ REQUEST = "Describe the sound in one sentence."
 def read_captions(source: Source) -> Iterator[Sample]:
     """Clips of the evaluation split with their five captions."""
     for where, row in source.rows("clotho_captions_evaluation.csv"):
-        file_name, *captions = need_text(row, where, "file_name", *CAPTIONS)
-        item = {"type": "audio", "path": source.media(f"evaluation/{file_name}", where)}
+        file_name, *captions = need_texts(row, where, "file_name", *CAPTIONS)
+        item = {"type": "audio", "path": source.media(where, f"evaluation/{file_name}")}
         yield Sample(file_name, ask(item), captions[0], tuple(captions), file_name, where)
 
 
@@ -35,7 +35,7 @@ def read_questions(source: Source) -> Iterator[Sample]:
             )
         given = {answer.casefold() for _, answer in answers}
         if len(given) == 1:
-            path = source.media(f"audio_files/{file_name}", where)
+            path = source.media(where, f"audio_files/{file_name}")
             yield _question(f"{file_name}: {question}", question, given.pop(), path, file_name, where)
 
 
@@ -43,15 +43,15 @@ def _answers(source: Source, name: str) -> dict[tuple[str, str], list[tuple[str,
     """(clip, question) -> (place, answer) of each annotator."""
     answers: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for where, row in source.rows(name):
-        file_name, question, answer = need_text(row, where, "file_name", "QuestionText", "answer")
+        file_name, question, answer = need_texts(row, where, "file_name", "QuestionText", "answer")
         answers.setdefault((file_name, question), []).append((where, answer))
     return answers
 
 
 def question_from_hub(row: Row, where: str, source: Source) -> Sample:
     """A question of lmms-eval's unanimous split, whose clip has no name but its content."""
-    question, answer = need_text(row, where, "question", "answer")
-    path = unpack_medium(source, where, row.get("audio"), None, ending=".wav")
+    question, answer = need_texts(row, where, "question", "answer")
+    path = unpack_medium(source, row, where, "audio", ending=".wav")
     clip = Path(path).stem
     return _question(f"{clip}: {question}", question, answer.casefold(), path, clip, where)
 
@@ -62,10 +62,11 @@ def _question(identity: str, question: str, answer: str, path: str, clip: str, w
     return Sample(identity, messages, answer, (answer,), clip, where, categories={"answer": kind})
 
 
-def _captions(version: str, record: str, note: str) -> Benchmark:
+def _captions(version: str, record: str, measures: str, note: str) -> Benchmark:
     return Benchmark(
         name=f"clotho_{version}",
         title=f"Clotho {version} captions, evaluation split",
+        measures=measures,
         read=read_captions,
         metric="captions",
         tree="clotho_captions_evaluation.csv    file_name,caption_1,...,caption_5\n"
@@ -85,6 +86,7 @@ BENCHMARKS = (
     Benchmark(
         name="clothoaqa",
         title="ClothoAQA test, unanimous questions",
+        measures="Questions about everyday sounds, answered by yes, no or another word. Told by kind of answer.",
         read=read_questions,
         metric="exact_match",
         tree="clotho_aqa_test.csv      file_name,QuestionText,answer,confidence\n"
@@ -99,9 +101,17 @@ BENCHMARKS = (
         note="Questions on whose answer the three annotators differ are left out, as in lmms-eval; n says how many "
         "stay. The annotators' confidence is not used. Greedy; Uni-MoE decodes with 4 beams at temperature 0.9.",
     ),
-    _captions("v1", "3490684", "The captions are those of v2; some recordings were damaged and are repaired in v2.1."),
     _captions(
-        "v2", "4783391", "The captions are those of v1: version 2 changed no evaluation clip, 2.1 repaired some."
+        "v1",
+        "3490684",
+        "Captions of everyday sounds of 15 to 30 s.",
+        "The captions are those of v2; some recordings were damaged and are repaired in v2.1.",
+    ),
+    _captions(
+        "v2",
+        "4783391",
+        "The same with the recordings of version 2.",
+        "The captions are those of v1: version 2 changed no evaluation clip, 2.1 repaired some.",
     ),
 )
 """ClothoAQA, and the captions of both versions."""

@@ -5,7 +5,7 @@ from functools import partial
 
 from ...errors import EvaluationError
 from ..benchmark import Benchmark, Hub
-from ..fields import need_text, unpack_medium
+from ..fields import need_texts, unpack_medium
 from ..sample import Sample, ask
 from ..source import Row, Source
 
@@ -28,13 +28,13 @@ def read(source: Source, *, part: str) -> Iterator[Sample]:
                 raise EvaluationError(
                     f"{where}: expected SPEAKER-CHAPTER-NUMBER and the words that are spoken, found {line!r}"
                 )
-            yield _sample(utterance, words.strip(), source.media(f"{folder}/{utterance}.flac", where), where)
+            yield _sample(utterance, words.strip(), source.media(where, f"{folder}/{utterance}.flac"), where)
 
 
 def from_hub(row: Row, where: str, source: Source) -> Sample:
     """An utterance of `openslr/librispeech_asr`."""
-    utterance, words = need_text(row, where, "id", "text")
-    path = unpack_medium(source, where, row.get("audio"), utterance, ending=".flac")
+    utterance, words = need_texts(row, where, "id", "text")
+    path = unpack_medium(source, row, where, "audio", name=utterance, ending=".flac")
     return _sample(utterance, words, path, where)
 
 
@@ -43,10 +43,11 @@ def _sample(utterance: str, words: str, path: str, where: str) -> Sample:
     return Sample(utterance, ask({"type": "speech", "path": path}), words, (words,), speaker, where)
 
 
-def _benchmark(part: str, config: str, utterances: str) -> Benchmark:
+def _benchmark(part: str, config: str, utterances: str, measures: str) -> Benchmark:
     return Benchmark(
         name=f"librispeech_{part.replace('-', '_')}",
         title=f"LibriSpeech {part}",
+        measures=measures,
         read=partial(read, part=part),
         metric="wer",
         tree=f"LibriSpeech/{part}/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt\n"
@@ -63,8 +64,10 @@ def _benchmark(part: str, config: str, utterances: str) -> Benchmark:
 
 
 BENCHMARKS = (
-    _benchmark("test-clean", "clean", "2,620"),
-    _benchmark("test-other", "other", "2,939"),
+    _benchmark(
+        "test-clean", "clean", "2,620", "Read English of audio books, to be written down; easier to understand."
+    ),
+    _benchmark("test-other", "other", "2,939", "The same, of speakers that recognisers understand less well."),
 )
 """Both test sets."""
 

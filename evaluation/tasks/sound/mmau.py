@@ -1,13 +1,10 @@
 """MMAU test-mini: multiple choice about sounds, music and speech (Sakshi et al. 2024)."""
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
-from ...errors import EvaluationError
-from ..benchmark import LETTER, Benchmark, Hub, options
-from ..choices import letter_of_text
-from ..fields import need_text, need_texts, unpack_medium
+from ..benchmark import LETTER, Benchmark, Hub
+from ..choices import letter_of_text, options
+from ..fields import need_list, need_text, need_texts, unpack_medium
 from ..sample import Sample, ask
 from ..source import Row, Source
 
@@ -15,29 +12,20 @@ from ..source import Row, Source
 def read(source: Source) -> Iterator[Sample]:
     """Rows of the publisher's JSON file."""
     for where, row in source.rows("mmau-test-mini.json"):
-        (name,) = need_text(row, where, "audio_id")
-        yield _sample(row, where, source.media(name, where))
+        yield _sample(row, where, source.media(where, need_text(row, where, "audio_id")))
 
 
 def from_hub(row: Row, where: str, source: Source) -> Sample:
     """A row of lmms-eval's copy, whose options are JSON in a text."""
-    (identity,) = need_text(row, where, "id")
-    path = unpack_medium(source, where, row.get("audio"), identity, ending=".wav")
-    return _sample({**row, "choices": _listed(row.get("choices"), where)}, where, path)
-
-
-def _listed(choices: Any, where: str) -> Any:
-    try:
-        return json.loads(choices) if isinstance(choices, str) else choices
-    except json.JSONDecodeError as error:
-        raise EvaluationError(f"{where}: 'choices' is not valid JSON: {error.msg}") from error
+    path = unpack_medium(source, row, where, "audio", name=need_text(row, where, "id"), ending=".wav")
+    return _sample(row, where, path)
 
 
 def _sample(row: Row, where: str, path: str) -> Sample:
-    identity, question, answer, task, difficulty = need_text(
+    identity, question, answer, task, difficulty = need_texts(
         row, where, "id", "question", "answer", "task", "difficulty"
     )
-    choices = need_texts(row, where, "choices", at_least=2)
+    choices = need_list(row, where, "choices", at_least=2)
     letter = letter_of_text(answer, choices, where)
     return Sample(
         identity,
@@ -55,6 +43,8 @@ BENCHMARKS = (
     Benchmark(
         name="mmau",
         title="MMAU test-mini",
+        measures="Multiple choice about sounds, music and speech that asks for knowledge and reasoning. Told by task "
+        "and difficulty.",
         read=read,
         metric="multiple_choice",
         tree="mmau-test-mini.json\ntest-mini-audios/ID.wav",

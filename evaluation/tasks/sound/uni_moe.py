@@ -6,7 +6,7 @@ Their rows are Uni-MoE's JSON, read as its repository describes it; the files th
      "gt": "B", "category": "..."}
 
 `text` may be missing where `conversations` has the question, and `answer` stands for a missing `gt`. Options are a
-list `options`, columns `A` to `D`, or lines `A. ...` of the question.
+list `options`, columns `A` to `E`, or lines `A. ...` of the question.
 """
 
 import re
@@ -16,9 +16,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...errors import EvaluationError
-from ..benchmark import LETTER, LETTERS, Benchmark, options
-from ..choices import letter_of, letter_of_text, options_in
-from ..fields import find_tail, need_text
+from ..benchmark import LETTER, Benchmark
+from ..choices import letter_of, letter_of_text, options, options_in, options_in_columns
+from ..fields import find_tail, need_list, need_text, optional_text
 from ..sample import Message, Sample, ask
 from ..source import Row, Source, need
 
@@ -34,7 +34,7 @@ _TAG = re.compile(r"<(?:image|audio|voice|speech|video)>\s*")
 def read_mmbench(source: Source) -> Iterator[Sample]:
     """Questions about a picture whose context is spoken; rotations of one question are a group."""
     for where, row in source.rows(source.first("mmbench_audio.json", "*.json")):
-        (picture,) = need_text(row, where, "image")
+        picture = need_text(row, where, "image")
         identity = _identity(row, where)
         group = str(int(identity) % ROTATIONS) if identity.isdigit() else identity
         shown: list[Message] = [{"type": "image", "path": find_tail(source, where, picture)}]
@@ -97,12 +97,14 @@ def _question(row: Row, where: str) -> tuple[str, tuple[str, ...]]:
     text = _TAG.sub("", row.get("text") or _first_turn(row)).strip()
     if written := options_in(text):
         return text, written
-    listed = row.get("options") or [row[letter] for letter in LETTERS[:4] if row.get(letter) not in (None, "", "nan")]
-    if not isinstance(listed, list | tuple) or len(listed) < 2:
+    if row.get("options"):
+        choices = need_list(row, where, "options", at_least=2)
+    elif optional_text(row, "A"):
+        choices = options_in_columns(row, where)
+    else:
         raise EvaluationError(
-            f"{where}: no options found. Give a list 'options', columns A to D, or lines 'A. ...' in 'text'."
+            f"{where}: no options found. Give a list 'options', columns A to E, or lines 'A. ...' in 'text'."
         )
-    choices = tuple(str(choice).strip() for choice in listed)
     return f"{text}\n{options(choices)}".lstrip(), choices
 
 
@@ -148,15 +150,15 @@ def _length(path: PurePosixPath) -> str | None:
     return None if number is None else ("short" if 1 <= int(number[1]) <= SHORT_RECORDINGS else "long")
 
 
-def _listening(length: str, count: str) -> Benchmark:
+def _listening(length: str, count: str, measures: str) -> Benchmark:
     return Benchmark(
         name=f"ehsl_{length}",
         title=f"English High School Listening, {length}",
+        measures=measures,
         read=partial(read_listening, length=length),
         metric="multiple_choice",
         tree="high_exam.json\naudio/YEAR_NUMBER.wav",
-        origin="https://huggingface.co/datasets/Uni-MoE/College-Entrance-English-Examination-Listening-Part "
-        "(ehsl_long and ehsl_short may be links to one folder)",
+        origin="https://huggingface.co/datasets/Uni-MoE/College-Entrance-English-Examination-Listening-Part",
         licence="Apache-2.0",
         read_on="from the description, 2026-11-28 (names of files and licence from the data set's page; rows from "
         f"Uni-MoE's format, {README})",
@@ -165,6 +167,7 @@ def _listening(length: str, count: str) -> Benchmark:
         note=f"{count}. Through the speech encoder. Where rows have no category, recordings 1 to 5 of a paper are "
         "short and the others long: inferred from ten papers of 5 short and 15 long questions, not stated by the "
         "publisher.",
+        shares="ehsl_long" if length == "short" else "",
     )
 
 
@@ -172,6 +175,8 @@ BENCHMARKS = (
     Benchmark(
         name="mmbench_audio",
         title="MMBench-Audio",
+        measures="MMBench's questions about a picture, with synthetic speech beside it; every rotation must be "
+        "answered right.",
         read=read_mmbench,
         metric="circular",
         tree="mmbench_audio.json\n"
@@ -189,6 +194,8 @@ BENCHMARKS = (
     Benchmark(
         name="race_audio",
         title="RACE-Audio",
+        measures="RACE's questions about a passage of an English exam, which is heard instead of read. Told by level "
+        "of school.",
         read=read_race,
         metric="multiple_choice",
         tree="race_audio.json\naudio/middle/...    as 'voice' of the rows says\naudio/high/...",
@@ -200,8 +207,12 @@ BENCHMARKS = (
         note="A long passage as synthetic speech through the speech encoder; question and options in writing. Uni-MoE "
         "tells middle and high school apart.",
     ),
-    _listening("long", "150 questions, on average 109 s"),
-    _listening("short", "50 questions, on average 14 s"),
+    _listening(
+        "long",
+        "150 questions, on average 109 s",
+        "Questions about long recordings of the listening part of Chinese college entrance examinations.",
+    ),
+    _listening("short", "50 questions, on average 14 s", "Questions about short dialogues of the same examinations."),
 )
 """Uni-MoE's sets."""
 

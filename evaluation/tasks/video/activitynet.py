@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ...errors import EvaluationError
 from ..benchmark import Benchmark, Hub
-from ..fields import find_medium, need_text
+from ..fields import need_text, need_texts
 from ..sample import Sample, ask
 from ..source import Row, Source
 from .judge import VIDEO_QA
@@ -29,13 +29,13 @@ def read(source: Source) -> Iterator[Sample]:
     """Questions of one file with their answers of the other."""
     answers: dict[str, tuple[str, Row]] = {}
     for where, row in source.rows("test_a.json"):
-        identity, _, _ = need_text(row, where, "question_id", "answer", "type")
+        identity, _, _ = need_texts(row, where, "question_id", "answer", "type")
         if identity in answers:
             raise EvaluationError(f"{where}: id {identity!r} appears twice, before at {answers[identity][0]}")
         answers[identity] = (where, row)
     asked = set()
     for where, row in source.rows("test_q.json"):
-        (identity,) = need_text(row, where, "question_id")
+        identity = need_text(row, where, "question_id")
         if identity not in answers:
             raise EvaluationError(f"{where}: test_a.json has no answer to {identity!r}. Take both from one download.")
         asked.add(identity)
@@ -47,14 +47,14 @@ def read(source: Source) -> Iterator[Sample]:
 
 def _sample(row: Row, where: str, source: Source) -> Sample:
     """A row of both files together, which is what the Hub's copy has."""
-    identity, video, question, answer, number = need_text(
+    identity, video, question, answer, number = need_texts(
         row, where, "question_id", "video_name", "question", "answer", "type"
     )
     if number not in TYPES:
         raise EvaluationError(f"{where}: unknown type {number!r}; the types are {', '.join(TYPES)}")
     item = {
         "type": "video",
-        "path": find_medium(source, where, *(f"{FOLDER}/v_{video}.{ending}" for ending in ENDINGS)),
+        "path": source.media(where, *(f"{FOLDER}/v_{video}.{ending}" for ending in ENDINGS)),
     }
     messages = ask(item, f"{question.capitalize()}?")
     return Sample(identity, messages, answer, (answer,), video, where, categories={"type": TYPES[number]})
@@ -64,6 +64,7 @@ BENCHMARKS = (
     Benchmark(
         name="activitynet_qa",
         title="ActivityNet-QA test",
+        measures="Questions about long videos of what people do. Told by type of question or answer.",
         read=read,
         metric="exact_match",
         tree=f"test_q.json\ntest_a.json\n{FOLDER}/v_VIDEO_NAME.mp4    or mkv, webm",

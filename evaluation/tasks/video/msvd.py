@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ...errors import EvaluationError
 from ..benchmark import SHORT_ANSWER, Benchmark
-from ..fields import need_text
+from ..fields import need_texts
 from ..sample import Sample, ask
 from ..source import Source
 from .judge import VIDEO_QA
@@ -18,11 +18,11 @@ def read(source: Source) -> Iterator[Sample]:
     """Questions of the test split; the mapping says which file a clip's number is."""
     files = _files(source)
     for where, row in source.rows("test_qa.json"):
-        identity, number, question, answer = need_text(row, where, "id", "video_id", "question", "answer")
+        identity, number, question, answer = need_texts(row, where, "id", "video_id", "question", "answer")
         clip = f"vid{number}"
         if clip not in files:
             raise EvaluationError(f"{where}: {MAPPING} has no {clip}. Take both files from one download.")
-        item = {"type": "video", "path": source.media(f"YouTubeClips/{files[clip]}.avi", where)}
+        item = {"type": "video", "path": source.media(where, f"YouTubeClips/{files[clip]}.avi")}
         first = question.split()[0].lower()
         categories = {"question": first if first in KINDS else "other"}
         yield Sample(identity, ask(item, question), answer, (answer,), clip, where, categories=categories)
@@ -46,6 +46,7 @@ BENCHMARKS = (
     Benchmark(
         name="msvd_qa",
         title="MSVD-QA test",
+        measures="Short questions about short clips, made from captions. Told by the question's first word.",
         read=read,
         metric="exact_match",
         tree=f"test_qa.json\n{MAPPING}     lines: FILE_NAME vidNUMBER\nYouTubeClips/FILE_NAME.avi",

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from ..benchmark import LETTERS, Average, Benchmark
-from ..choices import letter_of_text
-from ..fields import find_medium, need_text, need_texts
+from ..benchmark import Average, Benchmark
+from ..choices import letter_of_text, options
+from ..fields import need_list, need_texts
 from ..sample import Sample, ask
 from ..source import Source
 
@@ -39,13 +39,13 @@ def read(source: Source) -> Iterator[Sample]:
     """The rows of all subsets."""
     for subset, folder in FOLDERS.items():
         for number, (where, row) in enumerate(source.rows(f"json/{subset}.json")):
-            video, question, answer = need_text(row, where, "video", "question", "answer")
-            choices = need_texts(row, where, "candidates", at_least=2)
+            video, question, answer = need_texts(row, where, "video", "question", "answer")
+            choices = need_list(row, where, "candidates", at_least=2)
             letter = letter_of_text(answer, choices, where)
-            path = find_medium(source, where, f"{folder}/{video}", f"{SPARE}/{folder}/{video}")
+            path = source.media(where, f"{folder}/{video}", f"{SPARE}/{folder}/{video}")
             yield Sample(
                 f"{subset}/{number}",
-                ask({"type": "video", "path": path}, f"Question:{question}\nOption:\n{_bracketed(choices)}"),
+                ask({"type": "video", "path": path}, f"Question:{question}\nOption:\n{options(choices, '({}) ')}"),
                 letter,
                 (letter,),
                 f"{folder}/{video}",
@@ -55,14 +55,11 @@ def read(source: Source) -> Iterator[Sample]:
             )
 
 
-def _bracketed(choices: tuple[str, ...]) -> str:
-    return "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, choices, strict=False))
-
-
 BENCHMARKS = (
     Benchmark(
         name="mvbench",
         title="MVBench",
+        measures="Twenty tasks about what happens in time, as multiple choice. Told by task.",
         read=read,
         metric="multiple_choice",
         tree="json/action_antonym.json, ...    20 files\n"

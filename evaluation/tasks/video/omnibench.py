@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from ..benchmark import LETTER, Benchmark, Hub, options
-from ..choices import letter_of_text
-from ..fields import need_text, need_texts, unpack_medium
+from ..benchmark import LETTER, Benchmark, Hub
+from ..choices import letter_of_text, options
+from ..fields import need_list, need_text, need_texts, unpack_medium
 from ..sample import Sample, ask
 from ..source import Row, Source
 
@@ -12,24 +12,24 @@ from ..source import Row, Source
 def read(source: Source) -> Iterator[Sample]:
     """Rows of the publisher's JSONL file."""
     for where, row in source.rows(source.first("dataset/batch-5_1142_20240817.jsonl", "dataset/*.jsonl")):
-        sound, picture = need_text(row, where, "audio_path", "image_path")
-        heard, seen = source.media(f"mm_data/audio/{sound}", where), source.media(f"mm_data/image/{picture}", where)
+        sound, picture = need_texts(row, where, "audio_path", "image_path")
+        heard, seen = source.media(where, f"mm_data/audio/{sound}"), source.media(where, f"mm_data/image/{picture}")
         yield _sample(row, where, heard, seen)
 
 
 def from_hub(row: Row, where: str, source: Source) -> Sample:
     """A row of the publisher's copy, which holds the media."""
-    (identity,) = need_text(row, where, "index")
-    heard = unpack_medium(source, where, row.get("audio"), f"audio_{identity}", ending=".mp3")
-    seen = unpack_medium(source, where, row.get("image"), f"image_{identity}", ending=".png")
+    identity = need_text(row, where, "index")
+    heard = unpack_medium(source, row, where, "audio", name=f"audio_{identity}", ending=".mp3")
+    seen = unpack_medium(source, row, where, "image", name=f"image_{identity}", ending=".png")
     return _sample(row, where, heard, seen)
 
 
 def _sample(row: Row, where: str, heard: str, seen: str) -> Sample:
-    identity, question, answer, task, kind = need_text(
+    identity, question, answer, task, kind = need_texts(
         row, where, "index", "question", "answer", "task type", "audio type"
     )
-    choices = need_texts(row, where, "options", at_least=2)
+    choices = need_list(row, where, "options", at_least=2)
     letter = letter_of_text(answer, choices, where)
     sound = {"type": "speech" if kind.lower() == "speech" else "audio", "path": heard}
     text = f"Question:\n{question}\n\nOptions:\n{options(choices)}\n"
@@ -49,6 +49,8 @@ BENCHMARKS = (
     Benchmark(
         name="omnibench",
         title="OmniBench",
+        measures="Multiple choice about a picture and a sound that must be understood together. Told by task and kind "
+        "of sound.",
         read=read,
         metric="multiple_choice",
         tree="dataset/batch-5_1142_20240817.jsonl\nmm_data/audio/...    as 'audio_path' of the rows says\n"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ..benchmark import Benchmark, Hub
 from ..choices import letter_of, without_labels
-from ..fields import find_medium, need_text, need_texts
+from ..fields import need_list, need_texts
 from ..sample import Sample, ask
 from ..source import Row, Source
 
@@ -23,13 +23,13 @@ def read(source: Source) -> Iterator[Sample]:
 
 
 def _sample(row: Row, where: str, source: Source) -> Sample:
-    identity, video, question, answer, duration, domain = need_text(
+    identity, video, question, answer, duration, domain = need_texts(
         row, where, "question_id", "videoID", "question", "answer", "duration", "domain"
     )
-    labelled = need_texts(row, where, "options", at_least=2)
+    labelled = need_list(row, where, "options", at_least=2)
     choices = without_labels(labelled, where)
     letter = letter_of(answer, choices, where)
-    path = find_medium(source, where, *(f"data/{video}.{ending}" for ending in ENDINGS))
+    path = source.media(where, *(f"data/{video}.{ending}" for ending in ENDINGS))
     return Sample(
         identity,
         ask({"type": "video", "path": path}, "\n".join((REQUEST, question, *labelled))),
@@ -46,6 +46,7 @@ BENCHMARKS = (
     Benchmark(
         name="videomme",
         title="Video-MME without subtitles",
+        measures="Multiple choice about videos of 11 s to an hour. Told by duration and domain.",
         read=read,
         metric="multiple_choice",
         tree="videomme/test-00000-of-00001.parquet\ndata/VIDEO_ID.mp4    or MP4, mkv",

@@ -1,40 +1,33 @@
 """WorldSense: multiple choice about videos that must be seen and heard (Hong et al. 2025)."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from ...errors import EvaluationError
 from ..benchmark import LETTER, Benchmark
 from ..choices import letter_of, without_labels
-from ..fields import need_text, need_texts
+from ..fields import need_list, need_text, need_texts
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Row, Source, as_row
 
 ANNOTATIONS = "worldsense_qa.json"
 
 
 def read(source: Source) -> Iterator[Sample]:
     """The questions `task0`, `task1`, ... of each video."""
-    videos = source.json(ANNOTATIONS)
-    if not isinstance(videos, dict):
-        raise EvaluationError(
-            f"{source.root / ANNOTATIONS}: expected an object of videos, found {type(videos).__name__}"
-        )
-    for video, row in videos.items():
-        where = f"{source.root / ANNOTATIONS}[{video!r}]"
-        tasks = {key: value for key, value in _object(row, where).items() if key.startswith("task")}
+    for where, video, row in source.keyed(ANNOTATIONS):
+        tasks = {key: value for key, value in row.items() if key.startswith("task")}
         if not tasks:
             raise EvaluationError(f"{where}: no question; expected 'task0'. Remove the video, or complete the file.")
-        (domain,) = need_text(row, where, "domain")
+        domain = need_text(row, where, "domain")
         for key, task in tasks.items():
-            place = f"{where}[{key!r}]"
-            item = {"type": "video", "path": source.media(f"videos/{video}.mp4", place)}
-            yield _sample(_object(task, place), place, video, key, item, domain)
+            place = f"{where}, {key!r}"
+            item = {"type": "video", "path": source.media(place, f"videos/{video}.mp4")}
+            yield _sample(as_row(task, place), place, video, key, item, domain)
 
 
 def _sample(task: Row, where: str, video: str, key: str, item: Row, domain: str) -> Sample:
-    question, answer, kind = need_text(task, where, "question", "answer", "task_type")
-    labelled = need_texts(task, where, "candidates", at_least=2)
+    question, answer, kind = need_texts(task, where, "question", "answer", "task_type")
+    labelled = need_list(task, where, "candidates", at_least=2)
     choices = without_labels(labelled, where)
     letter = letter_of(answer, choices, where)
     messages = ask(item, "\n".join((question, *labelled)))
@@ -42,16 +35,11 @@ def _sample(task: Row, where: str, video: str, key: str, item: Row, domain: str)
     return Sample(f"{video}/{key}", messages, letter, (letter,), video, where, choices, categories=categories)
 
 
-def _object(value: Any, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise EvaluationError(f"{where}: expected an object, found {type(value).__name__}")
-    return value
-
-
 BENCHMARKS = (
     Benchmark(
         name="worldsense",
         title="WorldSense",
+        measures="Multiple choice about videos that must be seen and heard. Told by domain and task.",
         read=read,
         metric="multiple_choice",
         tree=f"{ANNOTATIONS}\nvideos/VIDEO.mp4    of the archives",
