@@ -13,7 +13,6 @@ from evaluation.config import load_config
 from evaluation.intervals import bootstrap, interval
 from evaluation.loading import LoadedTask, load_tasks
 from evaluation.paired import seed_deviations
-from evaluation.results import score_rows
 
 Floats = NDArray[np.float64]
 
@@ -112,7 +111,7 @@ def read_scores(folder: Path, task: LoadedTask) -> Floats:
     predictions = {line["id"]: line["prediction"] for line in lines}
     if missing := [sample.id for sample in task.samples if sample.id not in predictions]:
         raise ValueError(f"{path} lacks {len(missing)} answers, {missing[0]} among them. Evaluate the run again.")
-    return score_rows(task, [predictions[sample.id] for sample in task.samples])
+    return task.score([predictions[sample.id] for sample in task.samples]).main
 
 
 def render(results: Results, facts: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> str:

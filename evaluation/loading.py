@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from .config import EvaluationConfig, TaskConfig
 from .errors import EvaluationError
 from .estimates import OVER_ROWS
 from .fingerprint import file_hash, model_fingerprint
-from .metrics import METRICS, Metric, check_rows
+from .metrics import METRICS, Metric, Scores, check_rows
 from .processes import device as own_device
 from .tasks import BENCHMARKS, Average, Benchmark, Judge, Sample, read_hub, read_task, sample_rows
 
@@ -78,6 +79,10 @@ class LoadedTask:
     average: Average = OVER_ROWS
     judge: Judge | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, predictions: Sequence[str]) -> Scores:
+        """Score predictions in the order of the rows."""
+        return self.metric.score(self.samples, predictions)
 
 
 def load_model(name: str, *, device: str) -> LoadedModel:

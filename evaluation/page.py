@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unimoe.modality import Modality
 
 from .embed import embed
+from .loading import LoadedTask
 from .markdown import number, span, table_cells
+from .metrics import Scores
 from .report import describe_model
 from .tasks import Sample
 
@@ -38,32 +39,24 @@ class Answered:
     unparsed: bool
 
 
-def worst_answers(
-    samples: Sequence[Sample],
-    predictions: Sequence[str],
-    scores: NDArray[np.float64],
-    unparsed: Sequence[bool],
-    *,
-    higher_is_better: bool,
-    most: int,
-) -> list[Answered]:
+def worst_answers(task: LoadedTask, predictions: Sequence[str], scores: Scores, *, most: int) -> list[Answered]:
     """The rows whose answers are worth least, of equal ones the first.
 
     Args:
-        samples: Rows of a task.
-        predictions: Of each.
-        scores: Numerator and denominator of each, (rows, 2); where the denominator is 0 there is nothing to judge.
-        unparsed: Of each, whether no answer could be read.
-        higher_is_better: False for error rates.
+        task: With the rows.
+        predictions: Of each row.
+        scores: Of the predictions; where a row's denominator is 0 there is nothing to judge.
         most: How many rows at most.
     """
-    ratios = scores[:, 0] / np.where(scores[:, 1] == 0, np.nan, scores[:, 1])
+    pairs, higher_is_better = scores.main, task.metric.higher_is_better
+    ratios = pairs[:, 0] / np.where(pairs[:, 1] == 0, np.nan, pairs[:, 1])
     badness = -ratios if higher_is_better else ratios
     order = [row for row in np.argsort(-badness, kind="stable") if not np.isnan(badness[row])]
     perfect = -max(np.nanmax(ratios), 1.0) if higher_is_better else 0.0
     bad = [row for row in order if badness[row] > perfect]
     return [
-        Answered(samples[row], predictions[row], (scores[row, 0], scores[row, 1]), unparsed[row]) for row in bad[:most]
+        Answered(task.samples[row], predictions[row], (pairs[row, 0], pairs[row, 1]), bool(scores.unparsed[row]))
+        for row in bad[:most]
     ]
 
 

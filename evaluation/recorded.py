@@ -20,7 +20,7 @@ from .errors import EvaluationError
 from .estimates import resampled, value_of, whole
 from .loading import LoadedTask, load_tasks
 from .predictions import match_predictions
-from .results import draws_of, score_rows
+from .results import draws_of
 
 Floats = NDArray[np.float64]
 _SAME = ("metric", "data_hash", "n")
@@ -118,7 +118,7 @@ def score_recorded(run: Recorded, task: LoadedTask, config: EvaluationConfig) ->
         EvaluationError: If they answer other rows, or come to another score than results.json says.
     """
     path = run.folder / "predictions" / f"{task.name}.jsonl"
-    scores, cut = score_rows(task, match_predictions(path, task.samples)), whole(task.samples, task.average)
+    scores, cut = task.score(match_predictions(path, task.samples)).main, whole(task.samples, task.average)
     value, said = value_of(scores, cut), run.task(task.name)["value"]
     if abs(value - said) > 1e-9:
         raise EvaluationError(

@@ -1,7 +1,6 @@
 """results.json: scores with intervals, floors, controls, and all that is needed to get the same numbers again."""
 
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,14 +12,9 @@ from .errors import EvaluationError
 from .estimates import Draws, Estimate, estimate, estimate_categories, estimate_difference, whole
 from .floors import best_floor, compute_floors
 from .loading import LoadedTask
-from .metrics import Pairs
+from .metrics import Pairs, Scores
 
 _VERSIONED = ("torch", "transformers", "numpy", "jiwer", "rapidfuzz", "whisper-normalizer", "pycocoevalcap")
-
-
-def score_rows(task: LoadedTask, predictions: Sequence[str]) -> Pairs:
-    """Numerator and denominator of each row's main value, (rows, 2)."""
-    return task.metric.score(task.samples, predictions).main
 
 
 def draws_of(task: LoadedTask, config: EvaluationConfig) -> Draws:
@@ -28,13 +22,12 @@ def draws_of(task: LoadedTask, config: EvaluationConfig) -> Draws:
     return Draws([sample.cluster for sample in task.samples], config.bootstrap.samples, config.seed)
 
 
-def summarise(task: LoadedTask, predictions: Sequence[str], config: EvaluationConfig) -> dict[str, Any]:
+def summarise(task: LoadedTask, scores: Scores, config: EvaluationConfig) -> dict[str, Any]:
     """The main value with its interval, all named values, the main value of each category, and what could not be read.
 
     Raises:
         EvaluationError: If the references hold nothing to count.
     """
-    scores = task.metric.score(task.samples, predictions)
     draws, cut = draws_of(task, config), whole(task.samples, task.average)
     values = {name: estimate(pairs, [cut], draws)[0] for name, pairs in scores.values.items()}
     main = next(iter(values.values()))
@@ -42,7 +35,7 @@ def summarise(task: LoadedTask, predictions: Sequence[str], config: EvaluationCo
         raise EvaluationError(f"{task.name}: no reference holds a word after normalisation, so there is no error rate")
     return {
         **main,
-        "n": len(predictions),
+        "n": len(task.samples),
         "clusters": len(set(draws.clusters)),
         "unparsed_rate": float(scores.unparsed.mean()),
         "values": values,
@@ -51,10 +44,9 @@ def summarise(task: LoadedTask, predictions: Sequence[str], config: EvaluationCo
     }
 
 
-def compare(task: LoadedTask, predictions: Sequence[str], other: Sequence[str], config: EvaluationConfig) -> Estimate:
+def compare(task: LoadedTask, scores: Scores, others: Scores, config: EvaluationConfig) -> Estimate:
     """Paired difference of two models on the same rows: main value of the first minus that of the second."""
-    scores, others = score_rows(task, predictions), score_rows(task, other)
-    return estimate_difference(scores, others, whole(task.samples, task.average), draws_of(task, config))
+    return estimate_difference(scores.main, others.main, whole(task.samples, task.average), draws_of(task, config))
 
 
 def verdict(summary: dict[str, Any], floor: float | None, *, higher_is_better: bool) -> str:
@@ -67,22 +59,25 @@ def verdict(summary: dict[str, Any], floor: float | None, *, higher_is_better: b
 
 def task_result(
     task: LoadedTask,
-    predictions: Sequence[str],
+    scores: Scores,
     *,
     config: EvaluationConfig,
     prompt: str,
-    shuffled: Sequence[str] | None = None,
-    baseline: Sequence[str] | None = None,
+    shuffled: Scores | None = None,
+    baseline: Scores | None = None,
 ) -> dict[str, Any]:
     """All that results.json says about one task.
 
     Args:
+        task: The task.
+        scores: Of the model's predictions.
+        config: Of the evaluation.
         prompt: What the model was asked in the first row, rendered.
-        shuffled: Predictions with other rows' media.
-        baseline: Predictions of the baseline.
+        shuffled: Scores with other rows' media.
+        baseline: Scores of the baseline.
     """
     metric = task.metric
-    summary = summarise(task, predictions, config)
+    summary = summarise(task, scores, config)
     floors = compute_floors(task.train, task.samples, metric, task.average) if task.train else {}
     floor = best_floor(floors, metric)
     result = {
@@ -104,7 +99,7 @@ def task_result(
     if shuffled is not None:
         result["shuffled"] = summarise(task, shuffled, config)
     if baseline is not None:
-        difference = compare(task, predictions, baseline, config)
+        difference = compare(task, scores, baseline, config)
         result["baseline"] = {**summarise(task, baseline, config), "difference": difference}
     return result
 
@@ -142,4 +137,4 @@ def versions() -> dict[str, str]:
     return found
 
 
-__all__ = ["add_judged", "compare", "draws_of", "score_rows", "summarise", "task_result", "verdict", "versions"]
+__all__ = ["add_judged", "compare", "draws_of", "summarise", "task_result", "verdict", "versions"]

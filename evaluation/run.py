@@ -14,7 +14,8 @@ from .generate import generate_predictions
 from .judge import judge_rows
 from .loading import LoadedModel, LoadedTask, load_model, load_tasks
 from .markdown import write_markdown
-from .page import Answered, worst_answers, write_page
+from .metrics import Scores
+from .page import worst_answers, write_page
 from .predictions import match_predictions
 from .processes import begin, rank, wait
 from .results import add_judged, task_result, versions
@@ -132,11 +133,15 @@ class Run:
         )
         add_judged(result, task, values, unread, config=self.config)
 
-    def write(self, results: dict[str, Any], tasks: list[LoadedTask], predictions: Predictions) -> None:
+    def write(
+        self, results: dict[str, Any], tasks: list[LoadedTask], predictions: Predictions, scores: dict[str, Scores]
+    ) -> None:
         """Ask the judge, and write results.json, report.md and report.html."""
+        worst = {}
         for task in tasks:
-            self.judge(task, predictions[task.name], results["tasks"][task.name])
-        worst = {task.name: find_worst(task, predictions[task.name], self.config) for task in tasks}
+            answers = predictions[task.name]
+            self.judge(task, answers, results["tasks"][task.name])
+            worst[task.name] = worst_answers(task, answers, scores[task.name], most=self.config.worst_rows)
         save_results(results, self.output / "results.json")
         write_markdown(self.output / "report.md", results)
         plots = [self.output / name for name in (results["routing"] or {}).get("plots", ())]
@@ -178,15 +183,18 @@ def evaluate(
         other = load_model(baseline, device=run.config.device)
         baseline_description = other.describe()
         others = run.predict_all(other, tasks, "baseline")
+    scores, shuffled, of_baseline = (
+        score_all(tasks, said) for said in (answers.predictions, answers.shuffled, others)
+    )
     results: dict[str, Any] = {
         "tasks": {
             task.name: task_result(
                 task,
-                answers.predictions[task.name],
+                scores[task.name],
                 config=run.config,
                 prompt=answers.prompts[task.name],
-                shuffled=answers.shuffled.get(task.name),
-                baseline=others.get(task.name),
+                shuffled=shuffled.get(task.name),
+                baseline=of_baseline.get(task.name),
             )
             for task in tasks
         },
@@ -198,7 +206,7 @@ def evaluate(
         "routing": answers.routing,
     }
     if rank() == 0:
-        run.write(results, tasks, answers.predictions)
+        run.write(results, tasks, answers.predictions, scores)
     wait()
     return results
 
@@ -248,17 +256,9 @@ def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
     return Answers(found, shuffled={}, prompts=prompts, routing=None, model={"path": str(path)})
 
 
-def find_worst(task: LoadedTask, predictions: list[str], config: EvaluationConfig) -> list[Answered]:
-    """The rows of a task that its report shows."""
-    scores = task.metric.score(task.samples, predictions)
-    return worst_answers(
-        task.samples,
-        predictions,
-        scores.main,
-        scores.unparsed.tolist(),
-        higher_is_better=task.metric.higher_is_better,
-        most=config.worst_rows,
-    )
+def score_all(tasks: list[LoadedTask], predictions: Predictions) -> dict[str, Scores]:
+    """Scores of each task that was answered."""
+    return {task.name: task.score(predictions[task.name]) for task in tasks if task.name in predictions}
 
 
 def render_question(sample: Sample) -> str:

@@ -74,7 +74,7 @@ class Benchmark:
     Args:
         name: As in `--tasks`.
         title: As it is published.
-        measures: What it asks of a model, in a sentence, and by what its scores are told.
+        measures: What it asks of a model, in a sentence, and by what its scores are broken down.
         read: Makes samples of the files in the publisher's layout.
         metric: Key of `evaluation.metrics.METRICS`.
         tree: The files that are expected below `DATA_ROOT/NAME`, a line each.

@@ -12,7 +12,7 @@ Published benchmarks that `python -m evaluation` reads. Their files are not part
 publishers, under their licences, and put those of `NAME` into `DATA_ROOT/NAME` in the layout shown. Links to folders
 work, so that pictures which several benchmarks use need to be there only once. What is missing is named, with the row
 that needs it, before a model is loaded. Media that a publisher keeps inside of annotation files are written to
-`DATA_ROOT/NAME/unpacked`. *Told by* names what there are further scores for: each type, subject or task.
+`DATA_ROOT/NAME/unpacked`.
 """
 READING = """\
 ## How to read this page

@@ -28,6 +28,12 @@ def colour_data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without Java, where captions are cut by the plain tokeniser and METEOR is left out."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+
+
+@pytest.fixture
 def yes_data(tmp_path: Path) -> Path:
     """A task whose answer is always `yes`."""
     return write_task(tmp_path / "data")

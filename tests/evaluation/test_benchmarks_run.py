@@ -48,6 +48,7 @@ def right_answer(sample: Sample) -> str:
     return sample.reference.replace("<AND>", " ") if "<AND>" in sample.reference else sample.reference
 
 
+@pytest.mark.usefixtures("no_java")
 def test_a_model_answers_every_benchmark(data_root, model, tmp_path):
     chosen = ["--tasks", ",".join(BENCHMARKS), "--data-root", data_root, "--output", tmp_path]
     short = ["generation.max_new_tokens=3", "routing_rows=2", "bootstrap.samples=100", "worst_rows=2"]
@@ -66,6 +67,7 @@ def test_a_model_answers_every_benchmark(data_root, model, tmp_path):
     assert page.count("<audio controls") >= 2 and page.count("data:image/jpeg") >= 2
 
 
+@pytest.mark.usefixtures("no_java")
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_right_answers_that_were_recorded_score_best(data_root, tmp_path, name):
     benchmark = BENCHMARKS[name]

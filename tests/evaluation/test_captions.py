@@ -43,11 +43,9 @@ def test_java_that_does_not_run_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         tokenise(CAPTIONS)
 
 
-def test_without_java_the_plain_tokeniser_is_named_and_what_is_left_out_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("no_java")
+def test_without_java_the_plain_tokeniser_is_named_and_what_is_left_out_is_said() -> None:
     pytest.importorskip("pycocoevalcap")
-    monkeypatch.setattr("shutil.which", lambda name: None)
     scores = METRICS["captions"].score(*rows())
     assert list(scores.values) == ["cider_d", "bleu_4", "rouge_l"]
     assert scores.unparsed.tolist() == [False, False, True]
@@ -61,9 +59,9 @@ def test_without_java_the_plain_tokeniser_is_named_and_what_is_left_out_is_said(
     assert plain("A Dog's ball, isn't it? t-shirt") == "a dog's ball isn't it t shirt"
 
 
-def test_one_caption_alone_scores_0_because_no_word_is_rarer_than_another(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_java")
+def test_one_caption_alone_scores_0_because_no_word_is_rarer_than_another() -> None:
     pytest.importorskip("pycocoevalcap")
-    monkeypatch.setattr("shutil.which", lambda name: None)
     alone = Sample("0", (), "", ("a red dog runs",), "0")
     assert ratio(METRICS["captions"].score([alone], ["a red dog runs"]).main) == 0
 

@@ -277,11 +277,9 @@ def described(draw: Callable[..., Any]) -> tuple[list[str], str]:
     ]
 
 
-def test_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_java")
+def test_captions() -> None:
     pytest.importorskip("pycocoevalcap")
-    monkeypatch.setattr(
-        "shutil.which", lambda name: None
-    )  # no Java: the plain tokeniser, and neither METEOR nor SPICE
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge

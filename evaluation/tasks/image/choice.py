@@ -123,7 +123,7 @@ def _mmbench_benchmark(name: str, version: str, *files: str, origin: str, read_o
         name=name,
         title=f"MMBench {version}, English, dev",
         measures="Perception and reasoning as multiple choice; every rotation of the options must be answered right. "
-        "Told by ability.",
+        "Broken down by ability.",
         read=read,
         metric="circular",
         prompt=LETTER,
@@ -164,7 +164,7 @@ MMBENCH_V11 = _mmbench_benchmark(
 SEEDBENCH = Benchmark(
     name="seedbench",
     title="SEED-Bench 1, image part",
-    measures="Understanding of scenes, instances, relations and text, as multiple choice. Told by dimension.",
+    measures="Understanding of scenes, instances, relations and text, as multiple choice. Broken down by dimension.",
     read=read_seedbench,
     metric="multiple_choice",
     prompt=LETTER,

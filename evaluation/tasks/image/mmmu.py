@@ -127,8 +127,8 @@ def interleave(source: Source, row: Row, where: str, asked: str) -> list[Message
 MMMU = Benchmark(
     name="mmmu",
     title="MMMU, validation, multiple choice",
-    measures="Questions of a college exam that need a picture and knowledge of its subject. Told by subject and "
-    "discipline.",
+    measures="Questions of a college exam that need a picture and knowledge of its subject. Broken down by subject "
+    "and discipline.",
     read=partial(read_mmmu, kind="multiple-choice"),
     metric="multiple_choice",
     prompt=LETTER,
@@ -147,7 +147,7 @@ Agriculture/validation-00000-of-00001.parquet, ... (30 subjects)
 MMMU_OPEN = Benchmark(
     name="mmmu_open",
     title="MMMU, validation, open questions",
-    measures="The questions of such exams that have no options. Told by subject and discipline.",
+    measures="The questions of such exams that have no options. Broken down by subject and discipline.",
     read=partial(read_mmmu, kind="open"),
     metric="contains",
     prompt=SHORT_ANSWER,

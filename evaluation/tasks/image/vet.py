@@ -57,7 +57,7 @@ def read_mmvet(source: Source) -> Iterator[Sample]:
 MMVET = Benchmark(
     name="mmvet",
     title="MM-Vet v1",
-    measures="Open questions that need several capabilities at once. Told by capability.",
+    measures="Open questions that need several capabilities at once. Broken down by capability.",
     read=read_mmvet,
     metric="contains",
     tree="""

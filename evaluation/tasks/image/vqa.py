@@ -135,7 +135,7 @@ def read_gqa(source: Source) -> Iterator[Sample]:
 VQAV2 = Benchmark(
     name="vqav2",
     title="VQA v2.0, validation",
-    measures="Open questions about photographs, answered in a word or a few. Told by type of answer.",
+    measures="Open questions about photographs, answered in a word or a few. Broken down by type of answer.",
     read=lambda source: read_vqa(
         source,
         questions="v2_OpenEnded_mscoco_val2014_questions.json",
@@ -158,7 +158,7 @@ val2014/COCO_val2014_000000000042.jpg, ...
 OKVQA = Benchmark(
     name="okvqa",
     title="OK-VQA, validation",
-    measures="Open questions about photographs that need knowledge of the world. Told by type of question.",
+    measures="Open questions about photographs that need knowledge of the world. Broken down by type of question.",
     read=lambda source: read_vqa(
         source,
         questions="OpenEnded_mscoco_val2014_questions.json",
@@ -207,7 +207,7 @@ train_images/003a8ae2ef43b901.jpg, ...
 GQA = Benchmark(
     name="gqa",
     title="GQA, balanced test-dev",
-    measures="Questions about objects, properties and relations, made from scene graphs. Told by structure and "
+    measures="Questions about objects, properties and relations, made from scene graphs. Broken down by structure and "
     "meaning.",
     read=read_gqa,
     metric="exact_match",

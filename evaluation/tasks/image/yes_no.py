@@ -127,7 +127,7 @@ def _mme_pair(source: Source, name: str, group: str, picture: str, subtask: str)
 POPE = Benchmark(
     name="pope",
     title="POPE on COCO",
-    measures="Whether a model sees objects that are not in the picture. Told by how these were drawn.",
+    measures="Whether a model sees objects that are not in the picture. Broken down by how these were drawn.",
     read=read_pope,
     metric="yes_no",
     average=Average(over="mean", axis="category"),
@@ -177,7 +177,7 @@ MME = _mme(
     "mme",
     PERCEPTION + COGNITION,
     "MME, all 14 subtasks",
-    "Two questions about each picture, one that is answered by yes and one by no. Told by subtask and ability.",
+    "Two questions about each picture, one that is answered by yes and one by no. Broken down by subtask and ability.",
     "The value is the sum of all subtasks, at most 2,800. Papers report perception and cognition apart: run "
     "`mme_perception` and `mme_cognition` for these. Each question already ends with 'Please answer yes or no.'",
 )

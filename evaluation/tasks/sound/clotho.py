@@ -86,7 +86,8 @@ BENCHMARKS = (
     Benchmark(
         name="clothoaqa",
         title="ClothoAQA test, unanimous questions",
-        measures="Questions about everyday sounds, answered by yes, no or another word. Told by kind of answer.",
+        measures="Questions about everyday sounds, answered by yes, no or another word. Broken down by kind of "
+        "answer.",
         read=read_questions,
         metric="exact_match",
         tree="clotho_aqa_test.csv      file_name,QuestionText,answer,confidence\n"

@@ -43,8 +43,8 @@ BENCHMARKS = (
     Benchmark(
         name="mmau",
         title="MMAU test-mini",
-        measures="Multiple choice about sounds, music and speech that asks for knowledge and reasoning. Told by task "
-        "and difficulty.",
+        measures="Multiple choice about sounds, music and speech that asks for knowledge and reasoning. Broken down "
+        "by task and difficulty.",
         read=read,
         metric="multiple_choice",
         tree="mmau-test-mini.json\ntest-mini-audios/ID.wav",

@@ -194,8 +194,8 @@ BENCHMARKS = (
     Benchmark(
         name="race_audio",
         title="RACE-Audio",
-        measures="RACE's questions about a passage of an English exam, which is heard instead of read. Told by level "
-        "of school.",
+        measures="RACE's questions about a passage of an English exam, which is heard instead of read. Broken down by "
+        "level of school.",
         read=read_race,
         metric="multiple_choice",
         tree="race_audio.json\naudio/middle/...    as 'voice' of the rows says\naudio/high/...",

@@ -64,7 +64,7 @@ BENCHMARKS = (
     Benchmark(
         name="activitynet_qa",
         title="ActivityNet-QA test",
-        measures="Questions about long videos of what people do. Told by type of question or answer.",
+        measures="Questions about long videos of what people do. Broken down by type of question or answer.",
         read=read,
         metric="exact_match",
         tree=f"test_q.json\ntest_a.json\n{FOLDER}/v_VIDEO_NAME.mp4    or mkv, webm",

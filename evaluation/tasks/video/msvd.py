@@ -46,7 +46,7 @@ BENCHMARKS = (
     Benchmark(
         name="msvd_qa",
         title="MSVD-QA test",
-        measures="Short questions about short clips, made from captions. Told by the question's first word.",
+        measures="Short questions about short clips, made from captions. Broken down by the question's first word.",
         read=read,
         metric="exact_match",
         tree=f"test_qa.json\n{MAPPING}     lines: FILE_NAME vidNUMBER\nYouTubeClips/FILE_NAME.avi",

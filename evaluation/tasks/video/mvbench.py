@@ -59,7 +59,7 @@ BENCHMARKS = (
     Benchmark(
         name="mvbench",
         title="MVBench",
-        measures="Twenty tasks about what happens in time, as multiple choice. Told by task.",
+        measures="Twenty tasks about what happens in time, as multiple choice. Broken down by task.",
         read=read,
         metric="multiple_choice",
         tree="json/action_antonym.json, ...    20 files\n"

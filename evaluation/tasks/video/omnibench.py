@@ -49,8 +49,8 @@ BENCHMARKS = (
     Benchmark(
         name="omnibench",
         title="OmniBench",
-        measures="Multiple choice about a picture and a sound that must be understood together. Told by task and kind "
-        "of sound.",
+        measures="Multiple choice about a picture and a sound that must be understood together. Broken down by task "
+        "and kind of sound.",
         read=read,
         metric="multiple_choice",
         tree="dataset/batch-5_1142_20240817.jsonl\nmm_data/audio/...    as 'audio_path' of the rows says\n"

@@ -46,7 +46,7 @@ BENCHMARKS = (
     Benchmark(
         name="videomme",
         title="Video-MME without subtitles",
-        measures="Multiple choice about videos of 11 s to an hour. Told by duration and domain.",
+        measures="Multiple choice about videos of 11 s to an hour. Broken down by duration and domain.",
         read=read,
         metric="multiple_choice",
         tree="videomme/test-00000-of-00001.parquet\ndata/VIDEO_ID.mp4    or MP4, mkv",

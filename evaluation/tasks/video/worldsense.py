@@ -39,7 +39,7 @@ BENCHMARKS = (
     Benchmark(
         name="worldsense",
         title="WorldSense",
-        measures="Multiple choice about videos that must be seen and heard. Told by domain and task.",
+        measures="Multiple choice about videos that must be seen and heard. Broken down by domain and task.",
         read=read,
         metric="multiple_choice",
         tree=f"{ANNOTATIONS}\nvideos/VIDEO.mp4    of the archives",
