@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from evaluation.config import load_config
 from evaluation.errors import EvaluationError
 from evaluation.fingerprint import model_fingerprint
 from training.checkpoint import is_complete
@@ -71,6 +72,11 @@ class Settings:
         routers = [f"stages.{name}.start.assemble.seed={seed}" for name in assembled]
         return [f"output={self.seed_folder(seed)}", f"seed={seed}", f"scale={self.scale}", *routers]
 
+    @property
+    def limits(self) -> list[str]:
+        """What the limit changes in the evaluation's configuration."""
+        return [] if self.limit is None else [f"tasks.{task}.limit={self.limit}" for task in TASKS]
+
     def recipe(self, seed: int) -> Recipe:
         """The stages of a seed."""
         return load_recipe(RECIPE, self.recipe_overrides(seed))
@@ -102,10 +108,10 @@ class Step:
         if not verb:
             overrides = settings.recipe_overrides(self.seed)
             return ["-m", "training", str(RECIPE), "--resume", "--only", self.name, *overrides]
-        limits = [] if settings.limit is None else [f"tasks.{task}.limit={settings.limit}" for task in TASKS]
         model, output = settings.recipe(self.seed).stages[stage].output, settings.evaluation_folder(stage, self.seed)
         paths = [f"output={output}", f"data_root={folder}/data"]
-        return ["-m", "evaluation", "--model", model, "--config", str(EVALUATION), *paths, *limits]
+        asked = ["--model", model, "--config", str(EVALUATION), "--overwrite"]  # where another model was measured
+        return ["-m", "evaluation", *asked, *paths, *settings.limits]
 
     def is_done(self, settings: Settings) -> bool:
         """Whether it is finished with these settings.
@@ -123,8 +129,8 @@ class Step:
         if not results.is_file():
             return False
         measured = json.loads(results.read_text(encoding="utf-8"))
-        same_limit = {task["limit"] for task in measured["config"]["tasks"].values()} == {settings.limit}
-        same = settings.limit is None or same_limit
+        limits = {name: task.limit for name, task in load_config(EVALUATION, settings.limits).tasks.items()}
+        same = limits == {name: task["limit"] for name, task in measured["config"]["tasks"].items()}
         return same and bool(measured["model"]["fingerprint"] == model_fingerprint(Path(config.output)))
 
 

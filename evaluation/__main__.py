@@ -68,7 +68,7 @@ def main(
     """Measure a model: answers, scores with intervals and floors, routing; results.json, reports and a table."""
     console = own_console()
     try:
-        check_options(model=model, predictions=predictions, config=config, tasks=tasks)
+        check_options(model=model, predictions=predictions, config=config, tasks=tasks, shuffled=shuffled_media)
         chosen = [name for name in (tasks or "").split(",") if name]
         changes = [*(overrides or ()), *([] if routing else ["routing_rows=0"])]
         settings = load_config(config, changes, tasks=chosen, data_root=data_root, output=output)
@@ -76,9 +76,11 @@ def main(
         results = evaluate(run, model=model, predictions=predictions, baseline=baseline, shuffled_media=shuffled_media)
     except (ConfigError, EvaluationError) as error:
         fail(error)
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        fail(EvaluationError(f"{error.filename}: {error.strerror}") if error.filename else error)
     print_report(results, console=console)
     for name in ("results.json", "report.md", "report.html"):
-        console.print(f"{run.output / name}", highlight=False, soft_wrap=True)
+        console.print(f"{run.output / name}", highlight=False, markup=False, soft_wrap=True)
 
 
 def own_console() -> Console:
@@ -93,7 +95,9 @@ def own_console() -> Console:
     return Console(width=_WIDTH)
 
 
-def check_options(*, model: str | None, predictions: Path | None, config: Path | None, tasks: str | None) -> None:
+def check_options(
+    *, model: str | None, predictions: Path | None, config: Path | None, tasks: str | None, shuffled: bool
+) -> None:
     """Refuse a command that does not say what is measured, or on what.
 
     Raises:
@@ -101,6 +105,8 @@ def check_options(*, model: str | None, predictions: Path | None, config: Path |
     """
     if (model is None) == (predictions is None):
         raise EvaluationError("name either --model, which answers, or --predictions, which are scored as they are")
+    if predictions is not None and shuffled:
+        raise EvaluationError("--shuffled-media asks a model again: name --model instead of --predictions")
     if config is None and not tasks:
         raise EvaluationError(f"name --config FILE, or --tasks: {', '.join(BENCHMARKS)}")
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from .errors import EvaluationError
+from .files import write_whole
 from .processes import rank
 
 CHECKSUMS = "checksums.json"
@@ -32,7 +33,7 @@ def check_files(root: Path, read: dict[str, str]) -> None:
             )
     if rank() == 0 and read.keys() - known.keys():
         try:
-            path.write_text(json.dumps({**known, **read}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            write_whole(path, json.dumps({**known, **read}, indent=1, sort_keys=True) + "\n")
         except OSError:  # a data root that is shared and read-only; results.json has the hashes too
             return
 

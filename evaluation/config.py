@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
+from transformers import GenerationConfig
 
 from unimoe.settings import ConfigError, Section, apply_override, read_yaml, validate
 from unimoe.suggest import did_you_mean
@@ -31,6 +32,25 @@ MetricName = Literal[
 
 DEFAULT_OUTPUT = "runs/evaluation"
 """Where results go unless a configuration says otherwise."""
+DEFAULT_LENGTH = 32
+"""Longest answer to a task of one's own, tokens."""
+
+
+def _check_generation(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what `model.generate` would, once everything is loaded, and a second place for the longest answer."""
+    if "max_new_tokens" in arguments:
+        raise PydanticCustomError("refused", "set 'max_new_tokens' beside 'generation', not in it.")
+    known = GenerationConfig().to_dict()
+    for name in arguments:
+        if name not in known:
+            raise PydanticCustomError(
+                "refused", f"model.generate has no argument {name!r}.{did_you_mean(name, known)}"
+            )
+    return arguments
+
+
+Generation = Annotated[dict[str, Any], AfterValidator(_check_generation)]
+"""Arguments of `model.generate`."""
 
 
 class TaskConfig(Section):
@@ -60,7 +80,7 @@ class TaskConfig(Section):
     limit: int | None = Field(default=None, ge=1)
     prompt: str | None = None
     max_new_tokens: int | None = Field(default=None, ge=1)
-    generation: dict[str, Any] = Field(default_factory=dict)
+    generation: Generation = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def check_rows_come_from_one_place(self) -> Self:
@@ -94,7 +114,7 @@ class EvaluationConfig(Section):
         data_root: Folder that `data` and `train` of the tasks are relative to, and that holds a folder for each
             benchmark. None: the working directory.
         batch_size: Rows per generation batch.
-        max_new_tokens: Longest answer, tokens.
+        max_new_tokens: Longest answer of all tasks that do not say their own, tokens. None: 32, or the benchmark's.
         generation: Further arguments of `model.generate`. Greedy unless they say otherwise.
         seed: Of sampling rows, shuffling media, sampling tokens and the bootstrap.
         device: `auto` takes the GPU if there is one.
@@ -107,8 +127,8 @@ class EvaluationConfig(Section):
     output: Path
     data_root: Path | None = None
     batch_size: int = Field(default=32, ge=1)
-    max_new_tokens: int = Field(default=32, ge=1)
-    generation: dict[str, Any] = Field(default_factory=dict)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    generation: Generation = Field(default_factory=dict)
     seed: int = 0
     device: str = "auto"
     routing_rows: int = Field(default=256, ge=0)
@@ -117,17 +137,18 @@ class EvaluationConfig(Section):
     bootstrap: BootstrapConfig = Field(default_factory=BootstrapConfig)
     tasks: dict[str, TaskConfig] = Field(min_length=1)
 
-    def decoding(self, task: TaskConfig | None = None) -> dict[str, Any]:
+    def decoding(self, task: TaskConfig) -> dict[str, Any]:
         """Arguments of `model.generate`: greedy, overlaid with those of the benchmark, the evaluation and the task."""
-        found = {"do_sample": False, **self.generation, "max_new_tokens": self.max_new_tokens}
-        if task is None:
-            return found
-        if task.benchmark is not None:
-            benchmark = BENCHMARKS[task.benchmark]
-            own = {**benchmark.decoding, "max_new_tokens": benchmark.max_new_tokens}
-            found = {"do_sample": False, **own, **self.generation}
-        longest = {} if task.max_new_tokens is None else {"max_new_tokens": task.max_new_tokens}
-        return {**found, **task.generation, **longest}
+        benchmark = None if task.benchmark is None else BENCHMARKS[task.benchmark]
+        own = {} if benchmark is None else benchmark.decoding
+        longest = DEFAULT_LENGTH if benchmark is None else benchmark.max_new_tokens
+        return {
+            "do_sample": False,
+            **own,
+            **self.generation,
+            **task.generation,
+            "max_new_tokens": task.max_new_tokens or self.max_new_tokens or longest,
+        }
 
     def resolve(self, path: Path) -> Path:
         """A task's file, relative to `data_root`."""

@@ -1,13 +1,18 @@
 """A judge grades answers beside the metric: any endpoint that speaks OpenAI's chat completions.
 
 rows and predictions -> prompts -> judged/NAME.jsonl (resumable) -> a ratio of sums for each value that it names
+One process asks. A reply is kept under its row and prompt, so that of changed answers alone new grades are asked for.
 """
 
+import hashlib
 import json
 import os
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +23,14 @@ from rich.console import Console
 from unimoe.settings import Section
 
 from .errors import EvaluationError
-from .predictions import append_predictions, open_predictions
+from .predictions import append_predictions, resume_file
 from .progress import track
 from .tasks import Judge, Sample
 
-_TRIES = 3
+_PAUSES = (1, 5, 20)
+"""Between tries, s."""
+_PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+"""HTTP states that may pass."""
 
 
 class JudgeConfig(Section):
@@ -73,18 +81,25 @@ def judge_rows(
     Raises:
         EvaluationError: If the endpoint cannot be reached or refuses.
     """
-    prompts = {row.id: judge.render(row, text) for row, text in zip(samples, predictions, strict=True)}
-    header = {"judge": config.model, "base_url": config.base_url, "prompts": prompts}
-    replies = open_predictions(path, header, overwrite=overwrite)
-    left = [row for row in samples if row.id not in replies]
+    prompts = {}
+    for row, text in zip(samples, predictions, strict=True):
+        prompt = judge.render(row, text)
+        prompts[f"{row.id} {hashlib.sha256(prompt.encode()).hexdigest()[:16]}"] = prompt
+    replies = resume_file(
+        path, {"judge": config.model}, overwrite=overwrite, cure="Remove it to have all graded anew."
+    )
+    left = [key for key in prompts if key not in replies]
     batches = [left[start : start + config.workers] for start in range(0, len(left), config.workers)]
     with ThreadPoolExecutor(config.workers) as pool:
         for batch in track(batches, description, console=console):
-            answers = pool.map(lambda row: _ask(config, prompts[row.id]), batch)
-            fresh = {row.id: answer for row, answer in zip(batch, answers, strict=True)}
+            asked = [(key, pool.submit(_ask, config, prompts[key])) for key in batch]
+            wait(future for _, future in asked)
+            fresh = {key: future.result() for key, future in asked if future.exception() is None}
             append_predictions(path, ({"id": key, "prediction": text} for key, text in fresh.items()))
             replies |= fresh
-    grades = [read_grades(replies[row.id], judge.values) for row in samples]
+            for _, future in asked:
+                future.result()  # the first error, once its neighbours' replies are kept
+    grades = [read_grades(replies[key], judge.values) for key in prompts]
     values = {
         name: np.array([[found[name] if found else 0.0, 1.0] for found in grades], dtype=np.float64)
         for name in judge.values
@@ -96,10 +111,13 @@ def read_grades(reply: str, limits: Mapping[str, float]) -> dict[str, float] | N
     """Grades of a reply that is a JSON object with all of them, each a number from 0 to its limit; otherwise None."""
     try:
         found = json.loads(reply[reply.index("{") : reply.rindex("}") + 1])
-        grades = {name: float(found[name]) for name in limits}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         return None
-    return grades if all(0 <= grade <= limits[name] for name, grade in grades.items()) else None
+    grades = {name: found.get(name) for name in limits}
+    for name, grade in grades.items():
+        if isinstance(grade, bool) or not isinstance(grade, int | float) or not 0 <= grade <= limits[name]:
+            return None
+    return {name: float(grade) for name, grade in grades.items()}
 
 
 def _ask(config: JudgeConfig, prompt: str) -> str:
@@ -112,15 +130,21 @@ def _ask(config: JudgeConfig, prompt: str) -> str:
     body = {"model": config.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
     url, problem = f"{config.base_url.rstrip('/')}/chat/completions", ""
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    for _ in range(_TRIES):
+    for pause in (*_PAUSES, None):
         try:
             with urllib.request.urlopen(request, timeout=config.timeout) as response:
                 return str(json.load(response)["choices"][0]["message"]["content"])
-        except OSError as error:  # URLError, HTTPError and timeouts are among them
+        except urllib.error.HTTPError as error:
+            problem = str(error)
+            if error.code not in _PASSING:
+                break
+        except (OSError, HTTPException) as error:  # URLError and timeouts are among them
             problem = str(error)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             problem = f"not a chat completion ({error!r})"
-    raise EvaluationError(f"judge: {url} failed {_TRIES} times: {problem}. Grades up to here are kept; run again.")
+        if pause is not None:
+            time.sleep(pause)
+    raise EvaluationError(f"judge: {url} failed: {problem}. Grades up to here are kept; run again.")
 
 
 __all__ = ["JudgeConfig", "judge_rows", "read_grades"]

@@ -17,7 +17,7 @@ from .config import EvaluationConfig, TaskConfig
 from .errors import EvaluationError
 from .estimates import OVER_ROWS
 from .fingerprint import file_hash, model_fingerprint
-from .metrics import METRICS, Metric, Scores, check_rows
+from .metrics import METRICS, Metric, Scores, check_rows, without_thoughts
 from .processes import device as own_device
 from .tasks import BENCHMARKS, Average, Benchmark, Judge, Sample, read_hub, read_task, sample_rows
 
@@ -81,8 +81,8 @@ class LoadedTask:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def score(self, predictions: Sequence[str]) -> Scores:
-        """Score predictions in the order of the rows."""
-        return self.metric.score(self.samples, predictions)
+        """Score predictions in the order of the rows; the thoughts of a model are no part of its answers."""
+        return self.metric.score(self.samples, [without_thoughts(text) for text in predictions])
 
 
 def load_model(name: str, *, device: str) -> LoadedModel:
@@ -155,7 +155,7 @@ def _read_rows(
     source = benchmark.source(config.data_root or Path())
     if task.hub:
         assert benchmark.hub is not None
-        samples, fingerprint = read_hub(benchmark.hub, source)
+        samples, fingerprint = read_hub(benchmark, source)
         return samples, benchmark.hub.dataset, {benchmark.hub.dataset: fingerprint}
     samples = benchmark.samples(source)
     check_files(source.root, source.read)

@@ -1,5 +1,6 @@
 """report.md: the scores of an evaluation as Markdown, to paste into a model card or an issue."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,22 @@ def write_markdown(path: Path, results: dict[str, Any]) -> None:
     for name, task in results["tasks"].items():
         if details := _details(task):
             parts += [f"## {name}", *details]
-    decoding = ", ".join(f"{key} {value}" for key, value in results["decoding"].items())
     versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
-    parts.append(f"Decoding: {decoding}. Versions: {versions}.")
+    parts.append(f"Decoding: {decoding(results)}. Versions: {versions}.")
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def decoding(results: dict[str, Any]) -> str:
+    """How the answers were decoded, with the tasks if they differ in it."""
+    tasks = defaultdict(list)
+    for name, task in results["tasks"].items():
+        found = task["decoding"]
+        tasks["recorded" if found is None else ", ".join(f"{key} {value}" for key, value in found.items())].append(
+            name
+        )
+    if len(tasks) == 1:
+        return next(iter(tasks))
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in tasks.items())
 
 
 def _details(task: dict[str, Any]) -> list[str]:
@@ -55,6 +68,7 @@ def _details(task: dict[str, Any]) -> list[str]:
     if judged := task.get("judged"):
         title = [f"judged by {judged['by']}", "mean", "95 % interval"]
         parts.append(markdown_table([title, *map(_cells, judged["values"].items())]))
+        parts.append(f"{judged['unread']} of {task['n']:,} replies of the judge could not be read and count as 0.")
     for axis, found in task["categories"].items():
         lines = [[*_cells(item), f"{item[1]['n']:,}"] for item in found.items()]
         parts.append(markdown_table([[axis, task["metric"], "95 % interval", "rows"], *lines]))
@@ -76,4 +90,4 @@ def span(value: dict[str, Any]) -> str:
     return f"{number(value['low'])} - {number(value['high'])}"
 
 
-__all__ = ["markdown_table", "number", "span", "table_cells", "write_markdown"]
+__all__ = ["decoding", "markdown_table", "number", "span", "table_cells", "write_markdown"]

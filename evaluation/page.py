@@ -12,7 +12,7 @@ from unimoe.modality import Modality
 
 from .embed import embed
 from .loading import LoadedTask
-from .markdown import number, span, table_cells
+from .markdown import decoding, number, span, table_cells
 from .metrics import Scores
 from .report import describe_model
 from .tasks import Sample
@@ -82,7 +82,7 @@ def write_page(
         table=table_cells(results),
         tasks=[_task(name, task, worst.get(name, [])) for name, task in results["tasks"].items()],
         routing=_routing(results["routing"], plots),
-        decoding=results["decoding"],
+        decoding=decoding(results),
         versions=versions,
     )
     path.write_text(page, encoding="utf-8")
@@ -91,7 +91,7 @@ def write_page(
 def _task(name: str, task: dict[str, Any], worst: list[Answered]) -> dict[str, Any]:
     values = _values(task["values"])
     if judged := task.get("judged"):
-        values += f"; judged by {judged['by']}: {_values(judged['values'])}"
+        values += f"; judged by {judged['by']}: {_values(judged['values'])}, {judged['unread']} replies not read"
     notes = " ".join(filter(None, [*task["notes"], task.get("note", "")]))
     return {
         "name": name,

@@ -6,21 +6,22 @@ of the rows.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import EvaluationError
+from .files import write_whole
 from .processes import rank, wait
 from .tasks import Sample
 
 Header = dict[str, Any]
+_OVERWRITE = "Add --overwrite to replace them, or choose another --output."
 
 
 def open_predictions(path: Path, header: Header, *, overwrite: bool = False) -> dict[str, str]:
     """Start a predictions file, or go on with one that was made with the same header; all processes must call this.
-
-    A last line that was cut off by a kill is removed.
 
     Args:
         path: The file; its folder is created.
@@ -33,17 +34,26 @@ def open_predictions(path: Path, header: Header, *, overwrite: bool = False) -> 
     Raises:
         EvaluationError: If the file was made with another header; names what differs and the cure.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
         for file in _files(path) if overwrite else ():
             file.unlink()
     wait()
     found: dict[str, str] = {}
     for file in _files(path):
-        found |= _read(file, header, repair=file == _own(path))
+        found |= _read(file, header)
     wait()  # nobody writes before all have read
-    if not _own(path).is_file():
-        _own(path).write_text(_line({"header": header}), encoding="utf-8")
+    return found | resume_file(_own(path), header)
+
+
+def resume_file(path: Path, header: Header, *, overwrite: bool = False, cure: str = _OVERWRITE) -> dict[str, str]:
+    """Start a file that this process alone writes, or go on with it, see `open_predictions`.
+
+    A last line that was cut off by a kill is removed. `cure` ends what is said of a file of another header.
+    """
+    if overwrite or not path.is_file():
+        write_whole(path, _line({"header": header}))
+    found = _read(path, header, cure=cure)
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     return found
 
 
@@ -67,9 +77,7 @@ def close_predictions(path: Path, header: Header, samples: Sequence[Sample]) -> 
     if rank() == 0:
         lines: list[dict[str, Any]] = [{"header": header}]
         lines += ({"id": row.id, "prediction": found[row.id], "reference": row.reference} for row in samples)
-        partial = path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(map(_line, lines)), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, "".join(map(_line, lines)))
         for file in _files(path):
             if file != path:
                 file.unlink()
@@ -77,20 +85,28 @@ def close_predictions(path: Path, header: Header, samples: Sequence[Sample]) -> 
     return [found[sample.id] for sample in samples]
 
 
-def read_predictions(path: Path) -> dict[str, str]:
+def read_predictions(path: Path, data_hash: str | None = None) -> dict[str, str]:
     """Read recorded predictions by row id: lines `{"id", "prediction"}`, perhaps after a header.
 
+    Args:
+        path: The file.
+        data_hash: Of the rows that are to be scored. None: it is not compared with that of a header.
+
     Raises:
-        EvaluationError: If there is no such file, a line is no prediction, or a row is answered twice.
+        EvaluationError: If there is no such file, a line is no prediction, a row is answered twice, or the header
+            names other data.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = _lines(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise EvaluationError(f"{path}: predictions cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{path}: predictions cannot be read: not UTF-8 ({error})") from error
     found: dict[str, str] = {}
-    for number, text in enumerate(lines, start=1):
+    for number, text in lines:
         line = _parse(text, f"{path}:{number}")
         if "header" in line:
+            _refuse_other_data(line["header"], data_hash, path)
             continue
         key, prediction = line.get("id"), line.get("prediction")
         if key is None or not isinstance(prediction, str):
@@ -101,13 +117,22 @@ def read_predictions(path: Path) -> dict[str, str]:
     return found
 
 
-def match_predictions(path: Path, samples: Sequence[Sample]) -> list[str]:
-    """Recorded predictions for the rows of a task, in their order.
+def _refuse_other_data(header: Any, data_hash: str | None, path: Path) -> None:
+    answered = header.get("data") if isinstance(header, dict) else None
+    if answered is not None and data_hash is not None and answered != data_hash:
+        raise EvaluationError(
+            f"{path} answers other data than those of the task (SHA-256 {str(answered)[:12]} then, {data_hash[:12]} "
+            "now). Restore them, or let the model answer again."
+        )
+
+
+def match_predictions(path: Path, samples: Sequence[Sample], data_hash: str | None = None) -> list[str]:
+    """Recorded predictions for the rows of a task, in their order; see `read_predictions`.
 
     Raises:
         EvaluationError: If a row has none, or there are some for other rows.
     """
-    found = read_predictions(path)
+    found = read_predictions(path, data_hash)
     rows = {sample.id for sample in samples}
     for wrong, what in (
         (sorted(rows - found.keys()), "no prediction for"),
@@ -130,23 +155,20 @@ def _files(path: Path) -> list[Path]:
     return [file for file in (path, *sorted(path.parent.glob(f"{path.stem}.part-*.jsonl"))) if file.is_file()]
 
 
-def _read(path: Path, header: Header, *, repair: bool = False) -> dict[str, str]:
-    """Predictions of a file that was made with a header; a cut-off last line does not count, and is cut off."""
+def _read(path: Path, header: Header, cure: str = _OVERWRITE) -> dict[str, str]:
+    """Predictions of a file that was made with a header; a cut-off last line does not count."""
     text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if repair and len(whole) < len(text):
-        path.write_bytes(whole)
-    lines = [
-        _parse(line, f"{path}:{n}", ". Add --overwrite to replace it.")
-        for n, line in enumerate(whole.decode().splitlines(), 1)
-    ]
+    whole = text[: text.rfind(b"\n") + 1].decode()
+    lines = [_parse(line, f"{path}:{number}", f". {cure}") for number, line in _lines(whole)]
     found = lines[0].get("header") if lines else None
     if found != json.loads(json.dumps(header)):
-        raise EvaluationError(
-            f"{path} holds predictions of another run ({_difference(found, header)}). "
-            "Add --overwrite to replace them, or choose another --output."
-        )
+        raise EvaluationError(f"{path} holds answers of another run ({_difference(found, header)}). {cure}")
     return {line["id"]: line["prediction"] for line in lines[1:]}
+
+
+def _lines(text: str) -> list[tuple[int, str]]:
+    """Lines and their numbers; `str.splitlines` would also cut answers at their U+2028, U+2029 and U+0085."""
+    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -177,4 +199,5 @@ __all__ = [
     "match_predictions",
     "open_predictions",
     "read_predictions",
+    "resume_file",
 ]

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .errors import EvaluationError
+
 Batch = TypeVar("Batch")
 _PATIENCE = timedelta(hours=12)
 """How long a process waits for slower ones; one that fails ends all of them at once."""
@@ -34,10 +36,24 @@ def processes() -> int:
 
 
 def device(name: str) -> torch.device:
-    """The device of this process; `auto` is the GPU of its number on its node, if there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
+    """The device of this process.
+
+    Args:
+        name: As for torch. `cuda` is the GPU of this process's number on its node, `auto` the same if there is one.
+
+    Raises:
+        EvaluationError: If there is no such device.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "cpu"
+    try:
+        found = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
+    except RuntimeError as error:
+        raise EvaluationError(f"device: no device {name!r} ({str(error).splitlines()[0]})") from error
+    if found.type == "cuda" and not cuda:
+        raise EvaluationError(f"device: {name}, but torch finds no GPU here. Take cpu, or auto.")
+    return found
 
 
 def own(batches: Sequence[Batch]) -> list[Batch]:

@@ -1,4 +1,4 @@
-"""Progress of a loop: a bar in a terminal, plain lines elsewhere."""
+"""Progress of a loop: a bar in a terminal, plain lines elsewhere, with the time left."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Batch = TypeVar("Batch")
+_EVERY = 60.0
+"""Without a terminal there is a line at each quarter, and at least so often, s."""
 
 
 def track(batches: Sequence[list[Batch]], description: str, *, console: Console) -> Iterator[list[Batch]]:
@@ -26,13 +28,18 @@ def _bar(batches: Sequence[list[Batch]], description: str, console: Console) -> 
 
 def _lines(batches: Sequence[list[Batch]], description: str, console: Console) -> Iterator[list[Batch]]:
     total, done, said = sum(map(len, batches)), 0, 0
-    start = time.monotonic()
+    start = spoke = time.monotonic()
     for batch in batches:
         yield batch
         done += len(batch)
-        if done == total or 4 * (done - said) >= total:
-            said = done
-            console.print(f"{description}  {done}/{total} rows  {time.monotonic() - start:.0f} s", highlight=False)
+        now = time.monotonic()
+        if done == total or 4 * (done - said) >= total or now - spoke >= _EVERY:
+            said, spoke = done, now
+            left = (now - start) * (total - done) / done
+            rest = f", about {left:.0f} s left" if done < total else ""
+            console.print(
+                f"{description}  {done}/{total} rows  {now - start:.0f} s{rest}", highlight=False, markup=False
+            )
 
 
 __all__ = ["track"]

@@ -146,8 +146,12 @@ def refuse_unlike(run: Recorded, first: Recorded, name: str) -> None:
 
 def differing_questions(run: Recorded, first: Recorded, names: Sequence[str]) -> list[str]:
     """Say in what the asking of two runs differs; they can be compared, but not only the models differ."""
-    found = [f"{name}: prompt" for name in names if run.task(name).get("prompt") != first.task(name).get("prompt")]
-    return found + (["decoding"] if run.results.get("decoding") != first.results.get("decoding") else [])
+    return [
+        f"{name}: {key}"
+        for name in names
+        for key in ("prompt", "decoding")
+        if run.task(name).get(key) != first.task(name).get(key)
+    ]
 
 
 def _short(value: Any) -> str:

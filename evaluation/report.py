@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from unimoe.modality import Modality
@@ -24,7 +25,7 @@ def print_report(results: dict[str, Any], *, console: Console) -> None:
             console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
     for label in ("model", "baseline"):
         if results[label]:
-            console.print(f"{label}: {describe_model(results[label])}", highlight=False, soft_wrap=True)
+            console.print(f"{label}: {describe_model(results[label])}", highlight=False, markup=False, soft_wrap=True)
     if "parameters" in results["model"]:
         lines = loading_lines(results["model"]["path"])
         console.print(f"\n{lines}", highlight=False, markup=False, soft_wrap=True)
@@ -36,7 +37,7 @@ def results_table(results: dict[str, Any], names: Sequence[str]) -> Table:
     table = Table(show_header=True)
     table.add_column("", no_wrap=True)
     for name in names:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(escape(name), justify="right", overflow="fold")
     for label, cell in _lines(results).items():
         table.add_row(label, *(cell(task) for task in tasks))
     if results["routing"]:

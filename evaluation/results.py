@@ -63,6 +63,7 @@ def task_result(
     *,
     config: EvaluationConfig,
     prompt: str,
+    decoding: dict[str, Any] | None,
     shuffled: Scores | None = None,
     baseline: Scores | None = None,
 ) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def task_result(
         scores: Of the model's predictions.
         config: Of the evaluation.
         prompt: What the model was asked in the first row, rendered.
+        decoding: Arguments of `model.generate`. None: the answers were recorded.
         shuffled: Scores with other rows' media.
         baseline: Scores of the baseline.
     """
@@ -90,7 +92,7 @@ def task_result(
         "normaliser": metric.normaliser,
         "average": asdict(task.average),
         "prompt": prompt,
-        "decoding": task.decoding,
+        "decoding": decoding,
         "data": task.data,
         "data_hash": task.data_hash,
         "train_hash": task.train_hash,

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from unimoe import UniMoETextConfig
 from unimoe.modality import Modality
 from unimoe.moe.statistics import count_routing
 
@@ -22,8 +23,9 @@ from .tasks import Sample
 
 
 def is_sparse(model: Any) -> bool:
-    """Whether the model has routers."""
-    return getattr(model.config.get_text_config(), "num_experts", 0) > 0
+    """Whether the model has routers that tell their choices; those of other packages do not tell them per modality."""
+    text = model.config.get_text_config()
+    return isinstance(text, UniMoETextConfig) and text.num_experts > 0
 
 
 def count_prompt_routing(

@@ -10,6 +10,8 @@ from rich.console import Console
 from torch import Tensor
 
 from .config import EvaluationConfig
+from .files import write_whole
+from .fingerprint import questions_hash
 from .generate import generate_predictions
 from .judge import judge_rows
 from .loading import LoadedModel, LoadedTask, load_model, load_tasks
@@ -52,7 +54,9 @@ class Run:
             "limit": task.config.limit,
             "seed": self.config.seed,
             "decoding": task.decoding,
+            "batch_size": self.config.batch_size if task.decoding["do_sample"] else None,  # a batch is drawn together
             "control": folder,
+            "questions and media": questions_hash(samples),
         }
         return generate_predictions(
             loaded.model,
@@ -72,12 +76,10 @@ class Run:
         """Predictions of a model for all tasks."""
         return {task.name: self.predict(loaded, task, task.samples, folder) for task in tasks}
 
-    def predict_shuffled(self, loaded: LoadedModel, tasks: list[LoadedTask]) -> Predictions:
-        """Predictions for all tasks that have media, each row with another row's media."""
+    def shuffle(self, tasks: list[LoadedTask]) -> dict[str, list[Sample]]:
+        """Rows of all tasks that have media, each row with another row's media."""
         return {
-            task.name: self.predict(loaded, task, shuffle_media(task.samples, seed=self.config.seed), "shuffled")
-            for task in tasks
-            if has_media(task.samples)
+            task.name: shuffle_media(task.samples, seed=self.config.seed) for task in tasks if has_media(task.samples)
         }
 
     def routing(self, loaded: LoadedModel, tasks: list[LoadedTask]) -> dict[str, Any] | None:
@@ -94,9 +96,11 @@ class Run:
             )
             if counted is not None:
                 counts[task.name] = counted
-        if not counts:
-            return None
         text = loaded.model.config.get_text_config()
+        if not counts:
+            if getattr(text, "num_experts", 0):
+                self.console.print("routing is left out: this model does not tell which experts a token passes")
+            return None
         layers = sparse_layers(text)
         summary = summarise_routing(
             torch.stack(list(counts.values())).sum(dim=0), num_experts=text.num_experts, layers=layers
@@ -117,6 +121,10 @@ class Run:
             return []
         return list(PLOTS)
 
+    def save(self, results: dict[str, Any]) -> None:
+        """Write results.json."""
+        write_whole(self.output / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
     def judge(self, task: LoadedTask, predictions: list[str], result: dict[str, Any]) -> None:
         """Add to a task's result what a judge says of the answers, where there is one."""
         if self.config.judge is None or task.judge is None:
@@ -136,13 +144,14 @@ class Run:
     def write(
         self, results: dict[str, Any], tasks: list[LoadedTask], predictions: Predictions, scores: dict[str, Scores]
     ) -> None:
-        """Ask the judge, and write results.json, report.md and report.html."""
+        """Write results.json, ask the judge, and write it again with the reports."""
+        self.save(results)
         worst = {}
         for task in tasks:
             answers = predictions[task.name]
             self.judge(task, answers, results["tasks"][task.name])
             worst[task.name] = worst_answers(task, answers, scores[task.name], most=self.config.worst_rows)
-        save_results(results, self.output / "results.json")
+        self.save(results)
         write_markdown(self.output / "report.md", results)
         plots = [self.output / name for name in (results["routing"] or {}).get("plots", ())]
         write_page(self.output / "report.html", results, worst, plots=plots)
@@ -193,6 +202,7 @@ def evaluate(
                 scores[task.name],
                 config=run.config,
                 prompt=answers.prompts[task.name],
+                decoding=None if model is None else task.decoding,
                 shuffled=shuffled.get(task.name),
                 baseline=of_baseline.get(task.name),
             )
@@ -200,7 +210,6 @@ def evaluate(
         },
         "model": answers.model,
         "baseline": baseline_description,
-        "decoding": run.config.decoding(),
         "config": run.config.model_dump(mode="json"),
         "versions": versions(),
         "routing": answers.routing,
@@ -232,10 +241,15 @@ class Answers:
 
 def model_answers(run: Run, name: str, tasks: list[LoadedTask], *, shuffled_media: bool) -> Answers:
     """Let a model answer all tasks; it is not kept in memory."""
+    shuffled = run.shuffle(tasks) if shuffled_media else {}
     loaded = load_model(name, device=run.config.device)
     return Answers(
         predictions=run.predict_all(loaded, tasks),
-        shuffled=run.predict_shuffled(loaded, tasks) if shuffled_media else {},
+        shuffled={
+            task.name: run.predict(loaded, task, shuffled[task.name], "shuffled")
+            for task in tasks
+            if task.name in shuffled
+        },
         prompts={task.name: render_prompt(loaded.processor, task.samples[0]) for task in tasks},
         routing=run.routing(loaded, tasks),
         model=loaded.describe(),
@@ -249,7 +263,9 @@ def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
         EvaluationError: If a file is missing, or does not answer just the rows of its task.
     """
     found = {
-        task.name: match_predictions(path / f"{task.name}.jsonl" if path.is_dir() else path, task.samples)
+        task.name: match_predictions(
+            path / f"{task.name}.jsonl" if path.is_dir() else path, task.samples, task.data_hash
+        )
         for task in tasks
     }
     prompts = {task.name: render_question(task.samples[0]) for task in tasks}
@@ -272,12 +288,4 @@ def render_prompt(processor: Any, sample: Sample) -> str:
     return str(processor.apply_chat_template(list(sample.messages), tokenize=False, add_generation_prompt=True))
 
 
-def save_results(results: dict[str, Any], path: Path) -> None:
-    """Write results.json as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-__all__ = ["Run", "evaluate", "save_results"]
+__all__ = ["Run", "evaluate"]

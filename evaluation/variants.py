@@ -39,7 +39,11 @@ def find_seeds(parent: Path) -> dict[str, list[Path]]:
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(parent.glob("*/results.json")):
         if match := _SEED.fullmatch(path.parent.name):
-            found.setdefault(match["variant"], {})[int(match["seed"])] = path.parent
+            of_seed = found.setdefault(match["variant"], {})
+            if (other := of_seed.setdefault(int(match["seed"]), path.parent)) != path.parent:
+                raise EvaluationError(
+                    f"{other} and {path.parent} are the same seed of one variant. Rename one of them."
+                )
     if not found:
         raise EvaluationError(f"--seeds {parent}: no folder VARIANT-SEED with a results.json in it, such as top-k-0.")
     seeds = sorted(set().union(*found.values()))
@@ -76,8 +80,11 @@ def collect_variants(
             )
         variants[name] = folders
         for folder in folders:
-            if (owner := owners.setdefault(folder.resolve(), name)) != name or folders.count(folder) > 1:
-                raise EvaluationError(f"{folder} is given twice, for {owner} and {name}. A run is of one variant.")
+            if (path := folder.resolve()) in owners:
+                raise EvaluationError(
+                    f"{folder} is given twice, for {owners[path]} and {name}. A run is of one variant."
+                )
+            owners[path] = name
     return variants
 
 

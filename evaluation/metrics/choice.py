@@ -11,29 +11,52 @@ import numpy as np
 from ..tasks import Sample
 from ..tasks.choices import LETTERS
 from .metric import Flags, Metric, Scores, group_shares, shares
-from .normalise import normalise, without_thoughts
+from .normalise import fold, normalise
 
 _OPENING = r"""[\s(\[{*"'$]*"""
 _CLOSING = r"""[\s.:)\]}*"'$]*"""
+_LABELLED_LINE = re.compile(r"^[ \t(\[*]*([A-Z])[.):].*$", re.MULTILINE)
+_BESIDE_LETTERS = frozenset(("and", "or", "nor", "neither", "either", "both", "none", "all", "not", "of", "the"))
 
 
 def read_choice(prediction: str, choices: Sequence[str]) -> str | None:
-    """The letter of the option that an answer names; None if it names none.
+    """The letter of the option that an answer names; None if it names none, or several.
 
-    In this order, thoughts removed: the text of one option and nothing else; the letter at the start, followed by a
-    delimiter or by nothing (`A dog` begins with an article); the letter at the end; "answer is X"; "(X)"; "X."; "X:";
-    "X)", the last of each; the text of exactly one option somewhere in the answer. Letters within a text are capitals.
+    In this order: the text of one option and nothing else; "answer is X"; the letter at the start, followed by a
+    delimiter or by nothing (`A dog` begins with an article); the letter at the end; "(X)"; "X."; "X:"; "X)", the last
+    of each; the text of exactly one option somewhere in the answer. Letters within a text are capitals. Options that
+    the answer repeats with their letters, and letters after "not", are no answer.
 
     Args:
         prediction: What the model said.
         choices: Texts of the options A, B, ...
     """
-    text = without_thoughts(prediction)
-    texts = [normalise(choice) for choice in choices]
-    given = normalise(text)
-    if len(given) > 1 and texts.count(given) == 1:
-        return LETTERS[texts.index(given)]
-    return _read_letter(text, LETTERS[: len(choices)]) or _find_option(given, texts)
+    letters = LETTERS[: len(choices)]
+    for form in (fold, normalise):
+        texts, given = [form(choice) for choice in choices], form(prediction)
+        if len(given) > 1 and texts.count(given) == 1:
+            return letters[texts.index(given)]
+    if said := re.findall(rf"(?i:\banswer\s+is\b\s*:?){_OPENING}([{letters}])(?!\w)", prediction):
+        return str(said[-1])
+    text = _without_list(prediction, letters)
+    if _names_several(text, letters):
+        return None
+    text = re.sub(rf"(?i:\b(?:not|nor)) \(?[{letters}]\b\)?", "", text)
+    return _read_letter(text, letters) or _find_option(normalise(text), [normalise(choice) for choice in choices])
+
+
+def _without_list(text: str, letters: str) -> str:
+    """The text without the options that it repeats: lines that begin with letters, or all letters in one line."""
+    labels = {line[1] for line in _LABELLED_LINE.finditer(text)} & set(letters)
+    text = _LABELLED_LINE.sub("", text) if len(labels) > 1 else text
+    return re.sub(".*".join(rf"(?<!\w){letter}[.):]" for letter in letters) + ".*", "", text)
+
+
+def _names_several(text: str, letters: str) -> bool:
+    """Whether an answer is made of several letters, such as "A and B" or "Neither A nor B"."""
+    words = re.findall(r"\w+", text)
+    named = set(words) & set(letters)
+    return len(named) > 1 and all(word in named or word.lower() in _BESIDE_LETTERS for word in words)
 
 
 def _read_letter(text: str, letters: str) -> str | None:
@@ -41,10 +64,10 @@ def _read_letter(text: str, letters: str) -> str | None:
     letter = f"([{letters}])"
     alone = rf"(?<![\w.']){letter}"
     either_case = f"([{letters}{letters.lower()}])"
+    refused = r"(?<!\bor )(?<!\band )(?<!\d )"
     patterns = (
         rf"\A{_OPENING}{either_case}(?=[:),\]}}*\"\n]|\.(?!\w)|\s*\Z)",
-        rf"""(?:\A|(?<=[\s(\[{{*"':$])){letter}{_CLOSING}\Z""",
-        rf"(?i:\banswer\s+is\b\s*:?){_OPENING}{letter}(?!\w)",
+        rf"""(?:\A|(?<=[\s(\[{{*"':$])){refused}{letter}{_CLOSING}\Z""",
         rf"\({letter}\)",
         rf"{alone}\.(?!\w)",
         rf"{alone}:",
@@ -52,7 +75,7 @@ def _read_letter(text: str, letters: str) -> str | None:
     )
     for pattern in patterns:
         if found := re.findall(pattern, text):
-            return found[-1].upper()
+            return str(found[-1]).upper()
     return None
 
 
@@ -104,7 +127,7 @@ def _lacks_rotation(sample: Sample) -> str | None:
     return _lacks_choice(sample)
 
 
-_READING = "thoughts removed; the option's letter, otherwise its text in lower case, no punctuation, no articles"
+_READING = "the option's letter, otherwise its text in lower case, no articles, no punctuation but that of numbers"
 MULTIPLE_CHOICE = Metric(_score_multiple_choice, _READING, lacks=_lacks_choice)
 CIRCULAR = Metric(_score_circular, _READING, lacks=_lacks_rotation)
 

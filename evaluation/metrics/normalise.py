@@ -4,19 +4,28 @@ import re
 import string
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_MARK = re.compile(
+    rf"""
+    (?P<of_number> \.(?=\d) | (?<=\d)[:/](?=\d) | (?<![\w.)\]])-(?=\.?\d) )  # 3.5, 10:30, 5/8, -5
+    | [{re.escape(string.punctuation)}]
+    """,
+    flags=re.VERBOSE,
+)
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", flags=re.DOTALL)
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation, articles and surplus spaces; a text of nothing else keeps what it has."""
-    plain = " ".join(text.lower().translate(_WITHOUT_PUNCTUATION).split())
-    return " ".join(_ARTICLES.sub(" ", plain).split()) or plain
+    """Lower case, without punctuation, articles and surplus spaces; a text of nothing else keeps what it has.
+
+    What belongs to a number stays: its point, its minus, and what stands within 10:30 and 5/8. 1,000 becomes 1000.
+    """
+    plain = " ".join(_MARK.sub(lambda mark: mark["of_number"] or "", text.lower()).split())
+    return " ".join(_ARTICLES.sub(" ", plain).split()) or plain or fold(text)
 
 
 def is_unparsed(prediction: str) -> bool:
     """Whether there is no answer to compare. Counted as wrong and reported, never guessed."""
-    return not normalise(prediction)
+    return not prediction.strip()
 
 
 def fold(text: str) -> str:

@@ -9,7 +9,7 @@ from ..errors import EvaluationError
 from ..tasks import Sample
 from .evalai import normalise_vqa_answer
 from .metric import Metric, Scores, lacks_answers, shares
-from .normalise import fold, is_unparsed, normalise, without_thoughts
+from .normalise import fold, is_unparsed, normalise
 
 AND = "<AND>"
 """Joins the parts of an answer that must all occur, as in MM-Vet's file."""
@@ -64,15 +64,17 @@ def _levenshtein() -> Callable[[str, str], float]:
 def contains(prediction: str, answers: Sequence[str]) -> float:
     """1 if all parts of one of the answers occur in the prediction as whole words, otherwise 0.
 
-    The parts of an answer are joined by `<AND>`. A number does not occur in a longer one: no 5 in 15 or 5.2.
+    The parts of an answer are joined by `<AND>`. A number does not occur in another one: no 5 in 15, 5.2, -5 or 5/8.
     """
-    text = fold(without_thoughts(prediction))
+    text = fold(prediction)
     return float(any(all(_occurs(part, text) for part in answer.split(AND)) for answer in answers))
 
 
 def _occurs(part: str, text: str) -> bool:
     word = fold(part)
-    whole = rf"(?<!\w)(?<!\d[.,]){re.escape(word)}(?!\w)(?![.,]\d)"
+    whole = rf"(?<!\w)(?<!\d[.,/:]){re.escape(word)}(?!\w)(?![.,/:]\d)"
+    if word[:1].isdigit():
+        whole = rf"(?<!(?<![\w)\]])[-\u2212]){whole}"  # the minus of another number; that of 3-5 is none
     return bool(word) and re.search(whole, text) is not None
 
 
@@ -95,8 +97,7 @@ def _score_anls(samples: Sequence[Sample], predictions: Sequence[str]) -> Scores
 
 def _score_contains(samples: Sequence[Sample], predictions: Sequence[str]) -> Scores:
     hits = [contains(prediction, sample.answers) for sample, prediction in zip(samples, predictions, strict=True)]
-    blank = [not without_thoughts(text) for text in predictions]
-    return Scores({"contains": shares(hits)}, np.array(blank, dtype=bool))
+    return Scores({"contains": shares(hits)}, np.array([is_unparsed(text) for text in predictions], dtype=bool))
 
 
 def _lacks_annotators(sample: Sample) -> str | None:
@@ -105,10 +106,10 @@ def _lacks_annotators(sample: Sample) -> str | None:
     return "'answers', a list of the annotators' answers (usually 10, at least 4). Add it, or use metric exact_match."
 
 
-EXACT_MATCH = Metric(_score_exact_match, "lower case, no punctuation, no articles")
+EXACT_MATCH = Metric(_score_exact_match, "lower case, no articles, no punctuation but that of numbers")
 VQA_ACCURACY = Metric(_score_vqa, "EvalAI", lacks=_lacks_annotators)
 ANLS = Metric(_score_anls, "lower case, single spaces", lacks=lacks_answers, require=_levenshtein)
-CONTAINS = Metric(_score_contains, "thoughts removed, lower case, single spaces", lacks=lacks_answers)
+CONTAINS = Metric(_score_contains, "lower case, single spaces", lacks=lacks_answers)
 
 __all__ = [
     "ANLS",

@@ -8,7 +8,6 @@ import numpy as np
 
 from ..tasks import Sample
 from .metric import Flags, Metric, Scores, group_shares, shares
-from .normalise import without_thoughts
 
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
@@ -20,7 +19,7 @@ def read_yes_no(prediction: str) -> str | None:
 
     POPE's script (Li et al. 2023, arXiv 2305.10355) counts everything without no or not as yes; here it is unparsed.
     """
-    sentences = (part for part in _SENTENCE_END.split(without_thoughts(prediction)) if part.strip())
+    sentences = (part for part in _SENTENCE_END.split(prediction) if part.strip())
     words = set(_WORD.findall(next(sentences, "").lower()))
     if words & _NEGATIONS:
         return "no"

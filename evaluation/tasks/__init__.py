@@ -7,7 +7,7 @@ from . import image, sound, video
 from .benchmark import Average, Benchmark, Hub, Judge
 from .hub import read_hub
 from .jsonl import read_task, sample_rows
-from .sample import Sample, ask
+from .sample import Message, Sample, ask
 from .shuffle import has_media, shuffle_media
 
 _ALL = [
@@ -24,6 +24,7 @@ __all__ = [
     "Benchmark",
     "Hub",
     "Judge",
+    "Message",
     "Sample",
     "ask",
     "has_media",

@@ -102,7 +102,7 @@ def _parsed(text: str) -> Any:
     for parse in parsers:
         try:
             return parse(text.strip())
-        except (ValueError, SyntaxError):  # json.JSONDecodeError is a ValueError
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # json.JSONDecodeError is a ValueError
             continue
     return None
 

@@ -70,8 +70,10 @@ def sample_rows(samples: list[Sample], limit: int | None, *, seed: int) -> list[
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{path}: is not UTF-8 ({error}). Write it in UTF-8.") from error
     except OSError as error:
         raise EvaluationError(
             f"{path}: cannot be read ({error.strerror}). Check the task's data and train."
@@ -101,7 +103,7 @@ def _parse_row(line: str, *, where: str, folder: Path, prompt: str | None, defau
     sample_id = str(row.get("id", default_id))
     media = media_items(asked)
     group = _group(row, where=where)
-    cluster = row.get("cluster", media_signature(media) if media else group or sample_id)
+    cluster = row.get("cluster", group or (media_signature(media) if media else sample_id))
     return Sample(
         id=sample_id,
         messages=asked,

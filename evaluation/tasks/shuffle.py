@@ -20,8 +20,9 @@ def shuffle_media(samples: list[Sample], *, seed: int) -> list[Sample]:
     """Exchange the media among the rows so that no row keeps its own.
 
     The distinct media are permuted in one random cycle (Sattolo's algorithm), so rows that shared a picture share
-    another one. Rows exchange only with rows that have the same kinds of media in the same order. The other row's
-    answer may be the same by chance. Rows without media stay.
+    another one. Rows exchange with rows that have the same kinds of media in the same order; where no other row has,
+    single media are taken from any other rows. The other row's answer may be the same by chance. Rows without media
+    stay.
 
     Raises:
         EvaluationError: If there is nothing to exchange a row's media with.
@@ -33,8 +34,11 @@ def shuffle_media(samples: list[Sample], *, seed: int) -> list[Sample]:
     generator = np.random.default_rng(seed)
     donors: dict[str, Media] = {}
     for kinds, distinct in groups.items():
-        if kinds:
-            donors |= _exchange(kinds, distinct, generator)
+        if len(distinct) > 1:
+            donors |= _exchange(distinct, generator) if kinds else {}
+        else:
+            ((signature, media),) = distinct.items()
+            donors[signature] = _from_others(media, samples, generator)
     return [_with_media(sample, donors) for sample in samples]
 
 
@@ -42,12 +46,22 @@ def _kinds(media: Media) -> tuple[str, ...]:
     return tuple(item["type"] for item in media)
 
 
-def _exchange(kinds: tuple[str, ...], distinct: dict[str, Media], generator: np.random.Generator) -> dict[str, Media]:
-    if len(distinct) < 2:
-        raise EvaluationError(
-            f"media cannot be shuffled: only one row has the media {' + '.join(kinds)}. "
-            "Remove that row, or run without --shuffled-media."
-        )
+def _from_others(own: Media, samples: list[Sample], generator: np.random.Generator) -> Media:
+    """Media of the same kinds, none of which is among a row's own."""
+    mine = {media_signature([item]) for item in own}
+    others = {media_signature([item]): item for sample in samples for item in sample.media}
+    found = []
+    for item in own:
+        fit = [other for key, other in others.items() if key not in mine and other["type"] == item["type"]]
+        if not fit:
+            raise EvaluationError(
+                f"media cannot be shuffled: no other row has the medium {item['type']}. Run without --shuffled-media."
+            )
+        found.append(fit[int(generator.integers(len(fit)))])
+    return found
+
+
+def _exchange(distinct: dict[str, Media], generator: np.random.Generator) -> dict[str, Media]:
     signatures = list(distinct)
     order = list(signatures)
     for last in range(len(order) - 1, 0, -1):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
+from ..files import write_whole
 
 Row = dict[str, Any]
 UNPACKED = "unpacked"
@@ -45,12 +46,13 @@ class Source:
         raise EvaluationError(self._missing(" or ".join(str(self.root / name) for name in names)))
 
     def all(self, pattern: str) -> list[str]:
-        """Names of all files that fit a pattern such as `LibriSpeech/test-clean/*/*/*.trans.txt`.
+        """Names of all files that fit a pattern such as `LibriSpeech/test-clean/*/*/*.trans.txt`; no hidden ones.
 
         Raises:
             EvaluationError: If there is none.
         """
-        found = [path.relative_to(self.root).as_posix() for path in sorted(self.root.glob(pattern))]
+        there = (path for path in sorted(self.root.glob(pattern)) if not path.name.startswith("."))
+        found = [path.relative_to(self.root).as_posix() for path in there]
         if not found:
             raise EvaluationError(self._missing(str(self.root / pattern)))
         return found
@@ -208,10 +210,7 @@ class Source:
         path = self.root / UNPACKED / name
         try:
             if not path.is_file() or path.stat().st_size != len(content):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f"{path.name}.partial")
-                partial.write_bytes(content)
-                partial.replace(path)
+                write_whole(path, content)
         except OSError as error:
             raise EvaluationError(
                 f"{path} cannot be written ({error.strerror}): media in annotation files of {self.name} are unpacked "

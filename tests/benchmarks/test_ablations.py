@@ -109,7 +109,7 @@ def test_commands_measure_the_model_that_was_trained(tmp_path: Path) -> None:
 
 def write_results(folder: Path, fingerprint: str, limit: int | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"tasks": {"vqa": {"limit": limit}}}
+    config = {"tasks": {task: {"limit": limit} for task in ablations.TASKS}}
     (folder / "results.json").write_text(json.dumps({"model": {"fingerprint": fingerprint}, "config": config}))
 
 
@@ -126,6 +126,7 @@ def test_an_evaluation_of_another_model_or_of_other_rows_is_not_done(
     ):
         write_results(tmp_path / "mixed-0", fingerprint, limit)
         assert step.is_done(asked) is done
+    assert not step.is_done(settings(tmp_path)), "all rows are asked for, five were measured"
 
 
 def test_steps_run_after_those_that_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

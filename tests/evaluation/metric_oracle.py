@@ -39,12 +39,27 @@ def is_word_character(letter: str) -> bool:
 
 
 def has_answer(text: str) -> bool:
-    return any(not letter.isspace() and letter not in string.punctuation for letter in text.lower())
+    return text.strip() != ""
+
+
+def belongs_to_number(text: str, place: int) -> bool:
+    """Whether a mark is the point of 3.5, the colon of 10:30, the slash of 5/8 or the minus of -5."""
+    before, mark, after = text[max(place - 1, 0) : place], text[place], text[place + 1 : place + 3]
+    if mark == ".":
+        return after[:1].isdecimal()
+    if mark in ":/":
+        return before.isdecimal() and after[:1].isdecimal()
+    number_follows = after[:1].isdecimal() or (after[:1] == "." and after[1:].isdecimal())
+    return mark == "-" and number_follows and not (before and (is_word_character(before) or before in ".)]"))
 
 
 def plain_form(text: str) -> str:
-    """Lower case, no ASCII punctuation, single spaces, no articles unless there is nothing else."""
-    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    """Lower case, no ASCII punctuation but that of numbers, single spaces, no articles if there is anything else."""
+    text = text.lower()
+    letters = enumerate(text)
+    kept = "".join(
+        letter for place, letter in letters if letter not in string.punctuation or belongs_to_number(text, place)
+    )
     kept = " ".join(kept.split())
     runs, run = [], ""
     for letter in kept + " ":
@@ -53,7 +68,7 @@ def plain_form(text: str) -> str:
             continue
         runs += [" " if run in ARTICLES else run, letter]
         run = ""
-    return " ".join("".join(runs).split()) or kept
+    return " ".join("".join(runs).split()) or kept or " ".join(text.split())
 
 
 def exact_match(prediction: str, reference: str) -> float:
@@ -121,27 +136,82 @@ def error_rate(predictions: list[list[str]], references: list[list[str]]) -> flo
     return errors / sum(map(len, references))
 
 
-def answer_part(text: str) -> str:
-    """What is left of a text without its thoughts."""
-    while "<think>" in text:
-        before, _, thought = text.partition("<think>")
-        text = before + thought.partition("</think>")[2]
-    return text.split("</think>")[-1].strip()
-
-
 def choice(prediction: str, choices: list[str]) -> str | None:
-    text = answer_part(prediction)
     letters = string.ascii_uppercase[: len(choices)]
-    forms = [plain_form(option) for option in choices]
-    if len(plain_form(text)) > 1 and forms.count(plain_form(text)) == 1:
-        return letters[forms.index(plain_form(text))]
-    for place in (_at_start, _at_end, _after_answer_is):
+    for form in (lambda text: " ".join(text.lower().split()), plain_form):
+        forms = [form(option) for option in choices]
+        if len(form(prediction)) > 1 and forms.count(form(prediction)) == 1:
+            return letters[forms.index(form(prediction))]
+    if found := _after_answer_is(prediction, letters):
+        return found
+    text = _without_list(prediction, letters)
+    if _several(text, letters):
+        return None
+    text = _without_refused(text, letters)
+    for place in (_at_start, _at_end):
         if found := place(text, letters):
             return found
     for before, after in (("(", ")"), ("", "."), ("", ":"), ("", ")")):
         if found := _last_marked(text, letters, before, after):
             return found
     return _by_text(plain_form(text), forms, letters)
+
+
+def _without_list(text: str, letters: str) -> str:
+    """The text without the lines that begin with letters, where these are several."""
+    kept, labels = [], set()
+    for line in text.split("\n"):
+        begin = line.lstrip(" \t([*")
+        if begin[:1] in [*string.ascii_uppercase] and begin[1:2] in [*".):"]:
+            labels.add(begin[0])
+            line = ""
+        kept.append(line)
+    if len(labels & set(letters)) < 2:
+        kept = text.split("\n")
+    return "\n".join(_before_options(line, letters) for line in kept)
+
+
+def _before_options(line: str, letters: str) -> str:
+    """The line up to the first A, if marks of all letters follow each other from there."""
+    starts = []
+    for letter in letters:
+        places = range(starts[-1] + 2 if starts else 0, len(line) - 1)
+        marks = [at for at in places if line[at] == letter and line[at + 1] in ".):"]
+        free = [at for at in marks if at == 0 or not is_word_character(line[at - 1])]
+        if not free:
+            return line
+        starts.append(free[0])
+    return line[: starts[0]]
+
+
+def _several(text: str, letters: str) -> bool:
+    words = "".join(letter if is_word_character(letter) else " " for letter in text).split()
+    rest = [word for word in words if len(word) > 1 or word not in letters]
+    small = ["and", "or", "nor", "neither", "either", "both", "none", "all", "not", "of", "the"]
+    return len({*words} - {*rest}) > 1 and all(word.lower() in small for word in rest)
+
+
+def _after_word(before: str, *words: str) -> bool:
+    """Whether what comes next stands after one of these words and a space."""
+    return any(
+        before.endswith(word + " ") and not is_word_character(before[-len(word) - 2 : -len(word) - 1] or " ")
+        for word in words
+    )
+
+
+def _without_refused(text: str, letters: str) -> str:
+    """The text without "not B", "nor (B)"."""
+    kept = ""
+    while text:
+        for word in ("not", "nor"):
+            start = text[: len(word) + 1].lower() == word + " " and not is_word_character(kept[-1:] or " ")
+            rest = text[len(word) + 1 :].removeprefix("(")
+            if start and rest[:1] in [*letters] and not is_word_character(rest[1:2] or " "):
+                text = rest[1:].removeprefix(")")
+                break
+        else:
+            kept, text = kept + text[0], text[1:]
+    return kept
 
 
 def _at_start(text: str, letters: str) -> str | None:
@@ -155,7 +225,9 @@ def _at_start(text: str, letters: str) -> str | None:
 
 def _at_end(text: str, letters: str) -> str | None:
     text = text.rstrip(" .:)]}*\"'$" + string.whitespace)
-    if text[-1:] not in [*letters]:
+    if text[-1:] not in [*letters] or _after_word(text[:-1], "or", "and"):
+        return None
+    if text[-3:-2].isdecimal() and text[-2] == " ":
         return None
     return text[-1] if len(text) == 1 or text[-2] in "([{*\"':$" or text[-2].isspace() else None
 
@@ -214,7 +286,7 @@ def circular(right: list[bool], groups: list[str]) -> float:
 
 def yes_no(prediction: str) -> str | None:
     sentence = ""
-    for letter in answer_part(prediction):
+    for letter in prediction:
         if letter in ".!?\n":
             if sentence.strip():
                 break

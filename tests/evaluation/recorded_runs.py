@@ -28,9 +28,8 @@ def write_run(folder: Path, data: Path, right: Sequence[bool], **changes: Any) -
     )
     task = {"metric": "exact_match", "value": sum(right) / len(right), "n": len(right), "data_hash": file_hash(data)}
     results: Mapping[str, Any] = {
-        "tasks": {"t": {**task, "prompt": "is it?", **changes}},
+        "tasks": {"t": {**task, "prompt": "is it?", "decoding": {"do_sample": False}, **changes}},
         "config": config.model_dump(mode="json"),
-        "decoding": {"do_sample": False},
     }
     (folder / "predictions").mkdir(parents=True)
     answers = [{"id": f"r{row}", "prediction": "yes" if hit else "no"} for row, hit in enumerate(right)]

@@ -1,12 +1,16 @@
 """What holds for every published benchmark, of pictures, speech, sounds and video."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 from benchmark_damage import complaint, read, read_fixture, write
 from benchmark_fixtures import FIXTURES
 
-from evaluation.tasks import BENCHMARKS, image, sound, video
+from evaluation.errors import EvaluationError
+from evaluation.tasks import BENCHMARKS, Sample, image, read_hub, sound, video
 from evaluation.tasks.choices import LETTERS
 
 
@@ -51,3 +55,44 @@ def test_without_files_the_whole_tree_its_origin_and_licence_are_told(name: str,
     said = complaint(name, tmp_path)
     assert f"{tmp_path / (benchmark.shares or name)}" in said and "is missing" in said
     assert all(fact in said for fact in (*benchmark.tree.strip().splitlines(), benchmark.origin, benchmark.licence))
+
+
+def test_rows_of_the_hub_have_one_fingerprint_and_are_checked_like_files(tmp_path: Path) -> None:
+    """The order in which media are left undecoded is that of the columns: it goes into the fingerprint."""
+    row = {"index": 0, "question": "which?", "answer": "a dog", "options": ["a cat", "a dog"]}
+    row |= {"task type": "Sound", "audio type": "Event"}
+    media = {"audio": {"bytes": b"RIFF", "path": None}, "image": {"bytes": b"\x89PNG", "path": None}}
+    features = datasets.Features(
+        {
+            **datasets.Dataset.from_list([row]).features,
+            "image": datasets.Image(),
+            "audio": datasets.Audio(),
+        }
+    )
+    folder = tmp_path / "hub"
+    folder.mkdir()
+
+    def asked(*rows: Any) -> tuple[list[Sample], str]:
+        datasets.Dataset.from_list([*rows]).cast(features).to_parquet(folder / "train.parquet")
+        benchmark = BENCHMARKS["omnibench"]
+        hub = replace(benchmark.hub, dataset=str(folder))
+        return read_hub(replace(benchmark, hub=hub), benchmark.source(tmp_path))
+
+    samples, fingerprint = asked({**row, **media})
+    assert [item["type"] for item in samples[0].media] == ["audio", "image"] and samples[0].reference == "B"
+    rows = datasets.load_dataset(str(folder), split="train")
+    for name in (name for name in rows.features if name in media):
+        rows = rows.cast_column(name, type(rows.features[name])(decode=False))
+    assert fingerprint == rows._fingerprint
+    with pytest.raises(EvaluationError, match="id '0' appears twice"):
+        asked({**row, **media}, {**row, **media})
+
+
+def test_questions_of_the_hub_must_have_all_rotations(tmp_path: Path) -> None:
+    rows = list(read_fixture("mmbench", tmp_path))
+    benchmark = BENCHMARKS["mmbench"]
+    assert benchmark.whole(rows, "here") == rows
+    with pytest.raises(EvaluationError, match="rotations of its options"):
+        benchmark.whole([row for row in rows if int(row.id) < 1_000_000], "here")
+    with pytest.raises(EvaluationError, match="here: no rows of MMBench"):
+        benchmark.whole([], "here")

@@ -51,7 +51,7 @@ def right_answer(sample: Sample) -> str:
 @pytest.mark.usefixtures("no_java")
 def test_a_model_answers_every_benchmark(data_root, model, tmp_path):
     chosen = ["--tasks", ",".join(BENCHMARKS), "--data-root", data_root, "--output", tmp_path]
-    short = ["generation.max_new_tokens=3", "routing_rows=2", "bootstrap.samples=100", "worst_rows=2"]
+    short = ["max_new_tokens=3", "routing_rows=2", "bootstrap.samples=100", "worst_rows=2"]
     done = command("--model", model, *chosen, *short)
     assert done.exit_code == 0, done.output
     tasks = results_of(tmp_path)["tasks"]
@@ -176,9 +176,18 @@ def test_a_run_that_was_killed_goes_on_to_the_same_results(model, long_task):
             assert running.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
         running.send_signal(signal.SIGKILL)
-    kept = len(written.read_text().splitlines())
-    assert 10 <= kept < 48 and not (long_task.parent / "out" / "results.json").exists()
+    kept = written.read_text().splitlines()
+    assert 10 <= len(kept) < 48 and not (long_task.parent / "out" / "results.json").exists()
+    *_, (number, line) = enumerate(kept[:-1])  # the last one may be cut off
+    answer = json.loads(line)
     assert run(model, long_task) == unbroken
+    kept[number] = json.dumps({**answer, "prediction": "an answer of the first run"})
+    clear(long_task)
+    written.parent.mkdir(parents=True)
+    written.write_text("\n".join(kept[:-1]) + "\n")
+    run(model, long_task)
+    lines = map(json.loads, written.read_text().splitlines()[1:])
+    assert {row["id"]: row["prediction"] for row in lines}[answer["id"]] == "an answer of the first run"
 
 
 @pytest.mark.distributed

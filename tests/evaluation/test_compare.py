@@ -140,9 +140,11 @@ def test_tasks_that_only_one_run_has_are_named(runs: Path) -> None:
 
 
 def test_other_questions_are_compared_and_noted(runs: Path, yes_data: Path) -> None:
-    write_run(runs / "asked", yes_data, first_right(0.5), prompt="is it so?")
+    write_run(runs / "asked", yes_data, first_right(0.5), prompt="is it so?", decoding={"do_sample": True})
     result = command(runs / "a", runs / "asked")
-    assert result.exit_code == 0 and "was asked otherwise" in result.output and "t: prompt" in result.output
+    assert (
+        result.exit_code == 0 and "was asked otherwise" in result.output and "t: prompt, t: decoding" in result.output
+    )
 
 
 @pytest.mark.parametrize(

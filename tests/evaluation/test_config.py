@@ -5,6 +5,7 @@ import pytest
 
 from evaluation.config import MetricName, load_config
 from evaluation.metrics import METRICS
+from evaluation.tasks import BENCHMARKS
 from unimoe.settings import ConfigError
 
 VALID = "output: out\ntasks:\n  vqa: {data: a.jsonl, train: b.jsonl}\n"
@@ -24,14 +25,24 @@ def test_every_metric_can_be_asked_for() -> None:
 def test_defaults_are_greedy_exact_match(config_file: Path) -> None:
     config = load_config(config_file)
     assert config.tasks["vqa"].metric is None, "which is exact_match, or the benchmark's"
-    assert config.decoding() == {"do_sample": False, "max_new_tokens": 32}
+    assert config.decoding(config.tasks["vqa"]) == {"do_sample": False, "max_new_tokens": 32}
 
 
 def test_overrides_are_read_as_yaml_and_may_open_new_sections(config_file: Path) -> None:
     config = load_config(config_file, ["tasks.vqa.limit=5", "bootstrap.samples=200", "generation={num_beams: 3}"])
     assert config.tasks["vqa"].limit == 5
     assert config.bootstrap.samples == 200
-    assert config.decoding()["num_beams"] == 3
+    assert config.decoding(config.tasks["vqa"])["num_beams"] == 3
+
+
+def test_the_longest_answer_is_that_of_the_task_the_evaluation_or_the_benchmark() -> None:
+    def longest(*overrides: str) -> int:
+        config = load_config(None, overrides, tasks=["pope"])
+        return int(config.decoding(config.tasks["pope"])["max_new_tokens"])
+
+    assert longest() == BENCHMARKS["pope"].max_new_tokens
+    assert longest("max_new_tokens=5") == 5
+    assert longest("max_new_tokens=5", "tasks.pope.max_new_tokens=7") == 7
 
 
 @pytest.mark.parametrize(

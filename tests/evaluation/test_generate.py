@@ -1,6 +1,7 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 from evaluation.errors import EvaluationError
 from evaluation.generate import generate_predictions, make_batches
 from evaluation.predictions import open_predictions
+from evaluation.progress import track
 from evaluation.tasks import Sample, read_task
 
 
@@ -127,4 +129,13 @@ def test_the_longest_rows_come_first() -> None:
 def test_without_a_terminal_progress_is_plain_lines(samples: list[Sample], tmp_path: Path) -> None:
     stream = io.StringIO()
     run(samples, tmp_path / "p.jsonl", FakeModel(), console=Console(file=stream, width=100))
-    assert stream.getvalue().splitlines()[-1].startswith("colour  8/8 rows")
+    first, *_, last = stream.getvalue().splitlines()
+    assert "s left" in first and last.startswith("colour  8/8 rows") and "left" not in last
+
+
+def test_without_a_terminal_there_is_a_line_each_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, now = io.StringIO(), iter(range(0, 4000, 31))
+    monkeypatch.setattr("evaluation.progress.time", SimpleNamespace(monotonic=lambda: next(now)))
+    list(track([[row] for row in range(100)], "slow", console=Console(file=stream, width=100)))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 50 and lines[0] == "slow  2/100 rows  62 s, about 3038 s left"

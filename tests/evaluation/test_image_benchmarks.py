@@ -183,7 +183,7 @@ def test_mmvet_has_alternatives_and_each_capability_as_an_axis(tmp_path: Path) -
     judge = BENCHMARKS["mmvet"].judge
     assert judge is not None
     filled = judge.render(Sample("1", ask("q"), "r", ("r",), "1"), "p")
-    assert "Question: q\nReference: r\nAnswer: p\n" in filled and '{"grade": 1.0}' in filled
+    assert "Question: q\nReference: r\nAnswer: p\n" in filled and '{"grade": a number from 0 to 1}' in filled
 
 
 def hub_rows() -> dict[str, dict]:
@@ -221,3 +221,22 @@ def test_pictures_that_the_hub_gives_as_paths_stay_where_they_are(tmp_path: Path
     picture = {"bytes": None, "path": str(tmp_path / "1.png")}
     sample = hub.row({**row, "image": picture}, "row 0", BENCHMARKS["okvqa"].source(tmp_path / "none"))
     assert sample.media == [{"type": "image", "path": str(tmp_path / "1.png")}]
+
+
+def test_pictures_of_mmbench_may_stand_in_later_rows(tmp_path: Path) -> None:
+    write("mmbench", tmp_path)
+    before = read("mmbench", tmp_path)
+    (file,) = (tmp_path / "mmbench").glob("*.tsv")
+    title, *rows = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([title, *reversed(rows)]))
+    after = read("mmbench", tmp_path)
+    assert {row.id: row.media for row in after.values()} == {row.id: row.media for row in before.values()}
+
+
+def test_hidden_files_of_mme_are_no_questions(tmp_path: Path) -> None:
+    write("mme", tmp_path)
+    before = read("mme", tmp_path)
+    folder = next(path.parent for path in (tmp_path / "mme").rglob("*.txt"))
+    for name in (".DS_Store", "._1.txt", "._1.jpg"):
+        (folder / name).write_bytes(b"\0")
+    assert read("mme", tmp_path).keys() == before.keys()

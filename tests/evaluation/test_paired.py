@@ -72,6 +72,7 @@ def test_unlike_variants_are_refused() -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_without_a_difference_a_p_value_below_5_percent_is_as_rare_as_it_says(seeds: int) -> None:
+    """And one below a half is not much rarer; it may be somewhat, as seeds and rows are added (`seed_deviations`)."""
     generator, found = np.random.default_rng(0), []
     for _ in range(100):
         ease = generator.random(100)  # rows are easy or hard for both
@@ -81,6 +82,7 @@ def test_without_a_difference_a_p_value_below_5_percent_is_as_rare_as_it_says(se
         ]
         found.append(compare(*variants, samples=300).p)
     assert np.mean(np.array(found) < 0.05) <= 0.09
+    assert 0.3 <= np.mean(np.array(found) < 0.5) <= 0.6
 
 
 def test_a_p_value_is_never_0_and_draws_that_are_no_numbers_do_not_count() -> None:

@@ -12,6 +12,7 @@ from evaluation.predictions import (
     match_predictions,
     open_predictions,
     read_predictions,
+    resume_file,
 )
 from evaluation.tasks import Sample, ask
 
@@ -82,3 +83,40 @@ def test_recorded_predictions_that_do_not_fit_are_refused(tmp_path, lines, messa
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(EvaluationError, match=r"nowhere\.jsonl: predictions cannot be read \(No such file"):
         read_predictions(tmp_path / "nowhere.jsonl")
+
+
+def test_answers_keep_separators_that_json_does_not_escape(tmp_path):
+    path, said = tmp_path / "task.jsonl", "one\u2028two\u2029three\x85four\x0bfive"
+    open_predictions(path, HEADER)
+    append_predictions(path, ({"id": row.id, "prediction": said} for row in ROWS))
+    assert set(open_predictions(path, HEADER).values()) == {said}
+    assert close_predictions(path, HEADER, ROWS) == match_predictions(path, ROWS) == [said] * 4
+
+
+def test_recorded_answers_to_other_data_are_refused(tmp_path):
+    lines = [{"id": number, "prediction": "p"} for number in range(4)]
+    path = recorded(tmp_path, {"header": {"data": "a" * 64}}, *lines)
+    assert match_predictions(path, ROWS, "a" * 64) == match_predictions(path, ROWS) == ["p"] * 4
+    with pytest.raises(
+        EvaluationError, match=r"answers other data than those of the task \(SHA-256 a{12} then, b{12}"
+    ):
+        match_predictions(path, ROWS, "b" * 64)
+
+
+def test_recorded_answers_that_are_no_utf_8_are_named(tmp_path):
+    path = tmp_path / "recorded.jsonl"
+    path.write_bytes('{"id": "0", "prediction": "caf\u00e9"}'.encode("latin-1"))
+    with pytest.raises(EvaluationError, match=r"recorded\.jsonl: predictions cannot be read: not UTF-8"):
+        read_predictions(path)
+
+
+def test_a_line_that_was_cut_off_is_removed_and_another_header_says_the_cure(tmp_path):
+    path = tmp_path / "task.jsonl"
+    resume_file(path, HEADER)
+    answer(path, 0)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"id": "1", "pred')
+    assert resume_file(path, HEADER) == {"0": "answer 0"} and path.read_bytes() == whole
+    with pytest.raises(EvaluationError, match=r"answers of another run \(different: model\)\. Remove it\."):
+        resume_file(path, {"model": "xyz"}, cure="Remove it.")
+    assert path.read_bytes() == whole

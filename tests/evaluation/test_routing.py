@@ -1,10 +1,11 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from evaluation.routing import save_heat_map, summarise_routing
+from evaluation.routing import is_sparse, save_heat_map, summarise_routing
 from unimoe import Modality
 
 
@@ -40,3 +41,8 @@ def test_the_heat_map_is_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     save_heat_map(summarise_routing(counts(), num_experts=3, layers=[1, 3]), tmp_path / "routing.png")
     assert (tmp_path / "routing.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sparse_models_of_other_packages_tell_no_routing() -> None:
+    other = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_experts=4)))
+    assert not is_sparse(other)

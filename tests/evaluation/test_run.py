@@ -101,7 +101,7 @@ def test_the_command_measures_writes_and_reports(config_file: Path, sparse: Path
     assert {"value", "low", "high", "n"} <= task["shuffled"].keys()
     assert task["baseline"]["difference"]["value"] == pytest.approx(task["value"] - task["baseline"]["value"])
 
-    assert results["decoding"] == {"do_sample": False, "max_new_tokens": 4}
+    assert task["decoding"] == {"do_sample": False, "max_new_tokens": 4}
     assert {"python", "unimoe", "torch", "transformers"} <= results["versions"].keys()
     assert results["baseline"]["active_parameters"] == results["baseline"]["parameters"]
     assert results["model"]["active_parameters"] < results["model"]["parameters"]
@@ -149,7 +149,8 @@ def test_a_dense_model_has_no_routing(config_file: Path, dense: Path) -> None:
     assert "shuffled" not in results["tasks"]["colour"]
 
 
-def test_batch_size_and_padding_do_not_change_answers(config_file: Path, sparse: Path, colour_data: Path) -> None:
+def test_batch_size_and_padding_do_not_change_answers(config_file: Path, colour_data: Path, tmp_path: Path) -> None:
+    sparse = save_model(tmp_path, num_experts=4, num_experts_per_tok=2, initializer_range=0.3)  # answers differ
     rows = [colour_row(i, name, "why? " * i) for i, name in enumerate(("red", "green", "blue", "white"))]
     write_rows(colour_data / "colour_test.jsonl", rows)
 
@@ -169,7 +170,8 @@ def test_batch_size_and_padding_do_not_change_answers(config_file: Path, sparse:
         lines = (output / "predictions" / "colour.jsonl").read_text().splitlines()[1:]
         return {row["id"]: row["prediction"] for row in map(json.loads, lines)}
 
-    assert predictions(1) == predictions(4)
+    alone = predictions(1)
+    assert alone == predictions(4) and len(set(alone.values())) > 1
 
 
 @pytest.mark.parametrize(
@@ -179,6 +181,11 @@ def test_batch_size_and_padding_do_not_change_answers(config_file: Path, sparse:
         (["tasks.colour.data=none.jsonl"], "none.jsonl: cannot be read"),
         (["--model", "no/such/folder"], "no/such/folder: no such folder"),
         (["--model", "."], "no config.json"),
+        (["device=cdua"], "no device 'cdua'"),
+        (["device=cuda"], "device: cuda, but torch finds no GPU here"),
+        (["generation.temprature=1"], "model.generate has no argument 'temprature'. Did you mean 'temperature'?"),
+        (["generation.max_new_tokens=1"], "set 'max_new_tokens' beside 'generation', not in it"),
+        (["--output", "pyproject.toml"], "pyproject.toml"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -197,6 +204,28 @@ def test_stale_predictions_are_not_reused(config_file: Path, sparse: Path, dense
     assert refused.exit_code == 2
     assert "different: model). Add --overwrite" in refused.stderr
     assert command("--model", dense, "--overwrite", *arguments).exit_code == 0
+
+
+def test_answers_about_media_that_changed_are_not_reused(config_file: Path, colour_data: Path, sparse: Path) -> None:
+    arguments = ("--model", sparse, "--config", config_file, "routing_rows=0")
+    assert command(*arguments).exit_code == 0 == command(*arguments).exit_code
+    Image.new("RGB", (24, 24), "black").save(colour_data / "media" / "red_0.png")
+    refused = command(*arguments)
+    assert refused.exit_code == 2 and "different: questions and media). Add --overwrite" in refused.stderr
+
+
+def test_recorded_answers_are_scored_without_thoughts_and_name_no_decoding(config_file: Path, tmp_path: Path) -> None:
+    lines = [{"id": str(number), "prediction": "<think>blue?</think> red"} for number in range(8)]
+    rows = [json.loads(line)["id"] for line in (config_file.parent / "data/colour_test.jsonl").open()]
+    recorded = write_rows(tmp_path / "r.jsonl", [{**line, "id": row} for line, row in zip(lines, rows, strict=True)])
+    output = tmp_path / "o[/x]"  # no markup of the console
+    done = command("--predictions", recorded, "--config", config_file, "--output", output)
+    assert done.exit_code == 0 and str(output) in done.output
+    task = json.loads((output / "results.json").read_text())["tasks"]["colour"]
+    assert task["value"] == 0.25 and task["decoding"] is None
+    assert "Decoding: recorded." in (output / "report.md").read_text()
+    refused = command("--predictions", recorded, "--config", config_file, "--shuffled-media")
+    assert refused.exit_code == 2 and "--shuffled-media asks a model again" in refused.stderr
 
 
 class SeeingProcessor:

@@ -210,4 +210,4 @@ def test_free_answers_about_video_may_be_judged_with_all_that_a_judge_needs(name
     judge = BENCHMARKS[name].judge
     assert judge is not None
     asked = judge.render(Sample("1", ask("who?"), "a man", ("a man",), "1"), "a boy")
-    assert all(part in asked for part in ("who?", "a man", "a boy", '{"correct": 1, "score": 5}'))
+    assert all(part in asked for part in ("who?", "a man", "a boy", '"score": a number from 0 to 5'))

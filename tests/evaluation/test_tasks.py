@@ -40,6 +40,22 @@ def test_rows_of_a_group_without_media_are_one_cluster_and_carry_what_metrics_ne
     assert first.group == second.group == first.cluster == second.cluster == "q1"
 
 
+def test_a_group_is_one_cluster_whatever_its_media(colour_data: Path) -> None:
+    rows = [{**colour_row(number, "red"), "group": "q1"} for number in range(2)]
+    first, second = read_task(write_rows(colour_data / "rows.jsonl", rows))
+    assert first.media != second.media and first.cluster == second.cluster == "q1"
+
+
+def test_files_of_tasks_are_utf_8_with_or_without_a_mark(tmp_path: Path) -> None:
+    text = '{"messages": [{"role": "user", "content": "caf\u00e9?"}, {"role": "assistant", "content": "yes"}]}'
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text, encoding="utf-8-sig")
+    assert read_task(path)[0].question == "caf\u00e9?"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(EvaluationError, match=r"rows\.jsonl: is not UTF-8"):
+        read_task(path)
+
+
 def test_a_limit_keeps_groups_whole(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "yes"}]
     rows = [{"messages": messages, "group": str(number // 3)} for number in range(30)]
@@ -127,13 +143,17 @@ def test_shuffling_leaves_no_row_its_own_medium_and_keeps_all_media(colour_data:
     assert sorted(str(sample.media) for sample in shuffled) == sorted(str(sample.media) for sample in samples)
 
 
-def test_rows_exchange_media_of_the_same_kinds_only(colour_data: Path) -> None:
+def test_rows_exchange_media_of_the_same_kinds_or_single_ones_if_no_other_row_has_them(colour_data: Path) -> None:
     samples = read_task(colour_data / "colour_test.jsonl")
     pair = colour_row(9, "red")
     pair["messages"][0]["content"].insert(0, {"type": "image", "path": "media/blue_0.png"})
     lonely = read_task(write_rows(colour_data / "rows.jsonl", [pair]))
-    with pytest.raises(EvaluationError, match=r"only one row has the media image \+ image"):
-        shuffle_media([*samples, *lonely], seed=0)
+    *others, alone = shuffle_media([*samples, *lonely], seed=0)
+    assert others == shuffle_media(samples, seed=0)
+    own = [str(item) for item in lonely[0].media]
+    assert len(alone.media) == 2 and not set(own) & {str(item) for item in alone.media}
+    with pytest.raises(EvaluationError, match="no other row has the medium image"):
+        shuffle_media(lonely, seed=0)
 
 
 def test_rows_without_media_stay_as_they_are(colour_data: Path) -> None:

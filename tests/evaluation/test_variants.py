@@ -51,3 +51,12 @@ def test_a_name_or_a_folder_given_twice_is_refused(tmp_path: Path) -> None:
         collect_variants([tmp_path / "a", tmp_path / "a"])
     with pytest.raises(EvaluationError, match="given twice"):
         collect_variants([], ["a=x,x", "b=y,z"])
+
+
+def test_one_run_is_not_two_seeds(tmp_path: Path) -> None:
+    here = touch(tmp_path, "x", "y", "z")
+    with pytest.raises(EvaluationError, match="given twice, for a and a"):
+        collect_variants([], [f"a={here}/x,{here}/../{here.name}/x", f"b={here}/y,{here}/z"])
+    touch(tmp_path, "mixed-1", "mixed-01")
+    with pytest.raises(EvaluationError, match="are the same seed of one variant"):
+        find_seeds(tmp_path)

@@ -74,8 +74,12 @@ def test_an_answer_ends_at_its_stop_text_and_no_row_waits_for_another(parts) -> 
     stopped = [prompt(number, *content, max_new_tokens=12, until=[stop]) for number, content in enumerate(ASKED)]
     expected = [text.split(stop)[0] for text in whole]
     assert texts(parts, stopped, 1) == texts(parts, stopped, 3) == expected != whole
-    shorter = answer_all(*parts, [p for p, text in zip(stopped, whole, strict=True) if stop in text], batch_size=1)
-    assert all(answer.output_tokens <= 12 for answer in shorter)
+    ending = [number for number, text in enumerate(whole) if 0 <= text.find(stop) < len(text) - 1]
+    longer, shorter = (
+        [answer.output_tokens for answer in answer_all(*parts, [of[number] for number in ending], batch_size=3)]
+        for of in (prompts, stopped)
+    )
+    assert ending and all(short < long for short, long in zip(shorter, longer, strict=True))
 
 
 def test_counts_of_tokens_leave_padding_out(parts) -> None:

@@ -20,6 +20,7 @@ from unimoe.integrations.lmms_eval_media import SPEECH_TASKS
 ROOT = Path(__file__).parents[2]
 RECIPE = "configs/quickstart/quickstart.yaml"
 PYTHON = os.environ.get("UNIMOE_LMMS_PYTHON", "")
+PYTHON = PYTHON and os.path.abspath(PYTHON)  # lmms-eval runs in another folder
 BATCHES = (1, 4)
 TOLERANCE = 1e-6
 POPE = {"accuracy": "pope_accuracy", "precision": "pope_precision", "recall": "pope_recall", "f1": "pope_f1_score"}

@@ -166,11 +166,12 @@ def _score_batch(model: Any, processor: Any, batch: Sequence[Choice]) -> list[tu
     targets = inputs["input_ids"][:, 1:]  # (B, S - 1)
     is_answer = (inputs.pop("assistant_masks").bool() & inputs["attention_mask"].bool())[:, 1:]
     with torch.inference_mode():
-        logits = model(**inputs, use_cache=False).logits[:, :-1].float()  # (B, S - 1, V)
-    losses = cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (B, S - 1)
-    likely = (logits.argmax(dim=-1) == targets) | ~is_answer
-    totals = (losses * is_answer).sum(dim=1)
-    return list(zip(totals.tolist(), likely.all(dim=1).tolist(), strict=True))
+        logits = model(**inputs, use_cache=False).logits[:, :-1][is_answer].float()  # (answer tokens, V)
+    losses = torch.zeros(targets.shape, device=logits.device)
+    losses[is_answer] = cross_entropy(logits, targets[is_answer], reduction="none")
+    likely = ~is_answer
+    likely[is_answer] = logits.argmax(dim=-1) == targets[is_answer]
+    return list(zip(losses.sum(dim=1).tolist(), likely.all(dim=1).tolist(), strict=True))
 
 
 def _encode(

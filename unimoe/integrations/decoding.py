@@ -77,6 +77,10 @@ def read_decoding(arguments: Mapping[str, Any], *, max_new_tokens: int) -> Decod
     return Decoding({"max_new_tokens": max_new_tokens, **options}, tuple(stop for stop in until if stop))
 
 
+_MARGIN = 8
+"""Further tokens that are decoded: special ones, and a space that tokenizers drop at the beginning."""
+
+
 class StopAtText(StoppingCriteria):
     """End each row of a batch when its answer holds one of the texts, wherever tokens begin and end.
 
@@ -92,10 +96,12 @@ class StopAtText(StoppingCriteria):
         self.tokenizer = tokenizer
         self.until = until
         self.prompt_length = prompt_length
+        self.window = max((len(stop.encode()) for stop in until), default=0) + _MARGIN
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """Say which rows end, (rows,), of the tokens so far, (rows, tokens)."""
-        texts = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :], skip_special_tokens=True)
+        start = max(self.prompt_length, input_ids.shape[1] - self.window)  # a token is a byte or more
+        texts = self.tokenizer.batch_decode(input_ids[:, start:], skip_special_tokens=True)
         ended = [any(stop in text for stop in self.until) for text in texts]
         return torch.tensor(ended, device=input_ids.device)
 

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ...errors import EvaluationError
 from ..benchmark import LETTER, Benchmark, Hub
@@ -22,32 +22,40 @@ def read_mmbench(source: Source, *names: str) -> Iterator[Sample]:
     """Rows of the first of these TSV files that is there.
 
     Raises:
-        EvaluationError: If a row is not as expected, or a question lacks rotations; names row and cure.
+        EvaluationError: If a row is not as expected; names row and cure.
     """
+    name = source.first(*names)
     pictures: dict[str, str] = {}
+    for where, row in source.rows(name):
+        if len(cell := need_text(row, where, "image")) > LONGEST_REFERENCE:
+            pictures[str(need_whole(row, where, "index"))] = _unpack_picture(source, cell, where)
+    for where, row in source.rows(name):
+        index, cell = str(need_whole(row, where, "index")), need_text(row, where, "image")
+        if index not in pictures and cell not in pictures:
+            raise EvaluationError(f"{where}: 'image' names row {cell!r}, which has no picture")
+        yield _mmbench(row, where, pictures.get(index) or pictures[cell])
+
+
+def check_rotations(samples: Sequence[Sample]) -> None:
+    """See to it that each question has all rotations of its options.
+
+    Raises:
+        EvaluationError: If one lacks some; names it.
+    """
     rotations: dict[str, list[Sample]] = defaultdict(list)
-    for where, row in source.rows(source.first(*names)):
-        path = _mmbench_picture(source, row, where, pictures)
-        sample = _mmbench(row, where, path)
-        pictures[sample.id] = path
+    for sample in samples:
         rotations[sample.group].append(sample)
-        yield sample
-    for group, samples in rotations.items():
-        expected = len(samples[0].choices)
-        if len({sample.id for sample in samples}) != expected:
+    for group, found in rotations.items():
+        expected = len(found[0].choices)
+        if len(found) != expected:
             raise EvaluationError(
-                f"{samples[0].where}: question {group} has {len(samples)} of {expected} rotations of its options. "
+                f"{found[0].where}: question {group} has {len(found)} of {expected} rotations of its options. "
                 f"CircularEval needs a row for each, with the indices {group}, {int(group) + ROTATION}, ...; get a "
                 "file that holds them."
             )
 
 
-def _mmbench_picture(source: Source, row: Row, where: str, pictures: dict[str, str]) -> str:
-    cell = need_text(row, where, "image")
-    if len(cell) <= LONGEST_REFERENCE:
-        if cell not in pictures:
-            raise EvaluationError(f"{where}: 'image' names row {cell!r}, which does not stand before it")
-        return pictures[cell]
+def _unpack_picture(source: Source, cell: str, where: str) -> str:
     try:
         content = base64.b64decode(cell, validate=True)
     except binascii.Error as error:
@@ -125,6 +133,7 @@ def _mmbench_benchmark(name: str, version: str, *files: str, origin: str, read_o
         measures="Perception and reasoning as multiple choice; every rotation of the options must be answered right. "
         "Broken down by ability.",
         read=read,
+        check=check_rotations,
         metric="circular",
         prompt=LETTER,
         tree="\nor ".join(files),

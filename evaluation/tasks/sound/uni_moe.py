@@ -94,7 +94,7 @@ def _voices(row: Row, where: str) -> list[str]:
 
 def _question(row: Row, where: str) -> tuple[str, tuple[str, ...]]:
     """What is asked in writing, options included, and the texts of the options."""
-    text = _TAG.sub("", row.get("text") or _first_turn(row)).strip()
+    text = _TAG.sub("", optional_text(row, "text") or _first_turn(row)).strip()
     if written := options_in(text):
         return text, written
     if row.get("options"):
@@ -109,8 +109,9 @@ def _question(row: Row, where: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _first_turn(row: Row) -> str:
-    turns = row.get("conversations") or [{}]
-    return str(turns[0].get("value") or "") if isinstance(turns[0], dict) else ""
+    turns = row.get("conversations")
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return optional_text(first, "value") if isinstance(first, dict) else ""
 
 
 def _right(row: Row, choices: tuple[str, ...], where: str) -> str:

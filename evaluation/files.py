@@ -1,0 +1,20 @@
+"""Files that are written as a whole or not at all, whoever else writes or reads them."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under another name and rename it; its folder is created.
+
+    Args:
+        path: The file.
+        content: Text is written in UTF-8.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)
+
+
+__all__ = ["write_whole"]
