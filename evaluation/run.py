@@ -178,20 +178,16 @@ def evaluate(
         The contents of results.json.
 
     Raises:
-        EvaluationError: If the configuration, data, models or earlier predictions do not fit.
+        EvaluationError: If configuration, data, models or earlier predictions do not fit.
     """
     begin()
     tasks = load_tasks(run.config)
-    if model is None:
-        assert predictions is not None
+    if predictions is not None:
         answers = recorded_answers(predictions, tasks)
     else:
+        assert model is not None
         answers = model_answers(run, model, tasks, shuffled_media=shuffled_media)
-    others, baseline_description = Predictions(), None
-    if baseline is not None:
-        other = load_model(baseline, device=run.config.device)
-        baseline_description = other.describe()
-        others = run.predict_all(other, tasks, "baseline")
+    others, baseline_description = baseline_answers(run, baseline, tasks)
     scores, shuffled, of_baseline = (
         score_all(tasks, said) for said in (answers.predictions, answers.shuffled, others)
     )
@@ -202,7 +198,7 @@ def evaluate(
                 scores[task.name],
                 config=run.config,
                 prompt=answers.prompts[task.name],
-                decoding=None if model is None else task.decoding,
+                decoding=task.decoding if predictions is None else None,
                 shuffled=shuffled.get(task.name),
                 baseline=of_baseline.get(task.name),
             )
@@ -254,6 +250,14 @@ def model_answers(run: Run, name: str, tasks: list[LoadedTask], *, shuffled_medi
         routing=run.routing(loaded, tasks),
         model=loaded.describe(),
     )
+
+
+def baseline_answers(run: Run, name: str | None, tasks: list[LoadedTask]) -> tuple[Predictions, dict[str, Any] | None]:
+    """Answers of the baseline to all tasks, and what results.json says of it; without one, nothing."""
+    if name is None:
+        return {}, None
+    loaded = load_model(name, device=run.config.device)
+    return run.predict_all(loaded, tasks, "baseline"), loaded.describe()
 
 
 def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
