@@ -75,9 +75,9 @@ def _shortened(samples: Any) -> Embedded:
 
     most = int(_SECONDS * _RATE)
     content = io.BytesIO()
-    soundfile.write(content, samples[:most], _RATE, format="FLAC")
+    soundfile.write(content, samples[:most], _RATE, format="MP3")  # small, and every browser plays it
     note = f"the first {_SECONDS:.0f} of {math.ceil(len(samples) / _RATE)} s" if len(samples) > most else ""
-    return Embedded("sound", _uri("audio/flac", content.getvalue()), note)
+    return Embedded("sound", _uri("audio/mpeg", content.getvalue()), note)
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -92,11 +92,12 @@ def _task(name: str, task: dict[str, Any], worst: list[Answered]) -> dict[str, A
     values = _values(task["values"])
     if judged := task.get("judged"):
         values += f"; judged by {judged['by']}: {_values(judged['values'])}, {judged['unread']} replies not read"
+    metric = "" if task["metric"] in task["values"] else f"{task['metric']}: "
     notes = " ".join(filter(None, [*task["notes"], task.get("note", "")]))
     return {
         "name": name,
         "metric": task["metric"],
-        "summary": f"{task['metric']}: {values}. {task['n']:,} rows, {task['unparsed_rate']:.1%} unparsed. {notes}",
+        "summary": f"{metric}{values}. {task['n']:,} rows, {task['unparsed_rate']:.1%} unparsed. {notes}",
         "categories": {axis: _lines(found) for axis, found in task["categories"].items()},
         "worst": [_row(answered) for answered in worst],
         "how": f"{task['data']} (SHA-256 {task['data_hash'][:16]}), normalised: {task['normaliser']}",
