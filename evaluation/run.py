@@ -16,12 +16,12 @@ from .generate import generate_predictions
 from .judge import judge_rows
 from .loading import LoadedModel, LoadedTask, load_model, load_tasks
 from .markdown import write_markdown
-from .metrics import Scores
+from .metrics import Scores, without_thoughts
 from .page import worst_answers, write_page
 from .predictions import match_predictions
 from .processes import begin, rank, wait
 from .results import add_judged, task_result, versions
-from .routing import count_prompt_routing, save_heat_map, save_layer_plot, sparse_layers, summarise_routing
+from .routing import count_prompt_routing, is_sparse, save_heat_map, save_layer_plot, sparse_layers, summarise_routing
 from .tasks import Sample, has_media, shuffle_media
 
 Predictions = dict[str, list[str]]
@@ -98,7 +98,7 @@ class Run:
                 counts[task.name] = counted
         text = loaded.model.config.get_text_config()
         if not counts:
-            if getattr(text, "num_experts", 0):
+            if getattr(text, "num_experts", 0) and not is_sparse(loaded.model):
                 self.console.print("routing is left out: this model does not tell which experts a token passes")
             return None
         layers = sparse_layers(text)
@@ -133,7 +133,7 @@ class Run:
             task.judge,
             self.config.judge,
             task.samples,
-            predictions,
+            [without_thoughts(text) for text in predictions],
             path=self.output / "judged" / f"{task.name}.jsonl",
             overwrite=self.overwrite,
             description=f"{task.name} judged",

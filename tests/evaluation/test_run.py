@@ -199,7 +199,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 def test_stale_predictions_are_not_reused(config_file: Path, sparse: Path, dense: Path) -> None:
     arguments = ("--config", config_file, "routing_rows=0")
-    assert command("--model", sparse, *arguments).exit_code == 0
+    asked = command("--model", sparse, *arguments)
+    assert asked.exit_code == 0 and "routing is left out" not in asked.output, "it was not asked for"
     refused = command("--model", dense, *arguments)
     assert refused.exit_code == 2
     assert "different: model). Add --overwrite" in refused.stderr
