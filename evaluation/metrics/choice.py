@@ -32,7 +32,7 @@ def read_choice(prediction: str, choices: Sequence[str]) -> str | None:
         choices: Texts of the options A, B, ...
     """
     letters = LETTERS[: len(choices)]
-    for form in (fold, normalise):
+    for form in (fold, normalise):  # in the end, `texts` are normalised
         texts, given = [form(choice) for choice in choices], form(prediction)
         if len(given) > 1 and texts.count(given) == 1:
             return letters[texts.index(given)]
@@ -42,7 +42,7 @@ def read_choice(prediction: str, choices: Sequence[str]) -> str | None:
     if _names_several(text, letters):
         return None
     text = re.sub(rf"(?i:\b(?:not|nor)) \(?[{letters}]\b\)?", "", text)
-    return _read_letter(text, letters) or _find_option(normalise(text), [normalise(choice) for choice in choices])
+    return _read_letter(text, letters) or _find_option(normalise(text), texts)
 
 
 def _without_list(text: str, letters: str) -> str:

@@ -24,12 +24,12 @@ def read_mmbench(source: Source, *names: str) -> Iterator[Sample]:
     Raises:
         EvaluationError: If a row is not as expected; names row and cure.
     """
-    name = source.first(*names)
+    rows = list(source.rows(source.first(*names)))
     pictures: dict[str, str] = {}
-    for where, row in source.rows(name):
+    for where, row in rows:
         if len(cell := need_text(row, where, "image")) > LONGEST_REFERENCE:
             pictures[str(need_whole(row, where, "index"))] = _unpack_picture(source, cell, where)
-    for where, row in source.rows(name):
+    for where, row in rows:
         index, cell = str(need_whole(row, where, "index")), need_text(row, where, "image")
         if index not in pictures and cell not in pictures:
             raise EvaluationError(f"{where}: 'image' names row {cell!r}, which has no picture")
