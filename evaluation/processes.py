@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unimoe.loading import find_device
+
 from .errors import EvaluationError
 
 Batch = TypeVar("Batch")
@@ -44,14 +46,11 @@ def device(name: str) -> torch.device:
     Raises:
         EvaluationError: If there is no such device.
     """
-    cuda = torch.cuda.is_available()
-    if name == "auto":
-        name = "cuda" if cuda else "cpu"
     try:
-        found = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
+        found = find_device(None if name == "auto" else name)
     except RuntimeError as error:
         raise EvaluationError(f"device: no device {name!r} ({str(error).splitlines()[0]})") from error
-    if found.type == "cuda" and not cuda:
+    if found.type == "cuda" and not torch.cuda.is_available():
         raise EvaluationError(f"device: {name}, but torch finds no GPU here. Take cpu, or auto.")
     return found
 

@@ -5,6 +5,7 @@ for, both with no more than a warning. Here both are errors, as is a processor t
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -231,10 +232,22 @@ def _one_line(source: str | Path) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
+def find_device(name: str | None) -> torch.device:
+    """Return the device that a name means; `cuda`, or None where there are GPUs, is the GPU of this process.
+
+    Raises:
+        RuntimeError: If torch knows no such device.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
+
+
 __all__ = [
     "LOADING_ERRORS",
     "CheckpointError",
     "explain",
+    "find_device",
     "load_any",
     "load_model",
     "load_processor",

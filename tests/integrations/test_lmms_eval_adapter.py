@@ -14,6 +14,7 @@ import torch
 from tiny_processor import picture, sound
 
 from unimoe.integrations.lmms_eval import manifests
+from unimoe.loading import find_device
 
 ADAPTERS = ("unimoe.integrations.lmms_eval_chat", "unimoe.integrations.lmms_eval_simple")
 
@@ -247,8 +248,7 @@ def test_wrong_arguments_are_refused_before_anything_is_loaded(adapters: Any, ar
         adapters(manifests().chat_class_path)("no/such/folder", **arguments)
 
 
-def test_a_gpu_without_a_number_is_that_of_the_process(adapters: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    find_device = adapters("unimoe.integrations.lmms_eval_chat.find_device")
+def test_a_gpu_without_a_number_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "2")
     assert find_device("cuda") == torch.device("cuda:2")
     assert find_device("cuda:1") == torch.device("cuda:1")

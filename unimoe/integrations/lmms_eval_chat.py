@@ -6,16 +6,14 @@ Imported by lmms-eval alone, which must be installed. What the arguments mean an
 docs/lmms_eval.md.
 """
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 
-from ..loading import load_model, load_processor
+from ..loading import find_device, load_model, load_processor
 from ..suggest import did_you_mean
 from .answering import Answer, Choice, Prompt, answer_all, score_all
 from .decoding import read_decoding
@@ -193,13 +191,6 @@ class UniMoEChat(lmms):
         )
 
 
-def find_device(device: str | None) -> torch.device:
-    """Return the device that a name means; `cuda` or None on a machine with GPUs is the GPU of this process."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if device == "cuda" else torch.device(device)
-
-
 def _task(request: Any) -> str:
     return str(request.task_name)
 
@@ -208,4 +199,4 @@ def _where(request: Any) -> str:
     return f"task {request.task_name}, doc {request.doc_id}"
 
 
-__all__ = ["UniMoEChat", "find_device"]
+__all__ = ["UniMoEChat"]
