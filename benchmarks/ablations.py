@@ -25,7 +25,8 @@ from evaluation.fingerprint import model_fingerprint
 from training.checkpoint import is_complete
 from training.config import StageConfig
 from training.recipe import Recipe, load_recipe
-from unimoe.settings import ConfigError, Section, read_yaml, validate
+from unimoe.errors import ConfigError
+from unimoe.settings import Section, read_yaml, validate
 from unimoe.suggest import did_you_mean
 
 from .__main__ import environment

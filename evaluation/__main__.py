@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 from typer.core import TyperGroup
 
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .compare import command as compare
 from .config import load_config

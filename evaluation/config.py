@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from transformers import GenerationConfig
 
-from unimoe.settings import ConfigError, Section, apply_override, read_yaml, validate
+from unimoe.errors import ConfigError
+from unimoe.settings import Section, apply_override, read_yaml, validate
 from unimoe.suggest import did_you_mean
 
 from .judge import JudgeConfig

@@ -21,6 +21,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 # Floor of each room of `unimoe`. A room imports from the floors below, and from its own floor if NEIGHBOURS says so.
 FLOORS = {
     "modality": 1,
+    "errors": 1,
     "suggest": 1,
     "settings": 1,
     "remote_code": 1,
@@ -33,6 +34,7 @@ FLOORS = {
     "presets": 2,
     "layout": 2,
     "media": 2,
+    "strict_json": 2,
     "placeholders": 2,
     "positions": 2,
     "units": 2,
@@ -58,7 +60,9 @@ FLOORS = {
     "cli": 6,
 }
 NEIGHBOURS = {
+    ("settings", "errors"),
     ("settings", "suggest"),
+    ("strict_json", "media"),
     ("configuration_beats", "configuration_parts"),
     ("configuration_moe", "configuration_parts"),
     ("configuration_unimoe", "configuration_moe"),

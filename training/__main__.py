@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .check import command as check_data
 from .exits import fail

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from unimoe.settings import ConfigError, validate
+from unimoe.errors import ConfigError
+from unimoe.settings import validate
 
 from .config_data import DataConfig, SourceConfig
 from .recipe import load_recipe

@@ -16,7 +16,7 @@ import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .config import StageConfig
 from .data import BatchPlan

@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe.errors import ConfigError
 from unimoe.loading import load_processor
-from unimoe.settings import ConfigError, validate
+from unimoe.settings import validate
 from unimoe.surgery.certificate import FILE_NAME, Certificate
 
 from .config import StageConfig

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from unimoe import Modality, UniMoEForConditionalGeneration, UniMoEProcessor
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 from unimoe.units import EXTRACTORS
 
 from .data import MixtureDataset

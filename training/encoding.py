@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from unimoe import Modality, UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe.errors import ConfigError
 from unimoe.lengths import TokenCounter
-from unimoe.settings import ConfigError
 
 from .config import StageConfig
 from .config_data import EncoderCache

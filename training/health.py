@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from unimoe import MEDIA, Modality, UniMoETextConfig
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .parts import Trainable
 

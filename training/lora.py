@@ -8,8 +8,8 @@ import yaml
 from torch import nn
 
 from unimoe import UniMoEForConditionalGeneration
+from unimoe.errors import ConfigError
 from unimoe.moe import Experts
-from unimoe.settings import ConfigError
 
 from .config_train import LoraTraining
 

@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_map_only
 from transformers import Trainer, TrainingArguments
 
 from unimoe import Modality, UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe.errors import ConfigError
 from unimoe.moe import weighted_router_loss
-from unimoe.settings import ConfigError
 
 from .config import StageConfig
 from .config_train import TrainConfig

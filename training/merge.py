@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .exits import fail
 

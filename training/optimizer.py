@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 from unimoe.suggest import did_you_mean
 
 from .config_train import TrainConfig

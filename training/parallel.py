@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import Trainer
 
 from unimoe import UniMoETextConfig
+from unimoe.errors import ConfigError
 from unimoe.moe.block import SparseMoeBlock
 from unimoe.moe.router import Router
 from unimoe.moe.soft import SoftMoeBlock
-from unimoe.settings import ConfigError
 
 from .config import ParallelConfig, StageConfig
 

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.encoders import Encoder
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 from unimoe.suggest import did_you_mean
 
 from .config_train import TrainConfig

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .exits import fail
 

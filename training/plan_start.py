@@ -11,8 +11,8 @@ import torch
 
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.build import describe_model
+from unimoe.errors import ConfigError
 from unimoe.loading import load_processor, read_config
-from unimoe.settings import ConfigError
 from unimoe.surgery.assemble import assembled_config
 
 from .config import AssembleConfig, StageConfig

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unimoe.settings import ConfigError, read_yaml, validate
+from unimoe.errors import ConfigError
+from unimoe.settings import read_yaml, validate
 from unimoe.suggest import did_you_mean
 
 from .config import StageConfig

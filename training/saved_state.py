@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .processes import from_all, processes, rank, together
 from .sharding import optimizer_states, put_optimizer_states, share_buffers, whole_weights

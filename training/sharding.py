@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .processes import processes, rank
 

@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments, get_scheduler
 
 from unimoe import UniMoEForConditionalGeneration
+from unimoe.errors import ConfigError
 from unimoe.moe import GatedMLP
-from unimoe.settings import ConfigError
 
 from .data import BatchPlan, MixtureBatches, MixtureDataset
 from .data.lanes import LaneBatches, LaneDataset, apportion, split_lanes, take_turns

@@ -6,7 +6,7 @@ from rich.console import Console
 from transformers import TrainingArguments
 
 from unimoe import UniMoEProcessor, UniMoETextConfig
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .config import StageConfig
 from .config_data import DataConfig

@@ -9,7 +9,7 @@ from rich.console import Console
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor, UniMoETextConfig
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 from unimoe.surgery import Certificate
 
 from .checkpoint import WatchCheckpoints, begin, find_checkpoint, is_complete, mean_loss

@@ -4,8 +4,8 @@ import torch
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.build import build_model
+from unimoe.errors import ConfigError
 from unimoe.loading import load_model, load_processor
-from unimoe.settings import ConfigError
 from unimoe.surgery import Certificate, assemble
 
 from .config import StageConfig

@@ -9,7 +9,7 @@ from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 from unimoe.suggest import did_you_mean
 
 LOGS = "logs"

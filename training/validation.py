@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from unimoe import UniMoEProcessor
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 from .config_data import DataConfig
 from .data import Collator, MixtureBatches, MixtureDataset, plan_batches

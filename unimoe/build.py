@@ -29,6 +29,7 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 
 from .configuration_unimoe import UniMoEConfig, UniMoETextConfig
 from .encoders import measure_tower
+from .errors import UniMoEError
 from .language_models import LANGUAGE_MODELS, build_language_model, text_config
 from .layout import MediaLayout
 from .loading import LOADING_ERRORS, explain, load_weights, read_config
@@ -51,7 +52,7 @@ ENCODER_FIELDS = ("feature_layer", "keep_prefix", "num_prefix_tokens")
 """Fields of an encoder's configuration that can be chosen; the others follow from its tower."""
 
 
-class PartError(ValueError):
+class PartError(UniMoEError):
     """A part that a model cannot be composed of; one line with its option, where it is, and what is wrong."""
 
 

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .configuration_unimoe import UniMoEConfig
+from .errors import UniMoEError
 from .modeling_unimoe import UniMoEForConditionalGeneration
 from .processing_unimoe import UniMoEProcessor
 
@@ -34,7 +35,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _AGAIN = "Copy or download the folder again, whole."
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UniMoEError):
     """A model folder that cannot be used; one line that names the folder, what is wrong in it, and the cure."""
 
     def __init__(self, source: str | Path, problem: str) -> None:

@@ -12,11 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from .errors import ConfigError
 from .suggest import did_you_mean
-
-
-class ConfigError(ValueError):
-    """Settings that cannot be run; the message names the file, the key and the cure."""
 
 
 class Section(BaseModel):

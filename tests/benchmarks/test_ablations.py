@@ -28,7 +28,7 @@ from benchmarks.ablations import (
 from benchmarks.ablations_table import describe, put_section
 from evaluation.config import load_config
 from training.recipe import load_recipe
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 app = Typer()

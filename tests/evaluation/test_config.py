@@ -6,7 +6,7 @@ import pytest
 from evaluation.config import MetricName, load_config
 from evaluation.metrics import METRICS
 from evaluation.tasks import BENCHMARKS
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 VALID = "output: out\ntasks:\n  vqa: {data: a.jsonl, train: b.jsonl}\n"
 

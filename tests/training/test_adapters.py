@@ -16,7 +16,7 @@ from training.data import Collator, MixtureDataset
 from training.data.dataset import read_mixture
 from training.stages import run_stage
 from training.start import load_start
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from training.data.json_files import JsonFile
 from training.data.rows import Faults
 from training.data.sources import open_source, open_stream
 from training.stages import run_stage
-from unimoe.settings import ConfigError, validate
+from unimoe.errors import ConfigError
+from unimoe.settings import validate
 
 
 @pytest.fixture(autouse=True)

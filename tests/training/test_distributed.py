@@ -10,7 +10,7 @@ from transformers import AutoModelForMultimodalLM
 
 from training.parallel import check_engaged, deepspeed_arguments
 from training.stages import training_arguments
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 STEPS = 20
 

@@ -22,7 +22,7 @@ from training.data import DataError
 from training.stages import run_stage
 from training.trainer import StageTrainer
 from unimoe import UniMoEModel
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -13,7 +13,7 @@ from training.optimizer import ParameterGroups
 from training.parts import choose_trainable
 from training.stages import run_stage
 from training.start import load_start
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 PARTS = {"parts": ["connectors", "router"], "lora": {"parts": ["attention"], "r": 2}}
 

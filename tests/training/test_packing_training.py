@@ -18,7 +18,7 @@ from training.stage_data import check_packing
 from training.stages import run_stage
 from training.trainer import real_tokens
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 CONVERSATIONS = [
     [turn(item("image", picture(40)), "what?"), turn("grey", role="assistant")],

@@ -14,7 +14,8 @@ from training.processes import is_lost_connection
 from training.stages import run_stage
 from training.traffic import Placement, step_traffic
 from unimoe import UniMoEConfig, UniMoETextConfig
-from unimoe.settings import ConfigError, validate
+from unimoe.errors import ConfigError
+from unimoe.settings import validate
 
 
 @pytest.fixture

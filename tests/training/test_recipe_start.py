@@ -12,7 +12,7 @@ from training.config import StageConfig
 from training.recipe import load_recipe
 from training.stages import load_start, run_stage
 from unimoe.build import build_model
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 STAGE = {"train": {"parts": ["connectors"]}, "data": {"mixture": ["${data}/rows.jsonl"]}}

@@ -16,7 +16,7 @@ from training.data.measure import LENGTHS_FILE
 from training.metrics import WALL_CLOCK as metrics_of_speed
 from training.saved_state import MANIFEST
 from training.stages import run_stage
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 from unimoe.surgery import assemble
 
 STEPS, KILLED_AT = 30, 10

@@ -24,7 +24,7 @@ from training.processes import together
 from training.saved_state import MANIFEST, CheckpointError, load_optimizer, put_weights, verify
 from training.sharding import put_optimizer_states
 from training.stages import run_stage
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 WRITES = {
     "save_file": (saved_state, "save_file"),

@@ -18,7 +18,7 @@ from training.data.schema import DataError
 from training.recipe import merge
 from training.stages import run_stage
 from training.validation import HeldBack
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 from unimoe.surgery import assemble
 
 STEPS = {"image": 5, "speech": 3, "text": 2}

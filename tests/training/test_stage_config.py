@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from training.__main__ import app
 from training.config import StageConfig
 from training.recipe import load_recipe, merge, select_stages
-from unimoe.settings import ConfigError, apply_override
+from unimoe.errors import ConfigError
+from unimoe.settings import apply_override
 
 STAGE = {
     "start": "models/start",

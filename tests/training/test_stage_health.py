@@ -30,7 +30,7 @@ from training.parts import Trainable
 from training.stages import run_stage
 from training.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from training.losses import set_coefficients
 from training.stages import run_stage
 from training.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 
 @pytest.fixture

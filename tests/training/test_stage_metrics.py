@@ -19,7 +19,7 @@ from training.metrics import WALL_CLOCK, Meter, expert_load, layer_load, real_to
 from training.progress import summarize
 from training.stages import run_stage
 from training.trackers import choose_trackers
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from training.stages import run_stage
 from training.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.connectors.mlp import MLPConnector
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 
 @pytest.fixture

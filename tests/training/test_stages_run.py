@@ -19,7 +19,7 @@ from training.metrics import expert_load
 from training.progress import summarize
 from training.stages import load_start, run_stage, training_arguments
 from training.trainer import NonFiniteLoss, StageTrainer
-from unimoe.settings import ConfigError
+from unimoe.errors import ConfigError
 
 
 @pytest.fixture

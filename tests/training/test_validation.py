@@ -16,7 +16,8 @@ from training.data.dataset import read_mixture
 from training.stages import run_stage, training_arguments
 from training.trainer import NonFiniteLoss, StageTrainer
 from training.validation import source_names
-from unimoe.settings import ConfigError, validate
+from unimoe.errors import ConfigError
+from unimoe.settings import validate
 
 HELD_BACK = ("image_kind", "spoken_word")
 

@@ -2,11 +2,13 @@
 (decoded media) -> collator (tensors and labels).
 """
 
+from unimoe.errors import DataError
+
 from .batches import BatchPlan, MixtureBatches, plan_batches
 from .collator import Collator
 from .dataset import MixtureDataset, MixtureSampler, Sample
 from .measure import RowLengths
-from .rows import DataError, Row
+from .rows import Row
 from .schema import read_rows
 
 __all__ = [

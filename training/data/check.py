@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from unimoe.errors import DataError
 from unimoe.lengths import TokenCounter
 
 from ..config_data import SourceConfig
@@ -12,7 +13,7 @@ from .census import Census
 from .formats import row_format
 from .json_files import BAD
 from .media_check import MediaCheck, explain
-from .rows import DataError, Faults, Row
+from .rows import Faults, Row
 from .sources import Rows, check_columns
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .rows import DataError, Faults, shorten
+from unimoe.errors import DataError
+
+from .rows import Faults, shorten
 
 BAD = object()
 """What stands for a row that is no JSON."""

@@ -3,23 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-
-class DataError(ValueError):
-    """Data that cannot be trained on: where, under which key, what is wrong, and the cure. Its text is one line.
-
-    Args:
-        where: File and row. Given alone, it is the whole line, which then is the problem.
-        problem: What is wrong: a sentence.
-        cure: What to do about it: a sentence.
-        key: Place within the row, such as `messages[0].content[1].path`.
-    """
-
-    def __init__(self, where: str, problem: str = "", cure: str = "", *, key: str = "") -> None:
-        if not problem:
-            where, problem = "", where
-        self.where, self.key, self.problem, self.cure = where, key, problem, cure
-        sentences = " ".join(filter(None, (problem, cure)))
-        super().__init__(": ".join(filter(None, (where, key, sentences))))  # one argument: so workers can pass it on
+from unimoe.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -75,4 +59,4 @@ def shorten(value: Any, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-__all__ = ["DataError", "Faults", "Row", "shorten"]
+__all__ = ["Faults", "Row", "shorten"]

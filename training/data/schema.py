@@ -6,9 +6,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from unimoe.errors import DataError
+
 from ..config_data import SourceConfig
 from .formats import parse_row
-from .rows import DataError, Row
+from .rows import Row
 from .sources import open_source
 
 

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from unimoe.errors import DataError
 from unimoe.suggest import did_you_mean
 
 from ..config_data import SourceConfig
 from .formats import RowForm, parse_row
 from .json_files import BAD, JsonFile, parse_json, read_lines
-from .rows import DataError, Faults, Row
+from .rows import Faults, Row
 from .tables import Table, is_table, stream_table
 
 

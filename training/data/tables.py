@@ -7,10 +7,10 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from unimoe.errors import DataError
 from unimoe.suggest import did_you_mean
 
 from ..config_data import SourceConfig
-from .rows import DataError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = ("state.json", "dataset_dict.json")

@@ -8,6 +8,8 @@ they are used.
 
 from .clips import Clip, FrameSampling, clip_times, load_clip
 from .encoded import EncodedMedium, Measures
+from .limits import Limits
+from .naming import find_medium
 from .pictures import is_picture, load_picture, picture_size
 from .sounds import cut_windows, load_clip_sound, load_sound, resampled_length, sound_length, window_samples
 
@@ -15,9 +17,11 @@ __all__ = [
     "Clip",
     "EncodedMedium",
     "FrameSampling",
+    "Limits",
     "Measures",
     "clip_times",
     "cut_windows",
+    "find_medium",
     "is_picture",
     "load_clip",
     "load_clip_sound",
