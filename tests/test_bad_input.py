@@ -304,13 +304,13 @@ def test_a_sampling_rate_that_is_none_is_refused(rate):
 
 @pytest.mark.parametrize(("placeholders", "pictures"), [(2, 1), (1, 2)])
 def test_one_placeholder_too_many_or_too_few_is_refused(placeholders, pictures):
-    with pytest.raises(ValueError, match=rf"Row 0: found {placeholders} <\|image\|> .* but {pictures} image item"):
+    with pytest.raises(ValueError, match=rf"row 0: found {placeholders} <\|image\|> .* but {pictures} image item"):
         make_processor()(text=["<|image|>" * placeholders], images=[[picture()] * pictures])
 
 
 def test_no_row_of_a_batch_is_cut_within_a_medium():
     rows = [[turn("short")], [turn("long " * 20, item("speech", sound()))]]
-    with pytest.raises(ValueError, match=r"Row 1: 0 of 2 <\|speech\|> tokens remain .*Do not truncate"):
+    with pytest.raises(ValueError, match=r"row 1: 0 of 2 <\|speech\|> tokens remain .*Do not truncate"):
         process(make_processor(), rows, truncation=True, max_length=60)
 
 

@@ -17,8 +17,8 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 from unimoe.modality import MEDIA
 
 REFUSALS = (
-    r"Row \d+, message \d+: the text holds <\|\w+\|>, which would be taken for a medium",
-    r"Row \d+: \d+ of \d+ <\|\w+\|> tokens remain after tokenization with truncation=True, max_length=\d+",
+    r"row \d+, message \d+: content(\[\d+\]\.text)?: the text holds <\|\w+\|>, which",
+    r"row \d+: \d+ of \d+ <\|\w+\|> tokens remain after tokenization with truncation=True, max_length=\d+",
 )
 SHOWN: dict[str, list[Any]] = {
     "image": [picture(250), picture(9), first("image_kind", "*.png"), str(first("image_kind", "*.png"))],

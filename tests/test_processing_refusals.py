@@ -32,12 +32,12 @@ def processor() -> UniMoEProcessor:
 @pytest.mark.parametrize(
     ("texts", "images", "message"),
     [
-        (["<|image|>", "<|image|><|image|>"], [[0], [0]], r"Row 1: found 2 <\|image\|> placeholder\(s\) but 1 image"),
-        (["x", "<|image|>"], [[0], [0]], r"Row 0: found 0 <\|image\|> placeholder\(s\) but 1 image"),
-        (["<|image|>", "<|image|>"], [0], r"Found 2 .* in 2 row\(s\) \(by row: \[1, 1\]\), but 1 image item"),
-        (["<|image|>"], [[0], [0]], r"Found 1 .* in 1 row\(s\) \(by row: \[1\]\), but 2 image item\(s\) in 2 list"),
-        (["<|image|>"], None, r"Row 0: found 1 <\|image\|> placeholder\(s\) but 0 image"),
-        (["x"], [0], r"Row 0: found 0 <\|image\|> placeholder\(s\) but 1 image"),
+        (["<|image|>", "<|image|><|image|>"], [[0], [0]], r"row 1: found 2 <\|image\|> placeholder\(s\) but 1 image"),
+        (["x", "<|image|>"], [[0], [0]], r"row 0: found 0 <\|image\|> placeholder\(s\) but 1 image"),
+        (["<|image|>", "<|image|>"], [0], r"found 2 .* in 2 row\(s\) \(by row: \[1, 1\]\), but 1 image item"),
+        (["<|image|>"], [[0], [0]], r"found 1 .* in 1 row\(s\) \(by row: \[1\]\), but 2 image item\(s\) in 2 list"),
+        (["<|image|>"], None, r"row 0: found 1 <\|image\|> placeholder\(s\) but 0 image"),
+        (["x"], [0], r"row 0: found 0 <\|image\|> placeholder\(s\) but 1 image"),
     ],
 )
 def test_placeholders_and_media_must_match_row_by_row(processor, texts, images, message):
@@ -50,7 +50,7 @@ def test_placeholders_and_media_must_match_row_by_row(processor, texts, images, 
 def test_an_item_without_its_medium_is_refused_by_row(processor):
     rows = [[turn("x")], [turn({"type": "speech"}, "?")]]
     with pytest.raises(
-        ValueError, match=r"Row 1: found 1 <\|speech\|> placeholder\(s\) but 0 speech.*'path' or 'url'"
+        ValueError, match=r"row 1, message 0: content\[0\]: the speech item has no medium.*'path' or 'url'"
     ):
         process(processor, rows)
 
@@ -58,13 +58,17 @@ def test_an_item_without_its_medium_is_refused_by_row(processor):
 @pytest.mark.parametrize("tokenize", [True, False])
 def test_unknown_item_types_are_refused_with_the_nearest_name(processor, tokenize):
     rows = [[turn("x")], [turn({"type": "imgae", "path": "x.png"})]]
-    with pytest.raises(ValueError, match=r"Row 1, message 0: unknown item type 'imgae'. Did you mean 'image'\?"):
+    with pytest.raises(
+        ValueError, match=r"row 1, message 0: content\[0\]\.type: unknown item type 'imgae'. Did you mean 'image'\?"
+    ):
         processor.apply_chat_template(rows, tokenize=tokenize)
 
 
 @pytest.mark.parametrize("bad", ["text", {"type": "text"}, {"text": "no type"}, {"type": "text", "text": None}])
 def test_items_that_are_no_items_are_refused(processor, bad):
-    with pytest.raises(ValueError, match=r"Row 0, message 0: (unknown item type|a text item needs a string)"):
+    with pytest.raises(
+        ValueError, match=r"row 0, message 0: content\[0\](\.text)?: (expected an item|expected a string)"
+    ):
         process(processor, [{"role": "user", "content": [bad]}])
 
 
@@ -74,12 +78,13 @@ def test_media_without_an_extractor_are_refused():
     )
     for kind, medium in (("speech", sound()), ("video", [picture()])):
         with pytest.raises(
-            ValueError, match=f"Row 0, message 0 has {kind}, but this processor takes only image, audio"
+            ValueError,
+            match=rf"row 0, message 0: content\[0\]\.{kind}: there is {kind}, but this processor takes only image, a",
         ):
             process(processor, [turn(item(kind, medium), "?")])
-    with pytest.raises(ValueError, match=r"The call has speech, but .* no speech_feature_extractor"):
+    with pytest.raises(ValueError, match=r"the call: there is speech, but .* no speech_feature_extractor"):
         processor(text="<|speech|>", speech=sound())
-    with pytest.raises(ValueError, match="The call has speech"):
+    with pytest.raises(ValueError, match="the call: there is speech"):
         processor(text="<|speech|>")
 
 
@@ -101,7 +106,8 @@ def test_bad_media_are_refused_with_their_row(processor, bad, message):
 @pytest.mark.parametrize("content", ["say <|speech|>", [{"type": "text", "text": "say <|speech|>"}]])
 def test_a_placeholder_in_a_users_text_is_refused(processor, content):
     with pytest.raises(
-        ValueError, match=r"Row 0, message 1: the text holds <\|speech\|>.*sanitize_control_tokens=True"
+        ValueError,
+        match=r"row 0, message 1: content(\[0\]\.text)?: the text holds <\|speech\|>.*sanitize_control_tokens=True",
     ):
         process(processor, [turn("x"), {"role": "user", "content": content}])
 
@@ -118,7 +124,7 @@ def test_truncation_that_would_cut_a_block_of_media_is_refused(processor):
     chat = [turn(item("image", picture()), "a question")]
     length = process(processor, chat)["input_ids"].shape[1]
     for max_length in (3, 8, 10):
-        with pytest.raises(ValueError, match=rf"Row 0: \d of 5 <\|image\|> tokens remain .*max_length={max_length}"):
+        with pytest.raises(ValueError, match=rf"row 0: \d of 5 <\|image\|> tokens remain .*max_length={max_length}"):
             process(processor, chat, truncation=True, max_length=max_length)
     cut = process(processor, chat, truncation=True, max_length=length - 3)
     assert cut["input_ids"].shape[1] == length - 3
@@ -208,5 +214,7 @@ def test_from_config_refuses_other_placeholder_ids():
 
 def test_a_sound_track_without_an_extractor_is_refused():
     processor = make_processor(speech_feature_extractor=None)
-    with pytest.raises(ValueError, match=r"video_sound has speech, but .* no speech_feature_extractor"):
+    with pytest.raises(
+        ValueError, match=r"the call: video_sound: there is speech, but .* no speech_feature_extractor"
+    ):
         process(processor, [turn(item("video", [picture()]), "?")], video_sound="speech")

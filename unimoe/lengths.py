@@ -7,9 +7,11 @@ Each medium is measured (a picture's size, a sound's samples, the times of a cli
 from collections.abc import Sequence
 from typing import Any
 
+from .errors import DataError
 from .media import EncodedMedium, clip_times, load_clip_sound, picture_size, sound_length
 from .modality import Modality
 from .placeholders import collect_media, expand_placeholders, find_placeholders
+from .processing.templates import check_media
 from .units import EXTRACTORS, Block, UnitCollector
 
 
@@ -35,15 +37,20 @@ class TokenCounter:
         Raises:
             ValueError: If the processor would refuse the conversation, as far as headers show it.
         """
-        text = self.processor.apply_chat_template(list(messages), tokenize=False)
-        media = collect_media([messages])
+        (read, *others), _ = self.processor.read_conversations(messages)
+        if others:
+            raise DataError("count_tokens", "there is more than one conversation.", "Count one at a time.")
+        check_media([read], {})
+        text = self.processor.apply_chat_template(read, tokenize=False)
+        media = collect_media([read])
         found = find_placeholders(text)
         for modality in media:
             placeholders = sum(kind is modality for kind, _ in found)
             if placeholders != (given := len(media[modality][0])):
-                raise ValueError(
-                    f"Found {placeholders} {modality.token} placeholder(s) but {given} {modality.key} item(s). Give "
-                    f"every item its medium ({modality.key!r}, 'path' or 'url')."
+                raise DataError(
+                    "row 0",
+                    f"found {placeholders} {modality.token} placeholder(s) but {given} {modality.key} item(s).",
+                    "The chat template must write one for each.",
                 )
         blocks = [
             self.block(modality, media[modality][0][index], f"{modality.key} {index}") for modality, index in found

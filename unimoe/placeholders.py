@@ -4,12 +4,13 @@ media row by row and repeated to the number of tokens that each medium fills.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Number
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, processing_utils
 
+from .errors import DataError
 from .media import is_picture
 from .modality import MEDIA, Modality
 
@@ -83,26 +84,6 @@ def count_placeholders(text: str, modality: Modality) -> int:
     return sum(token == modality.token for token in PLACEHOLDER.findall(text))
 
 
-def check_text(text: Any, *, where: str, sanitized: bool = False) -> None:
-    """Refuse a message's text that is no string, or holds a placeholder.
-
-    Args:
-        text: What a text item holds.
-        where: Row and message, for the error.
-        sanitized: Placeholders in the text will be read as plain text, so they are allowed.
-
-    Raises:
-        ValueError: If it does not fit; the message names the place and the cure.
-    """
-    if not isinstance(text, str):
-        raise ValueError(f"{where}: a text item needs a string under 'text', got {text!r}.")
-    if not sanitized and (match := PLACEHOLDER.search(text)):
-        raise ValueError(
-            f"{where}: the text holds {match.group()}, which would be taken for a medium. Remove it, or pass "
-            "sanitize_control_tokens=True to have it read as plain text."
-        )
-
-
 def find_placeholders(text: str) -> list[tuple[Modality, int]]:
     """Modality of each placeholder in order, and how many of that modality stand before it."""
     seen: Counter[Modality] = Counter()
@@ -138,19 +119,52 @@ def expand_placeholders(text: str, blocks: Sequence[str]) -> tuple[str, list[dic
     return "".join([*pieces, text[end:]]), offsets
 
 
+def check_kept(
+    texts: Sequence[str], input_ids: list[list[int]], token_ids: Mapping[Modality, int], limits: Mapping[str, Any]
+) -> None:
+    """Refuse rows whose blocks of media the tokenizer has cut.
+
+    Args:
+        texts: Rows with their blocks.
+        input_ids: Tokens of each.
+        token_ids: Id of each placeholder.
+        limits: Arguments that made it cut, for the error.
+
+    Raises:
+        DataError: If placeholders are missing.
+    """
+    for row, (text, ids) in enumerate(zip(texts, input_ids, strict=True)):
+        for modality, token_id in token_ids.items():
+            expected, found = count_placeholders(text, modality), list(ids).count(token_id)
+            if expected != found:
+                given = ", ".join(f"{name}={value}" for name, value in limits.items())
+                raise DataError(
+                    f"row {row}",
+                    f"{found} of {expected} {modality.token} tokens remain after tokenization with {given}: "
+                    "a block of media would be cut.",
+                    "Do not truncate, raise max_length, or leave out the medium.",
+                )
+
+
+class Held:
+    """A medium within a message, which templates and what copies messages shall not look into."""
+
+    def __init__(self, medium: Any) -> None:
+        self.medium = medium
+
+
 def collect_media(conversations: Sequence[Sequence[dict[str, Any]]]) -> dict[Modality, MediaRows]:
     """Media of the items of each conversation by modality, in order of appearance.
 
-    An item keeps its medium under its own type, "path" or "url". Tables fill the keys that an item lacks with None,
-    so None counts as absent.
+    Args:
+        conversations: As `unimoe.processing.messages` reads them, each medium held.
     """
     found = {modality: MediaRows([] for _ in conversations) for modality in MEDIA}
     for row, messages in enumerate(conversations):
-        contents = (message.get("content") for message in messages)
-        for item in (item for content in contents if not isinstance(content, str) for item in content or []):
-            keys = (item["type"], "path", "url")
-            if item["type"] != "text" and (held := [item[key] for key in keys if item.get(key) is not None]):
-                found[Modality.from_key(item["type"])][row].append(held[0])
+        contents = (message["content"] for message in messages if not isinstance(message["content"], str))
+        for item in (item for content in contents for item in content):
+            if isinstance(held := item.get(item["type"]), Held):
+                found[Modality.from_key(item["type"])][row].append(held.medium)
     return found
 
 
@@ -188,16 +202,19 @@ def arrange_media(media: Any, modality: Modality, counts: list[int] | None) -> l
 def _check_counts(rows: list[list[Any]], modality: Modality, counts: list[int]) -> None:
     token, key = modality.token, modality.key
     if len(rows) != len(counts):
-        raise ValueError(
-            f"Found {sum(counts)} {token} placeholder(s) in {len(counts)} row(s) (by row: {counts}), but "
-            f"{sum(map(len, rows))} {key} item(s) in {len(rows)} list(s). Pass one list of {key} items for each row, "
-            "or a flat list with one for each placeholder."
+        raise DataError(
+            "the call",
+            f"found {sum(counts)} {token} placeholder(s) in {len(counts)} row(s) (by row: {counts}), but "
+            f"{sum(map(len, rows))} {key} item(s) in {len(rows)} list(s).",
+            f"Pass one list of {key} items for each row, or a flat list with one for each placeholder.",
         )
     for row, (count, in_row) in enumerate(zip(counts, rows, strict=True)):
         if count != len(in_row):
-            raise ValueError(
-                f"Row {row}: found {count} {token} placeholder(s) but {len(in_row)} {key} item(s). Write one "
-                f"placeholder in the text for each, and give every item its medium ({key!r}, 'path' or 'url')."
+            raise DataError(
+                f"row {row}",
+                f"found {count} {token} placeholder(s) but {len(in_row)} {key} item(s).",
+                "Write one placeholder in the text for each, and give every item its medium "
+                f"({key!r}, 'path' or 'url').",
             )
 
 
@@ -212,10 +229,11 @@ def _is_one(media: Any, modality: Modality) -> bool:
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "Held",
     "MediaRows",
     "add_placeholder_tokens",
     "arrange_media",
-    "check_text",
+    "check_kept",
     "collect_media",
     "count_placeholders",
     "expand_placeholders",

@@ -78,4 +78,27 @@ def omni_position_ids(is_media: np.ndarray, is_real: np.ndarray, offsets: Sequen
     return (starts + spatial) * is_real
 
 
-__all__ = ["clip_offsets", "omni_position_ids", "picture_offsets", "sound_offsets", "sound_times"]
+def position_rows(
+    input_ids: list[list[int]],
+    attention_mask: list[list[int]] | None,
+    media_ids: list[int],
+    offsets: Sequence[np.ndarray],
+) -> list[list[list[int]]]:
+    """Time, row and column of each token: 3 lists of rows, which may differ in length.
+
+    Args:
+        input_ids: Rows.
+        attention_mask: 1 for real tokens. None: all are.
+        media_ids: Ids of placeholders.
+        offsets: Of the block of each medium, in order; see `omni_position_ids`.
+    """
+    longest = max(map(len, input_ids))
+    ids = np.array([[*row, *[-1] * (longest - len(row))] for row in input_ids])  # (B, S)
+    is_real = ids >= 0
+    if attention_mask is not None:
+        is_real &= np.array([[*row, *[0] * (longest - len(row))] for row in attention_mask], dtype=bool)
+    positions = omni_position_ids(np.isin(ids, media_ids), is_real, offsets)
+    return [[row[: len(ids)] for row, ids in zip(axis, input_ids, strict=True)] for axis in positions.tolist()]
+
+
+__all__ = ["clip_offsets", "omni_position_ids", "picture_offsets", "position_rows", "sound_offsets", "sound_times"]

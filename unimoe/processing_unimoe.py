@@ -8,15 +8,16 @@ is and how many tokens it fills, `unimoe.units` makes them. transformers' proces
 speech, with its own extractor, is added here to each of their steps.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
-import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
+from .errors import DataError
 from .layout import CALL_OPTIONS, MediaLayout
 from .lengths import TokenCounter
 from .media import window_samples
@@ -25,7 +26,7 @@ from .placeholders import (
     CHAT_TEMPLATE,
     add_placeholder_tokens,
     arrange_media,
-    check_text,
+    check_kept,
     collect_media,
     count_placeholders,
     expand_placeholders,
@@ -33,7 +34,9 @@ from .placeholders import (
     placeholder_id,
     require_placeholder_id,
 )
-from .positions import omni_position_ids
+from .positions import position_rows
+from .processing.messages import Message
+from .processing.templates import check_arguments, check_media, messages_for
 from .remote_code import AUTO_MAP, write_remote_code
 from .suggest import did_you_mean
 from .units import EXTRACTORS, Block, UnitCollector
@@ -44,6 +47,11 @@ SAMPLING_RATE = 16_000
 _UNSUPPORTED = "text_pair text_target text_pair_target is_split_into_words return_overflowing_tokens stride"
 _TEXT_OPTIONS = frozenset(TextKwargs.__annotations__).difference(_UNSUPPORTED.split(), ["return_tensors"])
 _FLAGS = ("return_mm_token_type_ids", "return_text_replacement_offsets")
+_CALL_ARGUMENTS = {*inspect.signature(ProcessorMixin.apply_chat_template).parameters} - {
+    "tools",
+    "documents",
+    "kwargs",
+}
 _OWN_OPTIONS = (*_FLAGS, *CALL_OPTIONS, "sampling_rate", "text_kwargs", "images_kwargs")
 
 
@@ -175,7 +183,7 @@ class UniMoEProcessor(ProcessorMixin):
             raise ValueError("There is nothing to process. Pass text, images, videos, audio or speech.")
         layout = replace(self.layout, **options.layout)
         if layout.video_sound and (heard := Modality.from_key(layout.video_sound)) not in self.modalities:
-            raise ValueError(self._cannot_take(heard, "video_sound"))
+            raise self._cannot_take(heard, "the call", "video_sound")
         units = UnitCollector(
             {modality: getattr(self, EXTRACTORS[modality]) for modality in self.modalities},
             layout,
@@ -201,7 +209,8 @@ class UniMoEProcessor(ProcessorMixin):
         """Render one conversation or a batch of them; with `tokenize=True`, load their media and process all.
 
         A message is {"role", "content"}; its content a string or a list of items {"type": "text", "text": ...},
-        {"type": "image"|"video"|"audio"|"speech", TYPE or "path" or "url" (of a local file): medium}.
+        {"type": "image"|"video"|"audio"|"speech", TYPE or "path", "url", "base64": medium}; also as OpenAI's and
+        Anthropic's clients write them. Which keys are read and refused: `unimoe.processing.keys`.
 
         Args:
             conversation: Messages, or a list of lists of messages.
@@ -216,16 +225,52 @@ class UniMoEProcessor(ProcessorMixin):
             `assistant_masks` (B, S): 1 for the assistant's text and end token.
 
         Raises:
-            ValueError: If an item's type is unknown or not this processor's, or a text holds a placeholder token; and
-                as `__call__` does.
+            DataError: If a message or item cannot be read, has a key that the template would drop, an item's type is
+                not this processor's, or a text holds a control token.
+            ValueError: If an argument would be dropped, and as `__call__` does.
         """
-        self._check_conversations(conversation, sanitized=bool(kwargs.get("sanitize_control_tokens")))
+        template = self._resolve_chat_template(chat_template)
         known = {*_TEXT_OPTIONS, *_OWN_OPTIONS, *self._image_options()} - {"sanitize_control_tokens"}
+        check_arguments(kwargs, template, known | _CALL_ARGUMENTS)
+        sanitized = bool(kwargs.get("sanitize_control_tokens"))
+        conversations, is_batched = self.read_conversations(conversation, template=template, sanitized=sanitized)
         options = {**(kwargs.pop("processor_kwargs", None) or {}), **{k: kwargs.pop(k) for k in known & kwargs.keys()}}
+        if kwargs.get("tokenize"):
+            check_media(conversations, options)
         if "padding_side" not in {**options, **options.get("text_kwargs", {})}:
             continues = kwargs.get("add_generation_prompt") or kwargs.get("continue_final_message")
             options["padding_side"] = "left" if continues else "right"
-        return super().apply_chat_template(conversation, chat_template, processor_kwargs=options, **kwargs)
+        given = conversations if is_batched else conversations[0]
+        return super().apply_chat_template(given, chat_template, processor_kwargs=options, **kwargs)
+
+    def read_conversations(
+        self, conversation: Any, *, template: str | None = None, sanitized: bool = False
+    ) -> tuple[list[list[Message]], bool]:
+        """Bring one conversation or a batch to the form that templates take, each medium as a `Held`.
+
+        Args:
+            conversation: As for `apply_chat_template`.
+            template: Chat template, whose own keys of messages stay. None: the processor's.
+            sanitized: Whether texts may hold control tokens.
+
+        Returns:
+            The conversations, and whether it was a batch.
+
+        Raises:
+            DataError: If one cannot be read, or has a medium that this processor does not take.
+        """
+        return messages_for(
+            self._resolve_chat_template(None) if template is None else template,
+            conversation,
+            modalities=self.modalities,
+            sanitized=sanitized,
+            cannot_take=self._cannot_take,
+        )
+
+    def _normalize_conversations(self, conversation: Any) -> tuple[list[Any], bool]:
+        """As transformers asks for it; `read_conversations` has done it."""
+        is_batched = isinstance(conversation[0], list)
+        return conversation if is_batched else [conversation], is_batched
 
     def count_tokens(self, messages: Sequence[dict[str, Any]]) -> int:
         """Count the tokens of one conversation as `apply_chat_template(tokenize=True)` would make them; of most media
@@ -330,16 +375,18 @@ class UniMoEProcessor(ProcessorMixin):
             if given is None and not any(counts or []):
                 continue
             if modality not in self.modalities:
-                raise ValueError(self._cannot_take(modality, "The call"))
+                raise self._cannot_take(modality, "the call")
             by_row[modality] = arrange_media(given, modality, counts)
         return by_row
 
-    def _cannot_take(self, modality: Modality, where: str) -> str:
+    def _cannot_take(self, modality: Modality, where: str, key: str = "") -> DataError:
         available = ", ".join(m.key for m in self.modalities) or "text alone"
-        return (
-            f"{where} has {modality.key}, but this processor takes only {available}: it has no "
-            f"{EXTRACTORS[modality]}, or media_layout no grid for {modality.key!r}. Leave the medium out, or build "
-            "the processor with both."
+        return DataError(
+            where,
+            f"there is {modality.key}, but this processor takes only {available}: it has no {EXTRACTORS[modality]}, "
+            f"or media_layout no grid for {modality.key!r}.",
+            "Leave the medium out, or build the processor with both.",
+            key=key,
         )
 
     def _load(
@@ -363,58 +410,17 @@ class UniMoEProcessor(ProcessorMixin):
             strict=True,
         )
         data = dict(self.tokenizer(list(expanded), **options.text))
-        self._check_blocks(expanded, data["input_ids"], options)
+        limits = {name: options.text.get(name) for name in ("truncation", "max_length")}
+        check_kept(expanded, data["input_ids"], self._ids, limits)
         if self.layout.position_type == "omni":
-            data["position_ids"] = self._position_ids(data["input_ids"], data.get("attention_mask"), blocks)
+            offsets_of_media = [block.offsets for in_row in blocks for block in in_row]
+            mask, media_ids = data.get("attention_mask"), list(self._ids.values())
+            data["position_ids"] = position_rows(data["input_ids"], mask, media_ids, offsets_of_media)
         if options.return_text_replacement_offsets:
             data["text_replacement_offsets"] = list(offsets)
         if options.return_mm_token_type_ids:
             data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
         return {name: value for name, value in data.items() if name not in self.unused_input_names}
-
-    def _position_ids(
-        self, input_ids: list[list[int]], attention_mask: list[list[int]] | None, blocks: list[list[Block]]
-    ) -> list[list[list[int]]]:
-        """Time, row and column of each token: 3 lists of rows, which may differ in length."""
-        longest = max(map(len, input_ids))
-        ids = np.array([[*row, *[-1] * (longest - len(row))] for row in input_ids])  # (B, S)
-        is_real = ids >= 0
-        if attention_mask is not None:
-            is_real &= np.array([[*row, *[0] * (longest - len(row))] for row in attention_mask], dtype=bool)
-        offsets = [block.offsets for in_row in blocks for block in in_row]
-        positions = omni_position_ids(np.isin(ids, list(self._ids.values())), is_real, offsets)
-        return [[row[: len(ids)] for row, ids in zip(axis, input_ids, strict=True)] for axis in positions.tolist()]
-
-    def _check_blocks(self, texts: Sequence[str], input_ids: list[list[int]], options: _Options) -> None:
-        for row, (text, ids) in enumerate(zip(texts, input_ids, strict=True)):
-            for modality, token_id in self._ids.items():
-                expected, found = count_placeholders(text, modality), list(ids).count(token_id)
-                if expected != found:
-                    raise ValueError(
-                        f"Row {row}: {found} of {expected} {modality.token} tokens remain after tokenization with "
-                        f"truncation={options.text.get('truncation')}, max_length={options.text.get('max_length')}: "
-                        "a block of media would be cut. Do not truncate, raise max_length, or leave out the medium."
-                    )
-
-    def _check_conversations(self, conversation: Any, *, sanitized: bool) -> None:
-        if not len(conversation):
-            raise ValueError("The conversation is empty. Pass at least one message.")
-        conversations, _ = self._normalize_conversations(conversation)
-        for row, messages in enumerate(conversations):
-            for turn, message in enumerate(messages):
-                self._check_content(message.get("content"), f"Row {row}, message {turn}", sanitized)
-
-    def _check_content(self, content: Any, where: str, sanitized: bool) -> None:
-        items = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-        for item in items:
-            kind = item.get("type") if isinstance(item, dict) else type(item).__name__
-            if kind not in (keys := [modality.key for modality in Modality]):
-                raise ValueError(f"{where}: unknown item type {kind!r}.{did_you_mean(str(kind), keys)}")
-            modality = Modality.from_key(kind)
-            if modality is Modality.TEXT:
-                check_text(item.get("text"), where=where, sanitized=sanitized)
-            elif modality not in self.modalities:
-                raise ValueError(self._cannot_take(modality, where))
 
     def _multimodal_inputs_from_conversations(
         self, conversations: list[Any], audio_loading_params: dict[str, Any], load_audio_from_video: bool = False

@@ -262,7 +262,7 @@ def test_a_playlist_does_not_lead_to_the_network(tmp_path):
         (clip(1)[:0], "0 frames"),
         (clip(2)[0], r"4 dimensions .* got shape \(4, 6, 3\)"),
         ("nowhere.mp4", "no file 'nowhere.mp4'"),
-        ("https://example.org/a.mp4", "is an address"),
+        ("https://example.org/a.mp4", "is a remote address"),
         ([PIXELS, "nowhere.png"], "frame 1: there is no file"),
     ],
 )

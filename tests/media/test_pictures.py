@@ -71,7 +71,7 @@ def test_ambiguous_layout_is_channels_last_for_arrays_and_channels_first_for_ten
     ("medium", "message"),
     [
         ("nowhere.png", "no file 'nowhere.png'.*Correct the path"),
-        ("https://example.org/cat.png", "is an address"),
+        ("https://example.org/cat.png", "is a remote address"),
         (b"not a picture", "cannot be read as a picture"),
         (np.zeros((2, 5, 5)), r"got \(2, 5, 5\)"),
         (np.full((4, 4, 3), -1.0), "must lie in 0..1"),

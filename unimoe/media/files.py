@@ -4,11 +4,13 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from ..errors import MediaError
+from .naming import find_medium
 
 
 def medium_name(medium: Any) -> str:
@@ -32,25 +34,13 @@ def open_file(medium: Any, where: str) -> str | io.BytesIO:
     Raises:
         ValueError: If it is none of these, an address, no file is there, or it is empty.
     """
-    if isinstance(medium, dict):
-        medium = next((medium[key] for key in ("bytes", "path") if medium.get(key) is not None), medium)
-    if isinstance(medium, (bytes, bytearray, memoryview)):
-        if not len(medium):
-            raise ValueError(f"{where}: 0 bytes hold no medium. Read the file again, or leave it out.")
-        return io.BytesIO(medium)
-    if not isinstance(medium, (str, os.PathLike)):
-        raise ValueError(
-            f"{where}: cannot load {medium_name(medium)}. Pass a path, bytes, an array or tensor, a PIL image, a dict "
-            "of datasets or a torchcodec decoder."
-        )
-    path = os.fspath(medium)
-    if "://" in path:
-        raise ValueError(f"{where}: {path!r} is an address. Nothing is downloaded here: save the file, pass its path.")
-    if not Path(path).is_file():
-        raise ValueError(f"{where}: there is no file {path!r} (looked in {os.getcwd()!r}). Correct the path.")
-    if not os.path.getsize(path):
-        raise ValueError(f"{where}: the file {path!r} is empty (0 bytes). Replace it, or leave it out.")
-    return path
+    found = find_medium(medium, where=where)
+    if isinstance(found, dict) and isinstance(found.get("bytes"), bytes):
+        return io.BytesIO(found["bytes"])
+    if not isinstance(found, str):
+        cure = "Pass a path, bytes, an array or tensor, a PIL image, a dict of datasets or a torchcodec decoder."
+        raise MediaError(where, f"cannot load {medium_name(medium)}.", cure)
+    return found
 
 
 @contextmanager

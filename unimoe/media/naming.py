@@ -9,6 +9,7 @@ import base64
 import binascii
 import os
 import re
+import reprlib
 import stat
 from difflib import get_close_matches
 from functools import lru_cache
@@ -86,9 +87,19 @@ def find_medium(
     return _from_text(value, where, key, folder, limits) if isinstance(value, str) else value
 
 
+class _Shown(reprlib.Repr):
+    """Short, whatever the size or depth of a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict = 3, 12, 12
+        self.maxstring = self.maxother = self.maxlong = 160
+
+
 def shown(value: Any, length: int = 80) -> str:
-    """How a value is quoted in a message: its beginning, on one line; of bytes and long texts no more than that."""
-    text = repr(value[: 2 * length] if isinstance(value, str | bytes) else value)
+    """How a value is quoted in a message: its beginning, on one line; of large and deep ones no more than that."""
+    is_text = isinstance(value, str | bytes)
+    text = repr(value[: 2 * length]) if is_text else " ".join(_Shown().repr(value).split())
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 

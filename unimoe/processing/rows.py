@@ -1,0 +1,206 @@
+"""Rows of `messages`: their name, what stands beside the dialogue, and the media that their items name.
+
+Evaluation, surgery and analysis read rows with `read_row`; `training.data` turns other layouts into messages first.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..media import find_medium
+from ..media.naming import shown
+from ..modality import Modality
+from .keys import CONTENT_OF_ROWS, DIALOGUES, IGNORE, MEDIA_COLUMNS, MEDIUM_KEYS, REFUSED_IN_ROWS, SYSTEM_KEYS
+from .messages import EXAMPLE, Item, ReadMessage, Turn, check_text, is_usual, read_message
+from .values import holds_nothing, plain
+
+_SHORT = 5
+"""Letters of the shortest key of a row that others are compared with."""
+
+
+def read_row(values: Any, *, where: str, own: Collection[str] = ()) -> list[ReadMessage]:
+    """Read a row of `messages`.
+
+    Args:
+        values: What JSON or a table gave.
+        where: File and row, for errors.
+        own: Further keys that the caller reads.
+
+    Raises:
+        DataError: If a message cannot be read, or a key beside them would be lost.
+    """
+    row = plain(values)
+    if not isinstance(row, dict) or holds_nothing(row.get("messages")):
+        found = f"the keys {shown(sorted(map(str, row)))}" if isinstance(row, dict) else shown(row)
+        raise DataError(where, f"expected an object with a list of `messages`, got {found}.", EXAMPLE)
+    for error in unread_keys(row, where=where, own=("id", "messages", *own)):
+        raise error
+    messages = plain(row["messages"])
+    if not isinstance(messages, list):
+        problem = f"expected a list with at least one message, got {shown(messages)}."
+        raise DataError(where, problem, EXAMPLE, key="messages")
+    read = [read_message(m, where=where, key=f"messages[{number}]") for number, m in enumerate(messages)]
+    if (system := read_system(row, (message.role for message in read), where=where)) is not None:
+        read.insert(0, ReadMessage("system", system.content))
+    return read
+
+
+def read_system(row: dict[Any, Any], roles: Iterable[str], *, where: str) -> Turn | None:
+    """The system message that stands beside a dialogue; None if there is none.
+
+    Args:
+        row: What JSON or a table gave.
+        roles: Of the dialogue.
+        where: File and row, for errors.
+
+    Raises:
+        DataError: If there are two, or it is no text.
+    """
+    given = [name for name in SYSTEM_KEYS if not holds_nothing(row.get(name))]
+    if not given:
+        return None
+    if len(given) > 1 or "system" in roles:
+        problem = "there is another system message, and only one can be meant."
+        raise DataError(where, problem, "Leave one out.", key=given[-1])
+    return Turn("system", check_text(row[given[0]], where=where, key=given[0]), given[0])
+
+
+def read_id(value: Any, *, where: str, key: str = "id") -> str | None:
+    """A row's own name; None if it has none.
+
+    Raises:
+        DataError: If it is neither text nor whole number.
+    """
+    given = plain(value)
+    if given is None or (isinstance(given, float) and given != given):
+        return None
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        problem = f"expected a string or a whole number, got {shown(given)}."
+        raise DataError(where, problem, "Give each row one name.", key=key)
+    return str(given)
+
+
+def unread_keys(row: dict[Any, Any], *, where: str, own: Collection[str]) -> Iterator[DataError]:
+    """Errors for keys beside a dialogue whose meaning would be lost.
+
+    Args:
+        row: What JSON or a table gave.
+        where: File and row.
+        own: Keys that are read.
+    """
+    for name, part in row.items():
+        if name in own or name in SYSTEM_KEYS or holds_nothing(part):
+            continue
+        key = str(name)[:80]
+        if name in REFUSED_IN_ROWS and not is_usual(name, plain(part), "assistant"):
+            yield DataError(where, "this key would be lost.", REFUSED_IN_ROWS[name].replace("KEY", key), key=key)
+        elif name in MEDIA_COLUMNS:
+            cure = 'Write them into the content of a message, such as {"type": "image", "path": "a.png"}.'
+            yield DataError(where, "these media would not be read.", cure, key=key)
+        elif name in DIALOGUES:
+            yield DataError(where, "there is another dialogue, and only one can be meant.", "Leave one out.", key=key)
+        elif name in CONTENT_OF_ROWS and not _is_said(part, row):
+            cure = f"Write it into the dialogue. {IGNORE.replace('KEY', key)}"
+            yield DataError(where, "this text is not in the dialogue, and would be lost.", cure, key=key)
+        elif (meant := _meant(key)) is not None and name not in CONTENT_OF_ROWS:
+            yield DataError(where, "unknown key, which would not be read.", f"Did you mean {meant!r}?", key=key)
+
+
+def _is_said(part: Any, row: dict[Any, Any]) -> bool:
+    """Whether the texts of a dialogue hold a text, or are held by it; what is no text cannot be lost."""
+    if not isinstance(part := plain(part), str | list | dict):
+        return True
+    said = [text for name in DIALOGUES for text in _texts(row.get(name))]
+    if not isinstance(part, str):
+        return False
+    text = " ".join(part.split()).casefold()
+    return any(text in turn for turn in said) or (bool(said) and all(turn in text for turn in said))
+
+
+def _texts(dialogue: Any) -> Iterator[str]:
+    """The texts of turns, as far as they are some."""
+    turns = plain(dialogue)
+    for turn in turns if isinstance(turns, list) else ():
+        turn = plain(turn)
+        content = plain(turn.get("content", turn.get("value"))) if isinstance(turn, dict) else None
+        for item in content if isinstance(content, list) else [content]:
+            text = item.get("text") if isinstance(item := plain(item), dict) else item
+            if isinstance(text, str):
+                yield " ".join(text.split()).casefold()
+
+
+def _meant(name: str) -> str | None:
+    """The key that is read and that this one is one slip away from: a letter more, less, other, or two exchanged."""
+    known = [key for key in (*DIALOGUES, *MEDIA_COLUMNS, *SYSTEM_KEYS) if len(key) >= _SHORT]
+    near = get_close_matches(name.casefold(), known, n=3, cutoff=0.7)
+    return next((key for key in near if _is_one_slip(name.casefold(), key)), None)
+
+
+def _is_one_slip(name: str, key: str) -> bool:
+    if len(name) > len(key):
+        name, key = key, name
+    start = next((n for n, (a, b) in enumerate(zip(name, key, strict=False)) if a != b), len(name))
+    if len(name) < len(key):
+        return len(key) - len(name) == 1 and name[start:] == key[start + 1 :]
+    rest = name[start + 1 :] == key[start + 1 :]
+    exchanged = name[start : start + 2] == key[start : start + 2][::-1] and name[start + 2 :] == key[start + 2 :]
+    return rest or exchanged
+
+
+def find_item(item: Item, *, where: str, folder: str | Path | None) -> dict[str, Any]:
+    """The item of a row with its medium found.
+
+    Args:
+        item: As `read_item` gives it.
+        where: File and row, for errors.
+        folder: Where relative paths start from.
+
+    Returns:
+        {"type": "text", "text"}; {"type", "path"} of a file that exists, or of the frames of a clip; or {"type",
+        KIND: ...} with what `unimoe.media` loads.
+
+    Raises:
+        DataError: If there is no medium, or what stands there names none.
+        MediaError: As `find_medium`.
+    """
+    if item.kind == "text":
+        return item.as_dict()
+    if item.value is None:
+        names = ", ".join(f"`{name}`" for name in (item.kind, *MEDIUM_KEYS))
+        raise DataError(
+            where,
+            f"the item has no medium: expected one of {names}.",
+            f"Give each item one {item.kind}.",
+            key=item.key,
+        )
+    try:
+        found = find_medium(item.value, where=where, key=item.key, folder=folder)
+    except RecursionError:
+        raise DataError(where, "lists stand too deep within each other.", _cure(item.kind), key=item.key) from None
+    if not _can_be(found, item.kind):
+        frames = ", or the list of its frames" if item.kind == Modality.VIDEO.key else ""
+        problem = f"expected the path of a file{frames}, got {shown(item.value)}."
+        raise DataError(where, problem, _cure(item.kind), key=item.key)
+    files = found if isinstance(found, list) else [found]
+    return {"type": item.kind, "path" if all(isinstance(file, str) for file in files) else item.kind: found}
+
+
+def _can_be(found: Any, kind: str) -> bool:
+    """Whether a value can be a medium: a file, its bytes, or what is decoded."""
+    if isinstance(found, list):
+        is_frames = kind == Modality.VIDEO.key and all(_can_be(frame, Modality.IMAGE.key) for frame in found)
+        return bool(found) and (is_frames or (kind not in ("image", "video") and isinstance(found[0], int | float)))
+    if isinstance(found, dict):
+        return any(found.get(part) is not None for part in ("bytes", "array", "frames"))
+    return not isinstance(found, int | float | complex | None)
+
+
+def _cure(kind: str) -> str:
+    if kind == Modality.VIDEO.key:
+        return "Write the path of the clip, or a list of the paths of its frames."
+    return f"Write the path of one {'picture' if kind == Modality.IMAGE.key else 'sound'}."
+
+
+__all__ = ["find_item", "read_id", "read_row", "read_system", "unread_keys"]
