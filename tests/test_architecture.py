@@ -35,6 +35,7 @@ FLOORS = {
     "layout": 2,
     "media": 2,
     "strict_json": 2,
+    "json_lines": 2,
     "placeholders": 2,
     "processing": 2,
     "positions": 2,

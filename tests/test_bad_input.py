@@ -152,7 +152,7 @@ def test_a_wrong_stage_is_refused(train, tmp_path, changes, words):
     [
         ({"batch_sise": 3}, ["eval.yaml: batch_sise: unknown key", "Did you mean 'batch_size'"]),
         ({"tasks": {"a": {"dta": "x"}}}, ["tasks.a.dta: unknown key", "Did you mean 'data'"]),
-        ({"tasks": {"a": {"data": "nowhere.jsonl"}}}, ["nowhere.jsonl: cannot be read", "Check the task's data"]),
+        ({"tasks": {"a": {"data": "nowhere.jsonl"}}}, ["nowhere.jsonl: cannot be read", "Correct its path"]),
         ({"batch_size": 0}, ["batch_size", "(got 0)"]),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, command, text):
 BAD_ROWS = [
     pytest.param("{not json", ["data.jsonl:2", "not valid JSON"], id="broken JSON"),
     pytest.param({"id": 1}, [":2", "neither `messages` nor `conversations`", "Write"], id="no messages"),
-    pytest.param(ask(medium("imgae", IMAGE)), [":2", "unknown type 'imgae'", "Did you mean 'image'"], id="type"),
+    pytest.param(ask(medium("imgae", IMAGE)), [":2", "unknown item type 'imgae'", "Did you mean 'image'"], id="type"),
     pytest.param(llava("<image><image> what?", image=IMAGE), [":2", "2 <image> tag(s) but 1", "one tag"], id="tags >"),
     pytest.param(llava("<image> ?", image=[IMAGE, IMAGE]), [":2", "1 <image> tag(s) but 2", "one tag"], id="tags <"),
     pytest.param(llava("write <video>"), [":2", "1 <video> tag(s) but 0", "plain text"], id="a tag as text"),
@@ -189,7 +189,7 @@ BAD_ROWS = [
     pytest.param({**GOOD, "image": IMAGE}, [":2", "image: 0 <image> tag(s) but 1"], id="beside messages"),
     pytest.param(
         {"messages": [{"role": "user", "content": "hi", "images": [IMAGE]}, ANSWER]},
-        [":2", "messages[0].images: unknown key"],
+        [":2", "messages[0].images: this key would be lost"],
         id="media in a message",
     ),
     pytest.param(ask(medium("image", "nowhere.png")), [":2", "there is no file", "nowhere.png"], id="no file"),
@@ -223,7 +223,7 @@ def test_a_bad_row_stops_the_training_before_it_starts(train, tmp_path, row, wor
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_medium_stops_the_training_with_row_and_file(train, broken_media, tmp_path, kind, name, words, workers):
     rows = [GOOD, ask(medium(kind, str(broken_media / name)), {"type": "text", "text": "?"})]
-    refused(train(*rows, data={"num_workers": workers}), "data.jsonl:2 (bad)", name, *words)
+    refused(train(*rows, data={"num_workers": workers}), "data.jsonl:2", name, *words)
     nothing_written(tmp_path)
 
 
@@ -236,7 +236,7 @@ def test_a_json_list_that_is_none_is_refused(train, tmp_path, text, words):
 def test_a_folder_in_the_place_of_a_medium_is_refused(train, evaluate, broken_media, tmp_path):
     row = ask(medium("image", str(broken_media / "folder.png")))
     refused(train(row), "data.jsonl:1", "folder.png", "no file")
-    refused(evaluate(row), "task.jsonl:1", "folder.png", "not found")
+    refused(evaluate(row), "task.jsonl:1", "folder.png", "no file")
     nothing_written(tmp_path)
 
 
@@ -266,12 +266,12 @@ def test_a_worker_process_says_one_line_in_a_real_terminal_too(train, broken_med
     ("row", "words"),
     [
         ("{not json", [":2", "not valid JSON"]),
-        ({"id": 1}, [":2", "a list 'messages'"]),
+        ({"id": 1}, [":2", "a list of `messages`"]),
         (ask(medium("imgae", IMAGE)), [":2", "unknown item type 'imgae'", "Did you mean 'image'"]),
-        ({**GOOD, "id": "x", "images": [IMAGE]}, [":2", "media under 'images' would not be read"]),
-        (ask(medium("image", "nowhere.png")), [":2", "file not found: nowhere.png"]),
+        ({**GOOD, "id": "x", "images": [IMAGE]}, [":2", "images: these media would not be read"]),
+        (ask(medium("image", "nowhere.png")), [":2", "content[0].path: there is no file", "nowhere.png"]),
         (GOOD, [":2", "id 'good' appears twice"]),
-        (ask({"type": "text", "text": "say <|image|>"}), ["row bad", "<|image|>", "Remove it"]),
+        (ask({"type": "text", "text": "say <|image|>"}), ["messages[0].content[0].text", "<|image|>", "Remove it"]),
     ],
 )
 def test_a_bad_row_stops_the_evaluation(evaluate, tmp_path, row, words):
@@ -282,7 +282,7 @@ def test_a_bad_row_stops_the_evaluation(evaluate, tmp_path, row, words):
 @pytest.mark.parametrize(("kind", "name", "words"), BAD_MEDIA)
 def test_a_bad_medium_stops_the_evaluation(evaluate, broken_media, tmp_path, kind, name, words):
     result = evaluate(GOOD, ask(medium(kind, str(broken_media / name)), {"type": "text", "text": "?"}))
-    refused(result, "task.jsonl:2: row bad: ", *words)
+    refused(result, "task.jsonl:2: ", *words)
     nothing_written(tmp_path)
 
 

@@ -15,7 +15,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 SINGLE_MEANINGS = ("id", "messages", "conversations", "system", "user", "assistant")
-COLUMN_MEANINGS = (*SINGLE_MEANINGS, *(modality.key for modality in MEDIA))
+COLUMN_MEANINGS = (*SINGLE_MEANINGS, "ignore", *(modality.key for modality in MEDIA))
 """What a column of a source can be said to be."""
 
 
@@ -78,7 +78,7 @@ class SourceConfig(Section):
         stream: Read the rows in order while training, without looking at them before; see `DataConfig`.
         format: The only format that rows may have. `auto`: each may have its own.
         columns: What columns mean that have other names: `{question: user, answer: assistant, picture: image}`.
-            A meaning is `id`, `messages`, `conversations`, a role or a kind of media.
+            A meaning is `id`, `messages`, `conversations`, a role, a kind of media, or `ignore`.
         split: Of a saved folder or the Hub. None: the only one.
         subset: Configuration of a data set on the Hub.
     """

@@ -4,7 +4,7 @@ answers of servers."""
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .errors import DataError
@@ -43,14 +43,19 @@ def parse_json(raw: bytes | str, *, where: str, limits: Limits | None = None) ->
             parse_constant=_refuse_constant,
         )
     except json.JSONDecodeError as error:
-        raise DataError(where, f"not valid JSON ({error}).", "Each row must be one JSON object.") from None
+        is_more = error.msg == "Extra data"
+        cure = "Put each object on a line of its own." if is_more else "Each row must be one JSON object."
+        raise DataError(where, f"not valid JSON ({error}).", cure) from None
     except RecursionError:
         raise DataError(where, "lists and objects stand too deep within each other.", "Flatten them.") from None
     except _DoubleKey as error:
         raise DataError(where, "the key is given twice.", "Take one of the two out.", key=error.args[0]) from None
     except _NotFinite as error:
         raise DataError(
-            where, f"{error.args[0]} is not JSON: numbers are finite.", "Write null, or leave the key out."
+            where,
+            f"{error.args[0]} is not JSON: numbers are finite.",
+            "Write null, or leave the key out.",
+            key=_not_finite(json.loads(text, parse_int=len), ""),
         ) from None
 
 
@@ -80,6 +85,18 @@ class _DoubleKey(Exception):
 
 class _NotFinite(Exception):
     """A number that JSON does not have."""
+
+
+def _not_finite(value: Any, key: str) -> str:
+    """Place of the first number that is NaN or infinite; "" if there is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return key
+    parts: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        parts = ((f"{key}.{name}" if key else name, part) for name, part in value.items())
+    elif isinstance(value, list):
+        parts = ((f"{key}[{number}]", part) for number, part in enumerate(value))
+    return next((found for name, part in parts if (found := _not_finite(part, name))), "")
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,21 +6,23 @@ choice, the letter of the right option. A row may carry the other fields of `Sam
 rows about the same media, or of the same group, are one.
 """
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unimoe.modality import MEDIA
-from unimoe.suggest import did_you_mean
+from unimoe.errors import UniMoEError
+from unimoe.json_lines import read_lines
+from unimoe.processing.messages import ReadMessage
+from unimoe.processing.rows import find_item, read_id, read_row
+from unimoe.processing.values import holds_nothing
+from unimoe.strict_json import parse_json
 
 from ..errors import EvaluationError
 from .sample import Message, Sample, media_items, media_signature
 
-_KINDS = [modality.key for modality in MEDIA]
-_ROLES = ("system", "user", "assistant", "tool")
+_OWN = ("answers", "choices", "group", "categories", "cluster")
+"""Keys that a row may have besides its messages."""
 
 
 def read_task(path: Path, *, prompt: str | None = None) -> list[Sample]:
@@ -34,12 +36,17 @@ def read_task(path: Path, *, prompt: str | None = None) -> list[Sample]:
         EvaluationError: If the file or a row is not as expected; names file, line and cure.
     """
     samples: dict[str, Sample] = {}
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        sample = _parse_row(line, where=where, folder=path.parent, prompt=prompt, default_id=str(number))
-        if sample.id in samples:
-            raise EvaluationError(f"{where}: id {sample.id!r} appears twice; ids must be unique within a file")
-        samples[sample.id] = sample
+    try:
+        for _, number, line in read_lines(path):
+            where = f"{path}:{number}"
+            sample = _parse_row(line, where=where, folder=path.parent, prompt=prompt, default_id=str(number))
+            if sample.id in samples:
+                raise EvaluationError(f"{where}: id {sample.id!r} appears twice; ids must be unique within a file")
+            samples[sample.id] = sample
+    except EvaluationError:
+        raise
+    except UniMoEError as error:
+        raise EvaluationError(error.where, error.problem, error.cure, key=error.key) from None
     if not samples:
         raise EvaluationError(f"{path}: no rows")
     return list(samples.values())
@@ -68,31 +75,10 @@ def sample_rows(samples: list[Sample], limit: int | None, *, seed: int) -> list[
     return [samples[index] for index in sorted(kept)]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-    except UnicodeDecodeError as error:
-        raise EvaluationError(f"{path}: is not UTF-8 ({error}). Write it in UTF-8.") from error
-    except OSError as error:
-        raise EvaluationError(
-            f"{path}: cannot be read ({error.strerror}). Check the task's data and train."
-        ) from error
-
-
-def _parse_row(line: str, *, where: str, folder: Path, prompt: str | None, default_id: str) -> Sample:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise EvaluationError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-        raise EvaluationError(f"{where}: expected an object with a list 'messages'")
-    if lost := [key for key, value in row.items() if value and key.removesuffix("s") in _KINDS]:
-        raise EvaluationError(
-            f"{where}: the media under {lost[0]!r} would not be read. Write them into the content of a message, such "
-            'as {"type": "image", "path": "a.png"}'
-        )
-    messages = [_parse_message(message, where=where, folder=folder) for message in row["messages"]]
+def _parse_row(line: bytes, *, where: str, folder: Path, prompt: str | None, default_id: str) -> Sample:
+    row: Any = parse_json(line, where=where)
+    read = read_row(row, where=where, own=_OWN)
+    messages = [_find_media(message, where=where, folder=folder) for message in read]
     if not messages or messages[-1]["role"] != "assistant":
         raise EvaluationError(f"{where}: the last message must be the assistant's reference answer")
     reference = "".join(item.get("text", "") for item in messages.pop()["content"]).strip()
@@ -100,16 +86,16 @@ def _parse_row(line: str, *, where: str, folder: Path, prompt: str | None, defau
         raise EvaluationError(f"{where}: the reference answer (the last assistant message) is empty")
     _append_prompt(messages, prompt, where=where)
     asked = tuple(messages)
-    sample_id = str(row.get("id", default_id))
+    sample_id = read_id(row.get("id"), where=where) or default_id
     media = media_items(asked)
-    group = _group(row, where=where)
-    cluster = row.get("cluster", group or (media_signature(media) if media else sample_id))
+    group = _name(row, "group", where=where)
+    cluster = _name(row, "cluster", where=where) or group or (media_signature(media) if media else sample_id)
     return Sample(
         id=sample_id,
         messages=asked,
         reference=reference,
         answers=_texts(row, "answers", where=where) or (reference,),
-        cluster=str(cluster),
+        cluster=cluster,
         where=where,
         choices=_texts(row, "choices", where=where),
         group=group,
@@ -118,21 +104,21 @@ def _parse_row(line: str, *, where: str, folder: Path, prompt: str | None, defau
 
 
 def _texts(row: dict[str, Any], key: str, *, where: str) -> tuple[str, ...]:
-    texts = row.get(key, [])
+    texts = [] if holds_nothing(row.get(key)) else row[key]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise EvaluationError(f"{where}: {key!r} must be a list of strings")
     return tuple(texts)
 
 
-def _group(row: dict[str, Any], *, where: str) -> str:
-    group = row.get("group", "")
-    if not isinstance(group, str | int):
-        raise EvaluationError(f"{where}: 'group' must be a string")
-    return str(group)
+def _name(row: dict[str, Any], key: str, *, where: str) -> str:
+    name = "" if holds_nothing(row.get(key)) else row[key]
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise EvaluationError(f"{where}: {key!r} must be a string")
+    return str(name)
 
 
 def _categories(row: dict[str, Any], *, where: str) -> dict[str, str]:
-    categories = row.get("categories", {})
+    categories = {} if holds_nothing(row.get("categories")) else row["categories"]
     if not isinstance(categories, dict) or not all(isinstance(name, str) for name in categories.values()):
         raise EvaluationError(
             f'{where}: \'categories\' must be an object of strings, such as {{"subject": "physics"}}'
@@ -148,46 +134,10 @@ def _append_prompt(messages: list[Message], prompt: str | None, *, where: str) -
         users[-1]["content"].append({"type": "text", "text": prompt})
 
 
-def _parse_message(message: Any, *, where: str, folder: Path) -> Message:
-    role = message.get("role") if isinstance(message, dict) else None
-    if role not in _ROLES:
-        raise EvaluationError(f"{where}: unknown role {role!r}.{did_you_mean(str(role), _ROLES)}")
-    content = message.get("content")
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise EvaluationError(f"{where}: 'content' of a {role} message must be a string or a list of typed items")
-    return {"role": role, "content": [_parse_item(item, where=where, folder=folder) for item in content]}
-
-
-def _parse_item(item: Any, *, where: str, folder: Path) -> Message:
-    kind = item.get("type") if isinstance(item, dict) else None
-    if kind not in ("text", *_KINDS):
-        raise EvaluationError(f"{where}: unknown item type {kind!r}.{did_you_mean(str(kind), ['text', *_KINDS])}")
-    if kind == "text":
-        if not isinstance(item.get("text"), str):
-            raise EvaluationError(f"{where}: a text item needs 'text', a string")
-        return dict(item)
-    keys = [key for key in (kind, "path", "url") if item.get(key) is not None]
-    if len(keys) != 1:
-        raise EvaluationError(f"{where}: a {kind} item needs exactly one of {kind!r}, 'path', 'url'")
-    return {"type": kind, keys[0]: _resolve(item[keys[0]], where=where, folder=folder)}
-
-
-def _resolve(value: Any, *, where: str, folder: Path) -> Any:
-    """Make a path, or each of a list of frame paths, absolute; leave addresses alone."""
-    if isinstance(value, list):
-        return [_resolve(part, where=where, folder=folder) for part in value]
-    if not isinstance(value, str):
-        raise EvaluationError(f"{where}: expected a path or a list of paths, found {type(value).__name__}")
-    if value.startswith(("http://", "https://")):
-        return value
-    path = (folder / value).resolve()
-    if not path.is_file():
-        raise EvaluationError(
-            f"{where}: file not found: {value} (looked for {path}; paths are relative to the data file)"
-        )
-    return str(path)
+def _find_media(message: ReadMessage, *, where: str, folder: Path) -> Message:
+    """A message whose media are files that exist, or bytes."""
+    items = [find_item(item, where=where, folder=folder.resolve()) for item in message.items]
+    return {"role": message.role, "content": items}
 
 
 __all__ = ["read_task", "sample_rows"]

@@ -52,7 +52,7 @@ def test_files_of_tasks_are_utf_8_with_or_without_a_mark(tmp_path: Path) -> None
     path.write_text(text, encoding="utf-8-sig")
     assert read_task(path)[0].question == "caf\u00e9?"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(EvaluationError, match=r"rows\.jsonl: is not UTF-8"):
+    with pytest.raises(EvaluationError, match=r"rows\.jsonl:1: not UTF-8: the byte 0xe9"):
         read_task(path)
 
 
@@ -74,7 +74,7 @@ def test_earlier_turns_and_frames_of_a_clip_are_kept(colour_data: Path) -> None:
     ]
     sample = read_task(write_rows(colour_data / "rows.jsonl", [row]))[0]
     assert len(sample.messages) == 3
-    assert sample.media[0]["video"] == [str(colour_data / frame) for frame in frames]
+    assert sample.media[0]["path"] == [str(colour_data / frame) for frame in frames]
 
 
 def broken_rows() -> dict[str, tuple[dict, str]]:
@@ -84,14 +84,17 @@ def broken_rows() -> dict[str, tuple[dict, str]]:
     user = {"role": "user", "content": "hi"}
     answer = {"role": "assistant", "content": "red"}
     return {
-        "no messages": (row(messages=None), "expected an object with a list 'messages'"),
+        "no messages": (row(messages=None), "expected an object with a list of `messages`"),
         "no reference": (row(messages=[user]), "last message must be the assistant"),
         "empty reference": (row(messages=[user, {"role": "assistant", "content": " "}]), "is empty"),
         "no question": (row(messages=[answer]), "no user message"),
         "role": (row(messages=[{"role": "usr", "content": ""}, answer]), "Did you mean 'user'"),
         "kind": (row(messages=[{"role": "user", "content": [{"type": "imag"}]}, answer]), "Did you mean 'image'"),
-        "no medium": (row(messages=[{"role": "user", "content": [{"type": "image"}]}, answer]), "exactly one of"),
-        "no file": (colour_row(0, "pink"), "file not found: media/pink_0.png"),
+        "no medium": (
+            row(messages=[{"role": "user", "content": [{"type": "image"}]}, answer]),
+            "the item has no medium",
+        ),
+        "no file": (colour_row(0, "pink"), "messages[0].content[0].path: there is no file"),
         "answers": (row(answers="red"), "'answers' must be a list of strings"),
         "choices": (row(choices=["red", 1]), "'choices' must be a list of strings"),
         "group": (row(group=["a"]), "'group' must be a string"),

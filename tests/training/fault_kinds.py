@@ -268,15 +268,15 @@ def end_of_turn_in_the_text(form: Messages) -> Planted | None:
 @fault
 def media_in_a_message(form: Messages) -> Planted | None:
     row = edit(form, images=["good.png"])
-    return Planted(row, "messages[0].images", "Take it out") if form.dialogue == "messages" else None
+    return Planted(row, "messages[0].images", "into the content") if form.dialogue == "messages" else None
 
 
 # Typed items
 
 
 @fault
-def content_is_an_empty_list(form: Messages) -> Planted | None:
-    return Planted(edit(form, content=[]), "messages[0].content", "string") if form.name == "messages" else None
+def answer_is_an_empty_list(form: Messages) -> Planted | None:
+    return Planted(edit(form, 1, content=[]), "messages[1].content", "Fill it") if form.name == "messages" else None
 
 
 @fault
@@ -331,7 +331,7 @@ def bad_base64(form: Messages) -> Planted | None:
 @fault
 def frames_are_none(form: Messages) -> Planted | None:
     row = item(type="video", path=[])
-    return Planted(row, "messages[0].content[0].path", "pictures of the clip") if form.name == "messages" else None
+    return Planted(row, "messages[0].content[0].path", "paths of its frames") if form.name == "messages" else None
 
 
 # Tags and columns
@@ -398,7 +398,7 @@ def shown(form: Messages, path: Any, cure: str) -> Planted:
 
 @fault
 def no_file(form: Messages) -> Planted | None:
-    return seen(form, "nowhere/at/all.png", "relative to the data file")
+    return seen(form, "nowhere/at/all.png", "relative ones start from")
 
 
 @fault
@@ -418,7 +418,7 @@ def path_with_backslashes(form: Messages) -> Planted | None:
 
 @fault
 def path_is_a_folder(form: Messages) -> Planted | None:
-    return seen(form, "folder.png", "path of one picture")
+    return seen(form, "folder.png", "path of a file")
 
 
 @fault
@@ -428,7 +428,7 @@ def path_is_a_number(form: Messages) -> Planted | None:
 
 @fault
 def remote_address(form: Messages) -> Planted | None:
-    return seen(form, "https://example.org/a.png", "Save the file")
+    return seen(form, "https://example.org/a.png", "save the file")
 
 
 @fault
@@ -509,7 +509,7 @@ def animation_is_truncated(form: Messages) -> Planted | None:
 @fault
 def frame_is_missing(form: Messages) -> Planted | None:
     row = form.row("bad", SHOWN, video=[["good.png", "nowhere.png"]])
-    return Planted(row, f"{form.medium('video')}[1]", "relative to the data file") if is_json(form) else None
+    return Planted(row, f"{form.medium('video')}[1]", "relative ones start from") if is_json(form) else None
 
 
 @fault

@@ -14,7 +14,7 @@ def question(*content, **message):
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "a.png"
-    path.write_bytes(b"")
+    path.write_bytes(b"of a picture")
     return path
 
 
@@ -36,7 +36,7 @@ def test_the_medium_may_stand_under_its_kind_and_root_may_be_given(write_jsonl, 
 
 
 def test_llava_tags_are_filled_in_order_in_both_file_kinds(write_jsonl, picture, tmp_path):
-    (tmp_path / "b.png").write_bytes(b"")
+    (tmp_path / "b.png").write_bytes(b"of another")
     turns = [
         {"from": "human", "value": "<image>\nfirst?"},
         {"from": "gpt", "value": "one"},
@@ -69,14 +69,17 @@ def test_llava_tags_are_filled_in_order_in_both_file_kinds(write_jsonl, picture,
         ({"messages": [{"role": "user", "contents": "hi"}]}, r"`content` is missing. Did you mean 'contents'"),
         (
             question({"type": "imgae", "path": "a.png"}),
-            r"content\[0\]\.type: unknown type 'imgae'. Did you mean 'image'",
+            r"content\[0\]\.type: unknown item type 'imgae'. Did you mean 'image'",
         ),
-        (question({"type": "image", "pth": "a.png"}), r"content\[0\]\.pth: unknown key. Did you mean 'path'"),
+        (
+            question({"type": "image", "pth": "a.png"}),
+            r"content\[0\]\.pth: unknown key, which would not be read. Did you mean 'path'",
+        ),
         (question({"type": "image"}), r"expected one of `image`, `path`, `url`, `base64`"),
         (question({"type": "image", "path": 3}), r"expected the path of a file, got 3"),
         (
             question({"type": "image", "path": "no.png"}),
-            r"there is no file '.*no\.png'. Media paths are relative to the data",
+            r"there is no file '.*no\.png'. Correct the path; relative ones start from",
         ),
         (question("text"), r"expected an item like"),
         ({"image": "a.png", "conversations": [{"from": "gpt", "value": "x"}]}, r"0 <image> tag\(s\) but 1 image file"),

@@ -1,36 +1,39 @@
 """The formats of rows, told apart row by row: what they have in common is a dialogue, and media beside or within it.
 
-`docs/data.md` shows each. A format says where turns and media stand; `turns` makes messages of them.
+`docs/data.md` shows each. A format says where turns and media stand; `turns` makes messages of them. Which keys a row
+and a turn may have is decided in `unimoe.processing`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from unimoe import Modality
+from unimoe.media.naming import shown
+from unimoe.processing.keys import DIALOGUES, KINDS, MEDIA_COLUMNS, ROLES, VOICE
+from unimoe.processing.messages import EXAMPLE, Turn, read_turn
+from unimoe.processing.rows import dialogue_texts, read_id, read_system, unread_keys
+from unimoe.processing.values import holds_nothing, plain
 from unimoe.suggest import did_you_mean
 
-from .media_values import KINDS, PICTURE_ENDINGS, is_absent
-from .rows import Faults, Row, shorten
-from .turns import ROLES, Column, Media, Turn, read_turns
+from .rows import Faults, Row
+from .turns import Column, Media, read_turns, tags_first
 
 Format = Literal["messages", "columns", "llava", "uni_moe", "pairs"]
 
-_ROLES_OF_LLAVA = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_VOICE = ("voice", "voices")
-_COLUMNS = {
-    **{name: kind for kind in KINDS for name in (kind, f"{kind}s")},
-    "speeches": Modality.SPEECH.key,
-    **dict.fromkeys(_VOICE, Modality.SPEECH.key),
-}
-"""The kind of media of each column that rows may have."""
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""Of files that are frames where they are listed as one video; a GIF is a clip of its own."""
 _ENDINGS = (
-    *PICTURE_ENDINGS,
+    *_PICTURE_ENDINGS,
     *(".gif", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"),
     *(".mp4", ".mkv", ".webm", ".avi", ".mov"),
 )
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
-_TOOLS = ("tool", "function", "function_call", "function_response", "observation", "ipython")
-_EXAMPLE = 'Write {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}.'
+_PAIRS = (
+    *(("instruction", "output"), ("question", "answer"), ("prompt", "completion"), ("prompt", "response")),
+    *(("query", "response"), ("input", "output"), ("prompt", "chosen")),
+)
+"""Columns of other makers that are a question and its answer."""
 
 
 class RowForm(NamedTuple):
@@ -44,6 +47,15 @@ class RowForm(NamedTuple):
     format: Format | None = None
     columns: dict[str, str] = {}
 
+    def source_of(self, target: str) -> str:
+        """The column that is mapped to a target, or has its name."""
+        return next((name for name, meaning in self.columns.items() if meaning == target), target)
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether columns are said to be answers."""
+        return "assistant" in self.columns.values()
+
 
 ANY_FORM = RowForm()
 """Nothing is said."""
@@ -51,14 +63,15 @@ ANY_FORM = RowForm()
 
 def row_format(values: Any, form: RowForm = ANY_FORM) -> Format | None:
     """The format of a row's values; None if it is none."""
+    values = plain(values)
     if not isinstance(values, dict):
         return None
-    names = {form.columns.get(name, name) for name, value in values.items() if value is not None}
+    names = {form.columns.get(name, name) for name, value in values.items() if plain(value) is not None}
     if "conversations" in names and "messages" not in names:
-        return "uni_moe" if names.intersection(_VOICE) or _is_frames(values.get("video")) else "llava"
+        return "uni_moe" if names.intersection(VOICE) or _is_frames(values.get("video")) else "llava"
     if "messages" in names:
         return "columns" if _media_columns(values, form) else "messages"
-    return "pairs" if "assistant" in form.columns.values() else None
+    return "pairs" if form.is_pairs else None
 
 
 def parse_row(
@@ -80,57 +93,42 @@ def parse_row(
         DataError: If there is a fault, unless faults are kept.
     """
     faults = Faults(where) if faults is None else faults
+    values = plain(values)
     if not isinstance(values, dict):
-        faults.add("", f"expected a JSON object, got {type(values).__name__}.", _EXAMPLE)
+        faults.add("", f"expected a JSON object, got {type(values).__name__}.", EXAMPLE)
         return None
-    row_id = _read_id(values, form, faults)
+    row_id, id_key = None, form.source_of("id")
+    with faults.taken():
+        row_id = read_id(values.get(id_key), where=where, key=id_key)
     found = _find_format(values, form, faults)
     if found is None:
         return None
-    turns, key = _FORMATS[found](values, form, faults)
+    before = len(faults.found)
+    turns, key = _read_pair(values, form, faults) if found == "pairs" else _read_dialogue(values, found, form, faults)
     columns = {} if found == "messages" else _media_columns(values, form)
-    has_voice = found == "uni_moe" and any(values.get(name) for name in _VOICE)
-    media = Media(columns, root, faults, has_voice=has_voice)
-    media.is_unsure = _check_unread(values, form, columns, faults)
+    has_voice = found == "uni_moe" and any(not holds_nothing(values.get(name)) for name in VOICE)
+    media = Media(columns, root, faults, has_voice=has_voice, is_unsure=len(faults.found) > before)
+    media.is_unsure |= _check_unread(values, form, columns, turns, faults)
     if found == "pairs":
         turns = _media_first(turns, media)
     messages = read_turns(turns, media)
     if turns:
         media.check_all_taken(key)
     if not faults:
-        _check_order(messages, key, faults)
+        _check_order(turns, key, faults)
     return Row(where if row_id is None else row_id, where, messages)
 
 
-def _read_id(values: dict[str, Any], form: RowForm, faults: Faults) -> str | None:
-    """The row's own name; None if it has none."""
-    name = _source_of("id", form)
-    given = values.get(name)
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, str | int):
-        faults.add(name, f"expected a string or a whole number, got {shorten(given)}.", "Give each row one name.")
-        return None
-    return str(given)
-
-
-def _source_of(target: str, form: RowForm) -> str:
-    """The column that is mapped to a target, or has its name."""
-    return next((name for name, meaning in form.columns.items() if meaning == target), target)
-
-
-def _find_format(values: dict[str, Any], form: RowForm, faults: Faults) -> Format | None:
+def _find_format(values: dict[Any, Any], form: RowForm, faults: Faults) -> Format | None:
     found = row_format(values, form)
-    dialogues = [name for name in ("messages", "conversations") if values.get(name) is not None]
     if found is None:
-        missing = [name for name in ("messages", "conversations") if name in values]
+        missing = [name for name in DIALOGUES if name in values]
         if missing:
-            faults.add(missing[0], "expected a list of messages, got None.", _EXAMPLE)
+            faults.add(missing[0], "expected a list of messages, got None.", EXAMPLE)
             return None
-        hint = did_you_mean(next(iter(sorted(values, key=_likeness, reverse=True)), ""), ("messages", "conversations"))
-        cure = hint.strip() if hint.startswith(" Did") else _EXAMPLE
-        faults.add("", f"neither `messages` nor `conversations`, only {shorten(sorted(values))}.", cure)
-    elif len(dialogues) == 2:
+        names = sorted(map(str, values))
+        faults.add("", f"neither `messages` nor `conversations`, only {shown(names)}.", _cure_of_columns(values))
+    elif all(values.get(name) is not None for name in DIALOGUES):
         faults.add("conversations", "there are `messages` too, and only one can be meant.", "Leave one out.")
         return None
     elif form.format is not None and found != form.format:
@@ -138,20 +136,32 @@ def _find_format(values: dict[str, Any], form: RowForm, faults: Faults) -> Forma
     return found
 
 
-def _likeness(name: Any) -> float:
+def _cure_of_columns(values: dict[Any, Any]) -> str:
+    """What to do about a row without a dialogue: its question and answer may stand in columns."""
+    asked, answer = next((pair for pair in _PAIRS if set(pair) <= set(values)), ("", ""))
+    if answer:
+        ignored = ", rejected: ignore" if answer == "chosen" else ""
+        further = "input" in values and asked == "instruction" and not holds_nothing(values["input"])
+        said = " What `input` says must then be written into `instruction`." if further else ""
+        return f"Say what its columns are: `columns: {{{asked}: user, {answer}: assistant{ignored}}}`.{said}"
+    likely = next(iter(sorted(map(str, values), key=_likeness, reverse=True)), "")
+    hint = did_you_mean(likely, DIALOGUES)
+    return hint.strip() if hint.startswith(" Did") else EXAMPLE
+
+
+def _likeness(name: str) -> float:
     from difflib import SequenceMatcher
 
-    return max(SequenceMatcher(None, str(name), known).ratio() for known in ("messages", "conversations"))
+    return max(SequenceMatcher(None, name[:40], known).ratio() for known in DIALOGUES)
 
 
-def _media_columns(values: dict[str, Any], form: RowForm) -> dict[str, list[Column]]:
+def _media_columns(values: dict[Any, Any], form: RowForm) -> dict[str, list[Column]]:
     """The media beside the dialogue, by kind."""
     found: dict[str, list[Column]] = {}
     for name, value in values.items():
-        kind = form.columns.get(name, _COLUMNS.get(name))
-        if kind not in KINDS or is_absent(value):
-            continue
-        found.setdefault(kind, []).extend(_entries(name, value, kind))
+        kind = form.columns.get(name, MEDIA_COLUMNS.get(name, ""))
+        if kind in KINDS and not holds_nothing(value):
+            found.setdefault(kind, []).extend(_entries(name, plain(value), kind))
     return found
 
 
@@ -164,174 +174,117 @@ def _entries(name: str, value: Any, kind: str) -> list[Column]:
 
 def _is_frames(value: Any) -> bool:
     """Whether a list is the frames of one clip: pictures alone."""
+    value = plain(value)
     return isinstance(value, list) and bool(value) and all(map(_is_picture, value))
 
 
 def _is_picture(value: Any) -> bool:
+    value = plain(value)
     if isinstance(value, dict):
         data, name = value.get("bytes"), value.get("path")
-        return data.startswith(_PICTURES) if isinstance(data, bytes) else _is_picture(name)
-    return isinstance(value, str) and value.lower().endswith(PICTURE_ENDINGS)
+        return data.startswith(_PICTURES) if isinstance(data, bytes) else isinstance(name, str) and _is_picture(name)
+    return isinstance(value, str) and value[-8:].lower().endswith(_PICTURE_ENDINGS)
 
 
-def _check_unread(values: dict[str, Any], form: RowForm, columns: dict[str, list[Column]], faults: Faults) -> bool:
-    """Refuse media that would not be read, as they stand under a name that no format knows; say if there are."""
-    is_unread = False
-    for name, value in values.items():
-        if name in form.columns or name in _COLUMNS or is_absent(value):
-            continue
-        first = value[0] if isinstance(value, list) else value
-        is_file = isinstance(first, str) and first.lower().endswith(_ENDINGS) and "\n" not in first
-        is_bytes = isinstance(first, dict) and {"bytes", "path"} <= set(first)
-        if (is_file or is_bytes) and not columns and not _holds_media(values, form):
-            hint = did_you_mean(str(name), _COLUMNS)
-            cure = hint.strip() if hint.startswith(" Did") else f"Rename it to one of {', '.join(KINDS)}."
-            faults.add(str(name), "these media would not be read: no format knows this key.", cure)
-            is_unread = True
-    return is_unread
+def _check_unread(
+    values: dict[Any, Any], form: RowForm, columns: dict[str, list[Column]], turns: list[Turn], faults: Faults
+) -> bool:
+    """Refuse keys that would be lost, and media under a name that no format knows; say if there are."""
+    before = len(faults.found)
+    own = {"id", *DIALOGUES, *MEDIA_COLUMNS, *form.columns}
+    texts = list(dialogue_texts([{"content": turn.content} for turn in turns]))
+    for error in unread_keys(values, where=faults.where, own=own, texts=texts):
+        faults.take(error)
+    if len(faults.found) == before and not columns and not _holds_media(turns):
+        for name, value in values.items():
+            if name not in own and _names_media(plain(value)):
+                hint = did_you_mean(str(name), MEDIA_COLUMNS)
+                cure = hint.strip() if hint.startswith(" Did") else f"Rename it to one of {', '.join(KINDS)}."
+                faults.add(str(name), "these media would not be read: no format knows this key.", cure)
+    return len(faults.found) > before
 
 
-def _holds_media(values: dict[str, Any], form: RowForm) -> bool:
-    """Whether a content of the messages has an item that is not text."""
-    messages = values.get(_source_of("messages", form))
-    contents = [m.get("content") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
-    items = [item for content in contents if isinstance(content, list) for item in content]
+def _names_media(value: Any) -> bool:
+    first = plain(value[0]) if isinstance(value, list) and value else value
+    is_file = isinstance(first, str) and first[-8:].lower().endswith(_ENDINGS) and "\n" not in first
+    return is_file or (isinstance(first, dict) and {"bytes", "path"} <= set(first) and not holds_nothing(first))
+
+
+def _holds_media(turns: list[Turn]) -> bool:
+    """Whether a content has an item that is not text."""
+    items = [plain(item) for turn in turns if isinstance(turn.content, list) for item in turn.content]
     return any(not isinstance(item, dict) or item.get("type") != "text" for item in items)
 
 
-def _read_messages(values: dict[str, Any], form: RowForm, faults: Faults) -> tuple[list[Turn], str]:
-    name = _source_of("messages", form)
+def _read_dialogue(values: dict[Any, Any], found: Format, form: RowForm, faults: Faults) -> tuple[list[Turn], str]:
+    name = form.source_of("messages" if found in ("messages", "columns") else "conversations")
+    dialogue = plain(values.get(name))
+    if not isinstance(dialogue, list) or not dialogue:
+        faults.add(name, f"expected a list with at least one message, got {shown(dialogue)}.", EXAMPLE)
+        return [], name
     turns = []
-    for number, message in enumerate(_dialogue(values, name, faults)):
-        key = f"{name}[{number}]"
-        if not isinstance(message, dict):
-            faults.add(key, f"expected an object with `role` and `content`, got {shorten(message)}.", _EXAMPLE)
-            turns.append(Turn(None, None, key))
-            continue
-        role, content = (_required(message, part, key, faults) for part in ("role", "content"))
-        unknown = [part for part, value in message.items() if part not in ("role", "content") and value is not None]
-        if unknown and role is not None and content is not None:
-            faults.add(f"{key}.{unknown[0]}", "unknown key, which would not be read.", "Take it out.")
-        if role is not None and role not in ROLES:
-            _refuse_role(role, f"{key}.role", ROLES, faults)
-            role = None
-        turns.append(Turn(role, content, f"{key}.content"))
+    for number, value in enumerate(dialogue):
+        with faults.taken():
+            turn = read_turn(value, where=faults.where, key=f"{name}[{number}]")
+            is_sharegpt = turn.key.endswith(".value") and isinstance(turn.content, str)
+            turns.append(turn._replace(content=turn.content.strip()) if is_sharegpt else turn)
+    with faults.taken():
+        system = form.source_of("system")
+        beside = {"system": values.get(system)} if system in form.columns else values
+        if (stated := read_system(beside, [turn.role for turn in turns], where=faults.where)) is not None:
+            turns.insert(0, stated)
+    for role in ("user", "assistant") if form.is_pairs else ():
+        if not holds_nothing(values.get(form.source_of(role))):
+            faults.add(form.source_of(role), f"there are `{name}` too, and only one can be meant.", "Leave one out.")
     return turns, name
 
 
-def _read_conversations(values: dict[str, Any], form: RowForm, faults: Faults) -> tuple[list[Turn], str]:
-    name = _source_of("conversations", form)
-    turns = []
-    for number, turn in enumerate(_dialogue(values, name, faults)):
-        key = f"{name}[{number}]"
-        if not isinstance(turn, dict):
-            faults.add(
-                key, f'expected {{"from": "human", "value": "..."}}, got {shorten(turn)}.', "Write each turn so."
-            )
-            turns.append(Turn(None, None, key))
-            continue
-        speaker, value = (_required(turn, part, key, faults) for part in ("from", "value"))
-        role = None
-        if speaker is not None:
-            role = _ROLES_OF_LLAVA.get(speaker) if isinstance(speaker, str) else None
-            if role is None:
-                _refuse_role(speaker, f"{key}.from", _ROLES_OF_LLAVA, faults)
-        if value is not None and not isinstance(value, str):
-            faults.add(
-                f"{key}.value",
-                f'expected {{"from": "human", "value": "..."}}, got {shorten(value)}.',
-                "Write the text as a string; media stand beside the dialogue.",
-            )
-            value = None
-        turns.append(Turn(role, None if value is None else value.strip(), f"{key}.value"))
-    return turns, name
-
-
-def _read_pair(values: dict[str, Any], form: RowForm, faults: Faults) -> tuple[list[Turn], str]:
+def _read_pair(values: dict[Any, Any], form: RowForm, faults: Faults) -> tuple[list[Turn], str]:
     turns = []
     for role in ROLES:
-        name = _source_of(role, form)
-        if role == "system" and values.get(name) is None:
+        name = form.source_of(role)
+        text = plain(values.get(name))
+        if name not in form.columns or (role == "system" and holds_nothing(text)):
             continue
-        if name not in form.columns:
-            continue
-        text = values.get(name)
         if not isinstance(text, str):
-            faults.add(name, f"expected the text of the {role}, got {shorten(text)}.", "Fill it, or take out the row.")
-            text = None
+            faults.add(name, f"expected the text of the {role}, got {shown(text)}.", "Fill it, or take out the row.")
+            continue
         turns.append(Turn(role, text, name))
     if turns and turns[0].role == "assistant":
-        turns.insert(0, Turn("user", "", _source_of("assistant", form)))
-    return turns, _source_of("assistant", form)
-
-
-_FORMATS = {
-    "messages": _read_messages,
-    "columns": _read_messages,
-    "llava": _read_conversations,
-    "uni_moe": _read_conversations,
-    "pairs": _read_pair,
-}
-
-
-def _dialogue(values: dict[str, Any], name: str, faults: Faults) -> list[Any]:
-    turns = values.get(name)
-    if isinstance(turns, list) and turns:
-        return turns
-    faults.add(name, f"expected a list with at least one message, got {shorten(turns)}.", _EXAMPLE)
-    return []
-
-
-def _required(message: dict[str, Any], part: str, key: str, faults: Faults) -> Any:
-    """The value of a key that each message has; None if it has not, which is said."""
-    if part not in message:
-        hint = did_you_mean(part, message).strip()
-        faults.add(
-            key, f"`{part}` is missing.", hint if hint.startswith("Did") else "Write it, or leave the turn out."
-        )
-    elif message[part] is None:
-        faults.add(f"{key}.{part}", "it is null.", "Fill it, or leave the turn out.")
-    return message.get(part)
-
-
-def _refuse_role(role: Any, key: str, known: Any, faults: Faults) -> None:
-    if role in _TOOLS:
-        cure = "What tools say is not trained here: write it into a turn of the user, or take the row out."
-    else:
-        cure = did_you_mean(str(role), known).strip()
-    faults.add(key, f"unknown role {shorten(role)}.", cure)
+        turns.insert(0, Turn("user", "", form.source_of("assistant")))
+    if form.source_of("system") not in form.columns:
+        with faults.taken():
+            if (stated := read_system(values, [], where=faults.where)) is not None:
+                turns.insert(0, stated)
+    return turns, form.source_of("assistant")
 
 
 def _media_first(turns: list[Turn], media: Media) -> list[Turn]:
     """Put a tag in front of the question for each medium of a table that has no tag of its own."""
-    asked = next((number for number, turn in enumerate(turns) if turn.role == "user"), None)
-    if asked is None or not isinstance(turns[asked].content, str):
-        return turns
-    turn = turns[asked]
-    tags = [
-        f"<{kind}>" * len(columns) for kind, columns in media.columns.items() if f"<{kind}>" not in str(turn.content)
-    ]
-    return [*turns[:asked], turn._replace(content="".join(tags) + turn.content), *turns[asked + 1 :]]
+    asked = "".join(str(turn.content) for turn in turns if turn.role == "user")
+    tags = [f"<{kind}>" * len(columns) for kind, columns in media.columns.items() if f"<{kind}>" not in asked]
+    return tags_first(turns, "".join(tags))
 
 
-def _check_order(messages: list[dict[str, Any]], key: str, faults: Faults) -> None:
+def _check_order(turns: Sequence[Turn], key: str, faults: Faults) -> None:
     """Refuse dialogues that leave nothing to learn, or an answer to nothing."""
-    roles = [message["role"] for message in messages]
+    roles = [turn.role for turn in turns]
+    places = [turn.key.removesuffix(".content").removesuffix(".value") for turn in turns]
     spoken = [role for role in roles if role != "system"]
     if "assistant" not in roles:
         faults.add(key, "no message of the assistant, so there is nothing to learn.", "Add its answer.")
     elif "system" in roles[1:]:
         number = roles.index("system", 1)
-        faults.add(f"{key}[{number}]", "a system message stands behind another one.", "Put it first, and once.")
+        faults.add(places[number], "a system message stands behind another one.", "Put it first, and once.")
     elif spoken[0] == "assistant":
         faults.add(
-            f"{key}[{roles.index('assistant')}]",
+            places[roles.index("assistant")],
             "the assistant speaks first, so its answer belongs to no question.",
             "Put the user's turn before it; its content may be empty.",
         )
     elif spoken[-1] != "assistant":
         faults.add(
-            f"{key}[{len(roles) - 1}]",
+            places[-1],
             "nobody answers the last turn, so it is never learned.",
             "Add the answer, or leave the turn out.",
         )

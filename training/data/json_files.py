@@ -1,29 +1,29 @@
 """Rows of .jsonl and .json files: what is kept in memory is where each row begins and ends."""
 
 import json
-import math
 import os
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unimoe.errors import DataError
+from unimoe import json_lines
+from unimoe.errors import DataError, UniMoEError
+from unimoe.strict_json import parse_json
 
-from .rows import Faults, shorten
+from .rows import Faults
 
 BAD = object()
 """What stands for a row that is no JSON."""
-_ENCODING = "Save the file as UTF-8, e.g. `iconv -f latin1 -t utf-8`."
-_BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-_UTF8_MARK = b"\xef\xbb\xbf"
+_SPACE = " \t\r\n"
+_MARK = json_lines.MARK.decode("latin-1")
+_SCANNER = json.JSONDecoder(parse_int=len, parse_float=len)  # numbers of any length are passed over
 
 
 class JsonFile:
     """Rows of one file, by number; each is read and parsed when it is asked for.
 
     Args:
-        path: A .json file with one list, or a file with one object on each line.
+        path: A file with one list, or one object after the other: JSON Lines, or in a .json file anyhow.
 
     Raises:
         DataError: If there is no such file, or it is not of that form at all.
@@ -31,69 +31,72 @@ class JsonFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.is_list = Path(path).suffix == ".json"
         self.broken: DataError | None = None  # what ends a list before its end
         self._begins, self._ends, self._lines = array("q"), array("q"), array("q")
-        if not Path(path).is_file():
-            raise DataError(
-                f"There is no data file {path!r} (looked in {os.getcwd()!r}). Correct its path in the mixture."
-            )
-        with open(path, "rb") as file:
-            if (encoding := _BYTE_ORDER_MARKS.get(file.read(2))) is not None:
-                raise DataError(path, f"the file is {encoding}.", "Save it as UTF-8.")
-        if self.is_list:
-            self._find_elements()
+        self.has_lines = has_lines(path)
+        if self.has_lines:
+            for begin, number, line in json_lines.read_lines(path):
+                self._add(begin, begin + len(line), number)
         else:
-            self._find_lines()
+            self._find_values()
 
     def __len__(self) -> int:
         return len(self._begins)
 
     def where(self, number: int) -> str:
-        """File and line of a row; in a JSON list its number stands for the line."""
-        return f"{self.path}: row {number}" if self.is_list else f"{self.path}:{self._lines[number]}"
+        """File and line of a row; in a file without lines its number stands for the line."""
+        return f"{self.path}:{self._lines[number]}" if self.has_lines else f"{self.path}: row {number}"
 
     def values(self, number: int, faults: Faults) -> Any:
         """What a row holds; `BAD` if it is no JSON, which the faults then say."""
         with open(self.path, "rb") as file:
             file.seek(self._begins[number])
             raw = file.read(self._ends[number] - self._begins[number])
-        return parse_json(raw, faults)
+        return parse_line(raw, faults)
 
-    def _find_lines(self) -> None:
-        for begin, number, line in read_lines(self.path):
-            self._add(begin, begin + len(line), number)
-
-    def _find_elements(self) -> None:
+    def _find_values(self) -> None:
         # Only ASCII has a meaning in JSON's structure: as latin-1, characters and bytes are counted alike.
         text = Path(self.path).read_bytes().decode("latin-1")
-        scan = json.JSONDecoder().raw_decode
-        at = _next(text, 3 if text.startswith(_UTF8_MARK.decode("latin-1")) else 0)
-        if text[at : at + 1] != "[":
-            raise DataError(*self._no_list(text, at))
-        at = _next(text, at + 1)
-        while text[at : at + 1] != "]":
-            try:
-                _, end = scan(text, at)
+        at = _next(text, 0)
+        is_list = text[at : at + 1] == "["
+        at = _next(text, at + 1) if is_list else at
+        try:
+            while at < len(text) and not (is_list and text[at] == "]"):
+                _, end = _SCANNER.raw_decode(text, at)
                 self._add(at, end, 0)
                 at = _next(text, end)
-                if text[at : at + 1] not in (",", "]"):
+                if is_list and text[at : at + 1] not in (",", "]"):
                     raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-                at = _next(text, at + 1) if text[at] == "," else at
-            except json.JSONDecodeError as error:
-                self.broken = DataError(
-                    f"{self.path}: row {len(self)}" if len(self) else self.path,
-                    f"not valid JSON ({error}).",
-                    "The file must hold one JSON list; rows from here on cannot be read.",
-                )
-                return
+                at = _next(text, at + 1) if is_list and text[at] == "," else at
+            if is_list and _next(text, at + 1) < len(text):
+                raise json.JSONDecodeError("Something stands behind the list", text, at + 1)
+            if is_list and at >= len(text):
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+        except (json.JSONDecodeError, RecursionError) as error:
+            self.broken = DataError(
+                f"{self.path}: row {len(self)}" if len(self) else self.path,
+                f"not valid JSON ({error}).",
+                "The file must hold one JSON list, or one object after the other; rows from here on cannot be read.",
+            )
+        if not is_list and len(self) <= 1:
+            self._check_object()
 
-    def _no_list(self, text: str, at: int) -> tuple[str, str, str]:
-        try:
-            found = type(json.JSONDecoder().raw_decode(text, at)[0]).__name__
-        except json.JSONDecodeError as error:
-            return self.path, f"not valid JSON ({error}).", "The file must hold one JSON list."
-        return self.path, f"expected a list of rows, got {found}.", "For JSON Lines, name it .jsonl."
+    def _check_object(self) -> None:
+        """Refuse a single value that is no row, as far as it tells where the rows are."""
+        if not len(self):
+            return
+        value = self.values(0, Faults(self.path))
+        if not isinstance(value, dict):
+            problem = f"expected a list of rows, got {type(value).__name__}."
+            raise DataError(self.path, problem, "For JSON Lines, name it .jsonl.")
+        lists = [
+            name for name, part in value.items() if isinstance(part, list) and any(isinstance(p, dict) for p in part)
+        ]
+        if not value or (lists and not {"messages", "conversations"}.intersection(value)):
+            inside = f"The rows seem to be under {lists[0]!r}: write that list alone, " if lists else ""
+            command = f"`jq '.{lists[0]}' {self.path} > rows.json`." if lists else "For JSON Lines, name it .jsonl."
+            problem = f"expected a list of rows, got an object with {sorted(value)[:9]}."
+            raise DataError(self.path, problem, f"{inside}{'e.g. ' if inside else ''}{command}")
 
     def _add(self, begin: int, end: int, line: int) -> None:
         self._begins.append(begin)
@@ -101,73 +104,37 @@ class JsonFile:
         self._lines.append(line)
 
 
-def _next(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def read_lines(path: str) -> Iterator[tuple[int, int, bytes]]:
-    """Yield offset, number and bytes of each line that is not blank.
+def has_lines(path: str) -> bool:
+    """Whether the rows of a file are its lines; otherwise it is a list, or a .json file of objects.
 
     Raises:
-        DataError: If the file is a JSON list over several lines.
+        DataError: If there is no such file, or it holds no JSON.
     """
-    begin = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            mark = len(_UTF8_MARK) if number == 1 and line.startswith(_UTF8_MARK) else 0
-            if number == 1 and line[mark:].strip() in (b"[", b"[{"):
-                raise DataError(path, "the file holds one JSON list.", "Name it .json.")
-            if line[mark:].strip():
-                yield begin + mark, number, line[mark:]
-            begin += len(line)
+    if not Path(path).is_file():
+        raise DataError(
+            f"There is no data file {path!r} (looked in {os.getcwd()!r}). Correct its path in the mixture."
+        )
+    head = json_lines.open_text_file(path)
+    return not (head.startswith(b"[") or Path(path).suffix == ".json")
 
 
-def parse_json(raw: bytes, faults: Faults) -> Any:
-    """Parse one row; `BAD` if it is no JSON or not UTF-8, which the faults then say."""
+def _next(text: str, at: int) -> int:
+    """Where the next value or sign begins; byte order marks of joined files are passed over."""
+    while True:
+        while at < len(text) and text[at] in _SPACE:
+            at += 1
+        if not text.startswith(_MARK, at):
+            return at
+        at += len(_MARK)
+
+
+def parse_line(raw: bytes, faults: Faults) -> Any:
+    """Parse one row; `BAD` if it is no JSON, which the faults then say."""
     try:
-        values = _DECODER.decode(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        faults.add("", f"not UTF-8: the byte 0x{raw[error.start]:02x} at position {error.start}.", _ENCODING)
+        return parse_json(raw, where=faults.where)
+    except UniMoEError as error:
+        faults.take(error)
         return BAD
-    except json.JSONDecodeError as error:
-        faults.add("", f"not valid JSON ({error}).", "Each row must be one JSON object.")
-        return BAD
-    except _DoubleKey as error:
-        faults.add(str(error), "the key is given twice.", "Take one of the two out.")
-        return BAD
-    if (b"NaN" in raw or b"Infinity" in raw) and (key := _not_finite(values, "")):
-        faults.add(key, "NaN and Infinity are not JSON.", "Write null, or leave the key out.")
-        return BAD
-    return values
 
 
-class _DoubleKey(Exception):
-    """A key that stands twice in one object, of which one value would be lost."""
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DoubleKey(next(name for name in names if names.count(name) > 1))
-    return values
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles)
-
-
-def _not_finite(value: Any, key: str) -> str | None:
-    """Place of the first number that is NaN or infinite."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else key or shorten(value)
-    parts: Any = ()
-    if isinstance(value, dict):
-        parts = ((f"{key}.{name}" if key else name, part) for name, part in value.items())
-    elif isinstance(value, list):
-        parts = ((f"{key}[{number}]", part) for number, part in enumerate(value))
-    return next((found for name, part in parts if (found := _not_finite(part, name))), None)
-
-
-__all__ = ["BAD", "JsonFile", "parse_json", "read_lines"]
+__all__ = ["BAD", "JsonFile", "has_lines", "parse_line"]

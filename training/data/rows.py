@@ -1,9 +1,11 @@
 """What every format of data becomes: rows of messages; and what is said of a row that is none."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from unimoe.errors import DataError
+from unimoe.errors import DataError, UniMoEError
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,32 @@ class Faults:
         Raises:
             DataError: Unless faults are kept.
         """
-        error = DataError(self.where, problem, cure, key=key)
+        self.take(DataError(self.where, problem, cure, key=key))
+
+    def take(self, error: UniMoEError) -> None:
+        """Keep an error as a fault.
+
+        Raises:
+            DataError: Unless faults are kept.
+        """
+        fault = (
+            error if isinstance(error, DataError) else DataError(self.where, error.problem, error.cure, key=error.key)
+        )
         if not self.keep:
-            raise error
-        self.found.append(error)
+            raise fault
+        self.found.append(fault)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Keep what is raised in the block as a fault.
+
+        Raises:
+            DataError: Unless faults are kept.
+        """
+        try:
+            yield
+        except UniMoEError as error:
+            self.take(error)
 
     def note(self, key: str, item: dict[str, Any]) -> None:
         """Note an item with one file, or the bytes of one; a frame of a video is noted as a picture."""
@@ -53,10 +77,4 @@ class Faults:
         return bool(self.found)
 
 
-def shorten(value: Any, length: int = 80) -> str:
-    """How a value is quoted in a message: its beginning, on one line."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
-__all__ = ["Faults", "Row", "shorten"]
+__all__ = ["Faults", "Row"]

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, overload
 
 from unimoe.errors import DataError
+from unimoe.json_lines import read_lines
 from unimoe.suggest import did_you_mean
 
 from ..config_data import SourceConfig
 from .formats import RowForm, parse_row
-from .json_files import BAD, JsonFile, parse_json, read_lines
+from .json_files import BAD, JsonFile, has_lines, parse_line
 from .rows import Faults, Row
 from .tables import Table, is_table, stream_table
 
@@ -111,7 +112,7 @@ class RowStream:
                 if number == 0:
                     check_columns(self.path, row_form(self.config), list(values))
                 yield where, values
-        elif Path(self.path).suffix == ".json":  # one value, which has no first part
+        elif not has_lines(self.path):  # one value, which has no first part
             file = JsonFile(self.path)
             for number in range(len(file)):
                 yield file.where(number), file.values(number, Faults(file.where(number)))
@@ -120,7 +121,7 @@ class RowStream:
         else:
             for _, number, line in read_lines(self.path):
                 where = f"{self.path}:{number}"
-                yield where, parse_json(line, Faults(where))
+                yield where, parse_line(line, Faults(where))
 
 
 def media_root(config: SourceConfig) -> Path:

@@ -148,11 +148,19 @@ def _parsed(value: Any, feature: Any) -> Any:
     if value is None:
         return None
     if isinstance(feature, Json):
-        return json.loads(value) if isinstance(value, str | bytes) else value
+        return _from_json(value) if isinstance(value, str | bytes) else value
     if isinstance(feature, dict):
         return {name: _parsed(part, feature[name]) for name, part in value.items()}
     inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
     return value if inner is None else [_parsed(part, inner) for part in value]
+
+
+def _from_json(text: str | bytes) -> Any:
+    """What `datasets` has written; a text that it has not is left as it is, and no format takes it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 __all__ = ["Table", "is_table", "stream_table"]

@@ -11,27 +11,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unimoe import Modality
-from unimoe.placeholders import CHAT_TOKENS, PLACEHOLDER
-from unimoe.suggest import did_you_mean
+from unimoe.processing.keys import KINDS
+from unimoe.processing.messages import Item, Turn, check_text, read_content, read_item
+from unimoe.processing.rows import find_item
 
-from .media_values import KINDS, Item, is_absent, read_base64, read_medium
-from .rows import Faults, shorten
+from .rows import Faults
 
-ROLES = ("system", "user", "assistant")
 TAGS = {**{kind: kind for kind in KINDS}, "voice": Modality.SPEECH.key}
 """What each tag stands for; `<voice>` is one only in rows that have `voice`."""
 
 _TAG = re.compile(r"<(" + "|".join(TAGS) + r")>")
-_KEYS_OF_MEDIA = ("path", "url", "base64")
-_CONTROL = re.compile(PLACEHOLDER.pattern + "|" + "|".join(map(re.escape, CHAT_TOKENS)))
-
-
-class Turn(NamedTuple):
-    """One turn: its role, None if that is wrong; its content, string or list of items; and the content's key."""
-
-    role: str | None
-    content: Any
-    key: str
+_FOREIGN = re.compile(
+    r"(?:<\|?|\[)(?:start_of_|begin_of_)?(?:img|image|vision|picture|video|audio|sound|speech|voice)[\w-]*(?:\|?>|\])",
+    re.IGNORECASE,
+)
+"""Placeholders of other makers, such as <|image_pad|>, [IMG], <ImageHere>."""
+_NAMED_INSIDE = re.compile(r"<(img|image|audio|video|voice|speech)>[^<>\n]+\.\w{2,4}\s*</\1>")
 
 
 class Column(NamedTuple):
@@ -57,6 +52,8 @@ class Media:
     faults: Faults
     has_voice: bool = False
     tags: Counter[str] = field(default_factory=Counter)
+    foreign: list[str] = field(default_factory=list)
+    """Placeholders of other makers in plain strings."""
     misplaced: set[str] = field(default_factory=set)
     is_unsure: bool = False
     """Contents that are wrong may have had tags, so that they cannot be counted."""
@@ -72,13 +69,31 @@ class Media:
             return Modality.SPEECH.key
         return TAGS[tag]
 
-    def take(self, kind: str) -> Item | None:
+    def take(self, kind: str) -> dict[str, Any] | None:
         """The next medium of a kind; None if there is none, or it is wrong."""
         self.tags[kind] += 1
         if not (waiting := self._waiting.get(kind)):
             return None
         column = waiting.popleft()
-        return read_medium(column.value, kind, key=column.key, root=self.root, faults=self.faults)
+        return self.find(Item(kind, column.value, column.key))
+
+    def find(self, item: Item) -> dict[str, Any] | None:
+        """An item with its medium found; None if it is wrong."""
+        with self.faults.taken():
+            found = find_item(item, where=self.faults.where, folder=self.root)
+            if item.kind != Modality.TEXT.key:
+                self._note(item.key, found)
+            return found
+        return None
+
+    def _note(self, key: str, item: dict[str, Any]) -> None:
+        medium = item.get("path", item.get(item["type"]))
+        if item["type"] != Modality.VIDEO.key or not isinstance(medium, list):
+            self.faults.note(key, item)
+            return
+        for number, frame in enumerate(medium):
+            name = "path" if isinstance(frame, str) else Modality.IMAGE.key
+            self.faults.note(f"{key}[{number}]", {"type": Modality.IMAGE.key, name: frame})
 
     def check_all_taken(self, key: str) -> None:
         """Refuse tags without media and media without tags.
@@ -90,23 +105,25 @@ class Media:
             tags, files = self.tags[kind], len(self.columns.get(kind, ()))
             if tags != files and kind not in self.misplaced:
                 column = self.columns[kind][0].key.partition("[")[0] if files else key
-                self.faults.add(
-                    column,
-                    f"{tags} <{kind}> tag(s) but {files} {kind} file(s).",
+                cure = (
                     f"Give each file one tag; where <{kind}> is plain text, write the content as "
-                    '[{"type": "text", "text": ...}] in `messages`.',
+                    '[{"type": "text", "text": ...}] in `messages`.'
                 )
+                if tags < files and self.foreign:
+                    cure = f"The text has {self.foreign[0]} of another maker: write <{kind}> where each {kind} stands."
+                self.faults.add(column, f"{tags} <{kind}> tag(s) but {files} {kind} file(s).", cure)
 
 
 def read_turns(turns: list[Turn], media: Media) -> list[dict[str, Any]]:
     """Turn turns into messages, of which only those without a fault are whole."""
     if media.has_voice and not any(_has_speech_tag(turn.content, media) for turn in turns):
-        turns = _voice_first(turns, media)
+        turns = voice_first(turns, media)
     messages = []
     for turn in turns:
+        before = len(media.faults.found)
         content = _tagged(turn, turn.content, media) if isinstance(turn.content, str) else _items(turn, media)
         messages.append({"role": turn.role, "content": content})
-        if turn.role == "assistant":
+        if turn.role == "assistant" and len(media.faults.found) == before:
             _check_answer(turn, content, media.faults)
     return messages
 
@@ -116,21 +133,33 @@ def _has_speech_tag(content: Any, media: Media) -> bool:
     return any(media.kind_of(tag) == Modality.SPEECH.key for tag in tags)
 
 
-def _voice_first(turns: list[Turn], media: Media) -> list[Turn]:
+def voice_first(turns: list[Turn], media: Media) -> list[Turn]:
     """Uni-MoE: what is spoken stands before the text of the first question if no tag says where."""
+    return tags_first(turns, "<voice>" * len(media.columns.get(Modality.SPEECH.key, ())))
+
+
+def tags_first(turns: list[Turn], tags: str) -> list[Turn]:
+    """Put tags in front of the first question, if it is a text."""
     first = next((number for number, turn in enumerate(turns) if turn.role == "user"), None)
     if first is None or not isinstance(turns[first].content, str):
         return turns
-    tags = "<voice>" * len(media.columns.get(Modality.SPEECH.key, ()))
     asked = turns[first]._replace(content=tags + turns[first].content)
     return [*turns[:first], asked, *turns[first + 1 :]]
 
 
-def _tagged(turn: Turn, text: str, media: Media) -> list[Item]:
+def _tagged(turn: Turn, text: str, media: Media) -> list[dict[str, Any]]:
     """Items of a text with tags; space around tags is left out."""
     pieces = _TAG.split(text)  # text, tag, text, ...
     kinds = [media.kind_of(tag) for tag in pieces[1::2]]
-    check_text(text, turn.key, media.faults)
+    with media.faults.taken():
+        check_text(text, where=media.faults.where, key=turn.key)
+    media.foreign += [token for token in _FOREIGN.findall(text) if token.strip("<>") not in TAGS]
+    if (named := _NAMED_INSIDE.search(text)) is not None:
+        cure = (
+            f'Write {named[0][:80]} as an item, {{"type": ..., "path": ...}}, or as a tag with the file in a column.'
+        )
+        media.faults.add(turn.key, "a medium is named within the text, where it is not read.", cure)
+        media.is_unsure = True
     if not any(kinds):
         return [{"type": "text", "text": text}]
     if turn.role == "assistant":
@@ -143,7 +172,7 @@ def _tagged(turn: Turn, text: str, media: Media) -> list[Item]:
             f'<{tag}> as plain text, is written as typed items: "content": [{{"type": ...}}].',
         )
         return [{"type": "text", "text": text}]
-    items: list[Item] = []
+    items: list[dict[str, Any]] = []
     for position, piece in enumerate(pieces):
         if position % 2 == 0:
             items += [{"type": "text", "text": piece.strip()}] if piece.strip() else []
@@ -154,89 +183,24 @@ def _tagged(turn: Turn, text: str, media: Media) -> list[Item]:
     return items
 
 
-def _items(turn: Turn, media: Media) -> list[Item]:
-    if turn.content is None:  # which has been said
-        media.is_unsure = True
-        return []
-    if not isinstance(turn.content, list) or not turn.content:
-        what = "an answer is a string" if turn.role == "assistant" else "expected a string"
-        media.faults.add(
-            turn.key, f"{what} or a list of items, got {shorten(turn.content)}.", "Write the text as a string."
-        )
-        media.is_unsure = True
-        return []
-    before = len(media.faults.found)
-    items = [_item(item, f"{turn.key}[{number}]", media) for number, item in enumerate(turn.content)]
+def _items(turn: Turn, media: Media) -> list[dict[str, Any]]:
+    before, found = len(media.faults.found), []
+    if isinstance(turn.content, list):
+        for number, item in enumerate(turn.content):
+            with media.faults.taken():
+                read = read_item(item, where=media.faults.where, key=f"{turn.key}[{number}]")
+                is_tag = read.kind != "text" and read.value is None and media.columns.get(read.kind)
+                found.append(media.take(read.kind) if is_tag else media.find(read))
+    else:
+        with media.faults.taken():
+            read_content(turn, where=media.faults.where)
     media.is_unsure |= len(media.faults.found) > before
-    return [item for item in items if item is not None]
+    return [item for item in found if item is not None]
 
 
-def _item(item: Any, key: str, media: Media) -> Item | None:
-    """One typed item, brought to the form of `Row`; None if something is wrong."""
-    faults, kinds = media.faults, ("text", *KINDS)
-    if not isinstance(item, dict) or "type" not in item:
-        faults.add(
-            key,
-            f'expected an item like {{"type": "text", "text": "..."}}, got {shorten(item)}.',
-            f"Give it a type: {', '.join(kinds)}.",
-        )
-        return None
-    kind = item["type"]
-    if kind not in kinds:
-        faults.add(f"{key}.type", f"unknown type {shorten(kind)}.", did_you_mean(str(kind), kinds).strip())
-        return None
-    allowed = ("text",) if kind == "text" else (kind, *_KEYS_OF_MEDIA)
-    held = {name: value for name, value in item.items() if name != "type" and value is not None}
-    if unknown := [name for name in held if name not in allowed]:
-        faults.add(f"{key}.{unknown[0]}", "unknown key.", did_you_mean(unknown[0], allowed).strip())
-        return None
-    if kind == "text":
-        return _text_item(held, key, faults)
-    held = {name: value for name, value in held.items() if name == "path" or not is_absent(value)}
-    if not held and media.columns.get(kind):
-        return media.take(kind)
-    if len(held) != 1:
-        faults.add(
-            key,
-            f"expected one of {', '.join(f'`{name}`' for name in allowed)}, got {sorted(item)}.",
-            f"Give each item one {kind}.",
-        )
-        return None
-    (name, value), *_ = held.items()
-    if name == "base64":
-        return read_base64(value, kind, key=f"{key}.base64", faults=faults)
-    return read_medium(value, kind, key=f"{key}.{name}", root=media.root, faults=faults)
-
-
-def _text_item(held: dict[str, Any], key: str, faults: Faults) -> Item | None:
-    text = held.get("text")
-    if not isinstance(text, str):
-        faults.add(f"{key}.text", f"expected a string, got {shorten(text)}.", "Write the text as a string.")
-        return None
-    check_text(text, f"{key}.text", faults)
-    return {"type": "text", "text": text}
-
-
-def check_text(text: str, key: str, faults: Faults) -> None:
-    """Refuse a text that holds a token of the model's input, or half of a character."""
-    if match := _CONTROL.search(text):
-        what = "ends or begins a turn" if match.group() in CHAT_TOKENS else "would be taken for a medium"
-        faults.add(key, f"the text holds {match.group()}, which {what}.", "Remove it, or write it otherwise.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        faults.add(
-            key,
-            f"half of a character at position {error.start} (a lone surrogate).",
-            "Write the text again from its source, in UTF-8.",
-        )
-
-
-def _check_answer(turn: Turn, content: list[Item], faults: Faults) -> None:
-    parts = turn.content if isinstance(turn.content, list) else [turn.content]
-    is_whole = len(content) == len(parts) > 0  # otherwise it is wrong already
-    if is_whole and not any(item["type"] == "text" and item["text"].strip() for item in content):
+def _check_answer(turn: Turn, content: list[dict[str, Any]], faults: Faults) -> None:
+    if not any(item["type"] == "text" and item["text"].strip() for item in content):
         faults.add(turn.key, "the answer is empty, so there is nothing to learn.", "Fill it, or leave the turn out.")
 
 
-__all__ = ["ROLES", "Column", "Media", "Turn", "check_text", "read_turns"]
+__all__ = ["Column", "Media", "read_turns", "tags_first"]

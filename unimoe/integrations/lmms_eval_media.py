@@ -11,7 +11,12 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from ..errors import DataError
+from ..media.naming import shown
 from ..modality import Modality
+from ..processing.keys import PART_KEYS
+from ..processing.messages import Item as ReadItem
+from ..processing.messages import Reading, read_message
 from ..suggest import did_you_mean
 
 Item = dict[str, Any]
@@ -80,18 +85,18 @@ def to_messages(messages: Sequence[Mapping[str, Any]], *, sound: SoundKey) -> li
     """Map a task's chat messages, whose media stand under `url`, to ours.
 
     Args:
-        messages: {"role", "content"}; content a string or items {"type": "text", "text"} and {"type", "url"}.
+        messages: As `unimoe.processing.messages` reads them; lmms-eval's media stand under `url`.
         sound: What sounds are to the model.
 
     Raises:
+        DataError: If a message cannot be read, or has a key that would be lost.
         ValueError: If a medium is of no known kind, or only a part of a film is asked about.
     """
-    mapped = []
-    for message in messages:
-        content = message["content"]
-        items = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        mapped.append({"role": message["role"], "content": [_item(item, sound) for item in items]})
-    return mapped
+    if not isinstance(messages, list | tuple):
+        raise DataError("messages", f"expected a list, got {shown(messages)}.", "Give one object for each turn.")
+    reading = Reading(sound)
+    read = [read_message(m, where=f"message {number}", reading=reading) for number, m in enumerate(messages)]
+    return [{"role": message.role, "content": [_item(item, sound) for item in message.items]} for message in read]
 
 
 def user_turn(media: Any, text: str, *, sound: SoundKey) -> list[Message]:
@@ -137,17 +142,16 @@ def media_item(medium: Any, stated: str | None = None, *, sound: SoundKey) -> It
     return {"type": key, key: medium}
 
 
-def _item(item: Mapping[str, Any], sound: SoundKey) -> Item:
-    if item["type"] == "text":
-        return {"type": "text", "text": item["text"]}
-    _refuse_section(item)
-    return media_item(item["url"], item["type"], sound=sound)
+def _item(item: ReadItem, sound: SoundKey) -> Item:
+    if item.kind == "text" or item.value is None:
+        return item.as_dict()
+    return media_item(item.value, "audio" if item.kind == "speech" else item.kind, sound=sound)
 
 
 def _refuse_section(medium: Mapping[str, Any]) -> None:
-    limits = ("video_start", "video_end", "start_time", "end_time")
-    if given := {key: medium[key] for key in limits if medium.get(key) is not None}:
-        raise ValueError(f"only a part of a film is asked about ({given}): cut it out beforehand, and give that file.")
+    if given := {key: medium[key] for key in PART_KEYS if medium.get(key) is not None}:
+        problem = f"only a part of a film is asked about ({shown(given)})."
+        raise DataError("the medium", problem, "Cut it out beforehand, and give that file.")
 
 
 def _kind(medium: Any, stated: str | None) -> str:

@@ -52,7 +52,7 @@ CONTENT_OF_ROWS = (
 WEIGHTS = ("loss", "weight", "train", "trainable", "learn", "loss_weight", "loss_scale")
 """Keys that say what is learned: true or 1 of an answer, false or 0 of other turns, is what happens anyway."""
 
-_MEDIA_IN_TURN = 'Write it into the content, such as {"type": "image", "path": "a.png"}.'
+_MEDIA_IN_TURN = 'Write it into the content, such as {"type": "image", "path": "a.png"}, or take it out.'
 _THOUGHTS = "Thoughts are not rendered: write them into the content, or take them out."
 REFUSED_IN_TURNS = {
     **dict.fromkeys(WEIGHTS, "Loss is on every answer and on nothing else: take the key, or the row, out."),

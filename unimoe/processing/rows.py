@@ -3,7 +3,7 @@
 Evaluation, surgery and analysis read rows with `read_row`; `training.data` turns other layouts into messages first.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ def read_row(values: Any, *, where: str, own: Collection[str] = ()) -> list[Read
     if not isinstance(row, dict) or holds_nothing(row.get("messages")):
         found = f"the keys {shown(sorted(map(str, row)))}" if isinstance(row, dict) else shown(row)
         raise DataError(where, f"expected an object with a list of `messages`, got {found}.", EXAMPLE)
-    for error in unread_keys(row, where=where, own=("id", "messages", *own)):
+    texts = list(dialogue_texts(row["messages"]))
+    for error in unread_keys(row, where=where, own=("id", "messages", *own), texts=texts):
         raise error
     messages = plain(row["messages"])
     if not isinstance(messages, list):
@@ -82,13 +83,14 @@ def read_id(value: Any, *, where: str, key: str = "id") -> str | None:
     return str(given)
 
 
-def unread_keys(row: dict[Any, Any], *, where: str, own: Collection[str]) -> Iterator[DataError]:
+def unread_keys(row: dict[Any, Any], *, where: str, own: Collection[str], texts: Sequence[str]) -> Iterator[DataError]:
     """Errors for keys beside a dialogue whose meaning would be lost.
 
     Args:
         row: What JSON or a table gave.
         where: File and row.
         own: Keys that are read.
+        texts: Of the dialogue; see `dialogue_texts`.
     """
     for name, part in row.items():
         if name in own or name in SYSTEM_KEYS or holds_nothing(part):
@@ -101,26 +103,24 @@ def unread_keys(row: dict[Any, Any], *, where: str, own: Collection[str]) -> Ite
             yield DataError(where, "these media would not be read.", cure, key=key)
         elif name in DIALOGUES:
             yield DataError(where, "there is another dialogue, and only one can be meant.", "Leave one out.", key=key)
-        elif name in CONTENT_OF_ROWS and not _is_said(part, row):
+        elif name in CONTENT_OF_ROWS and not _is_said(part, texts):
             cure = f"Write it into the dialogue. {IGNORE.replace('KEY', key)}"
             yield DataError(where, "this text is not in the dialogue, and would be lost.", cure, key=key)
         elif (meant := _meant(key)) is not None and name not in CONTENT_OF_ROWS:
             yield DataError(where, "unknown key, which would not be read.", f"Did you mean {meant!r}?", key=key)
 
 
-def _is_said(part: Any, row: dict[Any, Any]) -> bool:
-    """Whether the texts of a dialogue hold a text, or are held by it; what is no text cannot be lost."""
-    if not isinstance(part := plain(part), str | list | dict):
-        return True
-    said = [text for name in DIALOGUES for text in _texts(row.get(name))]
+def _is_said(part: Any, texts: Sequence[str]) -> bool:
+    """Whether texts of a dialogue hold a text, or all are held by it; what is neither text nor list is no content."""
+    part = plain(part)
     if not isinstance(part, str):
-        return False
-    text = " ".join(part.split()).casefold()
-    return any(text in turn for turn in said) or (bool(said) and all(turn in text for turn in said))
+        return not isinstance(part, list | dict)
+    text = _normal(part)
+    return any(text in said for said in texts) or (bool(texts) and all(said in text for said in texts))
 
 
-def _texts(dialogue: Any) -> Iterator[str]:
-    """The texts of turns, as far as they are some."""
+def dialogue_texts(dialogue: Any) -> Iterator[str]:
+    """The texts of turns, as far as they are some, in small letters with single spaces."""
     turns = plain(dialogue)
     for turn in turns if isinstance(turns, list) else ():
         turn = plain(turn)
@@ -128,7 +128,11 @@ def _texts(dialogue: Any) -> Iterator[str]:
         for item in content if isinstance(content, list) else [content]:
             text = item.get("text") if isinstance(item := plain(item), dict) else item
             if isinstance(text, str):
-                yield " ".join(text.split()).casefold()
+                yield _normal(text)
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _meant(name: str) -> str | None:
@@ -203,4 +207,4 @@ def _cure(kind: str) -> str:
     return f"Write the path of one {'picture' if kind == Modality.IMAGE.key else 'sound'}."
 
 
-__all__ = ["find_item", "read_id", "read_row", "read_system", "unread_keys"]
+__all__ = ["dialogue_texts", "find_item", "read_id", "read_row", "read_system", "unread_keys"]
