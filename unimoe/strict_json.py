@@ -55,7 +55,7 @@ def parse_json(raw: bytes | str, *, where: str, limits: Limits | None = None) ->
             where,
             f"{error.args[0]} is not JSON: numbers are finite.",
             "Write null, or leave the key out.",
-            key=_not_finite(json.loads(text, parse_int=len), ""),
+            key=_place_of_not_finite(text),
         ) from None
 
 
@@ -85,6 +85,13 @@ class _DoubleKey(Exception):
 
 class _NotFinite(Exception):
     """A number that JSON does not have."""
+
+
+def _place_of_not_finite(text: str) -> str:
+    try:
+        return _not_finite(json.loads(text, parse_int=len), "")
+    except ValueError:  # there is more wrong with it
+        return ""
 
 
 def _not_finite(value: Any, key: str) -> str:

@@ -92,7 +92,7 @@ def test_a_medium_of_no_known_kind_is_refused_with_what_it_is() -> None:
     ],
 )
 def test_a_part_of_a_film_is_refused_rather_than_the_whole_taken(item: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="(?i)only a part of a film is asked about"):
+    with pytest.raises(ValueError, match=r"(?i)only a part of a film is asked about"):
         to_messages([{"role": "user", "content": [item]}], sound="audio")
 
 

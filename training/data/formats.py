@@ -13,7 +13,7 @@ from unimoe.media.naming import shown
 from unimoe.processing.keys import DIALOGUES, KINDS, MEDIA_COLUMNS, ROLES, VOICE
 from unimoe.processing.messages import EXAMPLE, Turn, read_turn
 from unimoe.processing.rows import dialogue_texts, read_id, read_system, unread_keys
-from unimoe.processing.values import holds_nothing, plain
+from unimoe.processing.values import holds_nothing, name_of, plain
 from unimoe.suggest import did_you_mean
 
 from .rows import Faults, Row
@@ -126,7 +126,7 @@ def _find_format(values: dict[Any, Any], form: RowForm, faults: Faults) -> Forma
         if missing:
             faults.add(missing[0], "expected a list of messages, got None.", EXAMPLE)
             return None
-        names = sorted(map(str, values))
+        names = sorted(map(name_of, values))
         faults.add("", f"neither `messages` nor `conversations`, only {shown(names)}.", _cure_of_columns(values))
     elif all(values.get(name) is not None for name in DIALOGUES):
         faults.add("conversations", "there are `messages` too, and only one can be meant.", "Leave one out.")
@@ -144,7 +144,7 @@ def _cure_of_columns(values: dict[Any, Any]) -> str:
         further = "input" in values and asked == "instruction" and not holds_nothing(values["input"])
         said = " What `input` says must then be written into `instruction`." if further else ""
         return f"Say what its columns are: `columns: {{{asked}: user, {answer}: assistant{ignored}}}`.{said}"
-    likely = next(iter(sorted(map(str, values), key=_likeness, reverse=True)), "")
+    likely = next(iter(sorted(map(name_of, values), key=_likeness, reverse=True)), "")
     hint = did_you_mean(likely, DIALOGUES)
     return hint.strip() if hint.startswith(" Did") else EXAMPLE
 
@@ -198,9 +198,9 @@ def _check_unread(
     if len(faults.found) == before and not columns and not _holds_media(turns):
         for name, value in values.items():
             if name not in own and _names_media(plain(value)):
-                hint = did_you_mean(str(name), MEDIA_COLUMNS)
+                hint = did_you_mean(name_of(name), MEDIA_COLUMNS)
                 cure = hint.strip() if hint.startswith(" Did") else f"Rename it to one of {', '.join(KINDS)}."
-                faults.add(str(name), "these media would not be read: no format knows this key.", cure)
+                faults.add(name_of(name), "these media would not be read: no format knows this key.", cure)
     return len(faults.found) > before
 
 
@@ -213,7 +213,7 @@ def _names_media(value: Any) -> bool:
 def _holds_media(turns: list[Turn]) -> bool:
     """Whether a content has an item that is not text."""
     items = [plain(item) for turn in turns if isinstance(turn.content, list) for item in turn.content]
-    return any(not isinstance(item, dict) or item.get("type") != "text" for item in items)
+    return any(not isinstance(item, dict) or name_of(item.get("type")) != "text" for item in items)
 
 
 def _read_dialogue(values: dict[Any, Any], found: Format, form: RowForm, faults: Faults) -> tuple[list[Turn], str]:
@@ -261,7 +261,7 @@ def _read_pair(values: dict[Any, Any], form: RowForm, faults: Faults) -> tuple[l
 
 def _media_first(turns: list[Turn], media: Media) -> list[Turn]:
     """Put a tag in front of the question for each medium of a table that has no tag of its own."""
-    asked = "".join(str(turn.content) for turn in turns if turn.role == "user")
+    asked = "".join(turn.content for turn in turns if turn.role == "user" and isinstance(turn.content, str))
     tags = [f"<{kind}>" * len(columns) for kind, columns in media.columns.items() if f"<{kind}>" not in asked]
     return tags_first(turns, "".join(tags))
 

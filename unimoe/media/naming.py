@@ -99,7 +99,10 @@ class _Shown(reprlib.Repr):
 def shown(value: Any, length: int = 80) -> str:
     """How a value is quoted in a message: its beginning, on one line; of large and deep ones no more than that."""
     is_text = isinstance(value, str | bytes)
-    text = repr(value[: 2 * length]) if is_text else " ".join(_Shown().repr(value).split())
+    try:
+        text = repr(value[: 2 * length]) if is_text else " ".join(_Shown().repr(value).split())
+    except ValueError:  # a number of more digits than Python writes
+        text = f"a long {type(value).__name__}"
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 

@@ -29,7 +29,7 @@ from .keys import (
     TOOL_ROLES,
     WEIGHTS,
 )
-from .values import holds_nothing, plain
+from .values import holds_nothing, name_of, plain
 
 Sound = Literal["audio", "speech"]
 Message = dict[str, Any]
@@ -119,20 +119,20 @@ def _kind(form: Any, where: str, key: str, reading: Reading) -> str:
         return reading.sound if ITEM_TYPES[form] == "sound" else ITEM_TYPES[form]
     cure = REFUSED_TYPES.get(form) if isinstance(form, str) else None
     raise DataError(
-        where, f"unknown item type {shown(form)}.", cure or did_you_mean(str(form)[:40], ITEM_TYPES).strip(), key=key
+        where, f"unknown item type {shown(form)}.", cure or did_you_mean(name_of(form), ITEM_TYPES).strip(), key=key
     )
 
 
 def _is_note(name: Any, part: Any) -> bool:
-    return name in NOTES_OF_ITEMS or (name == "detail" and part == "auto")
+    return name in NOTES_OF_ITEMS or (name == "detail" and name_of(part) == "auto")
 
 
 def _refuse_key(name: Any, refused: dict[str, str], known: Collection[str], where: str, key: str) -> None:
     if isinstance(name, str) and name in refused:
         raise DataError(where, "this key would be lost.", refused[name], key=join(key, name))
-    hint = did_you_mean(str(name)[:40], known).strip()
+    hint = did_you_mean(name_of(name), known).strip()
     cure = hint if hint.startswith("Did") else "Take it out."
-    raise DataError(where, "unknown key, which would not be read.", cure, key=join(key, str(name)[:40]))
+    raise DataError(where, "unknown key, which would not be read.", cure, key=join(key, name_of(name)))
 
 
 def _medium(item: dict[Any, Any], allowed: Sequence[str], where: str, key: str) -> tuple[Any, str]:
@@ -163,13 +163,13 @@ def _as_named(value: Any, name: str, where: str, key: str) -> Any:
         return {"bytes": value, "path": None} if name == "input_audio" else value
     inner = ("url", "data")
     for part, content in value.items():
-        is_form = name == "source" and part == "type" and content in ("base64", "url")
+        is_form = name == "source" and part == "type" and name_of(content) in ("base64", "url")
         if part not in inner and not is_form and not holds_nothing(content) and not _is_note(part, plain(content)):
             _refuse_key(part, REFUSED_IN_ITEMS, inner, where, key)
     held = [part for part in inner if not holds_nothing(value.get(part))]
     if len(held) != 1:
         raise DataError(
-            where, f"expected one of `url`, `data`, got {shown(sorted(map(str, value)))}.", "Give it one.", key=key
+            where, f"expected one of `url`, `data`, got {shown(sorted(map(name_of, value)))}.", "Give it one.", key=key
         )
     return value["url"] if held == ["url"] else {"bytes": value["data"], "path": None}
 
@@ -213,7 +213,7 @@ def read_turn(value: Any, *, where: str, key: str = "", reading: Reading = ROWS)
     more, unknown = _other_keys(turn, names, where=where, key=key, reading=reading)
     for name in names:
         if name not in turn and not (more and name == names[1]):
-            hint = did_you_mean(name, map(str, turn)).strip()
+            hint = did_you_mean(name, map(name_of, turn)).strip()
             cure = hint if hint.startswith("Did") else "Write it, or leave the turn out."
             raise DataError(where, f"`{name}` is missing.", cure, key=key)
     if unknown:
@@ -230,7 +230,7 @@ def _other_keys(
     turn: dict[Any, Any], names: tuple[str, str], *, where: str, key: str, reading: Reading
 ) -> tuple[dict[str, Any], list[Any]]:
     """Keys of a turn that are used, and those that nobody knows; one that is known and would be lost is refused."""
-    role, used, unknown = ROLE_NAMES.get(str(turn.get(names[0])), ""), {}, []
+    role, used, unknown = ROLE_NAMES.get(name_of(plain(turn.get(names[0]))), ""), {}, []
     for name, part in turn.items():
         if name in names or holds_nothing(part) or is_usual(name, plain(part), role):
             continue
@@ -238,7 +238,7 @@ def _other_keys(
             used[name] = part
         elif isinstance(name, str) and name in REFUSED_IN_TURNS:
             _refuse_key(name, REFUSED_IN_TURNS, names, where, key)
-        elif name not in NOTES_OF_TURNS and (name, part) != ("type", "message"):
+        elif name not in NOTES_OF_TURNS and not (name == "type" and name_of(part) == "message"):
             unknown.append(name)
     return used, unknown
 
@@ -264,7 +264,7 @@ def _role(role: Any, where: str, key: str, reading: Reading) -> str:
     if isinstance(role, str) and role in TOOL_ROLES:
         cure = "What tools say is not read here: write it into a turn of the user, or take the row out."
     else:
-        cure = did_you_mean(str(role)[:40], ROLE_NAMES).strip()
+        cure = did_you_mean(name_of(role), ROLE_NAMES).strip()
     raise DataError(where, f"unknown role {shown(role)}.", cure, key=key)
 
 

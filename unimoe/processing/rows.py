@@ -14,7 +14,7 @@ from ..media.naming import shown
 from ..modality import Modality
 from .keys import CONTENT_OF_ROWS, DIALOGUES, IGNORE, MEDIA_COLUMNS, MEDIUM_KEYS, REFUSED_IN_ROWS, SYSTEM_KEYS
 from .messages import EXAMPLE, Item, ReadMessage, Turn, check_text, is_usual, read_message
-from .values import holds_nothing, plain
+from .values import holds_nothing, name_of, plain
 
 _SHORT = 5
 """Letters of the shortest key of a row that others are compared with."""
@@ -33,7 +33,7 @@ def read_row(values: Any, *, where: str, own: Collection[str] = ()) -> list[Read
     """
     row = plain(values)
     if not isinstance(row, dict) or holds_nothing(row.get("messages")):
-        found = f"the keys {shown(sorted(map(str, row)))}" if isinstance(row, dict) else shown(row)
+        found = f"the keys {shown(sorted(map(name_of, row)))}" if isinstance(row, dict) else shown(row)
         raise DataError(where, f"expected an object with a list of `messages`, got {found}.", EXAMPLE)
     texts = list(dialogue_texts(row["messages"]))
     for error in unread_keys(row, where=where, own=("id", "messages", *own), texts=texts):
@@ -80,7 +80,7 @@ def read_id(value: Any, *, where: str, key: str = "id") -> str | None:
     if isinstance(given, bool) or not isinstance(given, str | int):
         problem = f"expected a string or a whole number, got {shown(given)}."
         raise DataError(where, problem, "Give each row one name.", key=key)
-    return str(given)
+    return given if isinstance(given, str) else name_of(given)
 
 
 def unread_keys(row: dict[Any, Any], *, where: str, own: Collection[str], texts: Sequence[str]) -> Iterator[DataError]:
@@ -95,7 +95,7 @@ def unread_keys(row: dict[Any, Any], *, where: str, own: Collection[str], texts:
     for name, part in row.items():
         if name in own or name in SYSTEM_KEYS or holds_nothing(part):
             continue
-        key = str(name)[:80]
+        key = name_of(name)
         if name in REFUSED_IN_ROWS and not is_usual(name, plain(part), "assistant"):
             yield DataError(where, "this key would be lost.", REFUSED_IN_ROWS[name].replace("KEY", key), key=key)
         elif name in MEDIA_COLUMNS:

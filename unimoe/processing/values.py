@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..media.naming import shown
+
 _ABSENT = ("NAType", "NaTType")
 """Types of pandas' NA and NaT, without importing pandas."""
 _DEPTH = 4
@@ -53,4 +55,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["holds_nothing", "plain"]
+def name_of(value: Any) -> str:
+    """A key or word as text of bounded length, whatever it is."""
+    return value[:80] if isinstance(value, str) else shown(value)
+
+
+__all__ = ["holds_nothing", "name_of", "plain"]
