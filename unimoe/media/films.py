@@ -117,6 +117,8 @@ def _video_stream(container: Any, medium: Any, where: str, limits: Limits) -> An
     if stream is None or "attached_pic" in str(stream.disposition):
         kind = "only sound: pass it as audio or speech" if container.streams.audio else "no video stream"
         raise unreadable(medium, where, "video", f"it holds {kind}")
+    if stream.codec_context is None:
+        raise unreadable(medium, where, "video", "no decoder is known for what it holds")
     width, height = stream.width or 0, stream.height or 0
     limits.check("picture_pixels", width * height, f"its frames have {width} x {height} pixels", where=where)
     return stream

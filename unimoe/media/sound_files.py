@@ -97,7 +97,7 @@ def decode_track(file: str | io.BytesIO, medium: Any, *, where: str, kind: str, 
         ImportError: If PyAV is not installed.
     """
     with open_container(file, medium, where=where, kind=kind) as container:
-        _check_packets(container, where, limits)
+        _check_packets(container, medium, where, kind, limits)
     with open_container(file, medium, where=where, kind=kind) as container:
         from av import AudioResampler
 
@@ -121,11 +121,13 @@ def decode_track(file: str | io.BytesIO, medium: Any, *, where: str, kind: str, 
         return Track(samples, rate, (start or 0.0) - (begin or 0.0))
 
 
-def _check_packets(container: Any, where: str, limits: Limits) -> None:
-    """Refuse a sound that is too long before it is decoded."""
+def _check_packets(container: Any, medium: Any, where: str, kind: str, limits: Limits) -> None:
+    """Refuse a sound that is too long, or that nothing decodes, before it is decoded."""
     stream = container.streams.best("audio")
     if stream is None:
         return
+    if stream.codec_context is None:
+        raise unreadable(medium, where, kind, "no decoder is known for its sound")
     check_format(stream.rate or 1, stream.codec_context.channels or 1, where, limits)
     seconds = 0.0
     for packet in container.demux(stream):
@@ -144,19 +146,29 @@ def _read_part(file: str | io.BytesIO, layout: Layout, medium: Any, where: str, 
     import soundfile
 
     try:
-        with soundfile.SoundFile(file) as sound:
-            rate, stated = sound.samplerate, sound.frames
-            counted = stated if layout.samples is None else layout.samples
-            check_format(rate, sound.channels, where, limits)
-            check_length(counted if counted < _UNKNOWN else 0, rate, sound.channels, where, limits)
-            samples = np.concatenate([np.zeros(0, dtype=np.float32), *_blocks(sound, where, limits)])
+        sound = soundfile.SoundFile(file)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name that ends in .raw
-        return _read_otherwise(file, medium, where, limits, error)
+        track = _read_otherwise(file, medium, where, limits, error)
+        _check_count(layout, len(track.samples), medium, where)
+        return track
+    with sound:
+        rate, stated = sound.samplerate, sound.frames
+        counted = stated if layout.samples is None else layout.samples
+        check_format(rate, sound.channels, where, limits)
+        check_length(counted if counted < _UNKNOWN else 0, rate, sound.channels, where, limits)
+        try:
+            samples = np.concatenate([np.zeros(0, dtype=np.float32), *_blocks(sound, where, limits)])
+        except soundfile.SoundFileError as error:
+            raise unreadable(medium, where, "sound", error) from error
+    _check_count(layout, len(samples), medium, where)
     if stated < _UNKNOWN:
         check_complete(len(samples) / rate, stated / rate, medium, where=where, kind="sound")
-    if layout.exact and len(samples) != layout.samples:
-        raise unreadable(medium, where, "sound", f"of {layout.samples} samples, {len(samples)} can be decoded")
     return Track(samples, rate)
+
+
+def _check_count(layout: Layout, decoded: int, medium: Any, where: str) -> None:
+    if layout.exact and decoded != layout.samples:
+        raise unreadable(medium, where, "sound", f"of {layout.samples} samples, {decoded} can be decoded")
 
 
 def _read_otherwise(file: str | io.BytesIO, medium: Any, where: str, limits: Limits, unknown: Exception) -> Track:

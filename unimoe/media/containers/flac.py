@@ -32,7 +32,11 @@ def check_flac(file: BinaryIO, size: int) -> Layout:
     if stated and end != stated:
         much = "too much" if stated > end else "too little"
         raise NotWhole(f"its header promises {much}: {stated} samples, and it ends after {end}")
-    return Layout(samples=end, rate=rate, exact=_crc(tail[begin:], 0x8005, 16) == 0)  # whole, and nothing behind it
+    layout = Layout(samples=end, rate=rate, exact=_crc(tail[begin:], 0x8005, 16) == 0)  # whole, and nothing behind it
+    if stated:
+        return layout
+    counted = int.from_bytes(info[10:18], "big") | end  # decoders want to be told
+    return layout._replace(parts=((26, size),), prefix=read_at(file, 0, 18) + counted.to_bytes(8, "big"))
 
 
 def _skip_metadata(file: BinaryIO, size: int) -> int:
