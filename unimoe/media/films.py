@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from .sampling import Clip, FrameSampling, sample_frames
 
 MICROSECONDS = 1_000_000
 """FFmpeg's unit of the times of a whole file, in a second."""
+_BACK = Fraction(1, 4)
+"""Seconds by which times may fall within one film; some cameras are that careless."""
 _WIDEST = 8
 """Width of a pixel over its height, beyond which a stated one is taken for an error."""
 ASSUMED_RATE = Fraction(25)
@@ -142,12 +145,20 @@ def _read_index(container: Any, stream: Any, medium: Any, where: str, limits: Li
     if container.duration and states_duration(container):
         found = float(latest) - (container.start_time or 0) / MICROSECONDS
         check_complete(found, container.duration / MICROSECONDS, medium, where=where, kind="video")
+    _check_order([dts * stream.time_base for _, dts, *_ in own if dts is not None], medium, where)
     stamps = sorted({pts for pts, *_ in own})
     keys = sorted((pts, pts if dts is None else dts) for pts, dts, _, is_key in own if is_key)
     end = max((pts + duration for pts, _, duration, _ in own), default=0)
     if stamps and end == stamps[-1]:  # the last frame states no duration: as long as the others are
         end += round(np.median(np.diff(stamps)) if len(stamps) > 1 else 1 / _rate(stream) / stream.time_base)
     return _Index(stamps, end, keys, stream.time_base)
+
+
+def _check_order(times: list[Fraction], medium: Any, where: str) -> None:
+    """Refuse a film whose times of decoding (s) begin anew: frames of equal times would be lost."""
+    for before, after in pairwise(times):
+        if after < before - _BACK:
+            raise unreadable(medium, where, "video", f"several films are joined in it, at {float(before):.1f} s")
 
 
 def _rate(stream: Any) -> Fraction:

@@ -12,6 +12,7 @@ from .flac import check_flac
 from .layout import Layout, NotWhole
 from .mpeg import check_mpeg_audio, is_mpeg_audio
 from .ogg import check_ogg
+from .streams import ASF_HEADER, check_asf, check_flv, check_transport_stream, is_transport_stream
 
 _CHECKS: dict[bytes, Callable[[BinaryIO, int], Layout]] = {
     b"RIFF": check_riff,
@@ -23,6 +24,8 @@ _CHECKS: dict[bytes, Callable[[BinaryIO, int], Layout]] = {
     b"caff": check_caf,
     b"fLaC": check_flac,
     b"OggS": check_ogg,
+    b"FLV\x01": check_flv,
+    ASF_HEADER[:4]: check_asf,
     b"\x1a\x45\xdf\xa3": check_ebml,
 }
 _ISO = frozenset([b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx", b"moof"])
@@ -48,6 +51,8 @@ def inspect(file: BinaryIO, *, most: float = float("inf")) -> Layout:
         return check_iso(file, size)
     if check := _CHECKS.get(head[:4]):
         return check(file, size)
+    if is_transport_stream(file, size):
+        return check_transport_stream(file, size)
     return check_mpeg_audio(file, size, most) if is_mpeg_audio(file, size) else Layout()
 
 

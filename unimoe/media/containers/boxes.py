@@ -1,7 +1,6 @@
 """Files made of chunks that state their size: WAV and AVI (RIFF), W64, AIFF, AU, CAF, MP4 (ISO 14496-12), Matroska."""
 
 import struct
-from collections.abc import Iterator
 from typing import BinaryIO
 
 from .layout import JOINED, Layout, NotWhole, check_tail, cut_off, holds, read_at
@@ -9,6 +8,8 @@ from .layout import JOINED, Layout, NotWhole, check_tail, cut_off, holds, read_a
 _UNKNOWN = 0x7FFF0000
 """Sizes from here on, and 0, are written by programs that could not go back to the header: all that follows counts."""
 
+_OPEN = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")
+"""Ids of what may have no size: a segment, a cluster."""
 _RIFF = (b"RIFF", b"RIFX", b"RF64")
 
 
@@ -131,7 +132,7 @@ def check_au(file: BinaryIO, size: int) -> Layout:
     frame = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(code, 0) * channels
     there = size - begin
     if there > 0 and stated == 0xFFFFFFFF:
-        if holds(file, begin, b".snd\0\0\0"):
+        if holds(file, begin, rb"\.snd\0\0\0"):
             raise NotWhole(JOINED)
         return _counted(there, frame, rate)
     if stated > there:
@@ -177,34 +178,23 @@ def check_iso(file: BinaryIO, size: int) -> Layout:
 
 
 def check_ebml(file: BinaryIO, size: int) -> Layout:
-    """Matroska and WebM: a header and a segment, each with its size, or of unknown size where it was streamed."""
-    headers = 0
-    for position, identity, length in _elements(file, size):
-        headers += identity == 0x1A45DFA3
-        if headers == 2:
-            raise NotWhole(JOINED)
-        if length is None:
-            break
-        if position + length > size:
-            raise cut_off(position + length - size)
-    return Layout()
-
-
-def _elements(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int | None]]:
-    """Begin of the content, id and length of each element at the top; no length: it was not known."""
+    """Matroska and WebM: a header and a segment of clusters, of unknown size where they were streamed."""
     position = 0
     while position < size:
         head = read_at(file, position, 12)
         id_bytes = _length_of_number(head[:1])
         size_bytes = _length_of_number(head[id_bytes : id_bytes + 1])
         if not id_bytes or not size_bytes:
-            return
-        identity = int.from_bytes(head[:id_bytes], "big")
+            break
+        identity, begin = head[:id_bytes], position + id_bytes + size_bytes
+        if position and identity == b"\x1a\x45\xdf\xa3":
+            raise NotWhole(JOINED)
         length = int.from_bytes(head[id_bytes : id_bytes + size_bytes], "big") & ((1 << 7 * size_bytes) - 1)
-        begin = position + id_bytes + size_bytes
         is_unknown = length == (1 << 7 * size_bytes) - 1
-        yield begin, identity, None if is_unknown else length
-        position = begin + length
+        position = begin if is_unknown and identity in _OPEN else begin + length
+        if position > size:
+            raise cut_off(position - size)
+    return Layout()
 
 
 def _length_of_number(first: bytes) -> int:

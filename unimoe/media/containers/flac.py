@@ -23,7 +23,7 @@ def check_flac(file: BinaryIO, size: int) -> Layout:
     stated = int.from_bytes(info[13:18], "big") & ((1 << 36) - 1)
     fixed = int.from_bytes(info[:2], "big")
     frames = _skip_metadata(file, size)
-    if holds(file, frames, b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"):
+    if holds(file, frames, b"fLaC[\x00\x80]\x00\x00\x22"):
         raise NotWhole(JOINED)
     tail = read_at(file, max(frames, size - _TAIL), _TAIL)
     if not rate or (last := _last_frame(tail, fixed)) is None:

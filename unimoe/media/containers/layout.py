@@ -1,5 +1,6 @@
 """What the structure of a file tells."""
 
+import re
 from typing import BinaryIO, NamedTuple
 
 
@@ -31,12 +32,12 @@ def read_at(file: BinaryIO, position: int, count: int) -> bytes:
     return file.read(count)
 
 
-def holds(file: BinaryIO, begin: int, *markers: bytes) -> bool:
-    """Whether one of some short markers stands anywhere behind a position."""
+def holds(file: BinaryIO, begin: int, marker: bytes) -> bool:
+    """Whether a marker, a regular expression of at most 32 bytes, stands anywhere behind a position."""
     file.seek(begin)
     before = b""
     while block := file.read(1 << 20):
-        if any(marker in before + block for marker in markers):
+        if re.search(marker, before + block, re.DOTALL):
             return True
         before = block[-32:]
     return False
