@@ -31,6 +31,13 @@ def decode_animation(
 ) -> Clip:
     """Decode the sampled frames of an animation; a picture that does not move is a clip of one frame.
 
+    Args:
+        file: Path, or the bytes in memory.
+        medium: What was passed, for the errors.
+        sampling: How many frames to take.
+        where: Name of the medium in error messages.
+        limits: Of its frames and its pixels.
+
     Raises:
         MediaError: If it is damaged.
         LimitError: If it has too many or too large frames; they are counted before any is decoded.

@@ -91,6 +91,11 @@ def find_medium(
 def check_keys(medium: dict[Any, Any], allowed: tuple[str, ...], where: str, *, key: str = "") -> None:
     """Refuse a dict that holds more than is read: what it asks for would be lost.
 
+    Args:
+        medium: The dict.
+        allowed: Its keys, the usual ones first.
+        where, key: Its place, for errors.
+
     Raises:
         MediaError: If it does; names the key.
     """
@@ -105,7 +110,7 @@ def check_keys(medium: dict[Any, Any], allowed: tuple[str, ...], where: str, *, 
 
 
 def shown(value: Any, length: int = 80) -> str:
-    """How a value is quoted in a message: its beginning, on one line; of bytes and long texts no more than that."""
+    """How a value is quoted in a message: its first `length` characters, on one line."""
     text = repr(value[: 2 * length] if isinstance(value, str | bytes) else value)
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
@@ -144,6 +149,11 @@ def _from_address(value: str, where: str, key: str, folder: str | Path | None, l
 
 def decode_base64(text: Any, *, where: str, key: str = "", limits: Limits | None = None) -> bytes:
     """Decode base64, also of the alphabet for addresses, with line breaks or without padding; or a data URI.
+
+    Args:
+        text: The base64.
+        where, key: Its place, for errors.
+        limits: Of what it holds. None: those of the environment.
 
     Raises:
         MediaError: If it is neither.

@@ -77,6 +77,12 @@ def formats() -> list[str]:
 def open_image(file: str | io.BytesIO, medium: Any, *, where: str, limits: Limits) -> Image.Image:
     """Open a file with Pillow, without decoding it.
 
+    Args:
+        file: Path, or the bytes in memory.
+        medium: What was passed, for the errors.
+        where: Name of the medium in error messages.
+        limits: Of pixels.
+
     Raises:
         MediaError: If it is no picture of one of `FORMATS`.
         LimitError: If it has too many pixels.
@@ -94,7 +100,16 @@ def open_image(file: str | io.BytesIO, medium: Any, *, where: str, limits: Limit
 
 
 def check_pixels(image: Image.Image, where: str, limits: Limits) -> None:
-    """Refuse a picture that is too large, before it is decoded."""
+    """Refuse a picture that is too large, before it is decoded.
+
+    Args:
+        image: As Pillow opened it.
+        where: Name of the medium in error messages.
+        limits: Of pixels.
+
+    Raises:
+        LimitError: If it has too many.
+    """
     width, height = image.size
     limits.check("picture_pixels", width * height, f"the picture has {width} x {height} pixels", where=where)
 

@@ -70,6 +70,9 @@ def read_sound_file(medium: Any, *, where: str, limits: Limits) -> Track:
 def counted_length(medium: Any, *, where: str, limits: Limits) -> tuple[int, int]:
     """Samples and rate of a file whose structure counts them; 0 samples where only decoding tells.
 
+    Args:
+        medium, where, limits: As for `read_sound_file`.
+
     Raises:
         MediaError, LimitError: As `read_sound_file`, as far as the structure shows.
     """
@@ -91,6 +94,13 @@ def counted_length(medium: Any, *, where: str, limits: Limits) -> tuple[int, int
 
 def decode_track(file: str | io.BytesIO, medium: Any, *, where: str, kind: str, limits: Limits) -> Track | None:
     """The sound of a file, decoded with PyAV, channels averaged; None if there is no sound in it.
+
+    Args:
+        file: Path, or the bytes in memory.
+        medium: What was passed, for the errors.
+        where: Name of the medium in error messages.
+        kind: "video" or "sound".
+        limits: Of its length, rate and channels.
 
     Raises:
         MediaError, LimitError: As `read_sound_file`.
@@ -193,13 +203,14 @@ def _blocks(sound: Any, where: str, limits: Limits) -> Iterator[np.ndarray]:
 
 
 def check_format(rate: int, channels: int, where: str, limits: Limits) -> None:
-    """Refuse rates and numbers of channels beyond the limits."""
+    """Refuse a `rate` (Hz) or a number of `channels` beyond the `limits`; `where` names the sound."""
     limits.check("sampling_rate", rate, f"the sound has {rate} samples per second", where=where)
     limits.check("channels", channels, f"the sound has {channels} channels", where=where)
 
 
 def check_length(samples: int, rate: int, channels: int, where: str, limits: Limits) -> None:
-    """Refuse sounds beyond the limits, by the samples of each channel."""
+    """Refuse a sound beyond the `limits`, by the `samples` of each of its `channels` and its `rate` (Hz); `where` names
+    it."""
     seconds = samples / max(rate, 1)
     limits.check("sound_seconds", seconds, f"the sound has {seconds:.0f} s or more", where=where)
     total = samples * channels

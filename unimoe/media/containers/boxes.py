@@ -200,6 +200,3 @@ def check_ebml(file: BinaryIO, size: int) -> Layout:
 def _length_of_number(first: bytes) -> int:
     """Bytes of a number whose first byte this is: one more than the zeros that it begins with."""
     return 9 - first[0].bit_length() if first and first[0] else 0
-
-
-__all__ = ["check_aiff", "check_au", "check_caf", "check_ebml", "check_iso", "check_riff", "check_w64"]

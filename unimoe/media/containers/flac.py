@@ -100,6 +100,3 @@ def _crc_table(polynomial: int, bits: int) -> list[int]:
             value = (value << 1 ^ polynomial if value & top else value << 1) & mask
         table.append(value)
     return table
-
-
-__all__ = ["check_flac"]

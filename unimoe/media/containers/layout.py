@@ -72,6 +72,3 @@ def check_tail(file: BinaryIO, end: int, size: int, *, own: bytes | tuple[bytes,
     is_tag = rest[:3] in (b"TAG", b"ID3") or rest[:8] == b"APETAGEX" or size - end <= 1
     if rest and frame and not is_tag and size - end >= frame:
         raise NotWhole(f"its header promises too little: {size - end} bytes follow behind the sound that it states")
-
-
-__all__ = ["JOINED", "Layout", "NotWhole", "check_tail", "cut_off", "holds", "read_at"]

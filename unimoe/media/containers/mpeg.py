@@ -123,6 +123,3 @@ def _synchsafe(data: bytes) -> int:
     for byte in data:
         value = value << 7 | byte & 0x7F
     return value
-
-
-__all__ = ["check_mpeg_audio", "is_mpeg_audio"]

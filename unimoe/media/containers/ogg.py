@@ -34,6 +34,3 @@ def check_ogg(file: BinaryIO, size: int) -> Layout:
     if size - position > 0 and read_at(file, position, 4) == b"OggS":
         raise cut_off(1)
     return Layout(parts=tuple(zip(begins, [*begins[1:], position], strict=True)) if len(begins) > 1 else ())
-
-
-__all__ = ["check_ogg"]

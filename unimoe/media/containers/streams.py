@@ -49,6 +49,3 @@ def check_transport_stream(file: BinaryIO, size: int) -> Layout:
     if size % _TS_PACKET:
         raise cut_off(_TS_PACKET - size % _TS_PACKET)
     return Layout()
-
-
-__all__ = ["ASF_HEADER", "check_asf", "check_flv", "check_transport_stream", "is_transport_stream"]
