@@ -209,8 +209,10 @@ def check_format(rate: int, channels: int, where: str, limits: Limits) -> None:
 
 
 def check_length(samples: int, rate: int, channels: int, where: str, limits: Limits) -> None:
-    """Refuse a sound beyond the `limits`, by the `samples` of each of its `channels` and its `rate` (Hz); `where` names
-    it."""
+    """Refuse a sound beyond the `limits`, by the `samples` of each of its `channels` and its `rate` (Hz).
+
+    `where` names the sound.
+    """
     seconds = samples / max(rate, 1)
     limits.check("sound_seconds", seconds, f"the sound has {seconds:.0f} s or more", where=where)
     total = samples * channels
