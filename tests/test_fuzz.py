@@ -150,7 +150,7 @@ def places(value: Any, depth: int = 8) -> Iterator[tuple[Any, Any]]:
 def mutate(value: Any, rng: random.Random) -> Any:
     """A copy with one to three things that are otherwise."""
     value = copy.copy(value) if not isinstance(value, dict | list) else copy.deepcopy(value)
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.choice((1, 1, 2, 3))):
         found = list(places(value))
         if not found or rng.random() < 0.05:
             return anything(rng)
@@ -198,7 +198,7 @@ def test_any_structure_of_messages_is_read_or_refused_by_processor_and_count() -
         assert is_counted or not is_read or isinstance(messages[0], list), messages
         refused_or_read(lambda given=messages: to_messages(given, sound="speech"), messages)
         read += is_read
-    assert STRUCTURES / 20 < read < STRUCTURES
+    assert STRUCTURES / 50 < read < STRUCTURES
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_any_mutated_row_is_read_or_refused(form: Messages, folder: Path) -> Non
         assert is_read == (not faults), (row, faults.found)
         assert all(error.where == "rows.jsonl:1" for error in faults.found)
         read += is_read
-    assert STRUCTURES / 20 < read < STRUCTURES
+    assert STRUCTURES / 50 < read < STRUCTURES
 
 
 def as_json(row: Any) -> bytes:

@@ -93,6 +93,9 @@ PICTURES: dict[str, Callable[[], bytes]] = {
 }
 
 
+TRANSPARENT = ("rgba", "palette with transparency")
+
+
 def orientation(value: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = value
@@ -104,7 +107,8 @@ def test_every_picture_in_every_form_fills_its_tokens_with_the_same_pixels(proce
     data = PICTURES[content]()
     path = tmp_path / "picture"
     path.write_bytes(data)
-    upright = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    shown = Image.open(io.BytesIO(data)).convert("RGBA" if content in TRANSPARENT else "RGB")
+    upright = np.asarray(Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown.convert("RGBA")))[..., :3]
     upright = np.rot90(upright, -1) if content == "turned by exif" else upright
     forms = [path, str(path), data, bytearray(data), memoryview(data), {"bytes": data, "path": None}]
     forms += [{"bytes": None, "path": str(path)}, Image.open(path)]

@@ -75,15 +75,17 @@ class TokenCounter:
         if isinstance(medium, EncodedMedium) and medium.medium is None:
             return units.block(modality, medium.measures)
         if modality is Modality.IMAGE:  # without tiles every size gives the same block, but the file must be a picture
-            return units.picture_block(picture_size(medium, where=where))
+            return units.picture_block(picture_size(medium, where=where, limits=units.limits))
         if modality is not Modality.VIDEO:
             rate = units.extractors[modality].sampling_rate
-            samples = sound_length(medium, sampling_rate=rate, array_sampling_rate=units.sampling_rate, where=where)
+            samples = sound_length(
+                medium, sampling_rate=rate, array_sampling_rate=units.sampling_rate, where=where, limits=units.limits
+            )
             return units.sound_block(modality, samples)
-        times, samples = clip_times(medium, sampling=units.sampling, where=where), 0
+        times, samples = clip_times(medium, sampling=units.sampling, where=where, limits=units.limits), 0
         if units.layout.video_sound is not None:
             rate = units.extractors[Modality.from_key(units.layout.video_sound)].sampling_rate
-            sound = load_clip_sound(medium, sampling_rate=rate, where=where)
+            sound = load_clip_sound(medium, sampling_rate=rate, where=where, limits=units.limits)
             samples = 0 if sound is None else len(sound)
         return units.clip_block(times, samples)
 

@@ -20,7 +20,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwar
 from .errors import DataError
 from .layout import CALL_OPTIONS, MediaLayout
 from .lengths import TokenCounter
-from .media import window_samples
+from .media import Limits, window_samples
 from .modality import MEDIA, Modality
 from .placeholders import (
     CHAT_TEMPLATE,
@@ -47,12 +47,8 @@ SAMPLING_RATE = 16_000
 _UNSUPPORTED = "text_pair text_target text_pair_target is_split_into_words return_overflowing_tokens stride"
 _TEXT_OPTIONS = frozenset(TextKwargs.__annotations__).difference(_UNSUPPORTED.split(), ["return_tensors"])
 _FLAGS = ("return_mm_token_type_ids", "return_text_replacement_offsets")
-_CALL_ARGUMENTS = {*inspect.signature(ProcessorMixin.apply_chat_template).parameters} - {
-    "tools",
-    "documents",
-    "kwargs",
-}
-_OWN_OPTIONS = (*_FLAGS, *CALL_OPTIONS, "sampling_rate", "text_kwargs", "images_kwargs")
+_CALL_ARGUMENTS = set(inspect.signature(ProcessorMixin.apply_chat_template).parameters) - {"tools", "documents"}
+_OWN_OPTIONS = (*_FLAGS, *CALL_OPTIONS, "sampling_rate", "limits", "text_kwargs", "images_kwargs")
 
 
 @dataclass
@@ -64,6 +60,7 @@ class _Options:
     layout: dict[str, Any] = field(default_factory=dict)
     return_tensors: str | None = None
     sampling_rate: int = SAMPLING_RATE
+    limits: Limits | None = None
     return_mm_token_type_ids: bool = True
     return_text_replacement_offsets: bool = False
 
@@ -162,6 +159,7 @@ class UniMoEProcessor(ProcessorMixin):
             text: One text, or one for each row. None: only features are returned.
             **kwargs: The tokenizer's (`padding`, `max_length`, `padding_side`, ...), the image processor's, also
                 nested as `text_kwargs` and `images_kwargs`; `return_tensors`; `sampling_rate` (Hz, default 16000);
+                `limits` (of the size of media, `unimoe.media.Limits`);
                 `return_mm_token_type_ids` (default True); `return_text_replacement_offsets`; and, to change the
                 processor's layout for this call, those of `unimoe.layout.CALL_OPTIONS` (`video_frame_rate`, ...).
                 Without `padding_side`, the tokenizer's own is used.
@@ -189,6 +187,7 @@ class UniMoEProcessor(ProcessorMixin):
             layout,
             options.images,
             options.sampling_rate,
+            options.limits,
         )
         blocks = self._load(self._media_by_row(media, texts), texts, units)
         features: dict[str, Any] = units.features()

@@ -19,6 +19,7 @@ from .layout import MediaLayout
 from .media import (
     EncodedMedium,
     FrameSampling,
+    Limits,
     Measures,
     cut_windows,
     load_clip,
@@ -64,12 +65,14 @@ class UnitCollector:
         layout: How media become tokens.
         image_options: Arguments of the image processor.
         sampling_rate: Hz, of bare samples.
+        limits: Of the size of media. None: those of the environment.
     """
 
     extractors: dict[Modality, Any]
     layout: MediaLayout
     image_options: dict[str, Any]
     sampling_rate: int
+    limits: Limits | None = None
 
     def __post_init__(self) -> None:
         self._pictures: list[tuple[Image.Image, bool]] = []  # and whether it is a tile
@@ -105,7 +108,7 @@ class UnitCollector:
             self._keep_states(modality, medium, where)
             return medium.measures
         if modality is Modality.IMAGE:
-            return self._keep_picture(load_picture(medium, where=where))
+            return self._keep_picture(load_picture(medium, where=where, limits=self.limits))
         return Measures(samples=self._keep_windows(modality, self._load_sound(modality, medium, where)))
 
     def block(self, modality: Modality, measures: Measures) -> Block:
@@ -226,7 +229,7 @@ class UnitCollector:
         if Modality.VIDEO.key in encoded.states:
             self._keep_states(Modality.VIDEO, encoded, where)
         else:
-            clip = load_clip(encoded.medium, sampling=self.sampling, where=where)
+            clip = load_clip(encoded.medium, sampling=self.sampling, where=where, limits=self.limits)
             self._frames += clip.frames
             times = clip.times
         if self.layout.video_sound is not None:
@@ -241,12 +244,14 @@ class UnitCollector:
         if clip.medium is None:
             raise ValueError(f"{where}: was encoded without its sound. Encode it with video_sound={modality.key!r}.")
         rate = self.extractors[modality].sampling_rate
-        sound = load_clip_sound(clip.medium, sampling_rate=rate, where=where)
+        sound = load_clip_sound(clip.medium, sampling_rate=rate, where=where, limits=self.limits)
         return 0 if sound is None else self._keep_windows(modality, sound)
 
     def _load_sound(self, modality: Modality, medium: Any, where: str) -> np.ndarray:
         rate = self.extractors[modality].sampling_rate
-        return load_sound(medium, sampling_rate=rate, array_sampling_rate=self.sampling_rate, where=where)
+        return load_sound(
+            medium, sampling_rate=rate, array_sampling_rate=self.sampling_rate, where=where, limits=self.limits
+        )
 
     def _keep_windows(self, modality: Modality, sound: np.ndarray) -> int:
         extractor = self.extractors[modality]

@@ -32,7 +32,7 @@ def frames(count: int) -> FrameSampling:
 
 
 def clip(frames: int) -> np.ndarray:
-    return np.stack([np.full((4, 6, 3), index, dtype=np.uint8) for index in range(frames)])
+    return np.stack([np.full((5, 6, 3), index, dtype=np.uint8) for index in range(frames)])
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_damaged_films_are_refused(tmp_path):
     for medium in damaged:
         with pytest.raises(ValueError, match=r"row 0, video 1: .*(cannot be read as a video|empty|0 bytes)"):
             load_clip(medium, sampling=frames(2), where="row 0, video 1")
-    with pytest.raises(ValueError, match=r"it ends after 0\.\d+ of 1\.20 s"):
+    with pytest.raises(ValueError, match=r"it is cut off: at least \d+ bytes are missing"):
         load_clip(whole[: len(whole) // 2], sampling=frames(2))
 
 
@@ -260,7 +260,7 @@ def test_a_playlist_does_not_lead_to_the_network(tmp_path):
     [
         ([], "0 frames, 4 are sampled"),
         (clip(1)[:0], "0 frames"),
-        (clip(2)[0], r"4 dimensions .* got shape \(4, 6, 3\)"),
+        (clip(2)[0], r"4 dimensions .* got shape \(5, 6, 3\)"),
         ("nowhere.mp4", "no file 'nowhere.mp4'"),
         ("https://example.org/a.mp4", "is a remote address"),
         ([PIXELS, "nowhere.png"], "frame 1: there is no file"),

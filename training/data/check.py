@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from unimoe.errors import DataError
+from unimoe.errors import DataError, UniMoEError
 from unimoe.lengths import TokenCounter
 
 from ..config_data import SourceConfig
 from .census import Census
 from .formats import row_format
 from .json_files import BAD
-from .media_check import MediaCheck, explain
+from .media_check import MediaCheck
 from .rows import Faults, Row
 from .sources import Rows, check_columns
 
@@ -109,7 +109,9 @@ class Checker:
         try:
             tokens = self.counter(row.messages)
         except (ImportError, OSError, ValueError) as error:
-            problem, cure = explain(str(error), None, "")
+            problem, cure = " ".join(str(error).split()), ""
+            if isinstance(error, UniMoEError):
+                problem, cure = error.problem, error.cure
             faults.add("", problem, cure)
             return
         if self.max_length is not None and tokens > self.max_length:

@@ -5,24 +5,14 @@ from collections import OrderedDict
 from typing import Any, NamedTuple
 
 from unimoe import Modality
+from unimoe.errors import LimitError, MediaError, UniMoEError
 from unimoe.media import FrameSampling, clip_times, load_clip, load_picture, load_sound, picture_size, sound_length
+from unimoe.media.sniff import HEAD, what_is
 
 from .dataset import SAMPLING_RATE, medium_of
 
 _REMEMBERED = 100_000
-_HEAD = 512
 _PICTURE, _SOUND, _FILM = "a picture", "a sound", "a film"
-_BEGINNINGS = {
-    b"\x89PNG": _PICTURE,
-    b"\xff\xd8\xff": _PICTURE,
-    b"GIF8": _PICTURE,
-    b"fLaC": _SOUND,
-    b"OggS": _SOUND,
-    b"ID3": _SOUND,
-    b"\xff\xfb": _SOUND,
-    b"\x1a\x45\xdf\xa3": _FILM,
-}
-_RIFF = {b"WAVE": _SOUND, b"WEBP": _PICTURE, b"AVI ": _FILM}
 _CURES = {
     _PICTURE: "It is a picture: write it as an image.",
     _SOUND: "It is a sound: write it as audio or speech.",
@@ -72,8 +62,8 @@ class MediaCheck:
         except ImportError as error:
             reason = str(error).rpartition(": ")[2] or str(error)
             self.unchecked[reason] = self.unchecked.get(reason, 0) + 1
-        except ValueError as error:
-            return explain(str(error).removeprefix("medium: "), medium, kind)
+        except UniMoEError as error:
+            return explain(error, medium, kind)
         return None
 
 
@@ -89,55 +79,35 @@ def _decode(medium: Any, kind: str) -> None:
 def _measure(medium: Any, kind: str) -> None:
     if kind == Modality.IMAGE.key:
         if 0 in (size := picture_size(medium, where="medium")):
-            raise ValueError(f"the picture has {size[0]} x {size[1]} pixels. Replace the file, or leave it out.")
+            raise MediaError("medium", f"the picture has {size[0]} x {size[1]} pixels.", "Replace the file.")
     elif kind == Modality.VIDEO.key:
         clip_times(medium, sampling=FrameSampling(), where="medium")
     else:
         sound_length(medium, sampling_rate=SAMPLING_RATE, where="medium")
 
 
-def explain(message: str, medium: Any, kind: str) -> Finding:
-    """Part the message of a loader into problem and cure; a better cure for a file that is something else.
+def explain(error: UniMoEError, medium: Any, kind: str) -> Finding:
+    """Take problem and cure of what a loader says; a better cure for a file that is something else.
 
     Args:
-        message: Sentences, the last of which is the cure.
+        error: Of the loader.
         medium: A path, or {"bytes", "path"}.
         kind: What it should have been.
     """
-    sentences, _, last = message.strip().rpartition(". ")
-    found = what_is(medium)
+    found = what_is(_head(medium))
     expected = _KINDS.get(kind, _SOUND)
     is_clip = kind == Modality.VIDEO.key and found == _PICTURE  # pictures may move
-    cure = last if found == expected or is_clip else _CURES.get(found, last)
-    return Finding(f"{sentences}." if sentences else last, cure)
-
-
-def what_is(medium: Any) -> str:
-    """What a file holds by its first bytes: a picture, a sound, a film, a web page, a pointer, text; or ""."""
-    head = _head(medium)
-    if head[:4] == b"RIFF":
-        return _RIFF.get(head[8:12], "")
-    if head[4:8] == b"ftyp":
-        return _SOUND if head[8:11] == b"M4A" else _FILM
-    for beginning, kind in _BEGINNINGS.items():
-        if head.startswith(beginning):
-            return kind
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "a web page"
-    if text.startswith(b"version https://git-lfs"):
-        return "a pointer"
-    is_text = bool(text) and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
-    return "text" if is_text else ""
+    is_other = not (found == expected or is_clip or isinstance(error, LimitError))
+    return Finding(error.problem, _CURES.get(found, error.cure) if is_other else error.cure)
 
 
 def _head(medium: Any) -> bytes:
     if isinstance(medium, dict):
-        return bytes((medium.get("bytes") or b"")[:_HEAD])
+        return bytes((medium.get("bytes") or b"")[:HEAD])
     if not os.path.isfile(medium):
         return b""
     with open(medium, "rb") as file:
-        return file.read(_HEAD)
+        return file.read(HEAD)
 
 
-__all__ = ["Finding", "MediaCheck", "explain", "what_is"]
+__all__ = ["Finding", "MediaCheck", "explain"]

@@ -17,6 +17,7 @@ from ..modality import Modality
 from ..processing.keys import PART_KEYS
 from ..processing.messages import Item as ReadItem
 from ..processing.messages import Reading, read_message
+from ..processing.values import holds_nothing, name_of
 from ..suggest import did_you_mean
 
 Item = dict[str, Any]
@@ -89,8 +90,8 @@ def to_messages(messages: Sequence[Mapping[str, Any]], *, sound: SoundKey) -> li
         sound: What sounds are to the model.
 
     Raises:
-        DataError: If a message cannot be read, or has a key that would be lost.
-        ValueError: If a medium is of no known kind, or only a part of a film is asked about.
+        DataError: If a message cannot be read or has a key that would be lost, a medium is of no known kind, or
+            only a part of a film is asked about.
     """
     if not isinstance(messages, list | tuple):
         raise DataError("messages", f"expected a list, got {shown(messages)}.", "Give one object for each turn.")
@@ -108,7 +109,7 @@ def user_turn(media: Any, text: str, *, sound: SoundKey) -> list[Message]:
         sound: What sounds are to the model.
 
     Raises:
-        ValueError: If a medium is of no known kind.
+        DataError: If a medium is of no known kind.
     """
     given = list(media) if isinstance(media, (list, tuple)) else [] if media is None else [media]
     items = [media_item(medium, sound=sound) for medium in given]
@@ -131,13 +132,17 @@ def media_item(medium: Any, stated: str | None = None, *, sound: SoundKey) -> It
         sound: What sounds are to the model.
 
     Raises:
-        ValueError: If it is of no known kind, or only a part of a film is asked about.
+        DataError: If it is of no known kind, or only a part of a film is asked about.
     """
     kind = _kind(medium, stated)
     if isinstance(medium, Mapping):
         _refuse_section(medium)
         bare = {"array", "bytes", "frames"}.isdisjoint(medium)
-        medium = next((medium[key] for key in ("url", "path", kind) if medium.get(key)), medium) if bare else medium
+        medium = (
+            next((medium[key] for key in ("url", "path", kind) if not holds_nothing(medium.get(key))), medium)
+            if bare
+            else medium
+        )
     key = sound if kind == "audio" else kind
     return {"type": key, key: medium}
 
@@ -165,11 +170,13 @@ def _kind(medium: Any, stated: str | None) -> str:
     named = _kind_of_file(medium)
     if (stated == "video" and named == "audio") or _is_webm(medium):
         return str(named)
-    kind = stated or (medium.get("type") if isinstance(medium, Mapping) else None) or named
+    typed = medium.get("type") if isinstance(medium, Mapping) else None
+    kind = stated or (typed if holds_nothing(typed) else name_of(typed)) or named
     if kind is None and (isinstance(medium, list) or getattr(medium, "ndim", None) == 4):
         return "video"
     if kind not in ("image", "video", "audio"):
-        raise ValueError(f"a {type(medium).__name__} is neither picture, film nor sound{_described(medium)}")
+        problem, cure = f"a {type(medium).__name__} is neither picture, film nor sound", _described(medium)
+        raise DataError(f"{problem}{cure}")
     return str(kind)
 
 
@@ -180,7 +187,7 @@ def _is_webm(medium: Any) -> bool:
 
 def _kind_of_file(medium: Any) -> str | None:
     path = (
-        next((medium[key] for key in ("url", "path") if medium.get(key)), None)
+        next((medium[key] for key in ("url", "path") if not holds_nothing(medium.get(key))), None)
         if isinstance(medium, Mapping)
         else medium
     )
@@ -192,7 +199,7 @@ def _kind_of_file(medium: Any) -> str | None:
 
 def _described(medium: Any) -> str:
     if isinstance(medium, Mapping):
-        return f" (its keys: {', '.join(map(str, medium))}). State its `type`, or give a path."
+        return f" (its keys: {', '.join(map(name_of, medium))}). State its `type`, or give a path."
     return ". Give a PIL image, a path, a dict of `datasets`, a decoder of torchcodec, or a list of frames."
 
 

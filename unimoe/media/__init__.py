@@ -11,7 +11,8 @@ from .encoded import EncodedMedium, Measures
 from .limits import Limits
 from .naming import find_medium
 from .pictures import is_picture, load_picture, picture_size
-from .sounds import cut_windows, load_clip_sound, load_sound, resampled_length, sound_length, window_samples
+from .resampling import resampled_length
+from .sounds import cut_windows, load_clip_sound, load_sound, sound_length, window_samples
 
 __all__ = [
     "Clip",

@@ -4,43 +4,87 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from ..errors import MediaError
-from .naming import find_medium
+from .containers import Layout, NotWhole, inspect
+from .limits import Limits
+from .naming import FORMS, find_medium, shown
+
+_DEMUXERS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,"
+    "mpegvideo,mxf,nut,obu,ogg,rm,swf,tta,voc,w64,wav,wv,y4m,yuv4mpegpipe"
+)
+"""FFmpeg's formats that hold what they play; playlists, which open other files, are not among them."""
 
 
 def medium_name(medium: Any) -> str:
     """How a medium is called in messages: its path, or its type."""
     if isinstance(medium, dict):
         return medium_name(medium["path"]) if medium.get("path") else f"a dict with {sorted(map(str, medium))}"
-    return repr(str(medium)) if isinstance(medium, (str, os.PathLike)) else f"a {type(medium).__name__}"
+    return shown(str(medium), 300) if isinstance(medium, (str, os.PathLike)) else f"a {type(medium).__name__}"
 
 
-def unreadable(medium: Any, where: str, kind: str, error: Exception | str) -> ValueError:
+def unreadable(medium: Any, where: str, kind: str, error: Exception | str) -> MediaError:
     """The error to raise for a medium that is no medium of this kind."""
-    return ValueError(
-        f"{where}: {medium_name(medium)} cannot be read as a {kind} ({' '.join(str(error).split())}). Replace the "
-        "file, or leave it out."
+    reason = " ".join(str(error).split())
+    return MediaError(
+        where, f"{medium_name(medium)} cannot be read as a {kind} ({reason}).", "Replace the file, or leave it out."
     )
 
 
-def open_file(medium: Any, where: str) -> str | io.BytesIO:
-    """Find the file of a path, bytes or {"bytes", "path"}: a path that exists, or the bytes in memory.
+def open_file(medium: Any, where: str, limits: Limits | None = None) -> str | io.BytesIO:
+    """Find the file that a medium names: a path that exists, or the bytes in memory.
+
+    Args:
+        medium: What `find_medium` takes.
+        where: Name of the medium in error messages.
+        limits: Of its size.
 
     Raises:
-        ValueError: If it is none of these, an address, no file is there, or it is empty.
+        MediaError: If it names none, an address, no file is there, or it is empty.
+        LimitError: If it is too large.
     """
-    found = find_medium(medium, where=where)
+    found = find_medium(medium, where=where, limits=limits)
     if isinstance(found, dict) and isinstance(found.get("bytes"), bytes):
         return io.BytesIO(found["bytes"])
     if not isinstance(found, str):
-        cure = "Pass a path, bytes, an array or tensor, a PIL image, a dict of datasets or a torchcodec decoder."
-        raise MediaError(where, f"cannot load {medium_name(medium)}.", cure)
+        raise MediaError(where, f"cannot load {medium_name(medium)}.", FORMS)
     return found
+
+
+@contextmanager
+def opened(file: str | io.BytesIO) -> Iterator[BinaryIO]:
+    """The file, or the bytes in memory, open for reading from the start, whoever else reads it."""
+    if isinstance(file, io.BytesIO):
+        yield io.BytesIO(file.getvalue())  # which share their bytes
+    else:
+        with open(file, "rb") as stream:
+            yield stream
+
+
+def read_bytes(file: str | io.BytesIO) -> bytes:
+    """All bytes of a file."""
+    with opened(file) as stream:
+        return stream.read()
+
+
+def inspect_file(file: str | io.BytesIO, medium: Any, *, where: str, kind: str, most: float = float("inf")) -> Layout:
+    """Parts and length of a file by its structure, see `containers.inspect`.
+
+    Raises:
+        MediaError: If it is not whole, or cannot be read.
+    """
+    try:
+        with opened(file) as stream:
+            return inspect(stream, most=most)
+    except NotWhole as error:
+        raise unreadable(medium, where, kind, str(error)) from None
+    except OSError as error:
+        raise unreadable(medium, where, kind, error.strerror or error) from None
 
 
 @contextmanager
@@ -68,7 +112,8 @@ def open_container(file: str | io.BytesIO, medium: Any, *, where: str, kind: str
         file.seek(0)
     source = file if isinstance(file, io.BytesIO) else f"file:{file}"
     try:
-        with av.open(source, metadata_errors="replace", container_options={"protocol_whitelist": "file"}) as container:
+        options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
+        with av.open(source, metadata_errors="replace", container_options=options) as container:
             yield container
     except av.FFmpegError as error:
         raise unreadable(medium, where, kind, error.strerror or error) from error

@@ -22,9 +22,10 @@ class Limits:
     Args:
         file_bytes: Of a file or of bytes that hold a medium.
         picture_pixels: Of a picture, and of one frame of a film or an animation.
-        film_pixels: Of all frames of a film or an animation that are decoded on the way to those that are sampled.
+        film_pixels: Of all frames of a film that are decoded on the way to those that are sampled.
         film_frames: Of a film.
         animation_frames: Of an animated GIF, PNG or WebP, all of which are looked at.
+        animation_pixels: Of all frames of an animation together.
         film_seconds: Of a film.
         sound_seconds: Of a sound, and of the sound track of a film.
         sound_samples: Of all channels of a sound together, at its own rate.
@@ -41,9 +42,10 @@ class Limits:
 
     file_bytes: int = 2 * 2**30
     picture_pixels: int = 89_478_485  # where Pillow begins to warn
-    film_pixels: int = 2**32
+    film_pixels: int = 2**35
     film_frames: int = 500_000
     animation_frames: int = 5_000
+    animation_pixels: int = 2**31
     film_seconds: int = 6 * 3600
     sound_seconds: int = 1800
     sound_samples: int = 200_000_000
@@ -99,8 +101,8 @@ class Limits:
             raise LimitError(
                 where,
                 f"{what}, and the limit {name} is {limit}.",
-                f"If it is meant, set {SETTING}{name.upper()} in the environment, or pass limits=Limits({name}=...) "
-                "of unimoe.media.",
+                f"Leave it out, or raise the limit: set {SETTING}{name.upper()} in the environment, or pass "
+                f"limits=unimoe.media.Limits({name}=...).",
                 key=key,
             )
 

@@ -30,7 +30,7 @@ _SHORTEST_BASE64 = 40
 _MANY = 5000
 """Files of a folder among which similar names are searched."""
 _MEDIA = ("a picture", "a sound", "a film")
-_FORMS = (
+FORMS = (
     "Pass a path, an address of a local file (file://), a data URI, base64, bytes, an array or tensor, a PIL image, a "
     "dict of datasets or a torchcodec decoder."
 )
@@ -75,7 +75,9 @@ def find_medium(
             find_medium(part, where=where, key=f"{key}[{number}]", folder=folder, limits=limits)
             for number, part in enumerate(value)
         ]
-    if isinstance(value, dict) and "bytes" in value and value["bytes"] is not None:
+    if isinstance(value, dict) and not any(value.get(part) is not None for part in ("array", "frames")):
+        check_keys(value, ("bytes", "path"), where, key=key)
+    if isinstance(value, dict) and value.get("bytes") is not None and value.get("array") is None:
         return _from_bytes(_decoded_bytes(value["bytes"], where, key, limits), value.get("path"), where, key, limits)
     if isinstance(value, dict) and set(value) <= {"bytes", "path"} and value.get("path") is not None:
         return find_medium(value["path"], where=where, key=key, folder=folder, limits=limits)
@@ -85,6 +87,27 @@ def find_medium(
         value = os.fspath(value)
         return _existing(value, value, where, key, folder, limits)
     return _from_text(value, where, key, folder, limits) if isinstance(value, str) else value
+
+
+def check_keys(medium: dict[Any, Any], allowed: tuple[str, ...], where: str, *, key: str = "") -> None:
+    """Refuse a dict that holds more than is read: what it asks for would be lost.
+
+    Args:
+        medium: The dict.
+        allowed: Its keys, the usual ones first.
+        where, key: Its place, for errors.
+
+    Raises:
+        MediaError: If it does; names the key.
+    """
+    if lost := [name for name, value in medium.items() if name not in allowed and not is_absent(value)]:
+        known = " and ".join(map(repr, allowed[:2]))
+        raise MediaError(
+            where,
+            f"{shown(lost[0])} of a medium would not be read.",
+            f"A dict of a medium has {known}: leave the others out.",
+            key=key,
+        )
 
 
 class _Shown(reprlib.Repr):
@@ -112,7 +135,7 @@ def _is_number(value: Any) -> bool:
 
 def _from_text(value: str, where: str, key: str, folder: str | Path | None, limits: Limits) -> Any:
     if not value:
-        raise MediaError(where, "an empty text names no medium.", _FORMS, key=key)
+        raise MediaError(where, "an empty text names no medium.", FORMS, key=key)
     if match := _DATA.match(value):
         head, body = match.group().lower(), value[match.end() :]
         is_base64 = head.rstrip(",").rstrip().endswith(";base64")
@@ -140,6 +163,11 @@ def _from_address(value: str, where: str, key: str, folder: str | Path | None, l
 
 def decode_base64(text: Any, *, where: str, key: str = "", limits: Limits | None = None) -> bytes:
     """Decode base64, also of the alphabet for addresses, with line breaks or without padding; or a data URI.
+
+    Args:
+        text: The base64.
+        where, key: Its place, for errors.
+        limits: Of what it holds. None: those of the environment.
 
     Raises:
         MediaError: If it is neither.
@@ -187,7 +215,7 @@ def _decoded_bytes(value: Any, where: str, key: str, limits: Limits) -> bytes:
     try:
         return bytes(list(value))  # numbers of 0..255
     except (TypeError, ValueError):
-        raise MediaError(where, f"expected the bytes of a file, got {shown(value)}.", _FORMS, key=key) from None
+        raise MediaError(where, f"expected the bytes of a file, got {shown(value)}.", FORMS, key=key) from None
 
 
 def _from_bytes(data: bytes, name: Any, where: str, key: str, limits: Limits) -> dict[str, Any]:
@@ -279,4 +307,4 @@ def _names(folder: Path) -> dict[str, str]:
         return {}
 
 
-__all__ = ["decode_base64", "find_medium", "is_absent", "shown", "similar_file"]
+__all__ = ["FORMS", "check_keys", "decode_base64", "find_medium", "is_absent", "shown", "similar_file"]

@@ -1,14 +1,19 @@
-"""Pictures: from a file, an image or an array to an upright RGB image."""
+"""Pictures: from a file or an image to an upright RGB image, what is transparent on white."""
 
+import io
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps
 
-from .files import is_array, open_file, to_numpy, unreadable
+from .files import inspect_file, is_array, open_file, read_bytes, unreadable
+from .limits import Limits, limits_or_default
+from .pixels import picture_of_array
 
-CHANNELS = (1, 3, 4)
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TIFF", "WEBP"
+)  # fmt: skip
+"""Of files that are read as pictures, where Pillow has them; never those that other programs are started for (EPS)."""
 
 
 def is_picture(medium: Any) -> bool:
@@ -16,104 +21,163 @@ def is_picture(medium: Any) -> bool:
     return isinstance(medium, Image.Image) or getattr(medium, "ndim", None) in (2, 3)
 
 
-def load_picture(medium: Any, *, where: str = "image") -> Image.Image:
-    """Load one picture as an upright RGB image.
+def load_picture(medium: Any, *, where: str = "image", limits: Limits | None = None) -> Image.Image:
+    """Load one picture as an upright RGB image; what is transparent is put on white.
 
     Args:
-        medium: Path, bytes, {"bytes", "path"}, PIL image, or array or tensor of shape (H, W), (H, W, C) or (C, H, W)
-            with C of 1, 3 or 4; integers in 0..255, or floats in 0..1 or in 0..255. Where both channel layouts fit, an
-            array is read as (H, W, C) and a tensor as (C, H, W). An alpha channel is dropped. Grey images of 16 bit
-            are scaled from 0..65535.
+        medium: What `find_medium` takes, PIL image, or array or tensor of shape (H, W), (H, W, C) or (C, H, W) with C
+            of 1, 3 or 4, the last of 4 alpha; integers in 0..255, or floats in 0..1 or in 0..255. Where both
+            channel layouts fit, an array is read as (H, W, C) and a tensor as (C, H, W). Grey images of 16 bit are
+            scaled from 0..65535.
         where: Name of the medium in error messages, such as "row 0, image 1".
+        limits: None: those of the environment.
 
     Raises:
-        ValueError: If the file is missing or is no picture, or the array has another shape or range.
+        MediaError: If the file is missing, not whole or no picture, or the array has another shape or range.
+        LimitError: If it has too many pixels.
     """
+    limits = limits_or_default(limits)
     if is_array(medium):
-        return _from_array(medium, where)
+        return picture_of_array(medium, where, limits)
     if isinstance(medium, Image.Image):
-        return upright_rgb(medium, medium, where=where)
-    file = open_file(medium, where)
-    try:
-        image = Image.open(file)
-    except Exception as error:  # of a damaged file, Pillow's decoders raise whatever the damage leads them to
-        raise unreadable(medium, where, "picture", error) from error
-    with image:
-        return upright_rgb(image, medium, where=where)
+        check_pixels(medium, where, limits)
+        return upright_rgb(medium, medium, where=where, limits=limits)
+    file = open_file(medium, where, limits)
+    with open_image(file, medium, where=where, limits=limits) as image:
+        _check_whole(file, image, medium, where)
+        return upright_rgb(image, medium, where=where, limits=limits)
 
 
-def picture_size(medium: Any, *, where: str = "image") -> tuple[int, int]:
+def picture_size(medium: Any, *, where: str = "image", limits: Limits | None = None) -> tuple[int, int]:
     """Width and height (pixels) of what `load_picture` gives; of a file, only the header is read.
 
     Args:
-        medium, where: As for `load_picture`.
+        medium, where, limits: As for `load_picture`.
 
     Raises:
-        ValueError: As `load_picture`, as far as the header shows.
+        MediaError, LimitError: As `load_picture`, as far as the header shows.
     """
+    limits = limits_or_default(limits)
     if is_array(medium):
-        return _from_array(medium, where).size
+        return picture_of_array(medium, where, limits).size
     if isinstance(medium, Image.Image):
-        return _upright_size(medium)
-    file = open_file(medium, where)
+        return _upright_size(medium, medium, where)
+    file = open_file(medium, where, limits)
+    with open_image(file, medium, where=where, limits=limits) as image:
+        _check_whole(file, image, medium, where)
+        return _upright_size(image, medium, where)
+
+
+def formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow reads."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def open_image(file: str | io.BytesIO, medium: Any, *, where: str, limits: Limits) -> Image.Image:
+    """Open a file with Pillow, without decoding it.
+
+    Args:
+        file: Path, or the bytes in memory.
+        medium: What was passed, for the errors.
+        where: Name of the medium in error messages.
+        limits: Of pixels.
+
+    Raises:
+        MediaError: If it is no picture of one of `FORMATS`.
+        LimitError: If it has too many pixels.
+    """
     try:
-        with Image.open(file) as image:
-            return _upright_size(image)
+        image = Image.open(file, formats=formats())
+    except Image.DecompressionBombError as error:
+        limits.check("picture_pixels", float("inf"), f"the picture is too large ({error})", where=where)
+        raise
     except Exception as error:  # of a damaged file, Pillow's decoders raise whatever the damage leads them to
-        raise unreadable(medium, where, "picture", error) from error
+        reason = f"not one of {', '.join(formats())}" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise unreadable(medium, where, "picture", reason) from error
+    check_pixels(image, where, limits)
+    return image
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def check_pixels(image: Image.Image, where: str, limits: Limits) -> None:
+    """Refuse a picture that is too large, before it is decoded.
+
+    Args:
+        image: As Pillow opened it.
+        where: Name of the medium in error messages.
+        limits: Of pixels.
+
+    Raises:
+        LimitError: If it has too many.
+    """
     width, height = image.size
-    lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # on its side, and perhaps mirrored
+    limits.check("picture_pixels", width * height, f"the picture has {width} x {height} pixels", where=where)
+
+
+def _check_whole(file: str | io.BytesIO, image: Image.Image, medium: Any, where: str) -> None:
+    """Refuse files that are joined: decoders read the first."""
+    if image.format in ("WEBP", "AVIF"):
+        inspect_file(file, medium, where=where, kind="picture")
+        return
+    borders = {"JPEG": b"\xff\xd9\xff\xd8\xff", "PNG": b"IEND\xaeB`\x82\x89PNG", "GIF": b"\x00;GIF8"}
+    if not (border := borders.get(image.format or "")):
+        return
+    if border in read_bytes(file):
+        raise unreadable(medium, where, "picture", "several pictures are joined in it; part them")
+
+
+def _upright_size(image: Image.Image, medium: Any, where: str) -> tuple[int, int]:
+    width, height = image.size
+    try:
+        lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # on its side, and perhaps mirrored
+    except Exception as error:  # as for opening
+        raise unreadable(medium, where, "picture", error) from error
     return (height, width) if lies else (width, height)
 
 
-def upright_rgb(image: Image.Image, medium: Any, *, where: str) -> Image.Image:
-    """Decode the current frame of an image, turn it as its EXIF data say, and make it RGB.
+def upright_rgb(image: Image.Image, medium: Any, *, where: str, limits: Limits) -> Image.Image:
+    """Decode the current frame of an image, turn it as its EXIF data say, and make it RGB on white.
 
     Args:
         image: As Pillow opened it.
         medium: What it was opened from, for the error.
         where: Name of the medium in error messages.
+        limits: Of pixels.
 
     Raises:
-        ValueError: If the file is damaged, or pixels of 32 bit lie outside of 0..255.
+        MediaError: If the file is damaged, or pixels of 32 bit lie outside of 0..255.
     """
     try:
         image = ImageOps.exif_transpose(image)
         if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-            image = image.convert("RGB")
-            image.info.pop("transparency", None)  # which would make image processors treat a colour as no colour
-            return image
+            return _on_white(image)
+        pixels = np.asarray(image)
     except Exception as error:  # as for opening
         raise unreadable(medium, where, "picture", error) from error
-    pixels = np.asarray(image)
-    return _from_array(pixels if image.mode in ("I", "F") else pixels // 257, where)  # 65535 -> 255
+    if image.mode.startswith("I;16"):
+        opaque = pixels != image.info.get("transparency", -1)
+        pixels = np.where(opaque, pixels // 257, 255)  # 65535 -> 255
+    return picture_of_array(pixels, where, limits)
 
 
-def _from_array(array: Any, where: str) -> Image.Image:
-    pixels = to_numpy(array)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    layouts = [axis for axis in (0, -1) if pixels.ndim == 3 and pixels.shape[axis] in CHANNELS]
-    if not layouts or pixels.size == 0 or pixels.dtype.kind not in "buif":
-        raise ValueError(
-            f"{where}: a picture as an array has the shape (height, width), (height, width, channels) or (channels, "
-            f"height, width) with {CHANNELS} channels of numbers, got {tuple(array.shape)} of {pixels.dtype}. Pass "
-            "each picture alone and so."
-        )
-    if layouts[0 if isinstance(array, torch.Tensor) else -1] == 0:
-        pixels = pixels.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= 255):
-        raise ValueError(
-            f"{where}: pixels lie in {low:g}..{high:g}, but must lie in 0..1 (floats) or 0..255. Pass the picture "
-            "before it is normalised."
-        )
-    if pixels.dtype.kind == "f":
-        pixels = np.rint(pixels * (255 if high <= 1 else 1))
-    pixels = pixels.astype(np.uint8)
-    return Image.fromarray(pixels.repeat(3, axis=-1) if pixels.shape[-1] == 1 else pixels[..., :3])
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        image = image.convert("RGB")
+    else:
+        coloured = image.convert("RGBA")
+        image = Image.new("RGB", coloured.size, "white")
+        image.paste(coloured, mask=coloured.getchannel("A"))
+    image.info.pop("transparency", None)  # which would make image processors treat a colour as no colour
+    return image
+
+
+__all__ = [
+    "FORMATS",
+    "check_pixels",
+    "formats",
+    "is_picture",
+    "load_picture",
+    "open_image",
+    "picture_size",
+    "upright_rgb",
+]

@@ -1,121 +1,129 @@
 """Sounds: from a file, samples or the track of a film to mono samples at one rate, and windows of them."""
 
-import io
-import math
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
-from numbers import Number
 from typing import Any
 
 import numpy as np
-import torch
 
-from .clips import is_animation
-from .files import (
-    check_complete,
-    is_array,
-    medium_name,
-    open_container,
-    open_file,
-    states_duration,
-    to_numpy,
-    unreadable,
-)
+from ..errors import MediaError
+from .animations import is_animation
+from .clips import is_frames
+from .files import is_array, medium_name, open_file, to_numpy
+from .limits import Limits, limits_or_default
+from .naming import check_keys
+from .resampling import resample, resampled_length
+from .sound_files import check_format, check_length, counted_length, decode_track, read_sound_file
 
 MINIMUM_SECONDS = 0.025
 """One analysis frame: the Kaldi filter bank of AST refuses shorter sounds, so they are padded with zeros to this."""
 
-_COUNTED_FORMATS = frozenset(["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"])
-"""Formats of soundfile whose header counts the samples."""
+_LOUDEST = 4.0
+"""Floats beyond it are no samples of full scale 1: mixes and lossy codecs overshoot by less."""
+_FULL_SCALE = 2**15
+"""Of 16 bit."""
 
 
 def load_sound(
-    medium: Any, *, sampling_rate: int, array_sampling_rate: int | None = None, where: str = "audio"
+    medium: Any,
+    *,
+    sampling_rate: int,
+    array_sampling_rate: int | None = None,
+    where: str = "audio",
+    limits: Limits | None = None,
 ) -> np.ndarray:
-    """Load one sound as mono float32 samples (n,) in -1..1 at `sampling_rate`.
+    """Load one sound as mono float32 samples (n,) at `sampling_rate`, full scale 1.
 
     Args:
-        medium: Path, bytes or {"bytes", "path"} of a file; {"array", "sampling_rate"}; a decoder with
-            `get_all_samples` (torchcodec's AudioDecoder, as `datasets` gives it); or samples as list, array or tensor,
-            (n,), (channels, n) or (n, channels), floats in -1..1 or integers. Channels are averaged. Files that
-            soundfile does not know, such as AAC and M4A, and the tracks of films are decoded by PyAV.
+        medium: What `find_medium` takes; {"array", "sampling_rate"}; a decoder with `get_all_samples` (torchcodec's
+            AudioDecoder, as `datasets` gives it); or samples as list, array or tensor, (n,), (channels, n) or (n,
+            channels). Channels are averaged. Files that soundfile does not know, such as AAC and M4A, and the tracks
+            of films are decoded by PyAV. Floats have full scale 1, integers that of their width; integers of 32 and 64
+            bit that fit into 16 are of 16 bit.
         sampling_rate: Wanted rate, Hz.
         array_sampling_rate: Rate of samples that come without one, Hz. None: they are at `sampling_rate` already.
         where: Name of the medium in error messages.
+        limits: None: those of the environment.
 
     Raises:
-        ValueError: If the file is missing or is no sound, the sound is empty, a sample is not finite, or its rate is
-            not positive.
+        MediaError: If the file is missing, not whole or no sound, the sound is empty, a sample is not finite, or its
+            rate or the meaning of its numbers is not known.
+        LimitError: If it is too long, or has too many channels or too high a rate.
         ImportError: If the rate must change and torchaudio is not installed.
     """
+    limits = limits_or_default(limits)
     default_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
-    samples, rate = _read_samples(medium, default_rate, where)
-    if isinstance(medium, (str, os.PathLike)):
+    samples, rate = _read_samples(medium, default_rate, where, limits)
+    if isinstance(medium, os.PathLike):
         where = f"{where}: {medium_name(medium)}"
-    return _at_rate(samples, rate, sampling_rate, where)
+    return resample(_checked(samples, where), rate, sampling_rate)
 
 
 def sound_length(
-    medium: Any, *, sampling_rate: int, array_sampling_rate: int | None = None, where: str = "audio"
+    medium: Any,
+    *,
+    sampling_rate: int,
+    array_sampling_rate: int | None = None,
+    where: str = "audio",
+    limits: Limits | None = None,
 ) -> int:
-    """Samples that `load_sound` gives; of files whose header counts them exactly (WAV, FLAC, ...), nothing is decoded.
-
-    Of a file that lacks some of the samples that its header promises, those promised count.
+    """Samples that `load_sound` gives; of files whose structure counts them (WAV, FLAC, ...), nothing is decoded.
 
     Args:
-        medium, sampling_rate, array_sampling_rate, where: As for `load_sound`.
+        medium, sampling_rate, array_sampling_rate, where, limits: As for `load_sound`.
 
     Raises:
-        ValueError: As `load_sound`, as far as the header shows.
+        MediaError, LimitError, ImportError: As `load_sound`, as far as the structure shows.
     """
+    limits = limits_or_default(limits)
     default_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
-    length, rate = _stated_length(medium, default_rate, where)
-    if not length or not 0 < rate < float("inf"):
-        sound = load_sound(medium, sampling_rate=sampling_rate, array_sampling_rate=array_sampling_rate, where=where)
-        return len(sound)
-    return length if rate == sampling_rate else resampled_length(length, int(rate), sampling_rate)
+    if is_decoded_sound(medium):
+        samples, rate = _read_samples(medium, default_rate, where, limits)
+        return resampled_length(len(_checked(samples, where)), rate, sampling_rate)
+    length, rate = counted_length(medium, where=where, limits=limits)
+    if not length:
+        track = read_sound_file(medium, where=where, limits=limits)
+        length, rate = len(_checked(track.samples, where)), track.rate
+    return resampled_length(length, rate, sampling_rate)
 
 
-def resampled_length(length: int, rate: int, wanted: int) -> int:
-    """Samples of a sound at `wanted` Hz that has `length` of them at `rate`; as torchaudio rounds, in float32."""
-    divisor = math.gcd(rate, wanted)
-    return int(torch.ceil(torch.as_tensor(wanted // divisor * length / (rate // divisor))))
-
-
-def load_clip_sound(medium: Any, *, sampling_rate: int, where: str = "video") -> np.ndarray | None:
+def load_clip_sound(
+    medium: Any, *, sampling_rate: int, where: str = "video", limits: Limits | None = None
+) -> np.ndarray | None:
     """Load the sound track of a clip as mono float32 samples (n,) in -1..1; sample 0 is heard with the first frame.
 
     Args:
         medium: As for `load_clip`. Only films have sound: animations and frames have none.
         sampling_rate: Wanted rate, Hz.
         where: Name of the medium in error messages.
+        limits: None: those of the environment.
 
     Returns:
         The samples; None if there are none.
 
     Raises:
-        ValueError: If the file is missing or its sound is damaged, or the medium is a decoder of frames alone.
+        MediaError: If the file is missing or its sound is damaged, or the medium is a decoder of frames alone.
+        LimitError: If the track is too long, or has too many channels or too high a rate.
         ImportError: If PyAV is not installed, or the rate must change and torchaudio is not.
     """
     if hasattr(medium, "get_frames_at"):
-        raise ValueError(
-            f"{where}: a {type(medium).__name__} gives no sound. Pass the path or the bytes of the film, or leave its "
-            "sound out (video_sound=None)."
+        raise MediaError(
+            where,
+            f"a {type(medium).__name__} gives no sound.",
+            "Pass the path or the bytes of the film, or leave its sound out (video_sound=None).",
         )
-    is_frames = isinstance(medium, dict) and medium.get("frames") is not None
-    if is_frames or isinstance(medium, (list, tuple)) or is_array(medium):
+    if is_frames(medium):
         return None
-    file = open_file(medium, where)
+    limits = limits_or_default(limits)
+    file = open_file(medium, where, limits)
     if is_animation(file):
         return None
-    track = _decode_track(file, medium, where, "video")
+    track = decode_track(file, medium, where=where, kind="video", limits=limits)
     if track is None:
         return None
     late = round(track.late * track.rate)
+    check_length(len(track.samples) + late, track.rate, 1, where, limits)
     samples = np.pad(track.samples[max(-late, 0) :], (max(late, 0), 0))
-    return _at_rate(samples, track.rate, sampling_rate, where) if samples.size else None
+    return resample(_checked(samples, where), track.rate, sampling_rate) if samples.size else None
 
 
 def window_samples(extractor: Any) -> int:
@@ -146,145 +154,109 @@ def cut_windows(samples: np.ndarray, *, window: int, sampling_rate: int) -> list
     return pieces
 
 
-@dataclass
-class _Track:
-    samples: np.ndarray
-    rate: int
-    late: float  # seconds from the first frame of the film to the first sample
+def is_decoded_sound(medium: Any) -> bool:
+    """Whether this holds samples, or a decoder of them, and names no file."""
+    is_dict = isinstance(medium, dict) and medium.get("array") is not None
+    return is_dict or is_array(medium) or isinstance(medium, list | tuple) or hasattr(medium, "get_all_samples")
 
 
-def _read_samples(medium: Any, default_rate: int, where: str) -> tuple[np.ndarray, float]:
+def _read_samples(medium: Any, default_rate: int, where: str, limits: Limits) -> tuple[Any, int]:
     """Samples, mono or of a shape that `_mono` takes, and their rate."""
+    if not is_decoded_sound(medium):
+        track = read_sound_file(medium, where=where, limits=limits)
+        return track.samples, track.rate
     if hasattr(medium, "get_all_samples"):
-        decoded = medium.get_all_samples()  # (channels, n)
-        return to_numpy(decoded.data).mean(axis=0), int(decoded.sample_rate)
-    if isinstance(medium, dict) and medium.get("array") is not None:
-        rate = medium.get("sampling_rate")
-        return to_numpy(medium["array"]), default_rate if rate is None else rate
-    if is_array(medium) or _is_samples(medium):
-        return to_numpy(medium), default_rate
-    return _read_sound_file(medium, where)
-
-
-def _stated_length(medium: Any, default_rate: int, where: str) -> tuple[int, float]:
-    """Samples and rate that a header or the shape of an array states; 0 samples where only decoding tells."""
-    if hasattr(medium, "get_all_samples"):
-        return 0, default_rate
-    if isinstance(medium, dict) and medium.get("array") is not None:
-        rate = medium.get("sampling_rate")
-        return _longer_axis(medium["array"]), default_rate if rate is None else rate
-    if is_array(medium) or _is_samples(medium):
-        return _longer_axis(medium), default_rate
-    import soundfile
-
-    file = open_file(medium, where)
-    try:
-        with soundfile.SoundFile(file) as sound:
-            return sound.frames if sound.format in _COUNTED_FORMATS else 0, sound.samplerate
-    except (soundfile.SoundFileError, TypeError):  # `load_sound` says what is wrong, or decodes it otherwise
-        return 0, default_rate
-
-
-def _longer_axis(samples: Any) -> int:
-    """Samples of an array; the shorter axis holds the channels, as in `_mono`."""
-    shape = np.shape(samples)
-    return max(shape) if len(shape) in (1, 2) else 0
-
-
-def _is_samples(medium: Any) -> bool:
-    """Whether this is a list of numbers (or an empty one), which is one sound and not a list of sounds."""
-    return isinstance(medium, (list, tuple)) and (not medium or isinstance(medium[0], Number))
-
-
-def _read_sound_file(medium: Any, where: str) -> tuple[np.ndarray, int]:
-    import soundfile
-
-    file = open_file(medium, where)
-    try:
-        with soundfile.SoundFile(file) as sound:
-            rate, stated = sound.samplerate, sound.frames
-            samples = _joined(block.mean(axis=1) for block in _blocks(sound))
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name that ends in .raw
-        unknown = error
+        samples, stated = _decode_all(medium, where, limits)
+    elif isinstance(medium, dict):
+        check_keys(medium, ("array", "sampling_rate", "path", "bytes"), where)
+        samples, stated = to_numpy(medium["array"]), medium.get("sampling_rate")
     else:
-        check_complete(len(samples) / rate, stated / rate, medium, where=where, kind="sound")
-        return samples, rate
+        samples, stated = _as_array(medium, where), None
+    rate = _whole_rate(default_rate if stated is None else stated, where)
+    shape = samples.shape if samples.ndim in (1, 2) else (0,)
+    check_format(rate, min(shape) if len(shape) == 2 else 1, where, limits)
+    check_length(max(shape), rate, min(shape) if len(shape) == 2 else 1, where, limits)
+    return samples, rate
+
+
+def _decode_all(decoder: Any, where: str, limits: Limits) -> tuple[np.ndarray, Any]:
+    seconds = getattr(getattr(decoder, "metadata", None), "duration_seconds", None) or 0
+    limits.check("sound_seconds", seconds, f"the sound has {seconds:.0f} s", where=where)
+    decoded = decoder.get_all_samples()  # (channels, n)
+    return to_numpy(decoded.data), decoded.sample_rate
+
+
+def _as_array(medium: Any, where: str) -> np.ndarray:
     try:
-        track = _decode_track(file, medium, where, "sound")
-    except ImportError as error:
-        raise ValueError(
-            f"{where}: soundfile cannot read {medium_name(medium)} ({unknown}). For formats that it does not know, "
-            "such as AAC or the track of a video, `pip install unimoe[audio]` (PyAV)."
-        ) from error
-    if track is None:
-        raise unreadable(medium, where, "sound", "it holds no sound")
-    return track.samples, track.rate
+        return to_numpy(medium)
+    except (ValueError, TypeError, OverflowError):  # lists of lists of several lengths, or of other things
+        raise MediaError(where, f"a {type(medium).__name__} of these is no sound.", _PASS) from None
 
 
-def _blocks(sound: Any) -> Iterator[np.ndarray]:
-    """A minute at a time, (frames, channels): only the average of many channels is kept whole."""
-    while len(block := sound.read(60 * sound.samplerate, dtype="float32", always_2d=True)):
-        yield block
+def _whole_rate(rate: Any, where: str) -> int:
+    """A sampling rate as a whole number of Hz."""
+    try:
+        number = float(rate)
+    except (TypeError, ValueError):
+        number = 0.0
+    if isinstance(rate, str | bool) or not 1 <= number < float("inf") or number != int(number):
+        raise MediaError(where, f"the sampling rate is {rate!r} Hz.", "State the rate of the samples, such as 16000.")
+    return int(number)
 
 
-def _joined(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, dtype=np.float32), *pieces])
+_PASS = (
+    "Pass each sound alone, as floats of full scale 1 or integers of full scale of their width, of shape (n,), "
+    "(channels, n) or (n, channels)."
+)
 
 
-def _decode_track(file: str | io.BytesIO, medium: Any, where: str, kind: str) -> _Track | None:
-    """The sound of a file, decoded with PyAV, channels averaged; None if there is no sound in it."""
-    with open_container(file, medium, where=where, kind=kind) as container:
-        from av import AudioResampler
-
-        stream, film = container.streams.best("audio"), container.streams.best("video")
-        if stream is None:
-            return None
-        to_floats, pieces, start, rate = AudioResampler(format="fltp"), [], None, stream.rate
-        for frame in chain(container.decode(stream), [None]):  # None: give what is left
-            if frame is not None and start is None:
-                start, rate = frame.time, frame.sample_rate
-            pieces += [piece.to_ndarray().mean(axis=0) for piece in to_floats.resample(frame)]
-        samples = _joined(pieces)
-        if stream.duration and states_duration(container):
-            stated = float(stream.duration * stream.time_base)
-            check_complete(len(samples) / rate, stated, medium, where=where, kind=kind)
-        begin = start if film is None or film.start_time is None else float(film.start_time * film.time_base)
-        return _Track(samples, rate, (start or 0.0) - (begin or 0.0))
-
-
-def _at_rate(samples: np.ndarray, rate: float, sampling_rate: int, where: str) -> np.ndarray:
-    """Checked mono samples at the wanted rate."""
-    if not 0 < rate < float("inf"):
-        raise ValueError(f"{where}: the sampling rate is {rate} Hz. State the rate of the samples, such as 16000.")
+def _checked(samples: np.ndarray, where: str) -> np.ndarray:
+    """Mono float32 samples (n,) of full scale 1 that are finite."""
     if samples.size == 0:
-        raise ValueError(f"{where}: the sound is empty (0 samples). Leave it out, or pass at least one sample.")
-    samples = _mono(samples, where)
+        raise MediaError(where, "the sound is empty (0 samples).", "Leave it out, or pass at least one sample.")
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
+        raise MediaError(where, f"got {samples.dtype} of shape {samples.shape} for a sound.", _PASS)
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
-        raise ValueError(
-            f"{where}: {bad} of {samples.size} samples are NaN or infinite. Repair or leave out the sound."
+        raise MediaError(
+            where, f"{bad} of {samples.size} samples are NaN or infinite.", "Repair or leave out the sound."
         )
-    return samples if rate == sampling_rate else _resample(samples, int(rate), sampling_rate)
+    floats = _from_floats(samples, where) if samples.dtype.kind == "f" else _from_integers(samples, where)
+    if floats.ndim == 2:
+        floats = floats.mean(axis=int(floats.shape[0] > floats.shape[1]))  # the shorter axis holds the channels
+    return np.ascontiguousarray(floats, dtype=np.float32)
 
 
-def _mono(samples: np.ndarray, where: str) -> np.ndarray:
-    if samples.ndim not in (1, 2) or samples.dtype.kind not in "if":
-        raise ValueError(
-            f"{where}: samples are floats or signed integers of shape (n,), (channels, n) or (n, channels), got "
-            f"{samples.dtype} of shape {samples.shape}. Pass each sound alone and so."
-        )
-    if samples.dtype.kind == "i":
-        samples = samples / -float(np.iinfo(samples.dtype).min)  # int16: 1 / 32768
-    if samples.ndim == 2:
-        samples = samples.mean(axis=int(samples.shape[0] > samples.shape[1]))  # the shorter axis holds the channels
-    return np.ascontiguousarray(samples, dtype=np.float32)
+def _from_floats(samples: np.ndarray, where: str) -> np.ndarray:
+    if (peak := float(np.abs(samples).max())) > _LOUDEST:
+        cure = "Divide by 32768 what was of 16 bit, by its peak otherwise, or pass integers."
+        raise MediaError(where, f"floats of a sound have full scale 1, and these reach {peak:g}.", cure)
+    return samples
 
 
-def _resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    try:
-        from torchaudio.functional import resample
-    except (ImportError, OSError) as error:  # OSError: a torchaudio built for another torch
-        raise ImportError(
-            f"Resampling from {rate} to {wanted} Hz needs torchaudio: `pip install torchaudio`."
-        ) from error
-    return resample(torch.from_numpy(samples), rate, wanted).numpy()
+def _from_integers(samples: np.ndarray, where: str) -> np.ndarray:
+    """Full scale is that of the integers' width; what 32 or 64 bit hold may be of 16, which would be near silence."""
+    width = samples.dtype.itemsize
+    if samples.dtype.kind == "u":
+        cure = "Pass floats: of 8 bit as in WAV files (samples - 128.0) / 128."
+        raise MediaError(where, f"samples are signed, and which of these {samples.dtype} is silence is unknown.", cure)
+    peak = max(-int(samples.min()), int(samples.max()))
+    if width <= 2:
+        return samples / 2.0 ** (8 * width - 1)
+    if peak <= _FULL_SCALE:
+        return samples / float(_FULL_SCALE)
+    if peak <= 2**31 and (peak > 2**23 or not (samples & 0xFF).any()):  # 32 bit, or 24 bit in the upper ones
+        return samples / 2.0**31
+    cure = "Divide them by their full scale, such as 8388608 for 24 bit, and pass floats."
+    raise MediaError(where, f"{samples.dtype} that reach {peak} may be of 24 or of 32 bit.", cure)
+
+
+__all__ = [
+    "cut_windows",
+    "is_decoded_sound",
+    "load_clip_sound",
+    "load_sound",
+    "resampled_length",
+    "sound_length",
+    "window_samples",
+]

@@ -58,7 +58,7 @@ REFUSED_IN_TURNS = {
     **dict.fromkeys(WEIGHTS, "Loss is on every answer and on nothing else: take the key, or the row, out."),
     **dict.fromkeys(("tool_calls", "tool_call_id", "function_call", "tools"), _TOOLS),
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "thoughts"), _THOUGHTS),
-    **dict.fromkeys(MEDIA_COLUMNS, f"Take it out. {_MEDIA_IN_TURN}"),
+    **dict.fromkeys(MEDIA_COLUMNS, _MEDIA_IN_TURN),
     "name": "Names of speakers are not rendered: write it into the content, or take it out.",
     "refusal": "Write it as the content, or take it out.",
     "prefix": "Pass continue_final_message=True to the call instead.",
