@@ -120,7 +120,7 @@ class _Shown(reprlib.Repr):
 
 
 def shown(value: Any, length: int = 80) -> str:
-    """How a value is quoted in a message: its beginning, on one line; of large and deep ones no more than that."""
+    """How a value is quoted in a message: its first `length` characters, on one line, however large or deep it is."""
     is_text = isinstance(value, str | bytes)
     try:
         text = repr(value[: 2 * length]) if is_text else " ".join(_Shown().repr(value).split())

@@ -177,6 +177,15 @@ def _as_named(value: Any, name: str, where: str, key: str) -> Any:
 def check_text(text: Any, *, where: str, key: str = "", reading: Reading = ROWS) -> str:
     """Refuse a text that is no string, holds a token of the model's input, or half of a character.
 
+    Args:
+        text: What stands where a text should.
+        where: File and row, or row and message, for errors.
+        key: Place within.
+        reading: What the door allows.
+
+    Returns:
+        The text.
+
     Raises:
         DataError: If it does not fit; the message names the place and the cure.
     """
@@ -201,6 +210,12 @@ def check_text(text: Any, *, where: str, key: str = "", reading: Reading = ROWS)
 def read_turn(value: Any, *, where: str, key: str = "", reading: Reading = ROWS) -> Turn:
     """Read the role and the keys of a turn, spelled `role` and `content` or `from` and `value`; its content is not
     looked into.
+
+    Args:
+        value: What stands in the dialogue.
+        where: File and row, or row and message, for errors.
+        key: Place within.
+        reading: What the door allows.
 
     Raises:
         DataError: If one is missing or unknown, or the turn has a key that would be lost.
@@ -251,7 +266,13 @@ def _spelling(turn: dict[Any, Any]) -> tuple[str, str]:
 
 
 def is_usual(name: Any, part: Any, role: str) -> bool:
-    """Whether a key says what happens anyway: loss on answers alone."""
+    """Whether a key says what happens anyway: loss on answers alone.
+
+    Args:
+        name: The key.
+        part: Its value.
+        role: Of the turn.
+    """
     is_number = isinstance(part, bool | int | float) and part == (1 if role == "assistant" else 0)
     return name in WEIGHTS and is_number
 
@@ -270,6 +291,11 @@ def _role(role: Any, where: str, key: str, reading: Reading) -> str:
 
 def read_content(turn: Turn, *, where: str, reading: Reading = ROWS) -> str | list[Item]:
     """Read the content of a turn: a text, or items.
+
+    Args:
+        turn: As `read_turn` gives it.
+        where: File and row, or row and message, for errors.
+        reading: What the door allows.
 
     Raises:
         DataError: As `read_item`, and if it is neither.
@@ -300,6 +326,12 @@ class ReadMessage(NamedTuple):
 
 def read_message(value: Any, *, where: str, key: str = "", reading: Reading = ROWS) -> ReadMessage:
     """Read one turn and its content.
+
+    Args:
+        value: What stands in the dialogue.
+        where: File and row, or row and message, for errors.
+        key: Place within.
+        reading: What the door allows.
 
     Raises:
         DataError: As `read_turn` and `read_content`.
@@ -343,7 +375,7 @@ def _messages_of(value: Any, where: str) -> list[Any]:
 
 
 def join(key: str, name: str) -> str:
-    """A key within another."""
+    """Place of a key `name` within another `key`."""
     return f"{key}.{name}" if key and name else key or name
 
 

@@ -71,6 +71,11 @@ def read_system(row: dict[Any, Any], roles: Iterable[str], *, where: str) -> Tur
 def read_id(value: Any, *, where: str, key: str = "id") -> str | None:
     """A row's own name; None if it has none.
 
+    Args:
+        value: What stands there.
+        where: File and row, for errors.
+        key: Under which it stands.
+
     Raises:
         DataError: If it is neither text nor whole number.
     """

@@ -25,7 +25,7 @@ def uses_key(template: str, key: str) -> bool:
 
 
 def uses_argument(template: str, name: str) -> bool:
-    """Whether a template of one's own names a variable."""
+    """Whether a template of one's own names a variable `name`."""
     return template != CHAT_TEMPLATE and bool(re.search(rf"\b{re.escape(name)}\b", template))
 
 
@@ -72,6 +72,11 @@ def _held(message: ReadMessage) -> Message:
 def check_arguments(arguments: dict[str, Any], template: str, known: Collection[str]) -> None:
     """Refuse arguments that a template would drop, and take out those that hold nothing.
 
+    Args:
+        arguments: Of a call; changed in place.
+        template: Chat template; those that it names stay.
+        known: Arguments that are not the template's.
+
     Raises:
         DataError: If there is one.
     """
@@ -88,6 +93,10 @@ def check_arguments(arguments: dict[str, Any], template: str, known: Collection[
 
 def check_media(conversations: list[list[Message]], arguments: dict[str, Any]) -> None:
     """Refuse items without a medium, unless media come with the call.
+
+    Args:
+        conversations: As `messages_for` gives them.
+        arguments: Of the call.
 
     Raises:
         DataError: If there is one; it names row, message and item.

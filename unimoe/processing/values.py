@@ -17,6 +17,10 @@ def holds_nothing(value: Any, depth: int = _DEPTH) -> bool:
     """Whether a value says nothing: None, NaN and their like, an empty text, list or object, or one of these alone.
 
     Tables fill what a row lacks so, and clients dump what was not said.
+
+    Args:
+        value: Of any type.
+        depth: Lists and objects within each other that are looked into.
     """
     value = plain(value)
     if value is None or type(value).__name__ in _ABSENT or (isinstance(value, float) and value != value):
