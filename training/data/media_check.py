@@ -104,7 +104,7 @@ def explain(error: UniMoEError, medium: Any, kind: str) -> Finding:
 def _head(medium: Any) -> bytes:
     if isinstance(medium, dict):
         return bytes((medium.get("bytes") or b"")[:HEAD])
-    if not os.path.isfile(medium):
+    if not isinstance(medium, str) or not os.path.isfile(medium):
         return b""
     with open(medium, "rb") as file:
         return file.read(HEAD)

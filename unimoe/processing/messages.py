@@ -144,11 +144,10 @@ def _medium(item: dict[Any, Any], allowed: Sequence[str], where: str, key: str) 
         raise DataError(
             where, f"the item has {len(held)} media: {', '.join(f'`{name}`' for name in held)}.", one, key=key
         )
-    if not held:  # a loader says of an empty list that it is no clip
-        empty = [
-            name for name in allowed if isinstance(item.get(name), list | tuple) or hasattr(item.get(name), "shape")
-        ]
-        return (item[empty[0]], empty[0]) if empty else (None, "")
+    if not held:  # a loader says of an empty list that it is no clip, of no bytes that they are no file
+        given = {name: plain(item.get(name)) for name in allowed}
+        empty = [name for name, value in given.items() if hasattr(value, "shape") or value in ([], {}, b"")]
+        return (given[empty[0]], empty[0]) if empty else (None, "")
     (name,) = held
     return _as_named(plain(item[name]), name, where, join(key, name)), name
 

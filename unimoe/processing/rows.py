@@ -199,8 +199,7 @@ def find_item(item: Item, *, where: str, folder: str | Path | None) -> dict[str,
 def _can_be(found: Any, kind: str) -> bool:
     """Whether a value can be a medium: a file, its bytes, or what is decoded."""
     if isinstance(found, list):
-        is_frames = kind == Modality.VIDEO.key and all(_can_be(frame, Modality.IMAGE.key) for frame in found)
-        return bool(found) and (is_frames or (kind not in ("image", "video") and isinstance(found[0], int | float)))
+        return bool(found) and kind == Modality.VIDEO.key and all(_can_be(f, Modality.IMAGE.key) for f in found)
     if isinstance(found, dict):
         return any(found.get(part) is not None for part in ("bytes", "array", "frames"))
     return not isinstance(found, int | float | complex | None)
