@@ -1,10 +1,11 @@
-"""The kinds of content a token can come from. Everything that differs by modality is looked up here; nothing is
-imported.
+"""The kinds of content a token can come from. Everything that differs by modality is looked up here.
 
 A new modality is one row here, a sub-config, an encoder and a connector.
 """
 
 from enum import IntEnum
+
+from .errors import DataError
 
 
 class Modality(IntEnum):
@@ -41,12 +42,12 @@ class Modality(IntEnum):
         """Look a modality up by its key.
 
         Raises:
-            ValueError: If there is no such modality; the message lists those that exist.
+            DataError: If there is no such modality; the message lists those that exist.
         """
         try:
             return cls[key.upper()]
         except KeyError:
-            raise ValueError(f"Unknown modality {key!r}; choose from {', '.join(m.key for m in cls)}.") from None
+            raise DataError(f"Unknown modality {key!r}; choose from {', '.join(m.key for m in cls)}.") from None
 
 
 _FEATURE_NAMES = {
