@@ -33,6 +33,11 @@ class Modality(IntEnum):
         return _FEATURE_NAMES.get(self)
 
     @property
+    def output_name(self) -> str:
+        """Field of the model's output with what its encoder and connector gave: `image_outputs`..."""
+        return f"{self.key}_outputs"
+
+    @property
     def encoder_key(self) -> str:
         """Name of the encoder and connector that serve this modality; video frames go through the image encoder."""
         return _SHARED_ENCODERS.get(self, self.key)

@@ -13,7 +13,7 @@ from transformers.utils import torch_compilable_check
 
 from .errors import DataError
 from .modality import Modality
-from .modeling_outputs import EncoderOutputs
+from .modeling_outputs import EncoderOutputs, UniMoEModelOutput
 
 
 class FeatureMethods:
@@ -44,6 +44,13 @@ def units_of(encoded: EncoderOutputs, modality: Modality) -> tuple[Tensor, ...]:
     return () if output is None else tuple(output.pooler_output)
 
 
+def with_media(output: UniMoEModelOutput, encoded: EncoderOutputs) -> UniMoEModelOutput:
+    """The language model's output, with what encoders and connectors gave."""
+    for key, media in encoded.items():
+        output[Modality.from_key(key).output_name] = media
+    return output
+
+
 def check_counts(placeholders: Mapping[Modality, Tensor], encoded: EncoderOutputs) -> None:
     """Refuse placeholders (B, S) and features that differ in number; one look at the device for all modalities.
 
@@ -68,4 +75,4 @@ def _mismatch(placeholders: Mapping[Modality, Tensor], features: Mapping[Modalit
     )
 
 
-__all__ = ["FeatureMethods", "check_counts", "units_of"]
+__all__ = ["FeatureMethods", "check_counts", "units_of", "with_media"]

@@ -74,12 +74,18 @@ class MultimodalGeneration(GenerationMixin):
         )
         return by_modality
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Prepare a step as transformers does; placeholders were counted before the first one."""
         inherited: Any = super()
-        inputs = inherited.prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        inputs = inherited.prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, mm_token_type_ids=mm_token_type_ids, **kwargs
+        )
         return {**inputs, "require_media": False}
 
     def uncached_units(

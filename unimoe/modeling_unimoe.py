@@ -19,10 +19,12 @@ from .connectors import build_connector
 from .encoders import Encoder
 from .errors import DataError
 from .modality import Modality
-from .modeling_features import FeatureMethods, check_counts, units_of
+from .modeling_base import UniMoEPreTrainedModel, require_one
+from .modeling_features import FeatureMethods, check_counts, units_of, with_media
 from .modeling_generation import MultimodalGeneration, require_positions
 from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput, formerly_past_key_values
-from .modeling_unimoe_text import LanguageHead, UniMoEPreTrainedModel, UniMoETextModel
+from .modeling_unimoe_text import LanguageHead, UniMoETextModel
+from .unread import unread_parameters
 
 INPUT_MODALITIES: Any = ("image", "video", "audio", "text")  # those that transformers knows, and as a tuple
 
@@ -139,18 +141,22 @@ class UniMoEModel(UniMoEPreTrainedModel):
         output.last_hidden_state = by_frame.mean(dim=1)
         return output
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Encode pictures (N, channels, height, width); see `encode`."""
         return self.encode(Modality.IMAGE, pixel_values, **kwargs)
 
+    @can_return_tuple
     def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
         """Encode groups of frames of clips (N, stride, channels, height, width); see `encode`."""
         return self.encode(Modality.VIDEO, pixel_values_videos, **kwargs)
 
+    @can_return_tuple
     def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of sound; see `encode`."""
         return self.encode(Modality.AUDIO, audio_features, **kwargs)
 
+    @can_return_tuple
     def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of speech; see `encode`."""
         return self.encode(Modality.SPEECH, speech_features, **kwargs)
@@ -186,6 +192,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
                 outputs[modality.key] = self.connect(modality, encoded)
         return outputs
 
+    @can_return_tuple
     @formerly_past_key_values
     def forward(
         self,
@@ -220,8 +227,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             DataError: If placeholders and features differ in number, or a model with positions in time and space gets
                 media without them.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise DataError("Specify exactly one of input_ids and inputs_embeds.")
+        require_one(input_ids, inputs_embeds)
         features = {
             "pixel_values": pixel_values,
             "pixel_values_videos": pixel_values_videos,
@@ -236,7 +242,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         if mm_token_type_ids is None:
             mm_token_type_ids = modality_ids(placeholders)
         inputs_embeds = self.merge(inputs_embeds, placeholders, encoded, require_media=require_media)
-        return self.language_model(
+        output = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -244,8 +250,9 @@ class UniMoEModel(UniMoEPreTrainedModel):
             use_cache=use_cache,
             mm_token_type_ids=mm_token_type_ids,
             token_ids=input_ids,
-            **kwargs,
+            **{**kwargs, **self.recordings(kwargs), "return_dict": True},
         )
+        return with_media(output, encoded)
 
     def placeholders(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> dict[Modality, Tensor]:
         """Where each modality's placeholder tokens stand: bool masks (B, S), from ids or, without them, embeddings."""
@@ -363,13 +370,18 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
 
     def parts(self) -> dict[str, list[str]]:
         """Names of the parameters of each part that can be trained or frozen; a parameter may stand in several
-        parts.
+        parts. Those that change nothing (`unread_parameters`) stand in none.
         """
         parts: dict[str, list[str]] = {}
+        unread = self.unread_parameters()
         for name, _ in self.named_parameters():
-            for part in parts_of(name):
+            for part in parts_of(name) if name not in unread else ():
                 parts.setdefault(part, []).append(name)
         return parts
+
+    def unread_parameters(self) -> set[str]:
+        """Names of the parameters that change nothing of what the model gives, such as the pooler of a ViT."""
+        return {f"model.{name}" for name in unread_parameters(self.config)}
 
 
 def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:

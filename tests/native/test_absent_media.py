@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import TEXT, tiny_inputs, tiny_model
+from tiny import TEXT, tiny_model
 from transformers import GenerationConfig
 
 from unimoe import MEDIA, Modality, UniMoEForCausalLM, UniMoETextConfig
