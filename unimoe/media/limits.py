@@ -35,6 +35,9 @@ class Limits:
         number_digits: Of a number in JSON.
         yaml_keys: Keys, list entries and values of a YAML file together.
         call_options: Options of one call.
+        model_layers: Layers, blocks or stages of one part of a model.
+        model_entries: Experts, heads, queries, labels or tokens of a unit.
+        model_parameters: Of a model, as its configuration describes it.
 
     Raises:
         ConfigError: If one is no such number; it names it.
@@ -55,6 +58,9 @@ class Limits:
     number_digits: int = 400
     yaml_keys: int = 50_000
     call_options: int = 1_000
+    model_layers: int = 5_000
+    model_entries: int = 100_000
+    model_parameters: int = 5 * 10**12
 
     def __post_init__(self) -> None:
         for field in fields(self):
