@@ -23,7 +23,6 @@ FLOORS = {
     "modality": 1,
     "errors": 1,
     "suggest": 1,
-    "settings": 1,
     "remote_code": 1,
     "parallel_plans": 1,
     "configuration_parts": 2,
@@ -35,6 +34,8 @@ FLOORS = {
     "layout": 2,
     "media": 2,
     "strict_json": 2,
+    "strict_yaml": 2,
+    "settings": 2,
     "placeholders": 2,
     "positions": 2,
     "units": 2,
@@ -60,8 +61,9 @@ FLOORS = {
     "cli": 6,
 }
 NEIGHBOURS = {
-    ("settings", "errors"),
-    ("settings", "suggest"),
+    ("settings", "media"),
+    ("settings", "strict_yaml"),
+    ("strict_yaml", "media"),
     ("strict_json", "media"),
     ("configuration_beats", "configuration_parts"),
     ("configuration_moe", "configuration_parts"),

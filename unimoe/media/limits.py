@@ -32,7 +32,8 @@ class Limits:
         sampling_rate: Of a sound, Hz.
         json_depth: Lists and objects within each other.
         number_digits: Of a number in JSON.
-        yaml_keys: Keys, list entries and values of a YAML file together.
+        yaml_keys: Keys, list entries and values of a YAML file together, anchors counted wherever they are used.
+        yaml_bytes: Of a YAML file.
         call_options: Options of one call.
 
     Raises:
@@ -52,6 +53,7 @@ class Limits:
     json_depth: int = 100
     number_digits: int = 400
     yaml_keys: int = 50_000
+    yaml_bytes: int = 10_000_000
     call_options: int = 1_000
 
     def __post_init__(self) -> None:
