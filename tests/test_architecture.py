@@ -23,7 +23,6 @@ FLOORS = {
     "modality": 1,
     "errors": 1,
     "suggest": 1,
-    "settings": 1,
     "remote_code": 1,
     "parallel_plans": 1,
     "configuration_checks": 2,
@@ -37,6 +36,8 @@ FLOORS = {
     "media": 2,
     "strict_json": 2,
     "json_lines": 2,
+    "strict_yaml": 2,
+    "settings": 2,
     "placeholders": 2,
     "processing": 2,
     "positions": 2,
@@ -68,8 +69,9 @@ FLOORS = {
 }
 NEIGHBOURS = {
     ("modality", "errors"),
-    ("settings", "errors"),
-    ("settings", "suggest"),
+    ("settings", "media"),
+    ("settings", "strict_yaml"),
+    ("strict_yaml", "media"),
     ("strict_json", "media"),
     ("configuration_checks", "media"),
     ("configuration_parts", "configuration_checks"),
