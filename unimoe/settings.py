@@ -87,6 +87,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     """
     key, equals, text = override.partition("=")
     *parents, last = key.split(".")
+    override = _without_passwords(override)
     if not equals or not all([*parents, last]):
         raise ConfigError(f"override {override!r}: write key.sub=value, e.g. seed=1.")
     try:
@@ -139,8 +140,14 @@ def _explain(problem: Any, source: str | Path) -> str:
     """Write one of pydantic's problems as `source: key: what is wrong`; our own refusals say all themselves."""
     where = [*map(str, problem["loc"]), *([key] if (key := problem.get("ctx", {}).get("key")) else [])]
     given = "" if problem["type"] in ("refused", "unknown_key", "missing") else f" (got {problem['input']!r})"
+    given = _without_passwords(given)
     return f"{source}: {'.'.join(where) or 'the file'}: {problem['msg']}{given}"
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return _without_passwords(" ".join(str(error).split()))  # YAML's errors quote the line
+
+
+def _without_passwords(text: str) -> str:
+    """A text whose addresses have no user and password."""
+    return re.sub(r"//[^/\s]*@", "//***@", text)
