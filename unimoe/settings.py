@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from .errors import ConfigError
+from .errors import ConfigError, without_passwords
 from .media.limits import Limits
 from .media.naming import shown
 from .strict_yaml import parse_yaml, read_yaml_file
@@ -82,7 +82,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     """
     key, equals, text = override.partition("=")
     *parents, last = key.split(".")
-    where = f"override {shown(override)}"
+    where = f"override {shown(without_passwords(override))}"
     if not equals or not all([*parents, last]):
         raise ConfigError(f"{where}: write key.sub=value, e.g. seed=1.")
     value = parse_yaml(text, where=where, depth=len(parents))
@@ -138,4 +138,4 @@ def _explain(problem: Any, source: str | Path) -> str:
         *([key] if (key := problem.get("ctx", {}).get("key")) else []),
     ]
     given = "" if problem["type"] in ("refused", "unknown_key", "missing") else f" (got {shown(problem['input'])})"
-    return f"{source}: {'.'.join(where) or 'the file'}: {problem['msg']}{given}"
+    return f"{source}: {'.'.join(where) or 'the file'}: {problem['msg']}{without_passwords(given)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError, LimitError
+from .errors import ConfigError, LimitError, without_passwords
 from .media.limits import Limits, limits_or_default
 
 _Fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -60,7 +60,8 @@ def parse_yaml(text: str, *, where: str, limits: Limits | None = None, depth: in
     except yaml.YAMLError as error:
         if "nesting depth" in str(error):  # libyaml looks ahead, and has a limit of its own
             _check(limits, "json_depth", _DEEPEST, f"lists and mappings stand {_DEEPEST} deep or more", where)
-        raise ConfigError(where, f"not valid YAML: {' '.join(str(error).split())[:1000]}") from None
+        told = without_passwords(" ".join(str(error).split()))  # YAML's errors quote the line
+        raise ConfigError(where, f"not valid YAML: {told[:1000]}") from None
     except RecursionError:
         raise ConfigError(where, "lists and mappings stand too deep within each other.", "Flatten them.") from None
 
