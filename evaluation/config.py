@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from transformers import GenerationConfig
 
@@ -124,6 +124,8 @@ class EvaluationConfig(Section):
         judge: Endpoint that grades the answers to benchmarks with a judge. None: only metrics score them.
         tasks: Name -> task.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # which may be the address of a judge, with a password
 
     output: Path
     data_root: Path | None = None

@@ -5,23 +5,19 @@ One process asks. A reply is kept under its row and prompt, so that of changed a
 """
 
 import hashlib
-import json
-import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from rich.console import Console
 
-from unimoe.settings import Section
+from unimoe.strict_json import parse_json
 
+from .completion import RequestFailedError, complete
+from .endpoint import JudgeConfig, read_key
 from .errors import EvaluationError
 from .predictions import append_predictions, resume_file
 from .progress import track
@@ -29,26 +25,6 @@ from .tasks import Judge, Sample
 
 _PAUSES = (1, 5, 20)
 """Between tries, s."""
-_PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-"""HTTP states that may pass."""
-
-
-class JudgeConfig(Section):
-    """The endpoint of a judge.
-
-    Args:
-        base_url: Such as `http://localhost:8000/v1`; `/chat/completions` is appended.
-        model: Name of the model there.
-        api_key: Name of the environment variable that holds the key. None: none is sent.
-        workers: Requests at a time.
-        timeout: Of a request, s.
-    """
-
-    base_url: str
-    model: str
-    api_key: str | None = None
-    workers: int = Field(default=4, ge=1)
-    timeout: float = Field(default=60.0, gt=0)
 
 
 def judge_rows(
@@ -79,27 +55,28 @@ def judge_rows(
         could not be read. Those count as 0: nothing is guessed.
 
     Raises:
-        EvaluationError: If the endpoint cannot be reached or refuses.
+        EvaluationError: If there is no key, or the endpoint cannot be reached, refuses, or answers something else.
     """
-    prompts = {}
+    key, prompts = read_key(config), {}
     for row, text in zip(samples, predictions, strict=True):
         prompt = judge.render(row, text)
-        prompts[f"{row.id} {hashlib.sha256(prompt.encode()).hexdigest()[:16]}"] = prompt
+        digest = hashlib.sha256(prompt.encode("utf-8", "backslashreplace")).hexdigest()
+        prompts[f"{row.id} {digest[:16]}"] = prompt
     replies = resume_file(
         path, {"judge": config.model}, overwrite=overwrite, cure="Remove it to have all graded anew."
     )
-    left = [key for key in prompts if key not in replies]
+    left = [name for name in prompts if name not in replies]
     batches = [left[start : start + config.workers] for start in range(0, len(left), config.workers)]
     with ThreadPoolExecutor(config.workers) as pool:
         for batch in track(batches, description, console=console):
-            asked = [(key, pool.submit(_ask, config, prompts[key])) for key in batch]
+            asked = [(name, pool.submit(_ask, config, key, prompts[name])) for name in batch]
             wait(future for _, future in asked)
-            fresh = {key: future.result() for key, future in asked if future.exception() is None}
-            append_predictions(path, ({"id": key, "prediction": text} for key, text in fresh.items()))
+            fresh = {name: future.result() for name, future in asked if future.exception() is None}
+            append_predictions(path, ({"id": name, "prediction": text} for name, text in fresh.items()))
             replies |= fresh
             for _, future in asked:
                 future.result()  # the first error, once its neighbours' replies are kept
-    grades = [read_grades(replies[key], judge.values) for key in prompts]
+    grades = [read_grades(replies[name], judge.values) for name in prompts]
     values = {
         name: np.array([[found[name] if found else 0.0, 1.0] for found in grades], dtype=np.float64)
         for name in judge.values
@@ -110,8 +87,8 @@ def judge_rows(
 def read_grades(reply: str, limits: Mapping[str, float]) -> dict[str, float] | None:
     """Grades of a reply that is a JSON object with all of them, each a number from 0 to its limit; otherwise None."""
     try:
-        found = json.loads(reply[reply.index("{") : reply.rindex("}") + 1])
-    except (ValueError, RecursionError):
+        found = parse_json(reply[reply.index("{") : reply.rindex("}") + 1], where="reply")
+    except ValueError:  # no object, or one that `parse_json` refuses
         return None
     grades = {name: found.get(name) for name in limits}
     for name, grade in grades.items():
@@ -120,31 +97,19 @@ def read_grades(reply: str, limits: Mapping[str, float]) -> dict[str, float] | N
     return {name: float(grade) for name, grade in grades.items()}
 
 
-def _ask(config: JudgeConfig, prompt: str) -> str:
-    """The judge's reply to a prompt, decoded greedily."""
-    headers = {"Content-Type": "application/json"}
-    if config.api_key is not None:
-        if not (key := os.environ.get(config.api_key)):
-            raise EvaluationError(f"judge.api_key names the environment variable {config.api_key}, which is not set.")
-        headers["Authorization"] = f"Bearer {key}"
-    body = {"model": config.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
-    url, problem = f"{config.base_url.rstrip('/')}/chat/completions", ""
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+def _ask(config: JudgeConfig, key: str | None, prompt: str) -> str:
+    """The judge's reply to a prompt; a request that failed is tried again where that may help, and time is left."""
+    deadline, problem = time.monotonic() + config.timeout, ""
     for pause in (*_PAUSES, None):
         try:
-            with urllib.request.urlopen(request, timeout=config.timeout) as response:
-                return str(json.load(response)["choices"][0]["message"]["content"])
-        except urllib.error.HTTPError as error:
+            return complete(config, key, prompt, deadline=deadline)
+        except RequestFailedError as error:
             problem = str(error)
-            if error.code not in _PASSING:
+            if not error.passing or pause is None or time.monotonic() + pause > deadline:
                 break
-        except (OSError, HTTPException) as error:  # URLError and timeouts are among them
-            problem = str(error)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            problem = f"not a chat completion ({error!r})"
-        if pause is not None:
-            time.sleep(pause)
+        time.sleep(pause)
+    url = f"{config.base_url.rstrip('/')}/chat/completions"
     raise EvaluationError(f"judge: {url} failed: {problem}. Grades up to here are kept; run again.")
 
 
-__all__ = ["JudgeConfig", "judge_rows", "read_grades"]
+__all__ = ["JudgeConfig", "judge_rows", "read_grades", "read_key"]

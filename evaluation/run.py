@@ -13,7 +13,7 @@ from .config import EvaluationConfig
 from .files import write_whole
 from .fingerprint import questions_hash
 from .generate import generate_predictions
-from .judge import judge_rows
+from .judge import judge_rows, read_key
 from .loading import LoadedModel, LoadedTask, load_model, load_tasks
 from .markdown import write_markdown
 from .metrics import Scores, without_thoughts
@@ -182,6 +182,8 @@ def evaluate(
     """
     begin()
     tasks = load_tasks(run.config)
+    if run.config.judge is not None and rank() == 0 and any(task.judge for task in tasks):
+        read_key(run.config.judge)  # what cannot be asked later is said now
     if predictions is not None:
         answers = recorded_answers(predictions, tasks)
     else:

@@ -7,10 +7,10 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from unimoe.errors import ConfigError
+from unimoe.errors import UniMoEError
 
 from .check import command as check_data
-from .exits import fail
+from .exits import explain, fail
 from .merge import merge
 from .plan import plan
 from .recipe import load_recipe, select_stages
@@ -59,16 +59,18 @@ def train(
     local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = -1,
 ) -> None:
     """Train one stage or a whole recipe. Every stage's output is an ordinary `save_pretrained` folder."""
+    from .output import check_outputs
+
     try:
         recipe = load_recipe(file, overrides or [])
         stages = select_stages(recipe, only=only or [], start=start)
-    except ConfigError as error:
+        check_outputs(stages, resume=resume)
+    except UniMoEError as error:
         fail(error)
     from transformers.utils import logging
 
     from .curves import CURVES_FILE, plot_curves
-    from .data import DataError
-    from .processes import is_lost_connection, launched
+    from .processes import launched
     from .stages import run_stage
     from .trainer import NonFiniteLoss
 
@@ -79,14 +81,12 @@ def train(
         console.rule(title)
         try:
             output = run_stage(config, name=name, title=title, resume=resume, console=console)
-        except (ConfigError, DataError, NonFiniteLoss) as error:
+        except (UniMoEError, NonFiniteLoss) as error:
             fail(error)
-        except RuntimeError as error:
-            if not is_lost_connection(error):
+        except (OSError, RuntimeError) as error:
+            if (explained := explain(error, config.output)) is None:
                 raise
-            first_line = str(error).splitlines()[0]
-            lost = f"Another process is gone, or its host cannot be reached ({first_line}). Go on with --resume."
-            fail(RuntimeError(lost))
+            fail(explained)
         console.print(f"{name}: written to {output}")
         if recipe.output and len(recipe.stages) > 1 and not console.quiet:
             outputs = {name: Path(stage.output) for name, stage in recipe.stages.items()}

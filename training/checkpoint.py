@@ -12,16 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from unimoe.errors import ConfigError
+from unimoe.settings import read_yaml
 
 from .config import StageConfig
+from .damage import check_small_files
 from .data import BatchPlan
 from .model_card import HISTORY_FILE, STAGE_FILE, write_stage
 from .processes import launched, rank, together
+from .same_data import read_data_facts
 from .saved_state import CheckpointError, read_manifest, seal, sync, verify
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,10 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _ASIDE = "unfinished-"
 _FREE = ("parallel.", "trainer.per_device_train_batch_size", "trainer.gradient_accumulation_steps")
 """Settings that may change when a training goes on: how the same rows of a step are spread."""
+_SHOWN = 10
+"""Settings that changed and are named."""
+_MOVABLE = re.compile(r"data\.(mixture|validation)\.\d+\.(path|media_root)")
+"""Settings that may change where data are known by what they hold; see `same_data`."""
 
 
 def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
@@ -45,18 +51,20 @@ def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
         ConfigError: If there are checkpoints and `resume` is false, if the settings or the rows of a step are not
             those of the checkpoint, or if one of its files is missing or damaged.
     """
-    checkpoints = _checkpoints(config)
-    if not checkpoints:
+    found = checkpoints(config)
+    if not found:
         return None
     if not resume:
         raise ConfigError(
-            f"{config.output} holds {checkpoints[-1].name} of an unfinished stage. Go on from it with --resume, or "
+            f"{config.output} holds {found[-1].name} of an unfinished stage. Go on from it with --resume, or "
             "remove the folder to begin again."
         )
     _check_settings(config)
-    check_rows(config, read_manifest(checkpoints[-1]))
-    verify(checkpoints[-1], turn=launched()[0], turns=launched()[1])
-    return checkpoints[-1]
+    manifest = read_manifest(found[-1])
+    check_rows(config, manifest)
+    verify(found[-1], turn=launched()[0], turns=launched()[1])
+    check_small_files(found[-1], manifest)
+    return found[-1]
 
 
 def check_rows(config: StageConfig, manifest: dict[str, Any]) -> None:
@@ -103,7 +111,7 @@ def is_complete(config: StageConfig) -> bool:
     Raises:
         ConfigError: If another stage was.
     """
-    complete = (Path(config.output) / HISTORY_FILE).is_file() and not _checkpoints(config)
+    complete = (Path(config.output) / HISTORY_FILE).is_file() and not checkpoints(config)
     if complete:
         _check_settings(config)
     return complete
@@ -119,7 +127,7 @@ def begin(config: StageConfig) -> None:
 
 def remove_checkpoints(config: StageConfig) -> None:
     """Remove the checkpoints of a finished stage, and those that were not written to their end."""
-    for folder in [*_checkpoints(config), *Path(config.output).glob(f"{_ASIDE}*")]:
+    for folder in [*checkpoints(config), *Path(config.output).glob(f"{_ASIDE}*")]:
         shutil.rmtree(folder)
 
 
@@ -201,7 +209,7 @@ def mean_loss(log: list[dict[str, Any]]) -> float:
     return total / max(last, 1)
 
 
-def _checkpoints(config: StageConfig) -> list[Path]:
+def checkpoints(config: StageConfig) -> list[Path]:
     """Checkpoint folders of a stage, the latest last."""
     folder = Path(config.output)
     found = folder.iterdir() if folder.is_dir() else ()
@@ -214,11 +222,20 @@ def _check_settings(config: StageConfig) -> None:
     file = Path(config.output) / STAGE_FILE
     if not file.is_file():
         raise ConfigError(f"{config.output} has no {STAGE_FILE}, so that its settings cannot be compared. Remove it.")
-    before, now = (_flat(values) for values in (yaml.safe_load(file.read_text("utf-8")), config.model_dump()))
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and not key.startswith(_FREE)]
+    before, now = _flat(read_yaml(file)), _flat(config.model_dump())
+    free = _MOVABLE if read_data_facts(config.output) is not None else re.compile("(?!)")
+    changed = [
+        key
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and not key.startswith(_FREE) and not free.fullmatch(key)
+    ]
     if changed:
-        changes = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
-        raise ConfigError(f"{config.output} was begun with other settings: {changes}. Put them back, or remove it.")
+        changes = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed[:_SHOWN])
+        more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        raise ConfigError(
+            f"{config.output} was begun with other settings: {changes}{more}. Put them back ({STAGE_FILE} "
+            "has them), or remove it."
+        )
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,32 +15,10 @@ from pydantic_core import PydanticCustomError
 
 from unimoe.settings import Section, unknown_key
 
+from .arguments import FORMER, PASSED_ON, REFUSED, VALIDATION_ONLY
 from .config_build import BuildConfig
 from .config_data import DataConfig
 from .config_train import TrainConfig
-
-# Arguments of transformers.TrainingArguments that a stage decides elsewhere, and what to do instead.
-MANAGED_ARGUMENTS = {
-    "output_dir": "Set the stage's `output`.",
-    "seed": "Set the stage's `seed`.",
-    "data_seed": "Set the stage's `seed`.",
-    "dataloader_num_workers": "Set `data.num_workers`.",
-    "remove_unused_columns": "The data mixture needs it off.",
-    "train_sampling_strategy": "The data mixture has its own seeded order.",
-    "gradient_checkpointing": "Its new name is `activation_checkpointing`.",
-    "gradient_checkpointing_kwargs": "Its new name is `activation_checkpointing_kwargs`.",
-    "average_tokens_across_devices": "Tokens are always counted over all ranks.",
-    "logging_nan_inf_filter": "A loss that is not finite always stops the training.",
-    "disable_tqdm": "Progress is shown by our own bar.",
-    "label_smoothing_factor": "The loss is the model's own, without smoothing.",
-    "use_cache": "Training uses no cache.",
-    "do_train": "A stage always trains.",
-    "resume_from_checkpoint": "Resume with `python -m training FILE --resume`.",
-    "deepspeed": "Set the stage's `parallel.zero`.",
-    "save_only_model": "A checkpoint is what a training goes on from; `python -m training consolidate` makes models.",
-    "save_on_each_node": "Checkpoints are written once, to an `output` that all nodes see.",
-    "fsdp": "FSDP is not supported; several processes run with torchrun.",
-}
 
 # Settings of DeepSpeed that a stage decides elsewhere, and what to do instead.
 MANAGED_SETTINGS = {
@@ -277,6 +255,9 @@ class StageConfig(Section):
     @model_validator(mode="after")
     def _check_validation(self) -> Self:
         strategy = self.trainer.get("eval_strategy")
+        unused = [key for key in VALIDATION_ONLY if self.trainer.get(key) not in (None, False)]
+        if unused and not self.data.validation:
+            raise PydanticCustomError("refused", f"trainer.{unused[0]}: nothing is held back. Set data.validation.")
         if strategy not in (None, "no") and not self.data.validation:
             raise PydanticCustomError("refused", "trainer.eval_strategy: nothing is held back. Set data.validation.")
         if strategy == "no" and self.data.validation:
@@ -287,14 +268,13 @@ class StageConfig(Section):
 
     @model_validator(mode="after")
     def _check_trainer(self) -> Self:
-        from transformers import TrainingArguments
-
-        known = {name for name, field in TrainingArguments.__dataclass_fields__.items() if field.init}
         for key in self.trainer:
-            if key in MANAGED_ARGUMENTS:
-                raise PydanticCustomError("refused", f"trainer.{key}: leave it out. {MANAGED_ARGUMENTS[key]}")
-            if key not in known:
-                near = get_close_matches(key, known - MANAGED_ARGUMENTS.keys(), n=1)
+            if (cure := (REFUSED | FORMER).get(key)) is not None:
+                raise PydanticCustomError("refused", f"trainer.{key}: leave it out. {cure}")
+            if key not in PASSED_ON:
+                near = get_close_matches(str(key)[:200], PASSED_ON, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else " See transformers.TrainingArguments."
-                raise PydanticCustomError("unknown_key", "unknown key.{hint}", {"key": f"trainer.{key}", "hint": hint})
+                raise PydanticCustomError(
+                    "unknown_key", "unknown key.{hint}", {"key": f"trainer.{key}"[:200], "hint": hint}
+                )
         return self

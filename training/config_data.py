@@ -196,6 +196,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check_validation(self) -> Self:
+        trained = {_rows_of(source) for source in self.mixture}
         for source in self.validation:
             where = f"validation: {source.path}"
             if source.stream or source.weight != 1 or source.augment is not None:
@@ -203,8 +204,7 @@ class DataConfig(Section):
                     "refused",
                     f"{where}: every held-back row is looked at once, as it is. Leave out stream, weight and augment.",
                 )
-            rows = source.model_dump(exclude={"weight", "augment", "stream"})
-            if any(rows == other.model_dump(exclude={"weight", "augment", "stream"}) for other in self.mixture):
+            if _rows_of(source) in trained:
                 raise PydanticCustomError(
                     "refused", f"{where} is in the mixture too. Its rows would not be held back."
                 )
@@ -229,6 +229,11 @@ class DataConfig(Section):
     def has_streams(self) -> bool:
         """Whether a source is read in order, so that there are no passes."""
         return any(source.stream for source in self.mixture)
+
+
+def _rows_of(source: SourceConfig) -> str:
+    """What decides which rows a source has."""
+    return source.model_dump_json(exclude={"weight", "augment", "stream"})
 
 
 __all__ = ["AugmentConfig", "DataConfig", "EncoderCache", "ImageAugment", "SoundAugment", "SourceConfig"]

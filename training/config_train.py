@@ -1,5 +1,6 @@
 """What a stage may say about its training: which parts train, whole or by LoRA, and by which losses."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from unimoe.settings import Section
 
 NonNegative = Annotated[float, Field(ge=0)]
+_LAYER = re.compile(r"[0-9]{1,5}")
 
 
 class LoraTraining(Section):
@@ -151,8 +153,11 @@ def _read_range(value: Any) -> list[Any]:
     if not isinstance(value, str):
         return [value]
     first, dash, last = value.partition("-")
-    if not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
-        raise PydanticCustomError("refused", f"layers: {value!r} is no layer or range of layers such as 8-15.")
+    ends = [first, last or first]
+    if not all(_LAYER.fullmatch(end) for end in ends) or (dash and not last) or int(ends[1]) < int(ends[0]):
+        raise PydanticCustomError(
+            "refused", f"layers: {value[:80]!r} is no layer below 100,000, or range of layers such as 8-15."
+        )
     return list(range(int(first), int(last or first) + 1))
 
 

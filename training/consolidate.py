@@ -3,22 +3,20 @@
 Whatever stage of ZeRO and however many processes wrote it: it needs neither them nor what the stage started from.
 """
 
-import json
 import shutil
 from pathlib import Path
 
 import torch
-import yaml
 
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.errors import ConfigError
 from unimoe.loading import load_processor
-from unimoe.settings import validate
+from unimoe.settings import read_yaml, validate
 from unimoe.surgery.certificate import FILE_NAME, Certificate
 
 from .config import StageConfig
 from .finish import write_model
-from .model_card import HISTORY_FILE, STAGE_FILE
+from .model_card import HISTORY_FILE, STAGE_FILE, read_entries
 from .papers import Papers
 from .parts import choose_trainable
 from .progress import METRICS_FILE
@@ -41,8 +39,9 @@ def consolidate(checkpoint: Path, out: Path) -> None:
         raise ConfigError(f"{out} is not empty. Name a new folder.")
     verify(checkpoint)
     described = checkpoint / DESCRIPTION
-    stage = yaml.safe_load((described / STAGE_FILE).read_text("utf-8"))
-    stage["parallel"]["deepspeed"] = None  # a file that need not be here
+    stage = read_yaml(described / STAGE_FILE)
+    if isinstance(parallel := stage.get("parallel"), dict):
+        parallel["deepspeed"] = None  # a file that need not be here
     config = validate(StageConfig, {**stage, "output": str(out)}, source=str(described / STAGE_FILE))
     model: UniMoEForConditionalGeneration = UniMoEForConditionalGeneration._from_config(
         UniMoEConfig.from_pretrained(described), dtype=torch.float32
@@ -51,7 +50,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
         split_feed_forwards(model, list(config.start.specialists.modalities))
     trainable = choose_trainable(model, config.train)
     put_weights(checkpoint, model)
-    history = json.loads((described / HISTORY_FILE).read_text("utf-8"))
+    history = read_entries(described / HISTORY_FILE)
     certificate = Certificate.load(described) if (described / FILE_NAME).is_file() else None
     out.mkdir(parents=True, exist_ok=True)
     if (losses := checkpoint.parent / METRICS_FILE).is_file():

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from unimoe.errors import ConfigError, UniMoEError
+from unimoe.strict_json import parse_json
 from unimoe.surgery import Certificate
 from unimoe.surgery.certificate import FILE_NAME as CERTIFICATE_FILE
 
@@ -24,9 +26,31 @@ def read_history(start: StageConfig) -> list[dict[str, Any]]:
     folders = [assemble.base, *chain(*assemble.expert_folders.values())] if assemble else [alone]
     history: list[dict[str, Any]] = []
     for path in (Path(folder) / HISTORY_FILE for folder in folders):
-        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        entries = read_entries(path) if path.is_file() else []
         history += [entry for entry in entries if entry not in history]
     return history
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """Read a `history.json`.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    try:
+        entries = parse_json(path.read_bytes(), where=str(path))
+    except (OSError, UniMoEError) as error:
+        said = error.problem if isinstance(error, UniMoEError) else error.strerror
+        raise ConfigError(str(path), f"is damaged: {said}", _LOST) from None
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and entry.keys() >= _KEYS for entry in entries
+    ):
+        raise ConfigError(str(path), "is damaged: it is no list of stages.", _LOST)
+    return entries
+
+
+_KEYS = {"stage", "start", "train", "data", "seed", "steps", "samples", "loss"}
+_LOST = "Bring it back; or remove it, and the model card will not tell of the stages before."
 
 
 def describe_stage(

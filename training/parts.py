@@ -1,6 +1,7 @@
 """Which parameters train: parts by name, LoRA on parts, and the table of both. Everything else is frozen."""
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from rich.table import Table
@@ -23,11 +24,13 @@ class Trainable:
     Args:
         parts: Parameters of each part of the model, before low-rank deltas were added.
         deltas: Low-rank parameters by the part that they belong to.
+        unread: Parameters of no part: the model keeps them, and no forward reads them, such as the pooler of a ViT.
         adapter: peft's model around this one, which can save and merge the deltas; None without LoRA.
     """
 
     parts: dict[str, list[nn.Parameter]]
     deltas: dict[str, list[nn.Parameter]] = field(default_factory=dict)
+    unread: list[nn.Parameter] = field(default_factory=list)
     adapter: Any = None
 
     def merge(self) -> None:
@@ -66,6 +69,7 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
     parameters = dict(model.named_parameters())
     _check_parts(config, names, parameters)
     trainable = Trainable({part: [parameters[name] for name in members] for part, members in everything.items()})
+    trainable.unread = [parameters[name] for name in parameters.keys() - {*chain(*everything.values())}]
     fixed = {name for name, parameter in parameters.items() if not parameter.requires_grad}  # Whisper's sinusoids
     model.requires_grad_(False)
     if config.lora is not None:
@@ -137,7 +141,9 @@ def trainable_table(trainable: Trainable) -> Table:
         count = full + sum(delta.numel() for delta in deltas)
         table.add_row(part, f"{sum(map(nn.Parameter.numel, members)):,}", f"{count:,}", how)
         whole |= {id(parameter): parameter for parameter in [*members, *deltas]}
-    total = sum(parameter.numel() for parameter in whole.values())
+    if unread := sum(map(nn.Parameter.numel, trainable.unread)):
+        table.add_row("(read by no forward)", f"{unread:,}", "0", "kept")
+    total = sum(parameter.numel() for parameter in whole.values()) + unread
     trained = sum(parameter.numel() for parameter in whole.values() if parameter.requires_grad)
     table.add_section()
     table.add_row("all", f"{total:,}", f"{trained:,}", f"{trained / max(total, 1):.1%}")

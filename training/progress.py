@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from unimoe.errors import ConfigError
+
 METRICS_FILE = "metrics.jsonl"
 
 T = TypeVar("T")
@@ -36,9 +38,26 @@ class MetricsFile(TrainerCallback):
         """Keep the lines up to the step that the training begins at: none, or those of the checkpoint."""
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            lines = (
+                self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+                if self.path.is_file()
+                else []
+            )
+            whole = [line for line in lines if line.endswith("\n")]  # the last one may be cut off
+            steps = [self._step(line, number) for number, line in enumerate(whole, start=1)]
+            kept = [line for line, step in zip(whole, steps, strict=True) if step <= state.global_step]
             self.path.write_text("".join(kept if state.global_step else []), encoding="utf-8")
+
+    def _step(self, line: str, number: int) -> int:
+        """The step of a line.
+
+        Raises:
+            ConfigError: If it has none.
+        """
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ConfigError(f"{self.path}:{number}", "is damaged.", "Take this line out of the file.") from None
 
     def on_log(
         self,

@@ -9,12 +9,14 @@ other, and `${name}` for the variable of that name, such as the Hub id or local 
 import copy
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unimoe.errors import ConfigError
+from unimoe.errors import ConfigError, LimitError
+from unimoe.media import Limits
 from unimoe.settings import read_yaml, validate
 from unimoe.suggest import did_you_mean
 
@@ -52,8 +54,9 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     for key in values:
         if key not in RECIPE_KEYS:
             raise ConfigError(f"{source}: {key}: unknown key.{did_you_mean(str(key), RECIPE_KEYS)}")
-    written, values = values, substitute(values, read_variables(values, source), source)
-    check_used(written, source)
+    variables = read_variables(values, source)
+    check_used(values, variables, source)
+    values = substitute(values, variables, source)
     stages = {
         name: validate(StageConfig, stage, source=f"{source}: stages.{name}")
         for name, stage in resolve_stages(values, source)
@@ -76,17 +79,29 @@ def read_variables(recipe: dict[str, Any], source: str) -> dict[str, str]:
     return output | {name: substitute(str(value), output, source) for name, value in given.items()}
 
 
-def check_used(recipe: dict[str, Any], source: str) -> None:
-    """Refuse a variable that nothing in a recipe uses: its name is misspelled, or it should go.
+def check_used(recipe: dict[str, Any], variables: dict[str, str], source: str) -> None:
+    """Refuse a variable that nothing in a recipe uses: its name is misspelled, or it should go; and texts that would
+    become too long.
 
     Raises:
         ConfigError: If there is one.
     """
     rest = {key: value for key, value in recipe.items() if key != "variables"}
-    used = _REFERENCE.findall(json.dumps(rest, default=str))
+    used = Counter(_REFERENCE.findall(json.dumps(rest, default=str)))
     for name in recipe.get("variables") or {}:
         if name not in used:
             raise ConfigError(f"{source}: variables.{name}: nothing in the recipe uses it.{did_you_mean(name, used)}")
+    length = sum(times * len(variables.get(name, "")) for name, times in used.items())
+    _check_size(
+        "yaml_bytes", length, f"with its variables in their places, the recipe has {length:,} characters", source
+    )
+
+
+def _check_size(name: str, size: int, what: str, source: str) -> None:
+    try:
+        Limits.from_environment().check(name, size, what, where=source)
+    except LimitError as error:
+        raise ConfigError(error.where, error.problem, error.cure) from None
 
 
 def substitute(values: Any, variables: dict[str, str], source: str) -> Any:
@@ -113,6 +128,8 @@ def resolve_stages(recipe: dict[str, Any], source: str) -> list[tuple[str, dict[
     """Merge a recipe's defaults, seed, output and scale into the values of each of its stages."""
     if not isinstance(recipe["stages"], dict) or not recipe["stages"]:
         raise ConfigError(f"{source}: stages: expected a mapping from names to stages.")
+    size = len(recipe["stages"]) * (1 + _count(recipe.get("defaults")))
+    _check_size("yaml_keys", size, f"with its defaults in each stage, the recipe has {size:,} keys and values", source)
     resolved = []
     for name, stage in recipe["stages"].items():
         if not isinstance(stage, dict):
@@ -123,6 +140,13 @@ def resolve_stages(recipe: dict[str, Any], source: str) -> list[tuple[str, dict[
         values = merge(merge(general, recipe.get("defaults") or {}), stage)
         resolved.append((name, scale_length(values, recipe.get("scale", 1), source)))
     return resolved
+
+
+def _count(values: Any) -> int:
+    """Keys, entries and values of mappings and lists within each other."""
+    if isinstance(values, dict):
+        return sum(1 + _count(value) for value in values.values())
+    return 1 + (sum(map(_count, values)) if isinstance(values, list) else 0)
 
 
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unimoe.errors import ConfigError
+from unimoe.errors import ConfigError, UniMoEError
+from unimoe.media.naming import shown
+from unimoe.strict_json import parse_json
 
 from .processes import from_all, processes, rank, together
 from .sharding import optimizer_states, put_optimizer_states, share_buffers, whole_weights
@@ -277,14 +279,36 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If there is no manifest, or it cannot be read.
     """
+    path = folder / MANIFEST
     try:
-        return json.loads((folder / MANIFEST).read_text("utf-8"))
+        manifest = parse_json(path.read_bytes(), where=str(path))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{folder} has no {MANIFEST}: it is no checkpoint, or was not written to its end."
+            f"{folder} has no {MANIFEST}: it is no checkpoint, or was not written to its end. {CURE}"
         ) from None
-    except ValueError as error:
-        raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}") from None
+    except (OSError, UniMoEError) as error:
+        said = error.problem if isinstance(error, UniMoEError) else error.strerror
+        raise CheckpointError(f"{path} is damaged: {said} {CURE}") from None
+    if (wrong := _wrong_in(manifest)) is not None:
+        raise CheckpointError(f"{path} is damaged: {wrong}. {CURE}")
+    return manifest
+
+
+def _wrong_in(manifest: Any) -> str | None:
+    """What a manifest lacks; None: nothing."""
+    if not isinstance(manifest, dict):
+        return "it holds no JSON object"
+    rows, files = manifest.get("rows"), manifest.get("files")
+    numbers = [manifest.get("step"), manifest.get("processes"), *(rows.values() if isinstance(rows, dict) else [None])]
+    if not all(type(number) is int and number >= 0 for number in numbers) or not {"step", "batch"} <= {*(rows or {})}:
+        return "step, processes and rows of a step are not all there"
+    if not isinstance(files, dict) or not files:
+        return "it names no files"
+    for name, facts in files.items():
+        whole = isinstance(facts, dict) and type(facts.get("bytes")) is int and isinstance(facts.get("sha256"), str)
+        if not whole or Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"it does not say what {shown(name)} is"
+    return None
 
 
 def verify(folder: Path, *, turn: int = 0, turns: int = 1) -> None:
@@ -297,19 +321,20 @@ def verify(folder: Path, *, turn: int = 0, turns: int = 1) -> None:
     for name, facts in files.items():
         path = folder / name
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing. {_CURE}")
+            raise CheckpointError(f"{path} is missing. {CURE}")
         if path.stat().st_size != facts["bytes"]:
-            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, not {facts['bytes']:,}. {_CURE}")
+            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, not {facts['bytes']:,}. {CURE}")
     for name in sorted(files)[turn::turns]:
         with (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != files[name]["sha256"]:
-                raise CheckpointError(f"{folder / name} has other bytes than were written (SHA-256). {_CURE}")
+                raise CheckpointError(f"{folder / name} has other bytes than were written (SHA-256). {CURE}")
 
 
-_CURE = "Remove this checkpoint to go on from an earlier one, or bring the file back."
+CURE = "Remove this checkpoint to go on from an earlier one, or bring the file back."
 
 
 __all__ = [
+    "CURE",
     "DESCRIPTION",
     "MANIFEST",
     "CheckpointError",

@@ -20,13 +20,27 @@ def save_schedule(folder: Path, scheduler: Any) -> None:
         torch.save({"state": scheduler.state_dict(), "rates": rates}, file)
 
 
+def read_schedule(path: Path) -> dict[str, Any]:
+    """Read the file of a schedule.
+
+    Raises:
+        Exception: If it is damaged, of whatever type.
+    """
+    saved = torch.load(path, weights_only=True)
+    if not all(isinstance(saved["state"][key], int) for key in ("last_epoch", "_step_count")):
+        raise ValueError("it does not say at which step the schedule is")
+    if not all(isinstance(rate, int | float) for rate in saved["rates"]):
+        raise ValueError("its rates are no numbers")
+    return saved
+
+
 def load_schedule(folder: Path, scheduler: Any) -> None:
     """Put a schedule where it was; one that is a function of the step, with other groups of parameters too.
 
     Raises:
         ValueError: If another schedule depends on groups that are others now.
     """
-    saved = torch.load(folder / FILE, weights_only=True)
+    saved = read_schedule(folder / FILE)
     groups = scheduler.optimizer.param_groups
     if isinstance(scheduler, LambdaLR):
         scheduler.last_epoch, scheduler._step_count = saved["state"]["last_epoch"], saved["state"]["_step_count"]
@@ -45,4 +59,4 @@ def load_schedule(folder: Path, scheduler: Any) -> None:
         group["lr"] = rate
 
 
-__all__ = ["load_schedule", "save_schedule"]
+__all__ = ["load_schedule", "read_schedule", "save_schedule"]

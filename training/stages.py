@@ -22,6 +22,8 @@ from .losses import balance_over_all, set_coefficients
 from .memory import GB
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
+from .output import check_output, refuse_finished
+from .output_lock import OutputLock
 from .papers import Papers
 from .parallel import check_engaged, check_experts, deepspeed_arguments, make_models_whole, stand_alone
 from .parts import Trainable, choose_trainable, trainable_table
@@ -31,6 +33,7 @@ from .planning import step_memory
 from .processes import launched
 from .progress import METRICS_FILE, MetricsFile, StageProgress
 from .report import Contents, data_table, describe_length, look_at_rows, show_samples
+from .same_data import check_data_of_complete, check_same_data, describe_data, write_data
 from .saved_state import put_weights
 from .specialists import SpecialistTrainer
 from .stage_data import check_packing, hold_back, measure_rows, plan_data, read_data
@@ -66,17 +69,30 @@ def run_stage(
         NonFiniteLoss: If the loss becomes NaN or infinite.
     """
     console = console or Console()
+    check_output(config, resume=resume)
     if resume and is_complete(config):
+        check_data_of_complete(config)
         return Path(config.output)
+    with OutputLock(config.output):
+        return _run(config, name=name, title=title or name, resume=resume, console=console)
+
+
+def _run(config: StageConfig, *, name: str, title: str, resume: bool, console: Console) -> Path:
+    """Run one stage in an output that is its own."""
     checkpoint = find_checkpoint(config, resume=resume)
+    if not resume:
+        refuse_finished(config)
     refuse_early(config)
     dataset, held_back = read_data(config)  # before the model: a wrong path is found at once
+    data = describe_data(config, dataset, held_back, console)
+    if checkpoint is not None:
+        check_same_data(config, data)
     set_seed(config.seed)
     gc.collect()  # of the stage before, whose trainer refers to itself
     model, processor, certificate, trainable = make_model(config, checkpoint)
     plan, collator = plan_data(config, dataset, processor)
     resting = RestingEncoders(config, model, processor)
-    progress = StageProgress(console, title=title or name)
+    progress = StageProgress(console, title=title)
     trainer = make_trainer(config, model, dataset, held_back, collator, progress, plan=plan, trainable=trainable)
     measure_rows(plan, trainer.args, console, checkpoint=checkpoint)
     contents = look_at_rows(dataset)
@@ -90,6 +106,7 @@ def run_stage(
     trainer.away = resting.away
     if trainer.is_world_process_zero():
         begin(config)
+        write_data(config, data)
         report_start(config, trainer, trainable, dataset, collator, contents, progress)
         console.print(f"going on from {checkpoint}" if checkpoint else "")
     try:

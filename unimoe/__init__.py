@@ -13,6 +13,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from .auto_names import register_names
 from .checkpoint_layout import register_layout
 from .configuration_beats import UniMoEBeatsConfig
 from .configuration_unimoe import (
@@ -52,6 +53,7 @@ def _register() -> None:
     for auto_class in (AutoModelForMultimodalLM, AutoModelForImageTextToText):
         auto_class.register(UniMoEConfig, UniMoEForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(UniMoEConfig, UniMoEProcessor, exist_ok=True)
+    register_names()
     register_layout()
 
 

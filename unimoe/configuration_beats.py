@@ -1,12 +1,12 @@
 """The configuration of BEATs, an encoder of sounds that transformers does not have; `unimoe.encoders.beats` is it."""
 
-from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 
+from .configuration_checks import checked
 from .configuration_parts import CheckedConfig, require
 
 
-@strict
+@checked
 class UniMoEBeatsConfig(CheckedConfig):
     """BEATs (Chen et al. 2022, https://arxiv.org/abs/2212.09058); the defaults are the published base model.
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-from huggingface_hub.dataclasses import strict
-
+from .configuration_checks import checked
 from .configuration_parts import CheckedConfig, require
 from .modality import Modality
 
@@ -34,7 +33,7 @@ _OBSTACLES = {
 }
 
 
-@strict
+@checked
 class MoEConfig(CheckedConfig):
     """What a sparse layer is made of. The names are those of transformers' models where they have one.
 

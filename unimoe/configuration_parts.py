@@ -1,13 +1,18 @@
 """The configurations of what surrounds the language model: encoders and connectors; and the strictness of them all."""
 
+import json
 import math
+from os import PathLike
 from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 
+from .configuration_checks import InvalidConfig, check_size, checked, what_failed
+from .errors import UniMoEError
+from .modality import MEDIA
 from .suggest import did_you_mean
 
 ConnectorType = Literal["mlp", "pooling", "pixel_shuffle", "qformer", "query_decoder"]
@@ -30,25 +35,59 @@ _TRANSFORMERS_KEYS = {
 }
 
 
+OUTPUTS_BESIDE_LOGITS = (
+    "cache",
+    "aux_loss",
+    "losses",
+    "hidden_states",
+    "attentions",
+    "router_logits",
+    "expert_mask",
+    "router_probs",
+    *(modality.output_name for modality in MEDIA),
+)
+"""What models return besides loss and logits; `compute_metrics` of a Trainer sees none of it."""
+
+
 class CheckedConfig(PreTrainedConfig):
     """Refuses unknown keys, with the nearest known name. transformers would store them without a word."""
 
+    keys_to_ignore_at_inference = list(OUTPUTS_BESIDE_LOGITS)
+
     def __post_init__(self, **kwargs: Any) -> None:
+        check_size(type(self).__name__, {**vars(self), **kwargs})
         for key in kwargs:
             if key not in _TRANSFORMERS_KEYS and not key.startswith("_"):
                 fields = type(self).__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
-                raise ValueError(f"{type(self).__name__}: unknown key {key!r}.{did_you_mean(key, fields)}")
+                raise InvalidConfig(f"{type(self).__name__}: unknown key {key!r}.{did_you_mean(key, fields)}")
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save as every configuration, but nothing that could not be loaded again.
+
+        Raises:
+            InvalidConfig: If what would be written is refused when it is read: values that were changed after
+                construction do not fit each other, or an attribute is no field.
+        """
+        try:
+            type(self).from_dict(json.loads(self.to_json_string(use_diff=True)))
+        except (UniMoEError, StrictDataclassError, TypeError, ValueError) as error:
+            raise InvalidConfig(
+                f"{type(self).__name__} was changed so that it could not be loaded again, and is not saved",
+                f"{what_failed(error)}",
+                "Correct the attribute, or build the configuration anew with it.",
+            ) from error
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
 def require(condition: bool, problem: str) -> None:
     """Refuse a configuration.
 
     Raises:
-        ValueError: With the problem as its message, unless the condition holds.
+        InvalidConfig: With the problem as its message, unless the condition holds.
     """
     if not condition:
-        raise ValueError(problem)
+        raise InvalidConfig(problem)
 
 
 # Tokens in front of the patches (class, distillation) of towers that are known by name.
@@ -140,7 +179,7 @@ class _EncoderConfig(CheckedConfig):
         super().__post_init__(**kwargs)
         tower = self.tower_config
         if not isinstance(tower, PreTrainedConfig):
-            raise ValueError(f"{type(self).__name__}: tower_config must describe a tower, got {tower!r}.")
+            raise InvalidConfig(f"{type(self).__name__}: tower_config must describe a tower, got {tower!r}.")
         require(bool(self.feature_layers), f"{type(self).__name__}: feature_layer is empty; name a layer, such as -1.")
         if self.hidden_size is None and (width := _tower_width(tower)) is not None:
             self.hidden_size = width * len(self.feature_layers)
@@ -174,7 +213,7 @@ class _EncoderConfig(CheckedConfig):
         return [self.feature_layer] if isinstance(self.feature_layer, int) else self.feature_layer
 
 
-@strict
+@checked
 class UniMoEVisionConfig(_EncoderConfig):
     """Encoder of pictures and video frames; its tower takes `pixel_values` (N, channels, height, width)."""
 
@@ -183,7 +222,7 @@ class UniMoEVisionConfig(_EncoderConfig):
     sub_configs_defaults = {"tower_config": SubConfigSpec(AutoConfig, model_type="vit")}
 
 
-@strict
+@checked
 class UniMoEAudioConfig(_EncoderConfig):
     """Encoder of sounds; its tower takes log-mel windows, for AST `input_values` (N, frames, mel bins)."""
 
@@ -192,7 +231,7 @@ class UniMoEAudioConfig(_EncoderConfig):
     sub_configs_defaults = {"tower_config": SubConfigSpec(AutoConfig, model_type="audio-spectrogram-transformer")}
 
 
-@strict
+@checked
 class UniMoESpeechConfig(_EncoderConfig):
     """Encoder of speech; its tower takes log-mel windows, for Whisper `input_features` (N, mel bins, frames)."""
 
@@ -218,7 +257,7 @@ _CONNECTOR_FIELDS = {
 _NUM_QUERIES = {"qformer": 32, "query_decoder": 200}  # of BLIP-2; of Uni-MoE-2.0-Omni
 
 
-@strict
+@checked
 class UniMoEConnectorConfig(CheckedConfig):
     """Connector from an encoder's width to the language model's (transformers: `multi_modal_projector`).
 

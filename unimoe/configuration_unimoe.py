@@ -9,12 +9,12 @@ from dataclasses import fields
 from os import PathLike
 from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_rope_utils import RopeParameters
 
+from .configuration_checks import checked
 from .configuration_moe import MoEConfig
 from .configuration_parts import (
     CheckedConfig,
@@ -30,7 +30,7 @@ from .parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel
 from .remote_code import AUTO_MAP, write_remote_code
 
 
-@strict
+@checked
 class UniMoETextConfig(MoEConfig):
     """Decoder of the Llama kind whose feed-forward layers may be sparse mixtures of experts, see `MoEConfig`.
 
@@ -111,7 +111,7 @@ def _optional(config_class: type[PreTrainedConfig]) -> SubConfigSpec:
     return SubConfigSpec(config_class, optional=True)
 
 
-@strict
+@checked
 class UniMoEConfig(CheckedConfig):
     """The whole model: language model, encoders, connectors and the ids of the placeholder tokens.
 
@@ -120,6 +120,7 @@ class UniMoEConfig(CheckedConfig):
     Args:
         image_max_tiles, video_frame_rate, video_min_frames, video_max_frames, video_temporal_stride, video_timestamps,
             video_sound, video_chunk_seconds, position_type, positions_per_second: See `unimoe.layout.MediaLayout`.
+        output_router_logits: As in the text configuration, which decides where this is None.
     """
 
     model_type = "unimoe"
@@ -157,6 +158,7 @@ class UniMoEConfig(CheckedConfig):
     positions_per_second: float | int = 2.0
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
+    output_router_logits: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         for key in ("image", "audio", "speech"):
@@ -167,8 +169,8 @@ class UniMoEConfig(CheckedConfig):
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save as every configuration, with the file that loads the folder where unimoe was not imported."""
-        write_remote_code(save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        write_remote_code(save_directory)
 
     def encoder_config(self, key: str) -> Any:
         """Configuration of the encoder `image`, `audio` or `speech`; None if the model has none."""

@@ -1,6 +1,13 @@
 """The errors that a user can cure: each is a ValueError of one line that says where, under which key, what, and the
 cure."""
 
+import re
+
+
+def without_passwords(text: str) -> str:
+    """The text, such as an address or a line of a file, with *** for the user and password of every address in it."""
+    return re.sub(r"//[^/\s]*@", "//***@", text)
+
 
 class UniMoEError(ValueError):
     """What was passed cannot be used.
@@ -36,4 +43,4 @@ class ConfigError(UniMoEError):
     """Settings that cannot be run."""
 
 
-__all__ = ["ConfigError", "DataError", "LimitError", "MediaError", "UniMoEError"]
+__all__ = ["ConfigError", "DataError", "LimitError", "MediaError", "UniMoEError", "without_passwords"]

@@ -187,7 +187,8 @@ def explain(source: str | Path, error: BaseException) -> str:
 
 def reason(error: BaseException) -> str:
     """Return an error's message in one line; of a configuration that failed validation, what the check said."""
-    source = error.__cause__ if isinstance(error, StrictDataclassError) else None
+    wrapped = isinstance(error, StrictDataclassError) and not isinstance(error, UniMoEError)
+    source = error.__cause__ if wrapped else None
     return " ".join(str(source or error).split())
 
 

@@ -1,10 +1,11 @@
-"""The kinds of content a token can come from. Everything that differs by modality is looked up here; nothing is
-imported.
+"""The kinds of content a token can come from. Everything that differs by modality is looked up here.
 
 A new modality is one row here, a sub-config, an encoder and a connector.
 """
 
 from enum import IntEnum
+
+from .errors import DataError
 
 
 class Modality(IntEnum):
@@ -32,6 +33,11 @@ class Modality(IntEnum):
         return _FEATURE_NAMES.get(self)
 
     @property
+    def output_name(self) -> str:
+        """Field of the model's output with what its encoder and connector gave: `image_outputs`..."""
+        return f"{self.key}_outputs"
+
+    @property
     def encoder_key(self) -> str:
         """Name of the encoder and connector that serve this modality; video frames go through the image encoder."""
         return _SHARED_ENCODERS.get(self, self.key)
@@ -41,12 +47,12 @@ class Modality(IntEnum):
         """Look a modality up by its key.
 
         Raises:
-            ValueError: If there is no such modality; the message lists those that exist.
+            DataError: If there is no such modality; the message lists those that exist.
         """
         try:
             return cls[key.upper()]
         except KeyError:
-            raise ValueError(f"Unknown modality {key!r}; choose from {', '.join(m.key for m in cls)}.") from None
+            raise DataError(f"Unknown modality {key!r}; choose from {', '.join(m.key for m in cls)}.") from None
 
 
 _FEATURE_NAMES = {

@@ -1,8 +1,19 @@
-"""Encoding media apart from the language model, under transformers' names, on the model with its head."""
+"""Features of media: encoding them apart from the language model, and whether each placeholder has one.
 
+B batch, S sequence, D hidden size.
+"""
+
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
+from transformers.utils import torch_compilable_check
+
+from .errors import DataError
+from .modality import Modality
+from .modeling_outputs import EncoderOutputs, UniMoEModelOutput
 
 
 class FeatureMethods:
@@ -27,4 +38,41 @@ class FeatureMethods:
         return self.model.get_speech_features(speech_features, **kwargs)
 
 
-__all__ = ["FeatureMethods"]
+def units_of(encoded: EncoderOutputs, modality: Modality) -> tuple[Tensor, ...]:
+    """Embeddings (tokens, D) of each unit of a modality; none if there are no media of it."""
+    output = encoded.get(modality.key)
+    return () if output is None else tuple(output.pooler_output)
+
+
+def with_media(output: UniMoEModelOutput, encoded: EncoderOutputs) -> UniMoEModelOutput:
+    """The language model's output, with what encoders and connectors gave."""
+    for key, media in encoded.items():
+        output[Modality.from_key(key).output_name] = media
+    return output
+
+
+def check_counts(placeholders: Mapping[Modality, Tensor], encoded: EncoderOutputs) -> None:
+    """Refuse placeholders (B, S) and features that differ in number; one look at the device for all modalities.
+
+    Raises:
+        DataError: With both counts.
+    """
+    features = {modality: sum(map(len, units_of(encoded, modality))) for modality in placeholders}
+    if placeholders:
+        meet = [mask.sum() == features[modality] for modality, mask in placeholders.items()]
+        torch_compilable_check(torch.stack(meet).all(), partial(_mismatch, placeholders, features), DataError)
+
+
+def _mismatch(placeholders: Mapping[Modality, Tensor], features: Mapping[Modality, int]) -> str:
+    """What is said of the first modality whose placeholders and features differ in number."""
+    counts = {modality: int(mask.sum()) for modality, mask in placeholders.items()}
+    modality, count = next((m, count) for m, count in counts.items() if count != features[m])
+    key, name = modality.key, modality.feature_name
+    cure = f"Pass each {key} once" if features[modality] else f"Pass the {name} that the processor returned"
+    return (
+        f"Found {count} {key} placeholder token(s) but {features[modality]} {key} feature(s). {cure}, and do not "
+        "truncate the processed text."
+    )
+
+
+__all__ = ["FeatureMethods", "check_counts", "units_of", "with_media"]

@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .errors import DataError
 from .modality import MEDIA, Modality
+from .modeling_features import check_counts
 from .modeling_outputs import EncoderOutputs
 
 
@@ -38,6 +40,10 @@ class MultimodalGeneration(GenerationMixin):
         """Replace the features of media by their embeddings, and drop those that the cache holds already.
 
         transformers' own method knows images and video, and encodes all of them.
+
+        Raises:
+            DataError: If placeholders that the cache does not hold and features differ in number. An assistant gets no
+                media, see `_get_candidate_generator`.
         """
         names = [str(modality.feature_name) for modality in MEDIA]
         features = {name: model_kwargs.pop(name, None) for name in names}
@@ -45,17 +51,42 @@ class MultimodalGeneration(GenerationMixin):
         states = {str(Modality.from_key(key).feature_name): units for key, units in encoded.items()}
         cache: Cache | None = model_kwargs.get("cache")
         past = int(cache.get_seq_length()) if cache is not None else 0
+        new_inputs = inputs_tensor
         mask = model_kwargs.get("attention_mask")  # None: all ones; transformers then remembers its length
         length = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
         # As `generate` does: inputs as long as the mask are the whole conversation, shorter ones only what is new.
         if past and inputs_tensor.shape[1] == length:
             features, states = (self.uncached_units(units, inputs_tensor, past) for units in (features, states))
+            new_inputs = inputs_tensor[:, past:]
         model_kwargs["mm_encoder_outputs"] = self.model.encode_all(
             features,
             model_kwargs.get("mm_encoder_outputs"),
             {m.key: states[name] for m in MEDIA if (name := str(m.feature_name)) in states},
         )
+        if not generation_config.is_assistant:
+            check_counts(self.placeholders(new_inputs), model_kwargs["mm_encoder_outputs"])
         return model_kwargs
+
+    def placeholders(self, inputs: Tensor) -> dict[Modality, Tensor]:
+        """Where placeholders stand (B, S) in token ids (B, S) or embeddings (B, S, D)."""
+        by_modality: dict[Modality, Tensor] = (
+            self.model.placeholders(inputs) if inputs.dim() == 2 else self.model.placeholders(None, inputs)
+        )
+        return by_modality
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Prepare a step as transformers does; placeholders were counted before the first one."""
+        inherited: Any = super()
+        inputs = inherited.prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, mm_token_type_ids=mm_token_type_ids, **kwargs
+        )
+        return {**inputs, "require_media": False}
 
     def uncached_units(
         self, features: dict[str, Tensor | None], inputs: Tensor, past: int
@@ -68,17 +99,16 @@ class MultimodalGeneration(GenerationMixin):
             past: Tokens that the cache holds.
 
         Raises:
-            ValueError: If the cache ends within a unit, or the units are those of neither the whole nor the new part.
+            DataError: If the cache ends within a unit, or the units are those of neither the whole nor the new part.
         """
-        placeholders = self.model.placeholders(inputs) if inputs.dim() == 2 else self.model.placeholders(None, inputs)
-        for modality, mask in placeholders.items():
+        for modality, mask in self.placeholders(inputs).items():
             name, size = str(modality.feature_name), self.config.num_tokens[modality.key]
             if (units := features.get(name)) is None:
                 continue
             total, cached = mask.sum(-1).tolist(), mask[:, :past].sum(-1).tolist()
             new = new_units(total, cached, size, modality)
             if len(units) not in (sum(total) // size, len(new)):
-                raise ValueError(
+                raise DataError(
                     f"Found {len(units)} unit(s) in {name}, but the conversation has {sum(total) // size} and its "
                     f"part after the cache {len(new)}. Pass the media of all turns, or those of the new turn alone."
                 )
@@ -114,10 +144,10 @@ class MultimodalGeneration(GenerationMixin):
         """Give an assistant what it takes; media are not among it, so it drafts from the text and is corrected.
 
         Raises:
-            ValueError: If the model's own first layers shall draft, which transformers looks for in the wrong place.
+            DataError: If the model's own first layers shall draft, which transformers looks for in the wrong place.
         """
         if generation_config.assistant_early_exit is not None:
-            raise ValueError("assistant_early_exit is for text-only models; pass an assistant_model instead.")
+            raise DataError("assistant_early_exit is for text-only models; pass an assistant_model instead.")
         if assistant_model is not None:
             taken = set(inspect.signature(assistant_model.forward).parameters) - {"mm_encoder_outputs"}
             model_kwargs = {key: value for key, value in model_kwargs.items() if key in taken}
@@ -137,13 +167,13 @@ def new_units(total: list[int], cached: list[int], size: int, modality: Modality
         modality: For the message.
 
     Raises:
-        ValueError: If the cache ends within a unit.
+        DataError: If the cache ends within a unit.
     """
     places: list[int] = []
     start = 0
     for row, (tokens, old) in enumerate(zip(total, cached, strict=True)):
         if old % size:
-            raise ValueError(
+            raise DataError(
                 f"Row {row}: the cache ends within a medium; it holds {old} {modality.key} tokens, and a unit has "
                 f"{size}. Crop the cache to where a medium ends."
             )
@@ -161,10 +191,10 @@ def require_positions(config: Any, position_ids: Tensor | None, encoded: Encoder
         encoded: Results of the encoders. None: there are no media.
 
     Raises:
-        ValueError: If positions of this model tell time and space, and its media came with plain ones, or none.
+        DataError: If positions of this model tell time and space, and its media came with plain ones, or none.
     """
     if config.position_type == "omni" and encoded and (position_ids is None or position_ids.dim() == 2):
-        raise ValueError(
+        raise DataError(
             "This model has position_type 'omni', but its media came without positions in time and space. Pass the "
             "position_ids (3, B, S) that the processor returned."
         )
@@ -174,7 +204,7 @@ def repeat_units(units: Sequence[Tensor], tokens_per_row: list[int], times: int)
     """Repeat the group of units that belongs to each row, whose tokens per row are known.
 
     Raises:
-        ValueError: If units and rows do not meet.
+        DataError: If units and rows do not meet.
     """
     repeated: list[Tensor] = []
     rest = list(units)
@@ -183,10 +213,10 @@ def repeat_units(units: Sequence[Tensor], tokens_per_row: list[int], times: int)
         while rest and sum(map(len, group)) < tokens:
             group.append(rest.pop(0))
         if sum(map(len, group)) != tokens:
-            raise ValueError(f"Row {row} has {tokens} placeholder tokens, but its media give {sum(map(len, group))}.")
+            raise DataError(f"Row {row} has {tokens} placeholder tokens, but its media give {sum(map(len, group))}.")
         repeated += group * times
     if rest:
-        raise ValueError(f"The rows have {sum(tokens_per_row)} placeholder tokens, but {len(rest)} unit(s) are left.")
+        raise DataError(f"The rows have {sum(tokens_per_row)} placeholder tokens, but {len(rest)} unit(s) are left.")
     return tuple(repeated)
 
 

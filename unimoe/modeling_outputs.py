@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    MoeCausalLMOutputWithPast,
+    MoeModelOutputWithPast,
+    MultimodalModelOutput,
+)
+from transformers.utils import ModelOutput
 from transformers.utils.deprecation import deprecate_kwarg
 
 from .configuration_unimoe import UniMoETextConfig
@@ -18,26 +24,44 @@ formerly_past_key_values = deprecate_kwarg("past_key_values", "5.40.0", new_name
 """For methods that take `cache`, which transformers called `past_key_values` before 5.24."""
 
 
+class _WithMedia(MultimodalModelOutput):
+    """Outputs that hold, under transformers' names, what `UniMoEModel.encode` gave for each modality."""
+
+    def to_tuple(self) -> tuple:
+        """All values that are not None; of media, as tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
 @dataclass
-class UniMoEModelOutput(MoeModelOutputWithPast):
-    """Hidden states, and what the routers recorded: for each sparse layer `router_logits` and `expert_mask` (T, E)."""
+class UniMoEModelOutput(MoeModelOutputWithPast, _WithMedia):
+    """Hidden states, what the encoders and connectors gave for the media of this call (`image_outputs`...), and what
+    the routers recorded: for each sparse layer `router_logits` and `expert_mask` (T, E).
+    """
 
     expert_mask: tuple[Tensor, ...] | None = None
     router_probs: tuple[Tensor, ...] | None = None
     router_gates: tuple[Tensor, ...] | None = None
     load_probability: tuple[Tensor, ...] | None = None
     expert_overlaps: tuple[Tensor, ...] | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
+    video_outputs: BaseModelOutputWithPooling | None = None
+    audio_outputs: BaseModelOutputWithPooling | None = None
+    speech_outputs: BaseModelOutputWithPooling | None = None
 
 
 @dataclass
-class UniMoEOutput(MoeCausalLMOutputWithPast):
+class UniMoEOutput(MoeCausalLMOutputWithPast, _WithMedia):
     """Logits and loss. `losses` holds the unweighted parts (`language`, `balance`, `z`); `aux_loss` is the balance
-    loss.
+    loss; the rest as in `UniMoEModelOutput`.
     """
 
     expert_mask: tuple[Tensor, ...] | None = None
     router_probs: tuple[Tensor, ...] | None = None
     losses: dict[str, Tensor] | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
+    video_outputs: BaseModelOutputWithPooling | None = None
+    audio_outputs: BaseModelOutputWithPooling | None = None
+    speech_outputs: BaseModelOutputWithPooling | None = None
 
 
 def add_router_losses(

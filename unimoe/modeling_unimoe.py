@@ -6,23 +6,25 @@ or speech.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple, torch_compilable_check
+from transformers.utils import can_return_tuple
 
 from .configuration_unimoe import UniMoEConfig
 from .connectors import build_connector
 from .encoders import Encoder
+from .errors import DataError
 from .modality import Modality
-from .modeling_features import FeatureMethods
+from .modeling_base import UniMoEPreTrainedModel, require_one
+from .modeling_features import FeatureMethods, check_counts, units_of, with_media
 from .modeling_generation import MultimodalGeneration, require_positions
 from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput, formerly_past_key_values
-from .modeling_unimoe_text import LanguageHead, UniMoEPreTrainedModel, UniMoETextModel
+from .modeling_unimoe_text import LanguageHead, UniMoETextModel
+from .unread import unread_parameters
 
 INPUT_MODALITIES: Any = ("image", "video", "audio", "text")  # those that transformers knows, and as a tuple
 
@@ -72,7 +74,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             embeddings (tokens, D) of each unit; `hidden_states` and `attentions` of the tower on request.
 
         Raises:
-            ValueError: If the model has no encoder for the modality.
+            DataError: If the model has no encoder for the modality.
         """
         output = self.run_encoder(modality, features, **kwargs)
         units: Any = self.connectors[modality.encoder_key](output.last_hidden_state).unbind()  # N of (tokens, D)
@@ -91,32 +93,36 @@ class UniMoEModel(UniMoEPreTrainedModel):
             forward take; `hidden_states` and `attentions` of the tower on request.
 
         Raises:
-            ValueError: If the model has no encoder for the modality.
+            DataError: If the model has no encoder for the modality.
         """
-        key = modality.encoder_key
-        if key not in self.encoders:
-            raise ValueError(
-                f"Got {modality.feature_name}, but this model takes {', '.join(self.encoders) or 'text only'}. "
-                f"Leave the {modality.key} out, or give the configuration an encoder for it."
+        self.require_encoder(modality, str(modality.feature_name))
+        if modality is Modality.VIDEO:
+            return self.encode_frames(features, **kwargs)
+        return self.encoders[modality.encoder_key](features, **kwargs)
+
+    def require_encoder(self, modality: Modality, argument: str) -> None:
+        """Refuse an argument that holds media of a modality for which there is no encoder.
+
+        Raises:
+            DataError: Naming the argument, and what the model takes.
+        """
+        if modality.encoder_key not in self.encoders:
+            raise DataError(
+                f"Got {argument}, but this model takes {', '.join(self.encoders) or 'text only'}. Leave the "
+                f"{modality.key} out, or give the configuration an encoder for it."
             )
-        is_video = modality is Modality.VIDEO
-        return self.encode_frames(features, **kwargs) if is_video else self.encoders[key](features, **kwargs)
 
     def connect(self, modality: Modality, states: Tensor) -> BaseModelOutputWithPooling:
         """Turn what an encoder gave (N, tokens, C) into embeddings of the language model, as `encode` returns them.
 
         Raises:
-            ValueError: If they are not of this model's encoder.
+            DataError: If they are not of this model's encoder.
         """
         key = modality.encoder_key
-        if key not in self.connectors:
-            raise ValueError(
-                f"Got encoder_states[{modality.key!r}], but this model takes "
-                f"{', '.join(self.connectors) or 'text only'}. Leave the {modality.key} out."
-            )
+        self.require_encoder(modality, f"encoder_states[{modality.key!r}]")
         encoder = self.config.encoder_config(key)
         if states.shape[1:] != (wanted := (encoder.num_tokens, encoder.hidden_size)):
-            raise ValueError(
+            raise DataError(
                 f"encoder_states[{modality.key!r}] have the shape {tuple(states.shape)}, but this model's encoder "
                 f"gives (units, {wanted[0]}, {wanted[1]}). Encode the media with this model."
             )
@@ -135,18 +141,22 @@ class UniMoEModel(UniMoEPreTrainedModel):
         output.last_hidden_state = by_frame.mean(dim=1)
         return output
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Encode pictures (N, channels, height, width); see `encode`."""
         return self.encode(Modality.IMAGE, pixel_values, **kwargs)
 
+    @can_return_tuple
     def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
         """Encode groups of frames of clips (N, stride, channels, height, width); see `encode`."""
         return self.encode(Modality.VIDEO, pixel_values_videos, **kwargs)
 
+    @can_return_tuple
     def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of sound; see `encode`."""
         return self.encode(Modality.AUDIO, audio_features, **kwargs)
 
+    @can_return_tuple
     def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
         """Encode windows of speech; see `encode`."""
         return self.encode(Modality.SPEECH, speech_features, **kwargs)
@@ -161,9 +171,11 @@ class UniMoEModel(UniMoEPreTrainedModel):
         outputs are kept. All are by modality key, but features by the argument's name.
 
         Raises:
-            ValueError: If a modality comes in two forms, or is unknown.
+            DataError: If a modality comes in two forms, or is unknown.
         """
         outputs = dict(given or {})
+        for key in outputs:
+            self.require_encoder(Modality.from_key(key), f"mm_encoder_outputs[{key!r}]")
         known = {Modality.from_key(key): value for key, value in (states or {}).items()}
         for modality in Modality:
             forms = {
@@ -173,13 +185,14 @@ class UniMoEModel(UniMoEPreTrainedModel):
             }
             raw, encoded, _ = forms.values()
             if len(held := [name for name, form in forms.items() if form is not None]) > 1:
-                raise ValueError(f"Pass {held[0]} or {held[1]}, not both.")
-            if raw is not None:
+                raise DataError(f"Pass {held[0]} or {held[1]}, not both.")
+            if raw is not None and len(raw):
                 outputs[modality.key] = self.encode(modality, raw)
-            elif encoded is not None:
+            elif encoded is not None and len(encoded):
                 outputs[modality.key] = self.connect(modality, encoded)
         return outputs
 
+    @can_return_tuple
     @formerly_past_key_values
     def forward(
         self,
@@ -196,6 +209,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         mm_token_type_ids: Tensor | None = None,
         mm_encoder_outputs: EncoderOutputs | None = None,
         encoder_states: dict[str, Tensor] | None = None,
+        require_media: bool = True,
         **kwargs: Any,
     ) -> UniMoEModelOutput:
         """Merge media into the text and run the language model.
@@ -205,14 +219,15 @@ class UniMoEModel(UniMoEPreTrainedModel):
             mm_token_type_ids: `Modality` of each token, (B, S). None: read from the placeholder ids.
             mm_encoder_outputs: Results of `encode` by modality key, instead of the raw features.
             encoder_states: Tokens that the encoders gave, (N, tokens, C) by modality key, instead of the raw features.
+            require_media: Whether placeholders of a modality without any features are an error. `generate`, which
+                counts them before its first step, says False: an assistant drafts from placeholders on purpose.
             The others are those of `UniMoETextModel.forward`.
 
         Raises:
-            ValueError: If placeholders and features differ in number, or a model with positions in time and space gets
+            DataError: If placeholders and features differ in number, or a model with positions in time and space gets
                 media without them.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Specify exactly one of input_ids and inputs_embeds.")
+        require_one(input_ids, inputs_embeds)
         features = {
             "pixel_values": pixel_values,
             "pixel_values_videos": pixel_values_videos,
@@ -226,8 +241,8 @@ class UniMoEModel(UniMoEPreTrainedModel):
         placeholders = self.placeholders(input_ids, inputs_embeds)
         if mm_token_type_ids is None:
             mm_token_type_ids = modality_ids(placeholders)
-        inputs_embeds = self.merge(inputs_embeds, placeholders, encoded)
-        return self.language_model(
+        inputs_embeds = self.merge(inputs_embeds, placeholders, encoded, require_media=require_media)
+        output = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -235,8 +250,9 @@ class UniMoEModel(UniMoEPreTrainedModel):
             use_cache=use_cache,
             mm_token_type_ids=mm_token_type_ids,
             token_ids=input_ids,
-            **kwargs,
+            **{**kwargs, **self.recordings(kwargs), "return_dict": True},
         )
+        return with_media(output, encoded)
 
     def placeholders(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> dict[Modality, Tensor]:
         """Where each modality's placeholder tokens stand: bool masks (B, S), from ids or, without them, embeddings."""
@@ -250,15 +266,27 @@ class UniMoEModel(UniMoEPreTrainedModel):
                 masks[modality] = inputs_embeds.eq(token).all(dim=-1)
         return masks
 
-    def merge(self, inputs_embeds: Tensor, placeholders: dict[Modality, Tensor], encoded: EncoderOutputs) -> Tensor:
-        """Put encoded media (tokens, D) in the place of their placeholder tokens in (B, S, D)."""
+    def merge(
+        self,
+        inputs_embeds: Tensor,
+        placeholders: dict[Modality, Tensor],
+        encoded: EncoderOutputs,
+        *,
+        require_media: bool = True,
+    ) -> Tensor:
+        """Put encoded media (tokens, D) in the place of their placeholder tokens in (B, S, D).
+
+        Raises:
+            DataError: If placeholders and features of a modality differ in number; see `forward`.
+        """
+        counted = placeholders if require_media else {m: mask for m, mask in placeholders.items() if m.key in encoded}
+        check_counts(counted, encoded)
         for modality, mask in placeholders.items():
-            if (output := encoded.get(modality.key)) is None:
+            if not (units := units_of(encoded, modality)):
                 if self.training:
                     inputs_embeds = inputs_embeds + self.idle(modality)
                 continue
-            features = torch.cat(tuple(output.pooler_output)).to(inputs_embeds)
-            torch_compilable_check(mask.sum() == len(features), partial(mismatch, modality.key, mask, features))
+            features = torch.cat(units).to(inputs_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(mask[..., None], features)
         return inputs_embeds
 
@@ -309,6 +337,7 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
         encoder_states: dict[str, Tensor] | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        require_media: bool = True,
         **kwargs: Any,
     ) -> UniMoEOutput:
         """Predict the next token at every position. Arguments as in `UniMoEModel` and `UniMoEForCausalLM`."""
@@ -328,6 +357,7 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
             "mm_token_type_ids": mm_token_type_ids,
             "mm_encoder_outputs": mm_encoder_outputs,
             "encoder_states": encoder_states,
+            "require_media": require_media,
         }
         return self.predict(
             text_config=self.config.text_config,
@@ -340,21 +370,18 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
 
     def parts(self) -> dict[str, list[str]]:
         """Names of the parameters of each part that can be trained or frozen; a parameter may stand in several
-        parts.
+        parts. Those that change nothing (`unread_parameters`) stand in none.
         """
         parts: dict[str, list[str]] = {}
+        unread = self.unread_parameters()
         for name, _ in self.named_parameters():
-            for part in parts_of(name):
+            for part in parts_of(name) if name not in unread else ():
                 parts.setdefault(part, []).append(name)
         return parts
 
-
-def mismatch(key: str, mask: Tensor, features: Tensor) -> str:
-    """What is said where placeholders (B, S) and features (tokens, D) differ in number."""
-    return (
-        f"Found {int(mask.sum())} {key} placeholder token(s) but {len(features)} {key} feature(s). Pass each {key} "
-        "once, and do not truncate the processed text."
-    )
+    def unread_parameters(self) -> set[str]:
+        """Names of the parameters that change nothing of what the model gives, such as the pooler of a ViT."""
+        return {f"model.{name}" for name in unread_parameters(self.config)}
 
 
 def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:

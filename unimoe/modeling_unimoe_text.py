@@ -10,8 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
+from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
@@ -25,12 +24,12 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimoe import UniMoETextConfig
-from .connectors import QueryConnector
+from .modality import MEDIA
+from .modeling_base import UniMoEPreTrainedModel, require_one
 from .modeling_outputs import UniMoEModelOutput, UniMoEOutput, add_router_losses, formerly_past_key_values
 from .moe import GatedMLP, Router, RoutingContext, SoftMoeBlock, SparseMoeBlock
 from .moe.block import ExpertOverlap
-from .moe.expert_types import AnyExperts, init_experts
-from .moe.router_types import init_router, router_weights
+from .moe.router_types import router_weights
 from .rotary import RotaryEmbedding, plain_positions
 
 
@@ -112,78 +111,6 @@ class DecoderLayer(GradientCheckpointingLayer):
         return hidden_states + (self.mlp(normed, context) if self.is_sparse else self.mlp(normed))
 
 
-class UniMoEPreTrainedModel(PreTrainedModel):
-    """What all unimoe models share: flags, initialisation, and which implementations may be chosen."""
-
-    config: Any
-    config_class: type[PreTrainedConfig] = UniMoETextConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["DecoderLayer"]
-    _keep_in_fp32_modules_strict = ["router"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-    _fixed: frozenset[str] = frozenset()
-
-    def post_init(self) -> None:
-        """Finish construction as every transformers model does; collect what stays whole, remember what it froze."""
-        super().post_init()
-        # transformers asks direct children which modules a device map may not split; towers are deeper.
-        models = [module for module in self.modules() if isinstance(module, PreTrainedModel)]
-        blocks = {name for model in models for name in model._no_split_modules or ()}
-        self._no_split_modules = sorted(blocks)
-        self._fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load as every transformers model does, and freeze what construction froze.
-
-        transformers' loader lets all parameters train: the base of LoRA experts, and Whisper's sinusoids.
-        """
-        loaded: Any = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
-        for name, parameter in model.named_parameters():
-            if name in model._fixed:
-                parameter.requires_grad_(False)
-        return loaded
-
-    # transformers decides these two by searching the text of the file that defines the class; ours spans several
-    # files.
-    @classmethod
-    def _can_set_experts_implementation(cls) -> bool:
-        return True
-
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        return True
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """Be initialised as transformers' own models are.
-
-        Of other packages' models it skips modules without weights of their own, and with them what their towers set
-        in such a place: the sinusoids of Whisper.
-        """
-        return False
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        std = self.config.initializer_range
-        if isinstance(module, AnyExperts):
-            init_experts(module, std)
-        elif isinstance(module, Router):
-            init_router(module, std)
-        elif isinstance(module, SoftMoeBlock):
-            init.normal_(module.slots, mean=0.0, std=std)
-            init.ones_(module.scale)
-        elif isinstance(module, QueryConnector):
-            init.normal_(module.queries, mean=0.0, std=std)
-
-
 class UniMoETextModel(UniMoEPreTrainedModel):
     """The decoder without its head."""
 
@@ -235,8 +162,7 @@ class UniMoETextModel(UniMoEPreTrainedModel):
         Raises:
             ValueError: Unless exactly one of `input_ids` and `inputs_embeds` is given.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Specify exactly one of input_ids and inputs_embeds.")
+        require_one(input_ids, inputs_embeds)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         # Before there is a cache: transformers looks for packed rows in the positions only where there is none.
@@ -341,8 +267,9 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
         **loss_kwargs: Any,
     ) -> UniMoEOutput:
         """Run `self.model` on `inputs` and put logits and losses on top."""
-        if output_router_logits is None:
-            output_router_logits = text_config.output_router_logits
+        for config in (self.config, text_config):
+            if output_router_logits is None:
+                output_router_logits = config.output_router_logits
         if output_router_logits is None:
             output_router_logits = labels is not None
         outputs = self.model(
@@ -380,6 +307,7 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
             router_logits=outputs.router_logits,
             expert_mask=outputs.expert_mask,
             router_probs=outputs.router_probs,
+            **{modality.output_name: outputs.get(modality.output_name) for modality in MEDIA},
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
+from .arguments import explaining, in_order, pad_for_generation
 from .errors import DataError
 from .layout import CALL_OPTIONS, MediaLayout
 from .lengths import TokenCounter
@@ -69,7 +70,8 @@ class UniMoEProcessor(ProcessorMixin):
     """Tokenizer, image processor and two feature extractors behind one call.
 
     Args:
-        tokenizer: With the placeholder tokens of the modalities in use (see `add_placeholder_tokens`).
+        tokenizer: With the placeholder tokens of the modalities in use (see `add_placeholder_tokens`). It pads left
+            from here on, as generation needs it, unless it was made with a `padding_side`.
         image_processor: For pictures and video frames. None: the processor takes neither.
         audio_feature_extractor: For sounds, such as ASTFeatureExtractor. None: the processor takes none.
         speech_feature_extractor: For speech, such as WhisperFeatureExtractor. None: the processor takes none.
@@ -92,6 +94,7 @@ class UniMoEProcessor(ProcessorMixin):
         chat_template: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__(tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        pad_for_generation(tokenizer)
         self.image_processor = image_processor
         self.audio_feature_extractor = audio_feature_extractor
         self.speech_feature_extractor = speech_feature_extractor
@@ -154,6 +157,7 @@ class UniMoEProcessor(ProcessorMixin):
         """Turn texts with one placeholder per medium, and the media, into the model's inputs.
 
         Args:
+            images, text: By position in either order.
             images, videos, audio, speech: One medium, a flat list for the whole batch in order of appearance, or one
                 list for each row. What a medium can be: `unimoe.media`. Bare samples are at `sampling_rate`.
             text: One text, or one for each row. None: only features are returned.
@@ -175,8 +179,8 @@ class UniMoEProcessor(ProcessorMixin):
                 has no part for it, truncation would cut a block of placeholders, or an argument is unknown.
         """
         options = self._sort_options(kwargs)
+        images, texts = in_order(images, text)
         media = {Modality.IMAGE: images, Modality.VIDEO: videos, Modality.AUDIO: audio, Modality.SPEECH: speech}
-        texts = None if text is None else [text] if isinstance(text, str) else list(text)
         if not texts and all(medium is None for medium in media.values()):
             raise ValueError("There is nothing to process. Pass text, images, videos, audio or speech.")
         layout = replace(self.layout, **options.layout)
@@ -189,7 +193,8 @@ class UniMoEProcessor(ProcessorMixin):
             options.sampling_rate,
             options.limits,
         )
-        blocks = self._load(self._media_by_row(media, texts), texts, units)
+        with explaining(images, texts):
+            blocks = self._load(self._media_by_row(media, texts), texts, units)
         features: dict[str, Any] = units.features()
         data = self._tokenize(texts, blocks, options) if texts is not None else {}
         if options.return_tensors == "np":

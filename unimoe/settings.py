@@ -8,12 +8,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from .errors import ConfigError
+from .errors import ConfigError, without_passwords
+from .media.limits import Limits
+from .media.naming import shown
+from .strict_yaml import parse_yaml, read_yaml_file
 from .suggest import did_you_mean
+
+_INDEX = re.compile(r"[0-9]{1,18}")
+_SHOWN = 20
+"""Problems of one file that are shown."""
+_LONG = 200
+"""Characters of a key that are shown."""
 
 
 class Section(BaseModel):
@@ -27,7 +35,7 @@ class Section(BaseModel):
         if isinstance(values, dict) and cls.model_config.get("extra") == "forbid":
             for key in values:
                 if key not in cls.model_fields:
-                    raise unknown_key(str(key), cls.model_fields)
+                    raise unknown_key(str(key)[:_LONG], cls.model_fields)
         return values
 
 
@@ -39,23 +47,6 @@ def unknown_key(key: str, options: Iterable[str]) -> PydanticCustomError:
     return PydanticCustomError("unknown_key", "unknown key.{hint}", {"key": key, "hint": did_you_mean(key, options)})
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 4e-5 as a number, as YAML 1.2 does, and refuses a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {twice[0]!r} is given twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def read_yaml(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Read a YAML file that holds a mapping, and set values in it.
 
@@ -64,16 +55,20 @@ def read_yaml(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]
         overrides: `key.sub=value` each, the value in YAML. A number as a key is an index into a list.
 
     Raises:
-        ConfigError: If there is no such file, or it is not YAML, or not a mapping, or an override does not fit it.
+        ConfigError: If there is no such file, or it is not YAML, not a mapping or too large, or an override does not
+            fit it.
     """
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from None
+    limits = Limits.from_environment()
+    values = read_yaml_file(path, limits)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(values).__name__}.")
+    overrides = list(overrides)
+    if len(overrides) > limits.call_options:
+        raise ConfigError(
+            str(path),
+            f"there are {len(overrides):,} overrides, and the limit call_options is {limits.call_options}.",
+            "Write them into a file, or set UNIMOE_LIMIT_CALL_OPTIONS in the environment.",
+        )
     for override in overrides:
         apply_override(values, override)
     return values
@@ -87,32 +82,30 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     """
     key, equals, text = override.partition("=")
     *parents, last = key.split(".")
+    where = f"override {shown(without_passwords(override))}"
     if not equals or not all([*parents, last]):
-        raise ConfigError(f"override {override!r}: write key.sub=value, e.g. seed=1.")
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML: {_one_line(error)}") from None
+        raise ConfigError(f"{where}: write key.sub=value, e.g. seed=1.")
+    value = parse_yaml(text, where=where, depth=len(parents))
     target: Any = values
     for parent in parents:
-        target = _step(target, parent, override)
+        target = _step(target, parent, where)
     if isinstance(target, list):
-        _step(target, last, override)
+        _step(target, last, where)
         target[int(last)] = value
     elif isinstance(target, dict):
         target[last] = value
     else:
-        raise ConfigError(f"override {override!r}: {'.'.join(parents)} is {target!r}, which has no keys.")
+        raise ConfigError(f"{where}: {'.'.join(parents)} is {shown(target)}, which has no keys.")
 
 
-def _step(target: Any, key: str, override: str) -> Any:
+def _step(target: Any, key: str, where: str) -> Any:
     """The value under one key of an override; an empty mapping is made where there is none."""
     if isinstance(target, list):
-        if not key.isdigit() or int(key) >= len(target):
-            raise ConfigError(f"override {override!r}: {key!r} is no index into a list of {len(target)}.")
+        if not _INDEX.fullmatch(key) or int(key) >= len(target):
+            raise ConfigError(f"{where}: {shown(key)} is no index into a list of {len(target)}.")
         return target[int(key)]
     if not isinstance(target, dict):
-        raise ConfigError(f"override {override!r}: {key!r} leads into {target!r}, which has no keys.")
+        raise ConfigError(f"{where}: {shown(key)} leads into {shown(target)}, which has no keys.")
     if target.get(key) is None:
         target[key] = {}
     return target[key]
@@ -132,15 +125,17 @@ def validate(section: type[S], values: Any, *, source: str | Path) -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, source) for problem in error.errors())) from None
+        problems = error.errors()
+        lines = [_explain(problem, source) for problem in problems[:_SHOWN]]
+        more = [f"{source}: and {len(problems) - _SHOWN:,} more problems."] if len(problems) > _SHOWN else []
+        raise ConfigError("\n".join(lines + more)) from None
 
 
 def _explain(problem: Any, source: str | Path) -> str:
     """Write one of pydantic's problems as `source: key: what is wrong`; our own refusals say all themselves."""
-    where = [*map(str, problem["loc"]), *([key] if (key := problem.get("ctx", {}).get("key")) else [])]
-    given = "" if problem["type"] in ("refused", "unknown_key", "missing") else f" (got {problem['input']!r})"
-    return f"{source}: {'.'.join(where) or 'the file'}: {problem['msg']}{given}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    where = [
+        *(str(part)[:_LONG] for part in problem["loc"]),
+        *([key] if (key := problem.get("ctx", {}).get("key")) else []),
+    ]
+    given = "" if problem["type"] in ("refused", "unknown_key", "missing") else f" (got {shown(problem['input'])})"
+    return f"{source}: {'.'.join(where) or 'the file'}: {problem['msg']}{without_passwords(given)}"

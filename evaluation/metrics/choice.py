@@ -12,20 +12,36 @@ from ..tasks import Sample
 from ..tasks.choices import LETTERS
 from .metric import Flags, Metric, Scores, group_shares, shares
 from .normalise import fold, normalise
+from .stated import read_stated, stated_texts, without_denied
 
-_OPENING = r"""[\s(\[{*"'$]*"""
+_OPENING = r"""[\s(\[{*"'`$]*"""
 _CLOSING = r"""[\s.:)\]}*"'$]*"""
 _LABELLED_LINE = re.compile(r"^[ \t(\[*]*([A-Z])[.):].*$", re.MULTILINE)
+_DENIALS = (
+    "not",
+    "nor",
+    "neither",
+    "never",
+    "isnt",
+    "isn\u2019t",
+    "wasnt",
+    "cannot be",
+    "cant be",
+    "rather than",
+    "unlike",
+)
+"""Normalised words after which the text of an option is denied."""
 _BESIDE_LETTERS = frozenset(("and", "or", "nor", "neither", "either", "both", "none", "all", "not", "of", "the"))
 
 
 def read_choice(prediction: str, choices: Sequence[str]) -> str | None:
     """The letter of the option that an answer names; None if it names none, or several.
 
-    In this order: the text of one option and nothing else; "answer is X"; the letter at the start, followed by a
-    delimiter or by nothing (`A dog` begins with an article); the letter at the end; "(X)"; "X."; "X:"; "X)", the last
-    of each; the text of exactly one option somewhere in the answer. Letters within a text are capitals. Options that
-    the answer repeats with their letters, and letters after "not", are no answer.
+    In this order: the text of one option and nothing else; the letter that is stated ("Answer: X", see `stated`); the
+    text that is; the letter at the start, followed by a delimiter or by nothing (`A dog` begins with an article); the
+    letter at the end; "(X)"; "X."; "X:"; "X)", the last of each; the text of exactly one option somewhere in the
+    answer. Letters within a text are capitals. Options that the answer repeats with their letters, and what is denied
+    ("not X", "X is wrong") or named beside another ("X or Y"), are no answer.
 
     Args:
         prediction: What the model said.
@@ -36,12 +52,15 @@ def read_choice(prediction: str, choices: Sequence[str]) -> str | None:
         texts, given = [form(choice) for choice in choices], form(prediction)
         if len(given) > 1 and texts.count(given) == 1:
             return letters[texts.index(given)]
-    if said := re.findall(rf"(?i:\banswer\s+is\b\s*:?){_OPENING}([{letters}])(?!\w)", prediction):
-        return str(said[-1])
-    text = _without_list(prediction, letters)
+    text = without_denied(prediction, letters)
+    letter, stated = read_stated(text, letters)
+    if stated:
+        return letter
+    if named := [letter for said in stated_texts(text) if (letter := _find_option(normalise(said), texts))]:
+        return named[-1]
+    text = _without_list(text, letters)
     if _names_several(text, letters):
         return None
-    text = re.sub(rf"(?i:\b(?:not|nor)) \(?[{letters}]\b\)?", "", text)
     return _read_letter(text, letters) or _find_option(normalise(text), texts)
 
 
@@ -66,7 +85,7 @@ def _read_letter(text: str, letters: str) -> str | None:
     either_case = f"([{letters}{letters.lower()}])"
     refused = r"(?<!\bor )(?<!\band )(?<!\d )"
     patterns = (
-        rf"\A{_OPENING}{either_case}(?=[:),\]}}*\"\n]|\.(?!\w)|\s*\Z)",
+        rf"\A{_OPENING}{either_case}(?=[:;!),\]}}*`\"\t\n]|[.'](?!\w)|\s*\Z|\s+(?:[\u2013\u2014-]\s|(?:because|since)\b))",
         rf"""(?:\A|(?<=[\s(\[{{*"':$])){refused}{letter}{_CLOSING}\Z""",
         rf"\({letter}\)",
         rf"{alone}\.(?!\w)",
@@ -80,10 +99,12 @@ def _read_letter(text: str, letters: str) -> str | None:
 
 
 def _find_option(given: str, texts: Sequence[str]) -> str | None:
-    """The only option whose text occurs in the answer as whole words, an option within a longer one not counted."""
+    """The only option whose text occurs in the answer as whole words; not within a longer one, nor after "not"."""
     rest = f" {given} "
     found = set()
     for text in sorted({*texts} - {""}, key=len, reverse=True):
+        for no in _DENIALS:
+            rest = rest.replace(f" {no} {text} ", " \0 ")
         if f" {text} " in rest:
             found.add(text)
             rest = rest.replace(f" {text} ", " \0 ")

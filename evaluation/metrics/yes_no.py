@@ -8,6 +8,7 @@ import numpy as np
 
 from ..tasks import Sample
 from .metric import Flags, Metric, Scores, group_shares, shares
+from .stated import stated_yes_or_no
 
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
@@ -15,10 +16,13 @@ _NEGATIONS = frozenset(("no", "not"))
 
 
 def read_yes_no(prediction: str) -> str | None:
-    """`no` if the first sentence holds the word no or not, `yes` if it holds yes, otherwise None.
+    """What the answer states ("Answer: no"), else `no` if the first sentence holds no or not, `yes` if it holds yes.
 
+    None if nothing of it is there.
     POPE's script (Li et al. 2023, arXiv 2305.10355) counts everything without no or not as yes; here it is unparsed.
     """
+    if (stated := stated_yes_or_no(prediction)) is not None:
+        return stated
     sentences = (part for part in _SENTENCE_END.split(prediction) if part.strip())
     words = set(_WORD.findall(next(sentences, "").lower()))
     if words & _NEGATIONS:
@@ -82,7 +86,7 @@ def _uneven_pictures(samples: Sequence[Sample]) -> str | None:
     return None
 
 
-_READING = "thoughts removed; the first sentence's no, not or yes, in lower case"
+_READING = "thoughts removed; what is stated as the answer, else the first sentence's no, not or yes, in lower case"
 YES_NO = Metric(_score_yes_no, _READING, lacks=_lacks_yes_no)
 MME = Metric(_score_mme, _READING, lacks=_lacks_picture, misfit=_uneven_pictures)
 

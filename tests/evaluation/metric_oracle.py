@@ -142,12 +142,13 @@ def choice(prediction: str, choices: list[str]) -> str | None:
         forms = [form(option) for option in choices]
         if len(form(prediction)) > 1 and forms.count(form(prediction)) == 1:
             return letters[forms.index(form(prediction))]
-    if found := _after_answer_is(prediction, letters):
-        return found
-    text = _without_list(prediction, letters)
+    text = _without_asked(_with_several(_without_refused(prediction, letters), letters), letters)
+    for leads in (("answer is:", "answer is", "answer:"), ("i say", "it is")):
+        if (found := _after_lead(text, leads)) is not None:
+            return found if found in letters else None
+    text = _without_list(text, letters)
     if _several(text, letters):
         return None
-    text = _without_refused(text, letters)
     for place in (_at_start, _at_end):
         if found := place(text, letters):
             return found
@@ -155,6 +156,120 @@ def choice(prediction: str, choices: list[str]) -> str | None:
         if found := _last_marked(text, letters, before, after):
             return found
     return _by_text(plain_form(text), forms, letters)
+
+
+def _ends_letter(rest: str) -> bool:
+    """Whether a letter can end before this: not within a word, a name such as B-cell, C++ or a formula."""
+    if rest[:1].isascii() and (rest[:1].isalnum() or rest[:1] == "_"):
+        return False
+    if "\u00c0" <= rest[:1] <= "\u024f" or "\u0400" <= rest[:1] <= "\u04ff":
+        return False
+    joined = rest[:1] in [*"'\u2019.-"] and rest[1:2].isascii() and rest[1:2].isalpha()
+    return not joined and rest[:1] not in [*"+#"] and not rest[int(rest[:1].isspace()) :].startswith("=")
+
+
+def _letter_at(text: str, place: int, letters: str) -> bool:
+    """Whether a letter stands here alone."""
+    before, own = text[place - 1 : place], text[place : place + 1]
+    inside = not _ends_letter(before.replace("=", "").replace("+", "").replace("#", "")) or before in [*"'\u2019"]
+    return own != "" and own in letters and not (place and inside) and _ends_letter(text[place + 1 :])
+
+
+def _begins_word(rest: str, exceptions: list[str]) -> bool:
+    """Whether up to four spaces and a word in small ASCII letters follow, none of the exceptions."""
+    word = rest.lstrip()
+    if not 0 < len(rest) - len(word) <= 4 or not "a" <= word[:1] <= "z":
+        return False
+    length = next((n for n, mark in enumerate(word) if not is_word_character(mark)), len(word))
+    return word[:length] not in exceptions
+
+
+def _skip(text: str, place: int, marks: str, most: int) -> int:
+    while most and text[place : place + 1] and text[place] in marks:
+        place, most = place + 1, most - 1
+    return place
+
+
+_SPACE = (
+    " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+)
+_SPACE += "\u2028\u2029\u202f\u205f\u3000"
+
+
+def _next_joined(text: str, place: int, letters: str) -> int | None:
+    """The end of ", B", "/B", "and (B)"; None if nothing of the kind stands here."""
+    place = _skip(text, place, _SPACE, 4)
+    words = [word for word in ("and", "or", "nor") if text[place:].lower().startswith(word)]
+    if text[place : place + 1] == ",":
+        place = _skip(text, place + 1, _SPACE, 4)
+        words = [word for word in ("and", "or") if text[place:].lower().startswith(word)]
+        place += len(words[0]) if words and not is_word_character(text[place + len(words[0])] or " ") else 0
+    elif text[place : place + 1] and text[place] in "/&":
+        place += 1
+    elif (
+        words
+        and not is_word_character(text[place - 1])
+        and not is_word_character(text[place + len(words[0]) :][:1] or " ")
+    ):
+        place += len(words[0])
+    else:
+        return None
+    place = _skip(text, _skip(text, place, _SPACE, 4), "*([", 3)
+    if not _letter_at(text, place, letters):
+        return None
+    end = _skip(text, place + 1, "*)]", 3)
+    article = text[place] == "A" and end == place + 1
+    return None if article and _begins_word(text[end:], ["and", "or", "nor", "is", "are"]) else end
+
+
+def _with_several(text: str, letters: str) -> str:
+    """The text with a mark for letters that are named side by side."""
+    kept, place = "", 0
+    while place < len(text):
+        start = _skip(text, place, "*([", 3)
+        if _letter_at(text, start, letters):
+            end = _skip(text, start + 1, "*)]", 3)
+            while (further := _next_joined(text, end, letters)) is not None:
+                end = further
+            named = text[place:end]
+            several = len({*named} & {*letters}) > 1
+            kept, place = kept + ("\0" if several else named), end
+        else:
+            kept, place = kept + text[place], place + 1
+    return kept
+
+
+def _without_asked(text: str, letters: str) -> str:
+    """The text without letters before a question mark."""
+    kept, place = "", 0
+    while place < len(text):
+        start = _skip(text, place, "*([", 3)
+        end = _skip(text, start + 1, _SPACE + "*_`\"'$)]}>\u201c\u201d\u2018\u2019", 11)
+        if _letter_at(text, start, letters) and text[end : end + 1] == "?":
+            place = end + 1
+        else:
+            kept, place = kept + text[place], place + 1
+    return kept
+
+
+def _after_lead(text: str, leads: tuple[str, ...]) -> str | None:
+    """The letter that follows the last of some words, a capital or one that ends there."""
+    found, small = None, "answer:" in leads
+    for start in range(len(text)):
+        lead = next((lead for lead in leads if text[start:].lower().startswith(lead)), None)
+        if lead is None or (start and is_word_character(text[start - 1])):
+            continue
+        place = _skip(text, start + len(lead), _SPACE + "*_`\"'$([{<", 12)
+        own, rest = text[place : place + 1], text[place + 1 :]
+        if not own or not _ends_letter(rest):
+            continue
+        connected = ["as", "because", "based", "due", "for", "given", "since"]
+        capital = own == "\0" or ("A" <= own <= "Z" and not (own in "AI" and _begins_word(rest, connected)))
+        end = _skip(rest, 0, _SPACE, 4)
+        ends = rest[end : end + 1] in ["", *".,;:)]}*\"'<\n"] or "\n" in rest[: end + 1]
+        if capital or (small and "a" <= own <= "z" and ends):
+            found = own.upper()
+    return found
 
 
 def _without_list(text: str, letters: str) -> str:
@@ -215,36 +330,23 @@ def _without_refused(text: str, letters: str) -> str:
 
 
 def _at_start(text: str, letters: str) -> str | None:
-    text = text.lstrip(" ([{*\"'$" + string.whitespace)
+    text = text.lstrip(" ([{*\"'`$" + _SPACE)
     if text[:1].upper() not in [*letters] or not text[0].isascii():
         return None
     rest = text[1:]
-    delimited = rest[:1] in [*':),]}*"\n'] or (rest[:1] == "." and not is_word_character(rest[1:2] or " "))
-    return text[0].upper() if delimited or not rest.strip() else None
+    delimited = rest[:1] in [*':;!),]}*`"\t\n'] or (rest[:1] in [*".'"] and not is_word_character(rest[1:2] or " "))
+    after = rest.lstrip()
+    dashed = after != rest and after[:1] in [*"-\u2013\u2014"] and after[1:2].isspace()
+    return text[0].upper() if delimited or dashed or not after else None
 
 
 def _at_end(text: str, letters: str) -> str | None:
-    text = text.rstrip(" .:)]}*\"'$" + string.whitespace)
+    text = text.rstrip(" .:)]}*\"'$" + _SPACE)
     if text[-1:] not in [*letters] or _after_word(text[:-1], "or", "and"):
         return None
     if text[-3:-2].isdecimal() and text[-2] == " ":
         return None
     return text[-1] if len(text) == 1 or text[-2] in "([{*\"':$" or text[-2].isspace() else None
-
-
-def _after_answer_is(text: str, letters: str) -> str | None:
-    found = None
-    for start in range(len(text)):
-        if text[start : start + 6].lower() != "answer" or (start and is_word_character(text[start - 1])):
-            continue
-        rest = text[start + 6 :]
-        words = rest.lstrip()
-        if words == rest or words[:2].lower() != "is" or is_word_character(words[2:3] or " "):
-            continue
-        rest = words[2:].lstrip().removeprefix(":").lstrip(" ([{*\"'$" + string.whitespace)
-        if rest[:1] in [*letters] and not is_word_character(rest[1:2] or " "):
-            found = rest[0]
-    return found
 
 
 def _last_marked(text: str, letters: str, before: str, after: str) -> str | None:
@@ -271,7 +373,7 @@ def _by_text(text: str, forms: list[str], letters: str) -> str | None:
         start = 0
         while start + len(parts) <= len(words):
             if words[start : start + len(parts)] == parts:
-                found += [form]
+                found += [] if start and words[start - 1] == "not" else [form]
                 words[start : start + len(parts)] = [None]
             start += 1
     named = [letter for letter, form in zip(letters, forms, strict=True) if form in found]

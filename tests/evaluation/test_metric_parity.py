@@ -1,5 +1,6 @@
 """Every metric equals a slow reference (`metric_oracle.py`) on at least 2,000 generated predictions, to 1e-6."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,15 @@ VOCABULARY = """
     1,000 $5.00 3. .5 dont don't couldnt've somebody'd somebodyd twas shes he's t-shirt co-op yes no not Yes No. Not,
     isn't yes! yesterday know B C D (A) B. C: D) answer is Answer: <think> </think> option \u2013 \u2014 … \u2019s ü
 """
+STATING = re.compile(r"answer|option|\bis\b|n['\u2019]t|\bnot\b", re.IGNORECASE)
 WORDS = VOCABULARY.split()
 MARKS = st.sampled_from(["", "", "", "", ".", ",", "!", "?", ";", ":", "'", '"', ")", "-", "..", "/"])
 SPACES = st.sampled_from([" ", " ", " ", "  ", "\n", "\t", "\u00a0", ""])
 word = st.one_of(st.sampled_from(WORDS), st.sampled_from(WORDS), st.text(max_size=4), st.text("abAB .'0", max_size=5))
 text = st.lists(st.tuples(MARKS, word, MARKS, SPACES).map("".join), max_size=5).map("".join)
 letter = st.sampled_from("ABCDE")
+quiet = text.filter(lambda said: not STATING.search(said))
+"""Texts that state and deny nothing by themselves: test_stated.py has what does."""
 
 
 @st.composite
@@ -139,15 +143,20 @@ def test_anls() -> None:
     compare(sets_of(row), agree)
 
 
+def quiet_or_around(said: str) -> bool:
+    """Whether a text states nothing, but for "It is ...", around an option."""
+    return not STATING.search(said.removeprefix("It is "))
+
+
 @st.composite
 def asked(draw: Callable[..., Any]) -> tuple[list[str], str, str]:
     """Options, the right letter, and an answer in one of the ways in which models answer."""
     option = st.one_of(
-        st.sampled_from(["red", "dark red", "a dog", "A cat", "Type B", "3.5", "35", "C", "none of them"]), text
+        st.sampled_from(["red", "dark red", "a dog", "A cat", "Type B", "3.5", "35", "C", "none of them"]), quiet
     )
     choices = draw(st.lists(option, min_size=2, max_size=5))
     right, said = draw(letter), draw(letter)
-    other, near_option = draw(text), draw(near(draw(st.sampled_from(choices))))
+    other, near_option = draw(quiet), draw(near(draw(st.sampled_from(choices))).filter(quiet_or_around))
     forms = [
         "{0}",
         "{0}.",
@@ -156,6 +165,10 @@ def asked(draw: Callable[..., Any]) -> tuple[list[str], str, str]:
         "{1} {0}",
         "The answer is {0}",
         "answer is: ({0}) {1}",
+        "Answer: {0}\n\n{1}",
+        "**Answer:** {0}, {1}",
+        "Answer: {0} or B",
+        "{0}? {1}",
         "{1} ({0}) {1}",
     ]
     forms += [
@@ -214,10 +227,11 @@ def test_circular_eval() -> None:
 
 
 yes_or_no = st.sampled_from(["yes", "no"])
+unanswering = text.filter(lambda said: "answer" not in said.lower())
 polar = st.one_of(
     st.sampled_from(["Yes", "No", "yes.", "no, it is", "Yes! not", "There is not", "maybe", ""]),
-    text,
-    st.tuples(text, yes_or_no, text).map(" ".join),
+    unanswering,
+    st.tuples(unanswering, yes_or_no, unanswering).map(" ".join),
 )
 
 

@@ -247,6 +247,26 @@ def test_yes_and_no_are_read_from_the_first_sentence(prediction: str, answer: st
     assert read_yes_no(prediction) == answer
 
 
+@pytest.mark.parametrize(
+    ("prediction", "answer"),
+    [
+        ("Answer: no\n\nYes, one might think.", "no"),
+        ("Answer:\nYes\n\nIt is not small.", "yes"),
+        ("**Answer:** Yes", "yes"),
+        ("Let me see whether there is no dog. Answer: yes", "yes"),
+        ("There is a dog. So the answer is yes, as it barks.", "yes"),
+        ("I see no cat there. The final answer is \\boxed{\\text{Yes}}.", "yes"),
+        ("Answer: yes ... wait. Answer: no", "no"),
+        ("It barks. I do not think the answer is yes.", None),
+        ("It barks. The answer is no doubt clear.", None),
+        ("It barks. The answer is yes or no.", None),
+        ("It barks. The answer is unknown.", None),
+    ],
+)
+def test_a_stated_yes_or_no_comes_before_other_sentences(prediction: str, answer: str | None) -> None:
+    assert read_yes_no(prediction) == answer
+
+
 def test_popes_values_count_predictions_and_unparsed_as_wrong() -> None:
     references = ["yes", "yes", "yes", "no", "no", "no"]
     predictions = ["Yes", "no", "perhaps", "Yes", "no", "perhaps"]

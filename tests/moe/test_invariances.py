@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError as ConfigError
 from moe.oracle import permitted_targets
 from moe.router_checks import MODES, VOCABULARY, E, make_config, randomise
 from torch import Tensor
 
+from unimoe.errors import ConfigError
 from unimoe.modeling_unimoe_text import UniMoETextModel
 from unimoe.moe import RoutingContext, SparseMoeBlock
 

@@ -188,5 +188,5 @@ def test_a_row_of_text_alone_generates_without_media(model) -> None:
 
 def test_beams_over_media_that_do_not_meet_the_rows_are_refused(model, inputs) -> None:
     doubled = {**inputs, "audio_features": tiny_inputs(model.config)["audio_features"].repeat(2, 1, 1)}
-    with pytest.raises(ValueError, match=r"The rows have 3 placeholder tokens, but 1 unit\(s\) are left"):
+    with pytest.raises(ValueError, match=r"Found 3 audio placeholder token\(s\) but 6 audio feature\(s\)"):
         model.generate(**doubled, **LENGTH, num_beams=2)

@@ -166,3 +166,22 @@ def test_low_rank_deltas_sit_on_every_linear_layer_of_a_query_connector(part):
     choose_trainable(model, TrainConfig(lora={"parts": [part], "r": 2, "alpha": 4}))
     changed = one_step(model)
     assert {name.partition(".lora_")[0] for name in changed} == linear
+
+
+def test_what_no_part_has_neither_trains_nor_counts_as_trained(monkeypatch):
+    """The pooler of a ViT: it stays in the checkpoint, and no forward reads it."""
+    model = tiny_model()
+    parts = model.parts()
+    left_out = set(sorted(parts["encoders.image"])[:2])
+    fewer = {part: [name for name in names if name not in left_out] for part, names in parts.items()}
+    monkeypatch.setattr(type(model), "parts", lambda self: fewer)
+    trainable = choose_trainable(model, TrainConfig(parts=["encoders"]))
+    assert not any(model.get_parameter(name).requires_grad for name in left_out)
+    table = trainable_table(trainable)
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    count = sum(parameter.numel() for parameter in trainable.unread)
+    assert count >= sum(model.get_parameter(name).numel() for name in left_out)
+    assert ("(read by no forward)", f"{count:,}", "0", "kept") in rows
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert rows[-1][:3] == ("all", f"{total:,}", f"{trained:,}")

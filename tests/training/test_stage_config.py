@@ -1,5 +1,6 @@
 """Stages and recipes are data: every mistake is refused with the file, the key and the nearest known name."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,34 @@ def test_the_command_line_answers_mistakes_with_one_message_and_exit_code_2(tmp_
     result = CliRunner().invoke(app, [str(write(tmp_path, STAGE)), "data.mixtur=[]"])
     assert result.exit_code == 2
     assert "data.mixtur: unknown key" in result.output and "Traceback" not in result.output
+
+
+def large_recipes():
+    text = "x" * 100_000
+    stages = {f"s{number}": {} for number in range(2_000)}
+    yield {"variables": {"v": text}, "stages": {"one": {"start": "${v}" * 1_000}}}, "limit yaml_bytes"
+    yield {"defaults": {"trainer": {f"k{n}": n for n in range(2_000)}}, "stages": stages}, "limit yaml_keys"
+    yield {"stages": {"one": merge(STAGE, {"train": {"layers": ["0-99999999999"]}})}}, "is no layer below 100,000"
+    validation = [{"path": f"v{number}.jsonl"} for number in range(2_000)]
+    mixture = [{"path": f"m{number}.jsonl"} for number in range(2_000)]
+    yield (
+        {"stages": {"one": merge(STAGE, {"data": {"mixture": mixture, "validation": validation}, "seed": "x"})}},
+        "seed",
+    )
+    yield {"stages": {"one": merge(STAGE, {"data": {"mixture": [1] * 4_000}})}}, "more problems"
+    yield merge(STAGE, {"x" * 10_000: 1}), "unknown key"
+
+
+@pytest.mark.parametrize(("values", "message"), list(large_recipes()))
+def test_small_files_that_would_become_large_are_refused_at_once(tmp_path, values, message):
+    path = write(tmp_path, yaml.dump(values, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(path)
+    assert time.monotonic() - began < 5 and len(str(caught.value)) < 5_000
+
+
+def test_a_bomb_ends_the_command_line_with_one_message(tmp_path):
+    bomb = "a: &a [x, x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1 or ''}, *a{n - 1 or ''}]" for n in range(1, 40))
+    result = CliRunner().invoke(app, [str(write(tmp_path, bomb))])
+    assert result.exit_code == 2 and "limit yaml_keys" in result.output and "Traceback" not in result.output

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimoe import Modality, UniMoEProcessor
+from unimoe import MEDIA, Modality, UniMoEProcessor
 
 from .augment import mask_windows
 from .dataset import Sample
@@ -43,9 +43,11 @@ class Collator:
             With packing, B is 1, and `position_ids` that begin again at each row take the place of the attention mask.
 
         Raises:
-            DataError: If the processor refuses a row, or rows are too long or have no token to learn; they are named.
+            DataError: If the processor refuses a row or leaves out one of its media, or rows are too long or have no
+                token to learn; they are named.
         """
         batch = self._process(samples)
+        self._check_media(batch, samples)
         self._check_lengths(batch["attention_mask"], samples)
         learned = batch.pop("assistant_masks").bool() & batch["attention_mask"].bool()  # (B, S)
         learned &= ~self._behind_cuts(batch["mm_token_type_ids"], samples)
@@ -79,6 +81,28 @@ class Collator:
             problem = str(error).removeprefix("Row 0").removeprefix("row 0").lstrip(":, ")
             raise DataError(f"{name_rows(samples)}: {problem}") from error
         return dict(inputs)
+
+    def _check_media(self, batch: dict[str, Any], samples: Sequence[Sample]) -> None:
+        """Refuse a batch that lacks a medium of its rows: it would train on their text alone, without a word."""
+        encoded = batch.get("encoder_states") or {}
+        for modality in MEDIA:
+            key = modality.key
+            given = [media_of_kind(sample, key) for sample in samples]
+            if not any(given):
+                continue
+            tokens = (batch["mm_token_type_ids"] == modality).sum(dim=-1)  # (B,)
+            units = (tokens // self.processor.layout.num_tokens.get(key, 1)).tolist()
+            for sample, media, kept in zip(samples, given, units, strict=True):
+                if media > kept:
+                    raise DataError(
+                        f"{sample.where} ({sample.id}): {media} {key} item(s), but the processor gave placeholders of "
+                        f"{kept}. Its chat template must write one for every item."
+                    )
+            if modality.feature_name not in batch and key not in encoded:
+                raise DataError(
+                    f"{name_rows(samples)}: {sum(given)} {key} item(s), but the processor gave no "
+                    f"{modality.feature_name}. Its part for {key} is missing; take it from the model's folder."
+                )
 
     def _check_lengths(self, attention_mask: Tensor, samples: Sequence[Sample]) -> None:
         lengths = attention_mask.sum(dim=-1).tolist()
@@ -118,6 +142,12 @@ class Collator:
                 [samples[owner].generator for owner in owners],
                 time_axis=0 if features.shape[-1] == bins else 1,
             )
+
+
+def media_of_kind(sample: Sample, key: str) -> int:
+    """Media of one kind in a row."""
+    contents = (message["content"] for message in sample.messages)
+    return sum(item["type"] == key for content in contents for item in content)
 
 
 def pack_rows(batch: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from unimoe.suggest import did_you_mean
 from ..config_data import SourceConfig
 from .formats import RowForm, parse_row
 from .json_files import BAD, JsonFile, has_lines, parse_line
+from .media_digest import MediaDigest
 from .rows import Faults, Row
 from .tables import Table, is_table, stream_table
 
@@ -29,6 +30,7 @@ class Rows(Sequence[Row]):
         self.path = config.path
         self.root = media_root(config)
         self.form = row_form(config)
+        self.media = MediaDigest(self.root)
         self.file: JsonFile | Table = Table(config) if is_table(config.path) else JsonFile(config.path)
         if isinstance(self.file, Table):
             check_columns(self.path, self.form, self.file.columns)
@@ -72,14 +74,16 @@ class Rows(Sequence[Row]):
         return self.file.where(number)
 
     def check(self) -> None:
-        """Read all rows once.
+        """Read all rows once, and take notice of their media.
 
         Raises:
             DataError: At the first fault.
         """
         seen: set[str] = set()
         for number in range(len(self)):
-            _, values = self.read(number, Faults(self.where(number)))
+            row, values = self.read(number, Faults(self.where(number)))
+            assert row is not None
+            self.media.add(row)
             seen.update(values)
         if self.broken is not None:
             raise self.broken

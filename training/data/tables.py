@@ -34,6 +34,7 @@ class Table:
         dataset = load_table(config)
         self.path = config.path
         self.columns = list(dataset.column_names)
+        self.fingerprint = str(getattr(dataset, "_fingerprint", ""))
         self._json = json_columns(dataset.features)
         self._rows = dataset.with_format("arrow")
 
@@ -70,7 +71,7 @@ def load_table(config: SourceConfig, *, streaming: bool = False) -> Any:
         DataError: If there is no such table or split.
     """
     path = Path(config.path)
-    files = _parquet_files(config.path)
+    files = parquet_files(config.path)
     if not files and path.is_dir() and not any((path / name).is_file() for name in _SAVED):
         raise DataError(
             config.path,
@@ -99,7 +100,8 @@ def _to_stream(dataset: Any) -> Any:
     return dataset.to_iterable_dataset()
 
 
-def _parquet_files(path: str) -> list[str]:
+def parquet_files(path: str) -> list[str]:
+    """The .parquet files of a folder, or of a pattern."""
     if Path(path).is_dir():
         return sorted(map(str, Path(path).glob("*.parquet")))
     return sorted(glob(path)) if path.endswith(".parquet") else []
@@ -163,4 +165,4 @@ def _from_json(text: str | bytes) -> Any:
         return text
 
 
-__all__ = ["Table", "is_table", "stream_table"]
+__all__ = ["Table", "is_table", "parquet_files", "stream_table"]

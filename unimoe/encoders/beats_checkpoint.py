@@ -5,10 +5,10 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from ..configuration_beats import UniMoEBeatsConfig
+from ..errors import UniMoEError
 from .beats import BeatsModel
 
 _FIELDS = {
@@ -79,8 +79,8 @@ def load_beats_checkpoint(path: str | Path, *, max_length: int = 1024) -> BeatsM
     try:
         model = BeatsModel(UniMoEBeatsConfig(**fields, max_length=max_length))
         model.load_state_dict(_weights(saved["model"], path))
-    except StrictDataclassError as error:
-        raise ValueError(f"{path}: {error.__cause__ or error}") from error
+    except UniMoEError as error:
+        raise UniMoEError(str(path), str(error)) from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: weights and cfg do not fit ({reason}).") from error

@@ -33,8 +33,12 @@ class Limits:
         sampling_rate: Of a sound, Hz.
         json_depth: Lists and objects within each other.
         number_digits: Of a number in JSON.
-        yaml_keys: Keys, list entries and values of a YAML file together.
+        yaml_keys: Keys, list entries and values of a YAML file together, anchors counted wherever they are used.
+        yaml_bytes: Of a YAML file.
         call_options: Options of one call.
+        model_layers: Layers, blocks or stages of one part of a model.
+        model_entries: Experts, heads, queries, labels or tokens of a unit.
+        model_parameters: Of a model, as its configuration describes it.
 
     Raises:
         ConfigError: If one is no such number; it names it.
@@ -54,7 +58,11 @@ class Limits:
     json_depth: int = 100
     number_digits: int = 400
     yaml_keys: int = 50_000
+    yaml_bytes: int = 10_000_000
     call_options: int = 1_000
+    model_layers: int = 5_000
+    model_entries: int = 100_000
+    model_parameters: int = 5 * 10**12
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -36,10 +36,13 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     Returns:
         `total`: all parameters. `active`: those that one token can meet, which is all but the experts that it is not
         routed to: of E experts the K largest count (a token sent to a null expert meets fewer). What experts share,
-        embeddings, encoders and connectors count in full.
+        embeddings, encoders and connectors count in full, but for parameters that change nothing (the pooler of a
+        ViT).
     """
     total = sum(parameter.numel() for parameter in model.parameters())
-    return {"total": total, "active": total - sum(_idle(block) for block in _blocks(model))}
+    names = _unread(model)
+    unread = sum(parameter.numel() for name, parameter in model.named_parameters() if name in names)
+    return {"total": total, "active": total - unread - sum(_idle(block) for block in _blocks(model))}
 
 
 def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCost]:
@@ -62,7 +65,10 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
         raise ValueError("Soft routing has no cost for one token: each sequence costs its slots, however long it is.")
     own: dict[str, int] = {}  # encoder key -> parameters of that encoder and its connector
     language: dict[str, nn.Parameter] = {}
+    unread = _unread(model)
     for name, parameter in model.named_parameters():
+        if name in unread:
+            continue
         scope = name.removeprefix("model.").split(".")
         if scope[0] in ("encoders", "connectors"):
             own[scope[1]] = own.get(scope[1], 0) + parameter.numel()
@@ -102,6 +108,12 @@ def _flops(model: nn.Module, context: int) -> Iterator[int]:
             yield 2 * sum(parameter.numel() for parameter in module.experts.parameters())
         elif name.endswith("self_attn"):  # queries with keys, and weights with values
             yield 4 * context * module.o_proj.in_features
+
+
+def _unread(model: nn.Module) -> set[str]:
+    """Names of the parameters that change nothing of what a model gives, as far as it says so."""
+    names: set[str] = getattr(model, "unread_parameters", set)()
+    return names
 
 
 def _blocks(model: nn.Module) -> list[SparseMoeBlock]:

@@ -4,6 +4,7 @@ Everything a router can do reduces to weights and indices; the index one past th
 Shapes: T tokens, D hidden size, E experts, N null experts, K experts per token, M modalities, n shared experts.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -82,6 +83,17 @@ class Router(nn.Module):
         balanced_apart = modalities if config.router_aux_loss_scope == "modality" else 1
         balance_bias = torch.zeros(balanced_apart, targets) if config.balance_bias else None
         self.register_buffer("balance_bias", balance_bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
+        """Move as every module, but not below float32: rounded weights would choose other experts.
+
+        `to`, `half` and `bfloat16` of any module around this one come here.
+        """
+        return super()._apply(lambda tensor: at_least_float32(fn(tensor), before=tensor), recurse)
+
+    def keep_float32(self) -> "Router":
+        """Raise to float32 what was built in less, where the default dtype of torch is less."""
+        return self._apply(lambda tensor: tensor)
 
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> RouterOutput:
         """Choose experts for tokens of shape (T, D)."""
@@ -233,6 +245,13 @@ class SparseMixerRouter(TopKRouter):
         chosen = ~logits.gather(-1, targets).isneginf()
         weights = weights.masked_fill(~chosen, 0.0) * self.config.routed_scaling_factor
         return torch.where(chosen, targets, self.nothing), weights
+
+
+def at_least_float32(tensor: Tensor, *, before: Tensor) -> Tensor:
+    """A moved tensor, or if it became less precise than float32, the one `before` it, moved and in float32."""
+    if not tensor.is_floating_point() or torch.finfo(tensor.dtype).bits >= 32:
+        return tensor
+    return before.to(tensor.device, torch.float32)
 
 
 def of_modality(values: Tensor, modality_ids: Tensor) -> Tensor:

@@ -1,0 +1,201 @@
+"""An output that would destroy something, or cannot be written, is refused at once; and it has one training."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import ROOT, command, environment
+from typer.testing import CliRunner
+
+from training.__main__ import app
+from training.output_lock import LOCK_FILE, OutputLock
+from training.recipe import load_recipe
+from training.stages import run_stage
+from unimoe.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch):
+    """No model may be loaded before an output is refused."""
+    monkeypatch.setattr("training.stages.make_model", lambda *args: pytest.fail("a model is loaded"))
+
+
+def refusal(stage, **how) -> str:
+    with pytest.raises(ConfigError) as caught:
+        run_stage(stage, **how)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_as_output_or_above_it_is_refused(make_stage, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert f"{tmp_path}/file: is a file. Name another `output`." in refusal(make_stage(output=f"{tmp_path}/file"))
+    for below in ("file/output", "file/a/b"):
+        message = refusal(make_stage(output=str(tmp_path / below)))
+        assert f"{tmp_path}/file: is a file, so that {tmp_path}/{below} cannot be made in it" in message
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "is a link to" in refusal(make_stage(output=f"{tmp_path}/link"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("output", ["/proc/output", "/sys/output", "/proc/self/a/b"])
+def test_a_place_that_cannot_be_written_is_refused(make_stage, output):
+    message = refusal(make_stage(output=output))
+    assert message.startswith(f"{output}: cannot be written: ") and message.endswith("Name another `output`.")
+
+
+@pytest.mark.parametrize("output", ["", " ", "a\0b"])
+def test_an_output_without_a_name_is_refused(make_stage, output):
+    assert "is no folder" in refusal(make_stage(output=output))
+
+
+@pytest.mark.parametrize(
+    ("below", "how"), [("", "is"), ("/model", "lies in"), ("/a/b", "lies in"), ("/..", "holds"), ("/x/../.", "is")]
+)
+def test_an_output_in_or_around_the_start_is_refused(make_stage, workspace, tmp_path, below, how):
+    start = tmp_path / "runs" / "start"
+    start.parent.mkdir()
+    start.symlink_to(workspace / "start")
+    before = {path.name for path in (workspace / "start").iterdir()}
+    for given in (start, workspace / "start"):
+        for stage in (
+            {"start": str(given)},
+            {"start": {"assemble": {"base": str(given), "experts": {"image": "no/model"}}}},
+            {"start": {"assemble": {"base": "no/model", "experts": {"image": ["no/model", str(given)]}}}},
+            {"start": "no/model", "train": {"lora": {"parts": ["attention"], "adapter": str(given)}}},
+        ):
+            message = refusal(make_stage(output=f"{workspace / 'start'}{below}", **stage))
+            assert f"{how} the folder {given} that the stage starts from (" in message
+    assert {path.name for path in (workspace / "start").iterdir()} == before
+
+
+def test_a_hub_id_beside_the_output_is_none_of_its_folders(make_stage, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert "is the folder org/name" in refusal(make_stage(start="org/name", output="org/name"))
+    stage = make_stage(start="org/name", output="org")
+    with pytest.raises(pytest.fail.Exception, match="a model is loaded"):
+        run_stage(stage)
+    assert not Path("org").exists(), "a folder that was made for the lock alone goes"
+
+
+def test_a_finished_stage_is_not_run_over(make_stage, tmp_path):
+    stage = make_stage()
+    output = Path(stage.output)
+    output.mkdir()
+    (output / "history.json").write_text("[]")
+    message = refusal(stage)
+    assert "holds a finished stage (history.json). Skip it with --resume, remove the folder" in message
+    (output / "history.json").unlink()
+    (output / "config.json").write_text("{}")
+    assert "holds a model (config.json) that would be overwritten" in refusal(stage)
+    assert (output / "config.json").read_text() == "{}"
+
+
+def test_all_outputs_of_a_recipe_are_checked_before_its_first_stage(make_stage, tmp_path):
+    stage = make_stage().model_dump()
+    (tmp_path / "file").write_text("mine")
+    cases = {
+        "is a file": {"one": stage, "two": {**stage, "output": str(tmp_path / "file")}},
+        "is the output of the stages one and two": {"one": stage, "two": {**stage, "output": f"{stage['output']}/."}},
+    }
+    for message, stages in cases.items():
+        (tmp_path / "recipe.yaml").write_text(json.dumps({"stages": stages}))
+        result = CliRunner().invoke(app, [str(tmp_path / "recipe.yaml")])
+        assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output
+        assert not Path(stage["output"]).exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.name)
+def test_no_recipe_of_ours_writes_into_its_start(path, monkeypatch, tmp_path):
+    from training.output import check_outputs
+
+    if path.parent.name not in ("stages", "quickstart"):
+        return
+    monkeypatch.chdir(tmp_path)
+    check_outputs(load_recipe(path).stages, resume=False)
+
+
+HOLD = """
+import sys, time
+from training.output_lock import OutputLock
+with OutputLock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of a folder."""
+    hold = [sys.executable, "-c", HOLD, str(tmp_path / "output")]
+    with subprocess.Popen(hold, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_the_holder_of_a_lock_is_named_and_a_killed_one_holds_it_no_longer(make_stage, holder, tmp_path):
+    stage = make_stage()
+    message = refusal(stage)
+    assert f"another training is writing there (process {holder.pid} on {os.uname().nodename}, since 2" in message
+    assert "python" in message and message.endswith("Wait for it or end it, or name another `output`.")
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "output" / LOCK_FILE).is_file()
+    with OutputLock(stage.output):
+        assert json.loads((tmp_path / "output" / LOCK_FILE).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / "output").exists()
+
+
+def test_the_processes_of_one_launch_are_one_training(tmp_path, monkeypatch):
+    with OutputLock(tmp_path / "output"):
+        monkeypatch.setenv("RANK", "1")
+        with OutputLock(tmp_path / "output"):
+            pass
+        assert (tmp_path / "output" / LOCK_FILE).is_file(), "the first process holds it still"
+
+
+def test_a_process_that_outlives_the_training_does_not_hold_its_lock(tmp_path):
+    ready, go_on = os.pipe(), os.pipe()
+    with OutputLock(tmp_path / "output"):
+        child = os.fork()
+        if child == 0:  # as a worker that loads data
+            os.write(ready[1], b"x")
+            os.read(go_on[0], 1)
+            os._exit(0)
+        os.read(ready[0], 1)
+    with OutputLock(tmp_path / "output"):
+        pass
+    os.write(go_on[1], b"x")
+    os.waitpid(child, 0)
+
+
+def test_a_lock_that_cannot_be_read_still_locks(tmp_path, holder):
+    (tmp_path / "output" / LOCK_FILE).write_text("{")
+    with pytest.raises(ConfigError, match="it has not yet said which"), OutputLock(tmp_path / "output"):
+        pass
+
+
+@pytest.mark.distributed
+@pytest.mark.smoke
+def test_of_two_trainings_started_together_one_runs_and_one_says_why_not(make_stage, tmp_path):
+    stage = make_stage(trainer={"max_steps": 3})
+    started = [
+        subprocess.Popen(
+            command(stage, tmp_path / f"{number}.yaml"),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    ended = [(*process.communicate(timeout=300), process.returncode) for process in started]
+    (_, _, first), (_, said, second) = sorted(ended, key=lambda end: end[2])
+    assert (first, second) == (0, 2), ended
+    assert "another training is writing there" in said or "holds a finished stage" in said
+    assert len(said.strip().splitlines()) == 1 and (Path(stage.output) / "model.safetensors").is_file()

@@ -1,0 +1,133 @@
+"""Where a stage may write: refused at once, before data and model are looked at, is what would be lost or cannot be
+written."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from unimoe.errors import ConfigError
+
+from .checkpoint import checkpoints, is_complete
+from .config import StageConfig
+from .model_card import HISTORY_FILE, STAGE_FILE
+
+_ELSEWHERE = "Name another `output`."
+
+
+def check_outputs(stages: Mapping[str, StageConfig], *, resume: bool) -> None:
+    """Check the outputs of all stages that are to run, before the first one does.
+
+    Raises:
+        ConfigError: If one of them cannot be, or would destroy something; see `check_output`.
+    """
+    places: dict[str, str] = {}
+    for name, config in stages.items():
+        place = os.path.realpath(config.output)
+        if place in places:
+            problem = f"is the output of the stages {places[place]} and {name}."
+            raise ConfigError(config.output, problem, "Give each stage an `output` of its own.")
+        places[place] = name
+        check_output(config, resume=resume)
+
+
+def check_output(config: StageConfig, *, resume: bool) -> None:
+    """Refuse an output that cannot be a stage's.
+
+    Args:
+        config: The stage.
+        resume: Whether a finished or unfinished stage in it is gone on with, or skipped.
+
+    Raises:
+        ConfigError: If it is no folder, or cannot be written; if it is, holds or lies in a folder that the stage
+            reads; or if it holds a finished stage or a model, which would be overwritten.
+    """
+    _check_place(config.output)
+    _check_starts(config)
+    if resume and is_complete(config):
+        return
+    if not resume:
+        refuse_finished(config)
+    check_writable(config.output)
+
+
+def refuse_finished(config: StageConfig) -> None:
+    """Refuse to overwrite a finished stage, or a model that no stage of ours made.
+
+    Raises:
+        ConfigError: If there is one in the output.
+    """
+    folder = Path(config.output)
+    if (folder / HISTORY_FILE).is_file() and not checkpoints(config):
+        raise ConfigError(
+            config.output,
+            f"holds a finished stage ({HISTORY_FILE}).",
+            "Skip it with --resume, remove the folder to run the stage again, or name another `output`.",
+        )
+    models = [*folder.glob("*.safetensors"), *folder.glob("config.json")] if folder.is_dir() else []
+    if models and not (folder / STAGE_FILE).is_file():
+        problem = f"holds a model ({min(models).name}) that would be overwritten."
+        raise ConfigError(config.output, problem, f"{_ELSEWHERE[:-1]}, or remove the folder.")
+
+
+def _check_place(output: str) -> None:
+    """Refuse a file as output, or as one of the folders above it."""
+    folder = Path(output)
+    if not output.strip() or "\0" in output:
+        raise ConfigError(f"output: {output!r} is no folder.", "Name one, such as runs/stage.")
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            raise ConfigError(str(place), f"is a link to {os.readlink(place)}, which does not exist.", _ELSEWHERE)
+        if place.exists():
+            if not place.is_dir():
+                what = "is a file" if place == folder else f"is a file, so that {output} cannot be made in it"
+                raise ConfigError(str(place), f"{what}.", _ELSEWHERE)
+            return
+
+
+def check_writable(output: str) -> None:
+    """Refuse a place where nothing can be written: tried in the nearest folder that exists.
+
+    Raises:
+        ConfigError: If nothing can; it says why.
+    """
+    folder = Path(output)
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".unimoe-", dir=nearest))
+    except OSError as error:
+        raise ConfigError(output, f"cannot be written: {nearest} ({error.strerror}).", _ELSEWHERE) from None
+
+
+def _check_starts(config: StageConfig) -> None:
+    place = Path(os.path.realpath(config.output))
+    for key, given in start_folders(config):
+        start = Path(os.path.realpath(given))
+        if not start.is_dir() and start != place:
+            continue  # the id of a model on the Hub
+        for inner, outer, how in ((place, start, "is"), (place, start, "lies in"), (start, place, "holds")):
+            if inner == outer if how == "is" else outer in inner.parents:
+                raise ConfigError(
+                    config.output, f"{how} the folder {given} that the stage starts from ({key}).", _ELSEWHERE
+                )
+
+
+def start_folders(config: StageConfig) -> Iterable[tuple[str, str]]:
+    """Keys and folders (or Hub ids) of everything that a stage reads a model from."""
+    start = config.start
+    if start.path is not None:
+        yield "start", start.path
+    if start.assemble is not None:
+        yield "start.assemble.base", start.assemble.base
+        for key, folders in start.assemble.expert_folders.items():
+            yield from ((f"start.assemble.experts.{key}", folder) for folder in folders)
+    if start.specialists is not None:
+        yield "start.specialists.base", start.specialists.base
+    if start.build is not None:
+        parts = start.build.model_dump()
+        yield from ((f"start.build.{name}", part) for name, part in parts.items() if isinstance(part, str))
+    if config.train.lora is not None and config.train.lora.adapter is not None:
+        yield "train.lora.adapter", config.train.lora.adapter
+
+
+__all__ = ["check_output", "check_outputs", "refuse_finished", "start_folders"]
