@@ -1,5 +1,7 @@
 """What all unimoe models share: flags for transformers, initialisation, loading, and what to return."""
 
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from .checkpoint_files import check_folder, check_weights
 from .configuration_unimoe import UniMoETextConfig
 from .connectors import QueryConnector
 from .errors import DataError
@@ -47,16 +50,28 @@ class UniMoEPreTrainedModel(PreTrainedModel):
         self._fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Load as every transformers model does, and freeze what construction froze.
 
         transformers' loader lets all parameters train: the base of LoRA experts, and Whisper's sinusoids.
+
+        Raises:
+            CheckpointError: If a file of the folder says two things or names files outside of it, or a weight is no
+                number.
         """
-        loaded: Any = super().from_pretrained(*args, **kwargs)
+        source = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
+        is_folder = bool(pretrained_model_name_or_path) and source.is_dir()
+        if is_folder:
+            check_folder(source)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
         for name, parameter in model.named_parameters():
             if name in model._fixed:
                 parameter.requires_grad_(False)
+        if is_folder:
+            check_weights(model, source)
         return loaded
 
     def recordings(self, given: dict[str, Any]) -> dict[str, Any]:
