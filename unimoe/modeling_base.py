@@ -1,5 +1,6 @@
 """What all unimoe models share: flags for transformers, initialisation, loading, and what to return."""
 
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from .errors import DataError
 from .moe import Router, SoftMoeBlock
 from .moe.expert_types import AnyExperts, init_experts
 from .moe.router_types import init_router
+
+_RECORDINGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 
 
 class UniMoEPreTrainedModel(PreTrainedModel):
@@ -76,11 +79,8 @@ class UniMoEPreTrainedModel(PreTrainedModel):
 
     def recordings(self, given: dict[str, Any]) -> dict[str, Any]:
         """What a forward shall return besides its result: as `given`, else as configured for the whole or its text."""
-        configs = (self.config, self.config.get_text_config())
-        return {
-            name: given.get(name) if given.get(name) is not None else any(getattr(c, name, None) for c in configs)
-            for name in ("output_hidden_states", "output_attentions", "output_router_logits")
-        }
+        asked = asked_for((self.config, self.config.get_text_config()))
+        return {name: given.get(name) if given.get(name) is not None else name in asked for name in _RECORDINGS}
 
     # transformers decides these two by searching the text of the file that defines the class; ours spans several
     # files.
@@ -116,6 +116,11 @@ class UniMoEPreTrainedModel(PreTrainedModel):
             init.normal_(module.queries, mean=0.0, std=std)
 
 
+def asked_for(configs: Iterable[PreTrainedConfig]) -> set[str]:
+    """What forwards shall return by one of these configurations."""
+    return {name for config in configs for name in _RECORDINGS if getattr(config, name, None)}
+
+
 def require_one(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
     """Refuse token ids and embeddings together, and neither.
 
@@ -126,4 +131,4 @@ def require_one(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
         raise DataError("Specify exactly one of input_ids and inputs_embeds.")
 
 
-__all__ = ["UniMoEPreTrainedModel", "require_one"]
+__all__ = ["UniMoEPreTrainedModel", "asked_for", "require_one"]
