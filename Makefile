@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 # Threads that wait for each other sleep: spinning ones make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart real-parts bench test test-distributed test-slow check format clean
+.PHONY: quickstart real-parts bench test test-distributed test-slow transformers-tests check format clean
 
 quickstart: $(VENV)/.unimoe-dev
 	$(BIN)/python -m training.quickstart $(OUT)
@@ -35,6 +35,11 @@ test-distributed: $(VENV)/.unimoe-dev
 
 test-slow: $(VENV)/.unimoe-dev
 	$(BIN)/python -m pytest -q -m slow
+
+# transformers' own common tests, of the installed version's source distribution, on our classes; fetched, not kept.
+transformers-tests: $(VENV)/.unimoe-dev
+	PYTHONPATH=tests $(BIN)/python tests/native/transformers_tests.py
+	$(BIN)/python -m pytest -q -m slow -rs tests/native/test_transformers_common.py
 
 check: $(VENV)/.unimoe-dev
 	$(BIN)/ruff format --check .

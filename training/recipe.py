@@ -23,6 +23,8 @@ from unimoe.suggest import did_you_mean
 from .config import StageConfig
 
 RECIPE_KEYS = ("output", "seed", "scale", "defaults", "variables", "model", "stages")
+_KINDS = {"defaults": dict, "variables": dict, "model": dict, "output": str, "seed": int, "scale": int | float}
+_WORDS = {dict: "a mapping", str: "a folder", int: "a whole number", int | float: "a number"}
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -51,6 +53,9 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     if "stages" not in values:
         stage = validate(StageConfig, values, source=source)
         return Recipe({Path(path).stem: stage}, stage.output, stage.seed, {})
+    for key, kind in _KINDS.items():
+        if (value := values.get(key)) is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise ConfigError(f"{source}: {key}: expected {_WORDS[kind]}, got {str(value)[:100]!r}.")
     for key in values:
         if key not in RECIPE_KEYS:
             raise ConfigError(f"{source}: {key}: unknown key.{did_you_mean(str(key), RECIPE_KEYS)}")
@@ -166,10 +171,13 @@ def scale_length(stage: dict[str, Any], scale: float, source: str) -> dict[str, 
     if scale == 1 or not isinstance(trainer, dict | None):
         return stage
     trainer = dict(trainer or {})
-    if trainer.get("max_steps", -1) > 0:
-        trainer["max_steps"] = max(1, round(trainer["max_steps"] * scale))
+    steps, epochs = trainer.get("max_steps", -1), trainer.get("num_train_epochs", 3.0)
+    if not isinstance(steps, int | float) or not isinstance(epochs, int | float):
+        return stage  # which `validate` refuses
+    if steps > 0:
+        trainer["max_steps"] = max(1, round(steps * scale))
     else:
-        trainer["num_train_epochs"] = trainer.get("num_train_epochs", 3.0) * scale
+        trainer["num_train_epochs"] = epochs * scale
     return {**stage, "trainer": trainer}
 
 

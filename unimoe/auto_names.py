@@ -8,6 +8,7 @@ model cards look here too. `AutoModel.register` does not enter them.
 from transformers.models.auto import modeling_auto
 
 _NAMES = {
+    "MODEL_MAPPING_NAMES": {"unimoe": "UniMoEModel", "unimoe_text": "UniMoETextModel"},
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": {
         "unimoe_text": "UniMoEForCausalLM",
         "unimoe": "UniMoEForConditionalGeneration",  # its labels are those of a causal model

@@ -136,7 +136,7 @@ def describe_model(
             encoder = encoder_config(key, draw_tower(source), extractor, **encoders.get(key, {}))
             connector = connector_config(key, encoder["token_grid"], connectors.get(key, {}))
             if connector.get("type") == "query_decoder" and "decoder_config" not in connector:
-                connector["decoder_config"] = AutoConfig.from_pretrained(source).to_dict()
+                connector["decoder_config"] = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
             described[key] = (encoder, connector)
     config = compose_config(text, tokenizer, described, media)
     return config, UniMoEProcessor.from_config(config, tokenizer, **extractors)
@@ -150,8 +150,8 @@ def describe_language(source: str | Path) -> tuple[UniMoETextConfig, PreTrainedT
     """
     if (kind := read_config(source).get("model_type")) not in LANGUAGE_MODELS:
         raise ValueError(f"A {kind!r} language model cannot be used; {', '.join(LANGUAGE_MODELS)} models can.")
-    config = UniMoETextConfig(**text_config(AutoConfig.from_pretrained(source)))
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    config = UniMoETextConfig(**text_config(AutoConfig.from_pretrained(source, trust_remote_code=False)))
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     add_placeholder_tokens(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -161,7 +161,7 @@ def describe_language(source: str | Path) -> tuple[UniMoETextConfig, PreTrainedT
 
 def draw_tower(source: str | Path) -> PreTrainedModel:
     """The tower that `load_tower` would load, on the meta device, without weights."""
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModel.from_config(getattr(config, "vision_config", config))
     return model.encoder if config.model_type == "whisper" else model
@@ -245,7 +245,7 @@ def load_language(source: str | Path, dtype: torch.dtype | str) -> tuple[UniMoEF
     """
     decoder = build_language_model(source, dtype)
     try:
-        return decoder, AutoTokenizer.from_pretrained(source)
+        return decoder, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError("it has no tokenizer. Save that of the language model into it (tokenizer.json).") from error
 
@@ -298,7 +298,7 @@ def extend_vocabulary(decoder: UniMoEForCausalLM, tokenizer: PreTrainedTokenizer
 def load_tower(source: str | Path, dtype: torch.dtype | str) -> PreTrainedModel:
     """Load a tower with its weights: a whole CLIP or SigLIP gives its vision part, a Whisper its encoder."""
     read_config(source)
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     config_of_tower = getattr(config, "vision_config", config)
     # An encoder reads hidden states; a classifier's checkpoint has no pooler.
     model = load_weights(AutoModel, source, dtype=dtype, exact=False, unread="pooler", config=config_of_tower)
@@ -339,7 +339,9 @@ def load_extractor(key: str, source: str | Path) -> Any:
         ValueError: If the source has none.
     """
     try:
-        extractor = (AutoImageProcessor if key == "image" else AutoFeatureExtractor).from_pretrained(source)
+        extractor = (AutoImageProcessor if key == "image" else AutoFeatureExtractor).from_pretrained(
+            source, trust_remote_code=False
+        )
         return from_timm(extractor) if isinstance(extractor, TimmWrapperImageProcessor) else extractor
     except (OSError, ValueError) as error:
         name = "image processor" if key == "image" else "feature extractor"

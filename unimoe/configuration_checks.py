@@ -36,6 +36,7 @@ _MISFITS = (
 _DEEPEST = 50  # mappings and lists within each other; a configuration has five
 _LARGEST = 10**9  # of any whole number; context lengths reach 10^7
 # Names of what is counted out, module by module or entry by entry.
+IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 _LAYERS = re.compile(r"(layers|layer|depths?|blocks|stages)$")
 _ENTRIES = re.compile(r"(experts|num_labels|queries|heads|groups|token_grid|num_tokens)$|^max_source_positions$")
 
@@ -95,24 +96,54 @@ def check_size(name: str, values: Mapping[str, Any], limits: Limits | None = Non
             limits.check("model_entries", abs(number), f"it is {number}", where=name, key=key)
         elif abs(number) > _LARGEST:
             raise InvalidConfig(name, f"{number:.3g} is too large for any model.", "Correct the number.", key=key)
-    count = count_roughly(values)
+    count = sum(count_roughly(part) for part in _parts(values))
     limits.check("model_parameters", count, f"it describes about {count:.2g} parameters", where=name)
 
 
+def _parts(values: Any) -> Iterator[Mapping[str, Any]]:
+    """The fields of a configuration, and of each part in it."""
+    values = vars(values) if isinstance(values, PreTrainedConfig) else values
+    if isinstance(values, Mapping):
+        yield values
+        for value in values.values():
+            yield from _parts(value)
+
+
 def count_roughly(values: Mapping[str, Any]) -> float:
-    """Parameters that a decoder or tower of these fields would have, to within a small factor; parts not counted."""
+    """Parameters that a decoder or tower of these fields would have, to within a small factor."""
 
     def largest(*names: str) -> float:
         return max((float(_largest(values.get(name))) for name in names), default=0.0)
 
     width = largest("hidden_size", "d_model", "embed_dim", "num_features")
     inner = largest("intermediate_size", "encoder_ffn_dim", "shared_expert_intermediate_size")
-    experts = largest("num_experts") * largest("moe_intermediate_size", "expert_latent_size", "intermediate_size")
+    experts = largest("num_experts") * (largest("moe_intermediate_size") or largest("intermediate_size"))
     layers = largest("num_hidden_layers", "encoder_layers")
     heads = largest("num_attention_heads") * largest("head_dim")
     patches = largest("image_size") ** 2 / max(largest("patch_size"), 1.0) ** 2
     once = largest("vocab_size", "num_queries", "max_source_positions") + largest("patch_size") ** 2 + patches
     return width * (once + layers * (4 * max(width, heads) + 3 * (inner + experts)))
+
+
+def refuse_what_is_fetched(values: Any, name: str, key: str = "") -> None:
+    """Refuse a file that names a kernel or a tower of a Hub, which loading would fetch.
+
+    Raises:
+        InvalidConfig: Naming the key and what it names.
+    """
+    for part, value in values.items() if isinstance(values, Mapping) else ():
+        place = f"{key}.{part}" if key else str(part)
+        if isinstance(value, Mapping):
+            refuse_what_is_fetched(value, name, place)
+        steps = (step.strip("_").removesuffix("_internal") for step in place.split("."))
+        is_code = any(step in IMPLEMENTATIONS for step in steps)
+        if isinstance(value, str) and ((is_code and "/" in value) or (part == "architecture" and ":" in value)):
+            raise InvalidConfig(
+                name,
+                f"{value[:100]!r} would be fetched from a Hub, which a configuration cannot ask for.",
+                "Take the key out; an argument asks for a kernel: from_pretrained(..., attn_implementation=...).",
+                key=place,
+            )
 
 
 def _largest(value: Any) -> float:
@@ -125,6 +156,7 @@ def _numbers(values: Any, name: str, key: str = "", depth: int = 0) -> Iterator[
     """Every whole number in nested values, with its place."""
     if depth > _DEEPEST:
         raise InvalidConfig(name, f"over {_DEEPEST} levels stand within each other.", "Flatten it.", key=key[:100])
+    values = vars(values) if isinstance(values, PreTrainedConfig) else values
     if isinstance(values, int) and not isinstance(values, bool):
         yield key, values
     elif isinstance(values, Mapping):
@@ -133,8 +165,14 @@ def _numbers(values: Any, name: str, key: str = "", depth: int = 0) -> Iterator[
     elif isinstance(values, Sequence) and not isinstance(values, (str, bytes)):
         for place, value in enumerate(values):
             yield from _numbers(value, name, f"{key}[{place}]", depth + 1)
-    elif isinstance(values, PreTrainedConfig):
-        return  # built, and so checked
 
 
-__all__ = ["InvalidConfig", "check_size", "checked", "count_roughly", "what_failed"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "InvalidConfig",
+    "check_size",
+    "checked",
+    "count_roughly",
+    "refuse_what_is_fetched",
+    "what_failed",
+]

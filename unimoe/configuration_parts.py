@@ -1,8 +1,10 @@
 """The configurations of what surrounds the language model: encoders and connectors; and the strictness of them all."""
 
+import copy
 import json
 import math
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
@@ -10,9 +12,17 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_checks import InvalidConfig, check_size, checked, what_failed
+from .configuration_checks import (
+    IMPLEMENTATIONS,
+    InvalidConfig,
+    check_size,
+    checked,
+    refuse_what_is_fetched,
+    what_failed,
+)
 from .errors import UniMoEError
 from .modality import MEDIA
+from .strict_json import parse_json
 from .suggest import did_you_mean
 
 ConnectorType = Literal["mlp", "pooling", "pixel_shuffle", "qformer", "query_decoder"]
@@ -61,6 +71,28 @@ class CheckedConfig(PreTrainedConfig):
                 fields = type(self).__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
                 raise InvalidConfig(f"{type(self).__name__}: unknown key {key!r}.{did_you_mean(key, fields)}")
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from what a file holds. Implementations that the caller names go before it, kernels of a Hub too.
+
+        Raises:
+            InvalidConfig: If the file's model is another, or names code or weights that would be fetched.
+        """
+        if not isinstance(config_dict, dict):
+            raise InvalidConfig(f"{cls.__name__}: a configuration is a mapping of keys, got {config_dict!r:.100}.")
+        if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+            raise InvalidConfig(f"{cls.__name__} is for model_type {cls.model_type!r}, got {kind!r:.100}.")
+        refuse_what_is_fetched(config_dict, cls.__name__)
+        chosen = {name: kwargs.pop(name) for name in IMPLEMENTATIONS if name in kwargs}
+        found: Any = super().from_dict(copy.deepcopy(config_dict), **kwargs)
+        for name, value in chosen.items():
+            setattr(found[0] if isinstance(found, tuple) else found, f"_{name}", value)
+        return found
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | PathLike) -> Any:
+        return parse_json(Path(json_file).read_bytes(), where=str(json_file))
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save as every configuration, but nothing that could not be loaded again.

@@ -4,7 +4,6 @@ transformers draws random values for weights that a checkpoint lacks and leaves 
 for, both with no more than a warning. Here both are errors, as is a processor that does not fit the model.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .checkpoint_files import AGAIN, CheckpointError, check_folder, check_weights
 from .configuration_unimoe import UniMoEConfig
 from .errors import UniMoEError
 from .modeling_unimoe import UniMoEForConditionalGeneration
@@ -32,15 +32,6 @@ LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, Safete
 """What transformers raises when a folder cannot be loaded."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_AGAIN = "Copy or download the folder again, whole."
-
-
-class CheckpointError(UniMoEError):
-    """A model folder that cannot be used; one line that names the folder, what is wrong in it, and the cure."""
-
-    def __init__(self, source: str | Path, problem: str) -> None:
-        super().__init__(f"{source} cannot be loaded: {problem}")
-        self.problem = problem
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype | str = "auto") -> UniMoEForConditionalGeneration:
@@ -82,7 +73,7 @@ def load_processor(source: str | Path, config: UniMoEConfig) -> UniMoEProcessor:
             if not any(path for name in names for path in Path(source).glob(name)):
                 raise CheckpointError(source, f"there is no {names[0]}. {cure}")
     with _one_line(source):
-        processor = UniMoEProcessor.from_pretrained(source)
+        processor = UniMoEProcessor.from_pretrained(source, trust_remote_code=False)
     expected = config.media_layout.to_dict()
     if differing := sorted(key for key, value in expected.items() if processor.media_layout[key] != value):
         key = differing[0]
@@ -112,7 +103,7 @@ def load_any(source: str | Path) -> tuple[Any, Any]:
         )
     model = load_weights(AutoModelForMultimodalLM, source, dtype="auto", exact=False)
     with _one_line(source):
-        return model, AutoProcessor.from_pretrained(source)
+        return model, AutoProcessor.from_pretrained(source, trust_remote_code=False)
 
 
 def read_config(source: str | Path) -> dict[str, Any]:
@@ -165,6 +156,7 @@ def load_weights(
     elif exact and (unexpected := sorted(found["unexpected_keys"])):
         problem = f"its weights hold {_names(unexpected)}, for which the model of config.json has no place"
     else:
+        check_weights(model, source)
         return model.eval()
     raise CheckpointError(source, f"{problem}. Save model and configuration again, together, with save_pretrained.")
 
@@ -175,13 +167,13 @@ def explain(source: str | Path, error: BaseException) -> str:
         return error.problem
     folder = Path(source)
     if isinstance(error, OSError) and folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
-        return f"there are no weights, such as model.safetensors. {_AGAIN}"
+        return f"there are no weights, such as model.safetensors. {AGAIN}"
     for path in sorted(folder.glob("*.safetensors")) if isinstance(error, (OSError, SafetensorError)) else ():
         try:
             with safe_open(path, framework="pt"):
                 pass
         except (OSError, SafetensorError) as damage:
-            return f"{path.name} is damaged or cut off ({reason(damage)}). {_AGAIN}"
+            return f"{path.name} is damaged or cut off ({reason(damage)}). {AGAIN}"
     return reason(error)
 
 
@@ -200,20 +192,12 @@ def _model_type(source: str | Path) -> str:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse a folder without configuration, with a JSON file that is none, or with a shard that is not there."""
+    """Refuse a folder without configuration; and as `check_folder` does."""
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             folder, "there is no config.json, so this is no model folder. Give the folder that save_pretrained wrote."
         )
-    for path in sorted(folder.glob("*.json")):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(folder, f"{path.name} is not valid JSON ({error}). {_AGAIN}") from None
-        shards = set(values.get("weight_map", {}).values()) if path.name.endswith(".index.json") else ()
-        for shard in sorted(shards):
-            if not (folder / shard).is_file():
-                raise CheckpointError(folder, f"{shard}, which {path.name} names, is missing. {_AGAIN}")
+    check_folder(folder)
 
 
 def _names(weights: Sequence[str], limit: int = 3) -> str:

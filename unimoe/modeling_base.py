@@ -1,5 +1,8 @@
 """What all unimoe models share: flags for transformers, initialisation, loading, and what to return."""
 
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,12 +10,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from .checkpoint_files import check_folder, check_weights
 from .configuration_unimoe import UniMoETextConfig
 from .connectors import QueryConnector
 from .errors import DataError
 from .moe import Router, SoftMoeBlock
 from .moe.expert_types import AnyExperts, init_experts
 from .moe.router_types import init_router
+
+_RECORDINGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 
 
 class UniMoEPreTrainedModel(PreTrainedModel):
@@ -47,25 +53,34 @@ class UniMoEPreTrainedModel(PreTrainedModel):
         self._fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Load as every transformers model does, and freeze what construction froze.
 
         transformers' loader lets all parameters train: the base of LoRA experts, and Whisper's sinusoids.
+
+        Raises:
+            CheckpointError: If a file of the folder says two things or names files outside of it, or a weight is no
+                number.
         """
-        loaded: Any = super().from_pretrained(*args, **kwargs)
+        source = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
+        is_folder = bool(pretrained_model_name_or_path) and source.is_dir()
+        if is_folder:
+            check_folder(source)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
         for name, parameter in model.named_parameters():
             if name in model._fixed:
                 parameter.requires_grad_(False)
+        if is_folder:
+            check_weights(model, source)
         return loaded
 
     def recordings(self, given: dict[str, Any]) -> dict[str, Any]:
         """What a forward shall return besides its result: as `given`, else as configured for the whole or its text."""
-        configs = (self.config, self.config.get_text_config())
-        return {
-            name: given.get(name) if given.get(name) is not None else any(getattr(c, name, None) for c in configs)
-            for name in ("output_hidden_states", "output_attentions", "output_router_logits")
-        }
+        asked = asked_for((self.config, self.config.get_text_config()))
+        return {name: given.get(name) if given.get(name) is not None else name in asked for name in _RECORDINGS}
 
     # transformers decides these two by searching the text of the file that defines the class; ours spans several
     # files.
@@ -101,6 +116,11 @@ class UniMoEPreTrainedModel(PreTrainedModel):
             init.normal_(module.queries, mean=0.0, std=std)
 
 
+def asked_for(configs: Iterable[PreTrainedConfig]) -> set[str]:
+    """What forwards shall return by one of these configurations."""
+    return {name for config in configs for name in _RECORDINGS if getattr(config, name, None)}
+
+
 def require_one(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
     """Refuse token ids and embeddings together, and neither.
 
@@ -111,4 +131,4 @@ def require_one(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
         raise DataError("Specify exactly one of input_ids and inputs_embeds.")
 
 
-__all__ = ["UniMoEPreTrainedModel", "require_one"]
+__all__ = ["UniMoEPreTrainedModel", "asked_for", "require_one"]

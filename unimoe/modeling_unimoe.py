@@ -19,7 +19,7 @@ from .connectors import build_connector
 from .encoders import Encoder
 from .errors import DataError
 from .modality import Modality
-from .modeling_base import UniMoEPreTrainedModel, require_one
+from .modeling_base import UniMoEPreTrainedModel, asked_for, require_one
 from .modeling_features import FeatureMethods, check_counts, units_of, with_media
 from .modeling_generation import MultimodalGeneration, require_positions
 from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput, formerly_past_key_values
@@ -96,6 +96,11 @@ class UniMoEModel(UniMoEPreTrainedModel):
             DataError: If the model has no encoder for the modality.
         """
         self.require_encoder(modality, str(modality.feature_name))
+        configs = (self.config, self.config.encoder_config(modality.encoder_key))
+        kwargs = {
+            **dict.fromkeys(asked_for(configs) - {"output_router_logits"}, True),
+            **{k: v for k, v in kwargs.items() if v is not None},
+        }
         if modality is Modality.VIDEO:
             return self.encode_frames(features, **kwargs)
         return self.encoders[modality.encoder_key](features, **kwargs)

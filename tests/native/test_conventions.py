@@ -81,6 +81,19 @@ def test_features_come_as_a_tuple_on_request(model, inputs, modality) -> None:
         assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], method(inputs[modality.feature_name])[0])
 
 
+@pytest.mark.parametrize("where", ["whole", "encoder"])
+@torch.no_grad()
+def test_features_hold_what_the_configuration_asks_for(inputs, where) -> None:
+    model = tiny_model()
+    for modality in MEDIA:
+        config = model.config if where == "whole" else model.config.encoder_config(modality.encoder_key)
+        method, features = getattr(model, f"get_{modality.key}_features"), inputs[modality.feature_name]
+        assert method(features).hidden_states is None
+        config.output_hidden_states = True
+        assert method(features).hidden_states and not method(features, output_hidden_states=False).hidden_states
+        config.output_hidden_states = False
+
+
 @torch.no_grad()
 def test_outputs_hold_what_the_encoders_gave(model, inputs) -> None:
     for owner in (model, model.model):

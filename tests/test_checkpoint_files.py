@@ -1,0 +1,236 @@
+"""A model folder that others wrote: what would mislead, be fetched, ask or take memory is refused, the place named."""
+
+import builtins
+import json
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+from typer.testing import CliRunner
+
+from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe.cli import app
+from unimoe.errors import UniMoEError
+from unimoe.loading import load_model, load_processor
+from unimoe.tiny import save_tiny_checkpoint
+
+DOORS = {
+    "load_model": load_model,
+    "from_pretrained": UniMoEForConditionalGeneration.from_pretrained,
+    "the Auto class": AutoModelForMultimodalLM.from_pretrained,
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def folder(original, tmp_path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "outer" / "model"))
+
+
+def shard(folder: Path, name: str) -> None:
+    """Make a folder of shards, whose index names the one shard so."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+OUTSIDE = [
+    "../model.safetensors",
+    "{root}/model.safetensors",
+    "a/../../model.safetensors",
+    "link.safetensors",
+    "sub/x",
+]
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_an_index_that_leads_out_of_its_folder_is_refused(folder, name, door) -> None:
+    root = folder.parent
+    name = name.format(root=root)
+    shutil.copy(folder / "model.safetensors", root / "model.safetensors")
+    shutil.copy(folder / "model.safetensors", root / "x")
+    (folder / "link.safetensors").symlink_to(root / "model.safetensors")
+    (folder / "sub").symlink_to(root, target_is_directory=True)
+    shard(folder, name)
+    with pytest.raises(UniMoEError, match=r"index\.json names .* outside of the folder"):
+        DOORS[door](folder)
+
+
+def test_an_index_of_the_cache_of_the_hub_is_followed_to_its_blobs(folder) -> None:
+    shard(folder, "model-00001-of-00001.safetensors")
+    blobs = folder.parent / "blobs"
+    blobs.mkdir()
+    snapshot = folder.parent / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(Path("../../blobs") / str(number))
+    assert load_model(snapshot)
+
+
+@pytest.mark.parametrize(
+    "values", [[], 5, {"weight_map": {}}, {"weight_map": []}, {"weight_map": {"a": 5}}, {"weight_map": {"a": None}}]
+)
+def test_an_index_that_is_none_is_refused(folder, values) -> None:
+    shard(folder, "x")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(values))
+    for door in DOORS.values():
+        with pytest.raises(UniMoEError, match=r"model\.safetensors\.index\.json"):
+            door(folder)
+
+
+VALUES = {
+    "NaN": lambda weight: weight.index_fill(0, torch.tensor([0]), float("nan")),
+    "infinity": lambda weight: weight.index_fill(0, torch.tensor([0]), float("-inf")),
+    "complex": lambda weight: weight.to(torch.complex64),
+    "bool": lambda weight: weight > 0,
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.encoders.image.tower.layernorm.bias"])
+def test_weights_that_are_no_numbers_are_refused_by_name(folder, kind, name, door) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights[name] = VALUES[kind](weights[name])
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UniMoEError, match=name):
+        DOORS[door](folder)
+
+
+def test_an_expert_that_is_no_number_is_refused_too(folder) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if "experts.3.down_proj" in name)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UniMoEError, match=r"experts\.down_proj holds NaN"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("text", ['"image_token_id": 1, "image_token_id": 2,', '"initializer_range": NaN,'])
+def test_a_configuration_that_says_two_things_or_no_number_is_refused_by_key(folder, text) -> None:
+    """But not by AutoConfig alone: it reads the file itself, and keeps the last of two values."""
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace("{", "{" + text, 1))
+    for door in (*DOORS.values(), UniMoEConfig.from_pretrained):
+        with pytest.raises(UniMoEError, match=r"config\.json.*(image_token_id|NaN)"):
+            door(folder)
+
+
+def edit(folder: Path, **values) -> Path:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for key, value in values.items():
+        target = config
+        *parents, last = key.split("__")
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    path.write_text(json.dumps(config))
+    return folder
+
+
+ABSURD = [
+    {"text_config__num_hidden_layers": 10**7},
+    {"text_config__num_experts": 10**9},
+    {"text_config__hidden_size": 10**12},
+    {"text_config__vocab_size": 10**15},
+    {"text_config__num_attention_heads": 10**18},
+    {"text_config__moe_intermediate_size": 10**40},
+    {"text_config__moe_layers": [10**9]},
+    {"text_config__num_null_experts": 10**9},
+    {"vision_config__tower_config__num_hidden_layers": 10**7},
+    {"vision_config__tower_config__image_size": 10**8},
+    {"vision_config__tower_config__num_labels": 10**9},
+    {"vision_config__num_tokens": 10**9},
+    {"speech_config__tower_config__max_source_positions": 10**9},
+    {"audio_config__tower_config__hidden_size": 10**9},
+    {"image_connector_config": {"type": "qformer", "num_queries": 10**9}},
+    {"num_labels": 10**9},
+]
+
+
+@pytest.mark.parametrize("values", ABSURD, ids=lambda values: next(iter(values)))
+def test_an_absurd_configuration_is_refused_before_memory_is_taken(folder, values) -> None:
+    edit(folder, **values)
+    config = json.loads((folder / "config.json").read_text())
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    doors = [
+        *DOORS.values(),
+        AutoConfig.from_pretrained,
+        UniMoEConfig.from_pretrained,
+        lambda _: UniMoEConfig(**config),
+    ]
+    for door in doors:
+        with pytest.raises(UniMoEError):
+            door(folder)
+    result = CliRunner().invoke(app, ["info", str(folder)])
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert time.perf_counter() - started < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+def test_a_size_that_is_meant_can_be_asked_for(folder, monkeypatch) -> None:
+    edit(folder, text_config__num_hidden_layers=6000)
+    with pytest.raises(UniMoEError, match="UNIMOE_LIMIT_MODEL_LAYERS"):
+        AutoConfig.from_pretrained(folder)
+    monkeypatch.setenv("UNIMOE_LIMIT_MODEL_LAYERS", "6000")
+    assert AutoConfig.from_pretrained(folder).text_config.num_hidden_layers == 6000
+
+
+KERNELS = [
+    {"attn_implementation": "org/kernel"},
+    {"_attn_implementation": "org/kernel@main:fn"},
+    {"experts_implementation": "org/kernel"},
+    {"text_config___attn_implementation_internal": "org/kernel"},
+    {"text_config__experts_implementation": "org/kernel"},
+    {"attn_implementation": {"text_config": "org/kernel"}},
+    {"vision_config__tower_config__attn_implementation": "org/kernel"},
+    {"vision_config__tower_config": {"model_type": "timm_wrapper", "architecture": "hf-hub:org/tower"}},
+]
+
+
+@pytest.mark.parametrize("values", KERNELS, ids=str)
+def test_what_a_configuration_would_have_fetched_is_refused_by_name(folder, values) -> None:
+    edit(folder, **values)
+    for door in (*DOORS.values(), AutoConfig.from_pretrained):
+        with pytest.raises(UniMoEError, match=r"(org/kernel|hf-hub:org/tower).*would be fetched"):
+            door(folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "processor_config.json"])
+def test_no_question_is_asked(folder, file, monkeypatch) -> None:
+    """Whatever code a folder names, the answer is no."""
+    asked = []
+    monkeypatch.setattr(builtins, "input", lambda *args: asked.append(args) or "y")
+    path = folder / file
+    values = json.loads(path.read_text())
+    names = ("AutoConfig", "AutoModel", "AutoModelForMultimodalLM", "AutoProcessor", "AutoTokenizer")
+    values["auto_map"] = {name: f"evil.{name}" for name in names} | {"AutoTokenizer": ["evil.Tokenizer", None]}
+    path.write_text(json.dumps(values))
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    doors = (
+        lambda: load_model(folder),
+        lambda: load_processor(folder, UniMoEConfig.from_pretrained(folder)),
+        lambda: AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=False),
+        lambda: AutoProcessor.from_pretrained(folder, trust_remote_code=False),
+    )
+    for door in doors:
+        try:
+            door()
+        except ValueError as error:
+            assert "custom code" in str(error) or "trust_remote_code" in str(error)
+    assert not asked and not (folder / "ran").exists()
