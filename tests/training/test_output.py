@@ -47,6 +47,12 @@ def test_a_place_that_cannot_be_written_is_refused(make_stage, output):
     assert message.startswith(f"{output}: cannot be written: ") and message.endswith("Name another `output`.")
 
 
+@pytest.mark.parametrize("output", ["x" * 300, "a/" * 5000])
+def test_an_output_with_too_long_a_name_is_refused(make_stage, tmp_path, output):
+    message = refusal(make_stage(output=f"{tmp_path}/{output}"))
+    assert "cannot be used (File name too long). Name another `output`." in message and len(message) < 300
+
+
 @pytest.mark.parametrize("output", ["", " ", "a\0b"])
 def test_an_output_without_a_name_is_refused(make_stage, output):
     assert "is no folder" in refusal(make_stage(output=output))
