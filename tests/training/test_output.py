@@ -164,6 +164,21 @@ def test_the_processes_of_one_launch_are_one_training(tmp_path, monkeypatch):
         assert (tmp_path / "output" / LOCK_FILE).is_file(), "the first process holds it still"
 
 
+@pytest.mark.distributed
+def test_a_launch_of_two_ends_where_another_training_writes(make_stage, holder, tmp_path):
+    done = subprocess.run(
+        command(make_stage(), tmp_path / "stage.yaml", processes=2),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode != 0 and holder.poll() is None
+    assert done.stderr.count(f"another training is writing there (process {holder.pid} on ") == 1
+
+
 def test_a_process_that_outlives_the_training_does_not_hold_its_lock(tmp_path):
     ready, go_on = os.pipe(), os.pipe()
     with OutputLock(tmp_path / "output"):
