@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 quickstart: $(VENV)/.unimoe-dev
 	$(BIN)/python -m training.quickstart $(OUT)
-	$(BIN)/python -m training configs/quickstart/quickstart.yaml output=$(OUT) scale=$(SCALE)
+	$(BIN)/python -m training configs/quickstart/quickstart.yaml output=$(OUT) scale=$(SCALE) --resume
 	$(BIN)/python -m evaluation --model $(OUT)/model --config configs/evaluation/quickstart.yaml \
 		--baseline $(OUT)/dense --shuffled-media --overwrite output=$(OUT) data_root=$(OUT)/data
 

@@ -16,12 +16,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import rotate_checkpoints
 
 from unimoe.errors import ConfigError
-from unimoe.settings import read_yaml
 
 from .config import StageConfig
 from .damage import check_small_files
 from .data import BatchPlan
-from .model_card import HISTORY_FILE, STAGE_FILE, write_stage
+from .model_card import HISTORY_FILE, STAGE_FILE, read_stage, write_stage
 from .processes import launched, rank, together
 from .same_data import read_data_facts
 from .saved_state import CheckpointError, read_manifest, seal, sync, verify
@@ -222,7 +221,7 @@ def _check_settings(config: StageConfig) -> None:
     file = Path(config.output) / STAGE_FILE
     if not file.is_file():
         raise ConfigError(f"{config.output} has no {STAGE_FILE}, so that its settings cannot be compared. Remove it.")
-    before, now = _flat(read_yaml(file)), _flat(config.model_dump())
+    before, now = _flat(read_stage(file)), _flat(config.model_dump())
     free = _MOVABLE if read_data_facts(config.output) is not None else re.compile("(?!)")
     changed = [
         key

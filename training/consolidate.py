@@ -11,12 +11,12 @@ import torch
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.errors import ConfigError
 from unimoe.loading import load_processor
-from unimoe.settings import read_yaml, validate
+from unimoe.settings import validate
 from unimoe.surgery.certificate import FILE_NAME, Certificate
 
 from .config import StageConfig
 from .finish import write_model
-from .model_card import HISTORY_FILE, STAGE_FILE, read_entries
+from .model_card import HISTORY_FILE, STAGE_FILE, read_entries, read_stage
 from .papers import Papers
 from .parts import choose_trainable
 from .progress import METRICS_FILE
@@ -39,7 +39,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
         raise ConfigError(f"{out} is not empty. Name a new folder.")
     verify(checkpoint)
     described = checkpoint / DESCRIPTION
-    stage = read_yaml(described / STAGE_FILE)
+    stage = read_stage(described / STAGE_FILE)
     if isinstance(parallel := stage.get("parallel"), dict):
         parallel["deepspeed"] = None  # a file that need not be here
     config = validate(StageConfig, {**stage, "output": str(out)}, source=str(described / STAGE_FILE))

@@ -39,7 +39,9 @@ def explain(error: OSError | RuntimeError, output: str) -> Exception | None:
         )
     if is_lost_connection(error):
         first_line = str(error).splitlines()[0]
-        return ConfigError(f"Another process is gone, or its host cannot be reached ({first_line}). {again}")
+        return ConfigError(
+            f"Another process is gone, or its host cannot be reached ({first_line}). Go on with --resume."
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return ConfigError(str(error.filename), f"{error.strerror}.", f"Cure this. {again}")
     return None

@@ -1,6 +1,7 @@
 """The papers of a trained folder: its model card, the history of its stages, and the stage as it was run."""
 
 import json
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import yaml
 
 from unimoe.errors import ConfigError, UniMoEError
+from unimoe.media import Limits
 from unimoe.strict_json import parse_json
+from unimoe.strict_yaml import read_yaml_file
 from unimoe.surgery import Certificate
 from unimoe.surgery.certificate import FILE_NAME as CERTIFICATE_FILE
 
@@ -113,6 +116,22 @@ def write_stage(folder: Path, config: StageConfig) -> None:
     """Write `stage.yaml`, a configuration that runs the stage again."""
     stage = yaml.safe_dump(config.model_dump(), sort_keys=False)
     (folder / STAGE_FILE).write_text(f"# python -m training {STAGE_FILE}\n{stage}", encoding="utf-8")
+
+
+def read_stage(path: Path) -> dict[str, Any]:
+    """Read a `stage.yaml`, which has all defaults written out and so is larger than the file that it was made of.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    limits = Limits.from_environment()
+    limits = replace(limits, yaml_keys=20 * limits.yaml_keys, yaml_bytes=20 * limits.yaml_bytes)
+    values = read_yaml_file(path, limits)
+    if not isinstance(values, dict):
+        raise ConfigError(
+            str(path), "is damaged: it holds no mapping of keys.", "Bring it back, or remove the folder."
+        )
+    return values
 
 
 def model_card(name: str, history: list[dict[str, Any]], certificate: Certificate | None) -> str:

@@ -42,7 +42,10 @@ def check_output(config: StageConfig, *, resume: bool) -> None:
         ConfigError: If it is no folder, or cannot be written; if it is, holds or lies in a folder that the stage
             reads; or if it holds a finished stage or a model, which would be overwritten.
     """
-    _check_place(config.output)
+    try:
+        _check_place(config.output)
+    except OSError as error:  # too long a name, or a folder that may not be looked into
+        raise ConfigError(config.output[:200], f"cannot be used ({error.strerror}).", _ELSEWHERE) from None
     _check_starts(config)
     if resume and is_complete(config):
         return

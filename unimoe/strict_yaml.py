@@ -21,6 +21,10 @@ _NUMBER = re.compile(r"[-+]?[\d.][\w.:+-]*")
 def read_yaml_file(path: str | Path, limits: Limits | None = None) -> Any:
     """Read one YAML value from an ordinary file.
 
+    Args:
+        path: The file.
+        limits: Of size and depth. None: those of the environment.
+
     Raises:
         ConfigError: If it cannot be read, is not UTF-8 or not YAML, or is larger than the limits allow.
     """

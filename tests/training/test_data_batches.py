@@ -16,7 +16,7 @@ from training.config import StageConfig
 from training.config_data import DataConfig
 from training.data import Collator, DataError, MixtureBatches, MixtureDataset, MixtureSampler, plan_batches
 from training.data.dataset import read_mixture
-from training.data.measure import longest_sound
+from training.data.measure import LENGTHS_FILE, longest_sound
 from training.data.sources import RowStream
 from training.stages import run_stage
 from unimoe import UniMoEProcessor
@@ -344,3 +344,11 @@ def test_lengths_in_a_checkpoint_save_measuring_what_was_seen(make, mixture, tmp
     assert list(islice(again, 12)) == expected
     with pytest.raises(AssertionError, match="measured again"):
         next(iter(other))
+
+
+@pytest.mark.parametrize("raw", [b"", b"PK\x03\x04 cut off", b"\x93NUMPY"])
+def test_damaged_lengths_are_named(make, tmp_path, raw):
+    batches = make("packed")
+    (tmp_path / LENGTHS_FILE).write_bytes(raw)
+    with pytest.raises(DataError, match=rf"{LENGTHS_FILE}: is damaged .* earlier checkpoint"):
+        batches.plan.lengths.load(tmp_path)

@@ -107,3 +107,10 @@ def test_a_medium_that_changed_while_training_is_named(tmp_path):
     file.write_bytes(b"another picture")
     with pytest.raises(DataError, match=r"data.jsonl:1 \(a\): its image has changed since"):
         media.find("image", str(file), where="data.jsonl:1 (a)")
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff" * 100, b"\x08\0\0\0\0\0\0\0{}      "])
+def test_a_damaged_file_is_named(tmp_path, raw):
+    (tmp_path / "a.safetensors").write_bytes(raw)
+    with pytest.raises(DataError, match=r"a\.safetensors: is damaged .* Remove it: its media are encoded anew"):
+        StateStore(tmp_path)

@@ -47,6 +47,12 @@ def test_a_place_that_cannot_be_written_is_refused(make_stage, output):
     assert message.startswith(f"{output}: cannot be written: ") and message.endswith("Name another `output`.")
 
 
+@pytest.mark.parametrize("output", ["x" * 300, "a/" * 5000])
+def test_an_output_with_too_long_a_name_is_refused(make_stage, tmp_path, output):
+    message = refusal(make_stage(output=f"{tmp_path}/{output}"))
+    assert "cannot be used (File name too long). Name another `output`." in message and len(message) < 300
+
+
 @pytest.mark.parametrize("output", ["", " ", "a\0b"])
 def test_an_output_without_a_name_is_refused(make_stage, output):
     assert "is no folder" in refusal(make_stage(output=output))
@@ -156,6 +162,21 @@ def test_the_processes_of_one_launch_are_one_training(tmp_path, monkeypatch):
         with OutputLock(tmp_path / "output"):
             pass
         assert (tmp_path / "output" / LOCK_FILE).is_file(), "the first process holds it still"
+
+
+@pytest.mark.distributed
+def test_a_launch_of_two_ends_where_another_training_writes(make_stage, holder, tmp_path):
+    done = subprocess.run(
+        command(make_stage(), tmp_path / "stage.yaml", processes=2),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode != 0 and holder.poll() is None
+    assert done.stderr.count(f"another training is writing there (process {holder.pid} on ") == 1
 
 
 def test_a_process_that_outlives_the_training_does_not_hold_its_lock(tmp_path):

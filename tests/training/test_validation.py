@@ -80,14 +80,15 @@ def test_the_loss_is_the_mean_over_all_labels_of_the_models_own_loss(make_valida
     assert last["eval_rows"] == sum(len(Path(s.path).read_text().splitlines()) for s in stage.data.validation)
 
 
-def test_it_is_looked_at_before_the_first_step_on_the_way_and_once_at_the_end(make_validated, quiet):
+def test_it_is_looked_at_before_the_first_step_on_the_way_and_once_at_the_end(make_validated, quiet, tmp_path):
     stage = make_validated(trainer={"max_steps": 5, "eval_steps": 2})
     run_stage(stage, console=quiet)
     assert [line["step"] for line in evaluations(stage.output)] == [0, 2, 4, 5]
     shown = quiet.file.getvalue()
     assert shown.count("held-back loss") == 4 and "image_kind_train" in shown
     epochs = make_validated(
-        trainer={"max_steps": -1, "num_train_epochs": 1, "eval_strategy": "epoch", "per_device_train_batch_size": 16}
+        output=str(tmp_path / "epochs"),
+        trainer={"max_steps": -1, "num_train_epochs": 1, "eval_strategy": "epoch", "per_device_train_batch_size": 16},
     )
     run_stage(epochs, console=quiet)
     steps = [line["step"] for line in evaluations(epochs.output)]

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -64,10 +64,19 @@ class StateStore:
         return len(self._places)
 
     def refresh(self) -> None:
-        """Take notice of files that were written meanwhile."""
+        """Take notice of files that were written meanwhile.
+
+        Raises:
+            DataError: If one is damaged.
+        """
         for path in sorted(set(self.folder.glob("*.safetensors")) - set(self._paths)):
-            with safe_open(path, framework="np") as file:
-                keys = file.get_tensor("keys")
+            try:
+                with safe_open(path, framework="np") as file:
+                    keys = file.get_tensor("keys")
+            except (OSError, SafetensorError) as error:
+                raise DataError(
+                    str(path), f"is damaged ({error}).", "Remove it: its media are encoded anew."
+                ) from None
             for place, key in enumerate(keys):
                 self._places[key.tobytes()] = (len(self._paths), place)
             self._paths.append(path)

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch.distributed as dist
@@ -71,10 +72,21 @@ class RowLengths:
         np.savez(folder / LENGTHS_FILE, known=self.known, streamed=np.array(self.streamed, np.int32), cuts=cuts_table)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, if there is anything that fits this mixture."""
+        """Read what `save` wrote, if there is anything that fits this mixture.
+
+        Raises:
+            DataError: If the file is damaged.
+        """
         file = folder / LENGTHS_FILE
         if not file.is_file():
             return
+        try:
+            self._load(file)
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            said = " ".join(str(error).split())[:200]
+            raise DataError(str(file), f"is damaged ({said}).", "Go on from an earlier checkpoint.") from None
+
+    def _load(self, file: Path) -> None:
         with np.load(file) as stored:
             if stored["known"].shape != self.known.shape:
                 return
