@@ -32,6 +32,7 @@ class Source:
         root: Its folder.
         help: What is expected there and where to get it; ends the error of a missing file.
         read: Paths of the annotation files that were read, relative to `root` -> SHA-256.
+        caches: Folders of libraries, whose absolute paths rows may name too.
         unpacked: Names of media that were written, in small letters -> hash of their content.
     """
 
@@ -39,6 +40,7 @@ class Source:
     root: Path
     help: str
     read: dict[str, str] = field(default_factory=dict)
+    caches: tuple[Path, ...] = ()
     unpacked: dict[str, str] = field(default_factory=dict)
 
     def first(self, *names: str) -> str:
@@ -195,7 +197,8 @@ class Source:
             EvaluationError: If it is the place of something else.
         """
         absolute = name.startswith(("/", "\\")) or _DRIVE.match(name) is not None
-        own = absolute and any(Path(name).is_relative_to(root) for root in (self.root.absolute(), self.root.resolve()))
+        roots = (self.root.absolute(), self.root.resolve(), *self.caches)
+        own = absolute and any(Path(name).is_relative_to(root) for root in roots)
         if "\0" in name or ".." in re.split(r"[/\\]", name) or (absolute and not own):
             raise EvaluationError(
                 where,
