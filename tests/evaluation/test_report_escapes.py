@@ -102,7 +102,7 @@ def test_the_table_of_a_terminal_shows_names_and_obeys_none() -> None:
 
 def comparison() -> Report:
     difference = Difference(0.1, 0.0, 0.2, 0.01, 0.0, 0.2, 0.01, (0.1,))
-    row = Comparison(HOSTILE, "exact_match", True, HOSTILE, 3, 3, 0.5, 0.4, difference, 0.02, "better")
+    row = Comparison(HOSTILE, "exact_match", True, 3, 3, HOSTILE, HOSTILE, 0.5, 0.4, difference, 0.02, "better")
     return Report(HOSTILE, {HOSTILE: [HOSTILE]}, 1, 1000, [row], [HOSTILE])
 
 
