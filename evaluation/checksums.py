@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from .errors import EvaluationError
+from .errors import EvaluationError, read_json
 from .files import write_whole
 from .processes import rank
 
@@ -22,9 +22,11 @@ def check_files(root: Path, read: dict[str, str]) -> None:
     """
     path = root / CHECKSUMS
     try:
-        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise EvaluationError(f"{path} is damaged ({error}). Remove it to note the files anew.") from error
+        known = read_json(path.read_bytes(), where=str(path)) if path.is_file() else {}
+    except EvaluationError as error:
+        raise EvaluationError(f"{path} is damaged ({error.problem}) Remove it to note the files anew.") from None
+    if not isinstance(known, dict) or not all(isinstance(digest, str) for digest in known.values()):
+        raise EvaluationError(f"{path} is damaged (no object of texts). Remove it to note the files anew.")
     for name, digest in read.items():
         if known.get(name, digest) != digest:
             raise EvaluationError(

@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from unimoe.visible import visible
+
 from .compare_table import comparison_table, explanation, render_markdown
 from .comparison import compare_variants
 from .errors import EvaluationError
 from .exits import fail
+from .files import write_whole
 from .variants import collect_variants
 
 _WIDTH = 160  # where there is no terminal to measure
@@ -40,12 +43,11 @@ def command(
         console = Console(width=_WIDTH)
     console.print(comparison_table(report))
     for line in explanation(report):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(visible(line), highlight=False, markup=False, soft_wrap=True)
     texts = {markdown: render_markdown(report), json_file: json.dumps(report.to_json(), indent=2) + "\n"}
     for path, text in texts.items():
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_whole(path, text)
 
 
 __all__ = ["command"]

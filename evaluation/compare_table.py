@@ -1,10 +1,15 @@
 """A report of comparisons as a table in the terminal and in Markdown."""
 
 from collections.abc import Callable
+from typing import Literal
 
+from rich.markup import escape
 from rich.table import Table
 
+from unimoe.visible import markdown, visible
+
 from .comparison import Comparison, Report
+from .markdown import markdown_table
 from .paired import LEVEL
 
 Column = Callable[[Comparison], str]
@@ -34,13 +39,14 @@ def comparison_table(report: Report) -> Table:
     table = Table(show_header=True)
     shown = columns(report)
     for title in shown:
-        table.add_column(title, justify="left" if title in ("task", "metric", "variant", "verdict") else "right")
+        side: Literal["left", "right"] = "left" if title in ("task", "metric", "variant", "verdict") else "right"
+        table.add_column(escape(visible(title)), justify=side)
     before = None
     for row in report.comparisons:
         if before not in (None, row.task):
             table.add_section()
         before = row.task
-        *cells, verdict = (fill(row) for fill in shown.values())
+        *cells, verdict = (escape(visible(fill(row))) for fill in shown.values())
         table.add_row(*cells, f"[{_STYLES[verdict]}]{verdict}[/]")
     return table
 
@@ -48,10 +54,8 @@ def comparison_table(report: Report) -> Table:
 def render_markdown(report: Report) -> str:
     """The table in Markdown, and below it how to read it."""
     shown = columns(report)
-    lines = [list(shown), ["---"] * len(shown)]
-    lines += [[fill(row) for fill in shown.values()] for row in report.comparisons]
-    table = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([*table, "", *explanation(report), ""])
+    table = markdown_table([list(shown), *([fill(row) for fill in shown.values()] for row in report.comparisons)])
+    return "\n".join([table, "", *map(markdown, explanation(report)), ""])
 
 
 def explanation(report: Report) -> list[str]:

@@ -1,10 +1,11 @@
 """The configuration of an evaluation: YAML file -> `key.sub=value` overrides -> validated `EvaluationConfig`."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from transformers import GenerationConfig
 
@@ -31,6 +32,8 @@ MetricName = Literal[
 """Keys of `evaluation.metrics.METRICS`."""
 
 
+_TASK_NAME = re.compile(r"[^\W_.][\w .()+=,-]{0,99}")
+"""Of predictions/NAME.jsonl: no separators, nothing hidden, no control characters."""
 DEFAULT_OUTPUT = "runs/evaluation"
 """Where results go unless a configuration says otherwise."""
 DEFAULT_LENGTH = 32
@@ -139,6 +142,26 @@ class EvaluationConfig(Section):
     judge: JudgeConfig | None = None
     bootstrap: BootstrapConfig = Field(default_factory=BootstrapConfig)
     tasks: dict[str, TaskConfig] = Field(min_length=1)
+
+    @field_validator("tasks")
+    @classmethod
+    def _check_names(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
+        """Refuse names that cannot be those of files."""
+        seen: dict[str, str] = {}
+        for name in tasks:
+            if not _TASK_NAME.fullmatch(name):
+                raise PydanticCustomError(
+                    "refused",
+                    "{why}",
+                    {"why": f"the name {name[:40]!r} is also that of a file: write letters, digits, - and _."},
+                )
+            if (other := seen.setdefault(name.casefold(), name)) != name:
+                raise PydanticCustomError(
+                    "refused",
+                    "{why}",
+                    {"why": f"{other!r} and {name!r} differ in case alone, and are names of files too."},
+                )
+        return tasks
 
     def decoding(self, task: TaskConfig) -> dict[str, Any]:
         """Arguments of `model.generate`: greedy, overlaid with those of the benchmark, the evaluation and the task."""

@@ -5,10 +5,13 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
+from unimoe.visible import visible
+
 
 def fail(error: Exception) -> NoReturn:
     """Say what is wrong, and exit."""
-    Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    line = visible(f"error: {error}")
+    Console(stderr=True).print(line, style="red", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(2) from None
 
 

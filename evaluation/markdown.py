@@ -1,10 +1,16 @@
-"""report.md: the scores of an evaluation as Markdown, to paste into a model card or an issue."""
+"""report.md: the scores of an evaluation as Markdown, to paste into a model card or an issue.
+
+Names that come from rows, folders and configurations are escaped: they are shown, and make nothing of their own.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimoe.visible import markdown
+
+from .files import write_whole
 from .report import baseline_title, describe_model
 
 
@@ -29,23 +35,26 @@ def table_cells(results: dict[str, Any]) -> list[list[str]]:
 
 
 def markdown_table(cells: Sequence[Sequence[str]]) -> str:
-    """Lines of cells, the first of them titles, as a Markdown table."""
-    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in cells]
+    """Lines of cells, the first of them titles, as a Markdown table; the cells are texts, whatever they hold."""
+    lines = [f"| {' | '.join(map(markdown, line))} |" for line in cells]
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
 
 def write_markdown(path: Path, results: dict[str, Any]) -> None:
     """Write scores, further values and categories of all tasks."""
-    parts = [f"# Evaluation of {results['model']['path']}", describe_model(results["model"])]
+    parts = [
+        f"# Evaluation of {markdown(results['model']['path'])}",
+        f"model: {markdown(describe_model(results['model']))}",
+    ]
     if results["baseline"]:
-        parts.append(f"baseline: {describe_model(results['baseline'])}")
+        parts.append(f"baseline: {markdown(describe_model(results['baseline']))}")
     parts.append(markdown_table(table_cells(results)))
     for name, task in results["tasks"].items():
         if details := _details(task):
-            parts += [f"## {name}", *details]
+            parts += [f"## {markdown(name)}", *details]
     versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
-    parts.append(f"Decoding: {decoding(results)}. Versions: {versions}.")
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    parts.append(f"Decoding: {markdown(decoding(results))}. Versions: {markdown(versions)}.")
+    write_whole(path, "\n\n".join(parts) + "\n")
 
 
 def decoding(results: dict[str, Any]) -> str:

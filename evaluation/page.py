@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from unimoe.modality import Modality
+from unimoe.visible import visible
 
 from .embed import embed
+from .files import write_whole
 from .loading import LoadedTask
 from .markdown import decoding, number, span, table_cells
 from .metrics import Scores
@@ -85,7 +87,7 @@ def write_page(
         decoding=decoding(results),
         versions=versions,
     )
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, visible(page))
 
 
 def _task(name: str, task: dict[str, Any], worst: list[Answered]) -> dict[str, Any]:

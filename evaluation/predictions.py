@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import EvaluationError
+from .errors import EvaluationError, read_json
 from .files import write_whole
 from .processes import rank, wait
 from .tasks import Sample
@@ -59,7 +59,7 @@ def resume_file(path: Path, header: Header, *, overwrite: bool = False, cure: st
 
 def append_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Add rows that this process has answered."""
-    with _own(path).open("a", encoding="utf-8") as file:
+    with _own(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(_line(row) for row in rows)
 
 
@@ -158,11 +158,16 @@ def _files(path: Path) -> list[Path]:
 def _read(path: Path, header: Header, cure: str = _OVERWRITE) -> dict[str, str]:
     """Predictions of a file that was made with a header; a cut-off last line does not count."""
     text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1].decode()
+    try:
+        whole = text[: text.rfind(b"\n") + 1].decode()
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{path}: damaged ({error}). {cure}") from None
     lines = [_parse(line, f"{path}:{number}", f". {cure}") for number, line in _lines(whole)]
     found = lines[0].get("header") if lines else None
     if found != json.loads(json.dumps(header)):
         raise EvaluationError(f"{path} holds answers of another run ({_difference(found, header)}). {cure}")
+    if any(not isinstance(line.get(key), str) for line in lines[1:] for key in ("id", "prediction")):
+        raise EvaluationError(f"{path}: damaged (a line without 'id' or 'prediction'). {cure}")
     return {line["id"]: line["prediction"] for line in lines[1:]}
 
 
@@ -177,9 +182,9 @@ def _line(row: dict[str, Any]) -> str:
 
 def _parse(text: str, where: str, cure: str = "") -> dict[str, Any]:
     try:
-        line = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise EvaluationError(f"{where}: damaged ({error.msg}){cure}") from error
+        line = read_json(text, where=where)
+    except EvaluationError as error:
+        raise EvaluationError(f"{where}: damaged ({error.problem}){cure}", key=error.key) from None
     if not isinstance(line, dict):
         raise EvaluationError(f"{where}: expected an object{cure}")
     return line

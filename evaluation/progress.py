@@ -5,7 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from unimoe.visible import visible
 
 Batch = TypeVar("Batch")
 _EVERY = 60.0
@@ -20,7 +23,7 @@ def track(batches: Sequence[list[Batch]], description: str, *, console: Console)
 def _bar(batches: Sequence[list[Batch]], description: str, console: Console) -> Iterator[list[Batch]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(description, total=sum(map(len, batches)))
+        task = progress.add_task(escape(visible(description)), total=sum(map(len, batches)))
         for batch in batches:
             yield batch
             progress.advance(task, len(batch))

@@ -3,7 +3,6 @@
 results.json keeps no scores of rows; predictions and data do. What is scored here must come to what results.json says.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from unimoe.suggest import did_you_mean
 
 from .config import BootstrapConfig, EvaluationConfig
-from .errors import EvaluationError
+from .errors import EvaluationError, read_json
 from .estimates import resampled, value_of, whole
 from .loading import LoadedTask, load_tasks
 from .predictions import match_predictions
@@ -24,6 +23,7 @@ from .results import draws_of
 
 Floats = NDArray[np.float64]
 _SAME = ("metric", "data_hash", "n")
+_NEEDED = (*_SAME, "value")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class Recorded:
                 f"{self.folder}: task {name!r} was not measured.{did_you_mean(name, tasks)} Choose tasks that all "
                 "runs have with --task."
             )
+        if not isinstance(tasks[name], dict) or (lacking := sorted({*_NEEDED} - tasks[name].keys())):
+            what = f"lacks {lacking[0]!r}" if isinstance(tasks[name], dict) else "is no object"
+            raise EvaluationError(f"{self.folder / 'results.json'}: task {name!r} {what}. Run its evaluation again.")
         return dict(tasks[name])
 
 
@@ -64,13 +67,13 @@ def read_recorded(folder: Path) -> Recorded:
     """
     path = folder / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path.read_bytes(), where=str(path))
     except OSError as error:
         raise EvaluationError(
             f"{path}: cannot be read ({error.strerror}). A run is the output folder of `python -m evaluation`."
         ) from error
-    except json.JSONDecodeError as error:
-        raise EvaluationError(f"{path}: not valid JSON ({error.msg}). Run its evaluation again.") from error
+    except EvaluationError as error:
+        raise EvaluationError(error.where, error.problem, "Run its evaluation again.", key=error.key) from None
     if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict) or "config" not in results:
         raise EvaluationError(f"{path}: has no tasks and config, so it is not an evaluation's results.json.")
     return Recorded(folder, results)
@@ -98,6 +101,8 @@ def load_recorded_tasks(
         raise EvaluationError(
             f"{run.folder / 'results.json'}: config.{place}: {problem['msg']}. Run its evaluation again."
         ) from error
+    if lost := [name for name in names if name not in config.tasks]:
+        raise EvaluationError(f"{run.folder / 'results.json'}: its config has no task {lost[0]!r}.")
     chosen = {name: config.tasks[name] for name in names}
     changes: dict[str, Any] = {"tasks": chosen, "bootstrap": BootstrapConfig(samples=samples)}
     config = config.model_copy(update=changes | ({} if data_root is None else {"data_root": data_root}))

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from unimoe.modality import Modality
+from unimoe.visible import visible
 
 Cell = Callable[[dict[str, Any]], str]
 _LABEL_WIDTH, _TASK_WIDTH = 25, 13  # characters; four tasks stand side by side in 80
@@ -22,10 +23,11 @@ def print_report(results: dict[str, Any], *, console: Console) -> None:
         console.print(results_table(results, names[start : start + side_by_side]))
     for name, task in results["tasks"].items():
         for note in task["notes"]:
-            console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
+            console.print(visible(f"{name}: {note}"), highlight=False, markup=False, soft_wrap=True)
     for label in ("model", "baseline"):
         if results[label]:
-            console.print(f"{label}: {describe_model(results[label])}", highlight=False, markup=False, soft_wrap=True)
+            line = visible(f"{label}: {describe_model(results[label])}")
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if "parameters" in results["model"]:
         lines = loading_lines(results["model"]["path"])
         console.print(f"\n{lines}", highlight=False, markup=False, soft_wrap=True)
@@ -37,9 +39,9 @@ def results_table(results: dict[str, Any], names: Sequence[str]) -> Table:
     table = Table(show_header=True)
     table.add_column("", no_wrap=True)
     for name in names:
-        table.add_column(escape(name), justify="right", overflow="fold")
+        table.add_column(escape(visible(name)), justify="right", overflow="fold")
     for label, cell in _lines(results).items():
-        table.add_row(label, *(cell(task) for task in tasks))
+        table.add_row(escape(visible(label)), *(cell(task) for task in tasks))
     if results["routing"]:
         table.add_section()
         modalities = [results["routing"]["tasks"].get(name, {}) for name in names]

@@ -3,7 +3,10 @@
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+import torch
 
 import unimoe
 
@@ -129,14 +132,25 @@ def add_judged(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, unimoe and the libraries that the numbers depend on."""
-    found = {"python": platform.python_version(), "unimoe": unimoe.__version__}
+    """Versions of Python, unimoe and the libraries that the numbers depend on, and the processor that they are of."""
+    found = {"python": platform.python_version(), "unimoe": unimoe.__version__, "processor": _processor()}
     for package in _VERSIONED:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
+
+
+def _processor() -> str:
+    """The processor, the instructions that torch uses of it, and the number of threads: they decide how sums round."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = next(names, "") or platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
 
 
 __all__ = ["add_judged", "compare", "draws_of", "summarise", "task_result", "verdict", "versions"]

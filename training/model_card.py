@@ -14,6 +14,7 @@ from unimoe.strict_json import parse_json
 from unimoe.strict_yaml import read_yaml_file
 from unimoe.surgery import Certificate
 from unimoe.surgery.certificate import FILE_NAME as CERTIFICATE_FILE
+from unimoe.visible import markdown
 
 from .config import StageConfig
 
@@ -143,7 +144,7 @@ def model_card(name: str, history: list[dict[str, Any]], certificate: Certificat
         "pipeline_tag: any-to-any",
         "---",
         "",
-        f"# {name}",
+        f"# {markdown(name)}",
         "",
         "A multimodal model trained with unimoe.",
         "",
@@ -167,7 +168,8 @@ def model_card(name: str, history: list[dict[str, Any]], certificate: Certificat
         "| stage | file | rows | weight |",
         "|---|---|---|---|",
         *(
-            f"| {entry['stage']} | `{source['path']}` | {_row_count(source['rows'])} | {source['weight']:g} |"
+            f"| {markdown(entry['stage'])} | {markdown(source['path'])} | {_row_count(source['rows'])} "
+            f"| {source['weight']:g} |"
             for entry in history
             for source in entry["data"]
         ),
@@ -189,7 +191,7 @@ def _stage_row(entry: dict[str, Any]) -> str:
         [*entry["train"]["parts"], *([f"LoRA r={lora['r']}: {', '.join(lora['parts'])}"] if lora else [])]
     )
     numbers = f"{entry['steps']:,} | {entry['samples']:,} | {entry['loss']:.3f} | {entry['seed']}"
-    return f"| {entry['stage']} | {start} | {trained} | {numbers} |"
+    return f"| {markdown(entry['stage'])} | {markdown(str(start))} | {markdown(trained)} | {numbers} |"
 
 
 def _sources(start: dict[str, Any]) -> list[str]:
@@ -206,7 +208,8 @@ def _certificate_lines(certificate: Certificate) -> list[str]:
     return [
         "## Certificate",
         "",
-        f"Operation `{certificate.operation}`, {certificate.kind}: {certificate.claim} Largest difference: "
+        f"Operation {markdown(certificate.operation)}, {markdown(certificate.kind)}: {markdown(certificate.claim)} "
+        "Largest difference: "
         f"{certificate.difference:.1e}. See `certificate.json`.",
         "",
     ]

@@ -4,8 +4,9 @@ import re
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and line feed, other line ends, marks that turn text around, and halves of letters."""
-_LETTERS = re.compile(r"[\\`*\[\]()|#~!$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.")
-_FIRST = re.compile(r"\A([-+=]|\d+(?=\.))")
+_MARKS = re.compile(r"[\\`*\[\]|#~!$@]|(?<=\])\(|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+"""What makes links, pictures, emphasis, code, cells, headings, formulas and mentions."""
+_HTML = re.compile(r"[<>](?=[A-Za-z/!?])|&(?=[#A-Za-z])|(?<=[\w\"'/-])>")
 
 
 def visible(text: str) -> str:
@@ -14,15 +15,10 @@ def visible(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """A text as Markdown that shows it on one line: without links, pictures, HTML, cells or headings of its own."""
+    """A text within a line of Markdown that shows it: without links, pictures, HTML, cells or headings of its own."""
     line = " ".join(visible(text).split("\n"))
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _FIRST.sub(_escape_first, _LETTERS.sub(lambda found: f"\\{found[0]}", line))
-
-
-def _escape_first(found: re.Match[str]) -> str:
-    """What would begin a list or underline a heading at the start of a line."""
-    return f"{found[0]}\\" if found[0].isdecimal() else f"\\{found[0]}"
+    line = _HTML.sub(lambda found: {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[found[0]], line)
+    return _MARKS.sub(lambda found: f"\\{found[0]}", line)
 
 
 __all__ = ["markdown", "visible"]

@@ -2,20 +2,22 @@
 
 import ast
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..errors import EvaluationError
+from ..errors import EvaluationError, read_json
 from .source import Row, Source, need
 
 _PICTURE = re.compile(
     rb"(?P<png>\x89PNG)|(?P<jpg>\xff\xd8\xff)|(?P<gif>GIF8)|(?P<webp>RIFF....WEBP)|(?P<bmp>BM)", re.DOTALL
 )
 """First bytes of a picture, named as the ending of its file."""
+_LONGEST_LIST = 100_000
+"""Of a text that is a list, characters; a longer one is cut, and so is none."""
 
 
 def need_text(row: Row, where: str, key: str) -> str:
@@ -98,11 +100,11 @@ def _text(value: Any, where: str, name: str) -> str:
 
 def _parsed(text: str) -> Any:
     """What a text is in JSON or Python; None if it is neither."""
-    parsers: tuple[Callable[[str], Any], ...] = (json.loads, ast.literal_eval)
+    parsers: tuple[Callable[[str], Any], ...] = (partial(read_json, where="list"), ast.literal_eval)
     for parse in parsers:
         try:
-            return parse(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):  # json.JSONDecodeError is a ValueError
+            return parse(text.strip()[:_LONGEST_LIST])
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # EvaluationError is a ValueError
             continue
     return None
 
@@ -129,7 +131,7 @@ def unpack_medium(source: Source, row: Row, where: str, key: str, *, name: str |
         row: With the medium.
         where: Its place.
         key: Of the medium.
-        name: Unique in the benchmark, without ending. None: a hash of the content, equal for equal media.
+        name: For its file, without ending, see `Source.unpack`. None: a hash of the content, equal for equal media.
         ending: Used where neither the content, which tells pictures, nor the path says one, such as `.wav`.
 
     Raises:
@@ -137,7 +139,7 @@ def unpack_medium(source: Source, row: Row, where: str, key: str, *, name: str |
     """
     (value,) = need(row, where, key)
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
-    if not content and path:
+    if not content and isinstance(path, str) and path:
         return source.media(where, path)
     if not isinstance(content, bytes) or not content:
         raise EvaluationError(
@@ -145,7 +147,7 @@ def unpack_medium(source: Source, row: Row, where: str, key: str, *, name: str |
             "Load the data set with this column not decoded, such as Image(decode=False) or Audio(decode=False)."
         )
     picture = _PICTURE.match(content)
-    suffix = f".{picture.lastgroup}" if picture else PurePosixPath(path or "").suffix or ending
+    suffix = f".{picture.lastgroup}" if picture else PurePosixPath(str(path or "")).suffix or ending
     return source.unpack((name or hashlib.sha256(content).hexdigest()[:20]) + suffix, content)
 
 

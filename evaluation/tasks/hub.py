@@ -1,5 +1,10 @@
 """Rows of a benchmark from a data set of the Hub, or from a folder that `datasets` reads."""
 
+from dataclasses import replace
+from pathlib import Path
+
+from huggingface_hub.constants import HF_HUB_CACHE
+
 from ..errors import EvaluationError
 from .benchmark import Benchmark
 from .sample import Sample
@@ -30,6 +35,8 @@ def read_hub(benchmark: Benchmark, source: Source) -> tuple[list[Sample], str]:
             f"{hub.dataset}, split {hub.split}: cannot be loaded ({type(error).__name__}: {error}). Check the network "
             "and access, or put the publisher's files into the data root and leave 'hub' out."
         ) from error
+    caches = (Path(datasets.config.HF_DATASETS_CACHE).absolute(), Path(HF_HUB_CACHE).absolute())
+    source = replace(source, caches=caches)  # where files of a data set that is a folder are
     media = [name for name, feature in rows.features.items() if isinstance(feature, _decoded(datasets))]
     for name in media:
         rows = rows.cast_column(name, type(rows.features[name])(decode=False))  # bytes and path, as in parquet

@@ -3,19 +3,24 @@
 import csv
 import hashlib
 import io
-import json
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import EvaluationError
+from unimoe.media.naming import shown
+
+from ..errors import EvaluationError, read_json
 from ..files import write_whole
 
 Row = dict[str, Any]
 UNPACKED = "unpacked"
 """Folder for media that a publisher keeps inside of annotation files."""
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+"""What a row may call a file."""
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
 @dataclass
@@ -27,12 +32,16 @@ class Source:
         root: Its folder.
         help: What is expected there and where to get it; ends the error of a missing file.
         read: Paths of the annotation files that were read, relative to `root` -> SHA-256.
+        caches: Folders of libraries, whose absolute paths rows may name too.
+        unpacked: Names of media that were written, in small letters -> hash of their content.
     """
 
     name: str
     root: Path
     help: str
     read: dict[str, str] = field(default_factory=dict)
+    caches: tuple[Path, ...] = ()
+    unpacked: dict[str, str] = field(default_factory=dict)
 
     def first(self, *names: str) -> str:
         """The first of these names that is there; patterns such as `*.parquet` too.
@@ -73,20 +82,13 @@ class Source:
         except UnicodeDecodeError as error:
             raise EvaluationError(f"{self.root / name}: not UTF-8 at byte {error.start}") from error
 
-    def json(self, name: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    def json(self, name: str) -> Any:
         """A JSON file.
 
-        Args:
-            name: Below the folder.
-            object_pairs_hook: As of `json.loads`.
-
         Raises:
-            EvaluationError: If it is missing or damaged.
+            EvaluationError: If it is missing or damaged, or an object in it has a key twice.
         """
-        try:
-            return json.loads(self.text(name), object_pairs_hook=object_pairs_hook)
-        except json.JSONDecodeError as error:
-            raise EvaluationError(f"{self.root / name}:{error.lineno}: not valid JSON: {error.msg}") from error
+        return read_json(self.text(name), where=str(self.root / name))
 
     def rows(self, name: str, *, delimiter: str | None = None) -> Iterator[tuple[str, Row]]:
         """Rows of an annotation file with the place of each, by the file's ending: jsonl, json, csv, tsv, parquet.
@@ -108,11 +110,14 @@ class Source:
             csv.field_size_limit(sys.maxsize)  # pictures in base64
             file = io.StringIO(self.text(name), newline="")
             reader = csv.DictReader(file, delimiter=delimiter or ("\t" if ending == ".tsv" else ","))
-            for row in reader:
-                where = f"{path}:{reader.line_num}"
-                if None in row or None in row.values():
-                    raise EvaluationError(f"{where}: has not as many cells as the first line")
-                yield where, row
+            try:
+                for row in reader:
+                    where = f"{path}:{reader.line_num}"
+                    if None in row or None in row.values():
+                        raise EvaluationError(f"{where}: has not as many cells as the first line")
+                    yield where, row
+            except csv.Error as error:
+                raise EvaluationError(f"{path}:{reader.line_num + 1}: not a table of cells: {error}") from None
 
     def lines(self, name: str) -> Iterator[tuple[str, Row]]:
         """Rows of a file with a JSON object a line, whatever its ending, with the place of each.
@@ -124,7 +129,7 @@ class Source:
         for number, line in enumerate(self.text(name).split("\n"), start=1):
             if line.strip():
                 where = f"{self.root / name}:{number}"
-                yield where, as_row(self._line(line, where), where)
+                yield where, as_row(read_json(line, where=where), where)
 
     def listed(self, name: str, key: str) -> Iterator[tuple[str, Row]]:
         """Rows of a list in a JSON object, such as `{"questions": [...]}`, with the place of each.
@@ -148,16 +153,7 @@ class Source:
             EvaluationError: If the file is missing or damaged, or an id comes twice.
         """
         path = self.root / name
-
-        def unique(pairs: list[tuple[str, Any]]) -> Row:
-            row = dict(pairs)
-            if len(row) < len(pairs):  # json.loads keeps the last one without a word
-                keys = [key for key, _ in pairs]
-                twice = next(key for key in keys if keys.count(key) > 1)
-                raise EvaluationError(f"{path}: id {twice!r} appears twice")
-            return row
-
-        content = self.json(name, object_pairs_hook=unique)
+        content = self.json(name)
         if not isinstance(content, dict):
             raise EvaluationError(f"{path}: expected an object of rows by id, found {type(content).__name__}")
         for key, row in content.items():
@@ -165,6 +161,7 @@ class Source:
             yield where, key, as_row(row, where)
 
     def _parquet(self, name: str) -> Iterator[tuple[str, Row]]:
+        import pyarrow
         import pyarrow.parquet as parquet
 
         path = self.root / name
@@ -175,41 +172,64 @@ class Source:
                 yield f"{path}[{start}]", batch.to_pylist()[0]
         except FileNotFoundError as error:
             raise EvaluationError(self._missing(str(path))) from error
-        except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise EvaluationError(f"{path}: not a parquet file: {error}") from error
-
-    @staticmethod
-    def _line(line: str, where: str) -> Any:
-        try:
-            return json.loads(line)
-        except json.JSONDecodeError as error:
-            raise EvaluationError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
 
     def media(self, where: str, *names: str) -> str:
         """The path of a picture, clip or sound of a row, which is stored under the first of these names that is there.
 
         Raises:
-            EvaluationError: If there is none; names the row and the first name.
+            EvaluationError: If there is none, or a name leads out of the folder; names the row and the first name.
         """
         for name in names:
-            path = (self.root / name).resolve()
-            if path.is_file():
-                return str(path)
+            path = self.root / self._within(name, where)
+            try:
+                if path.is_file():
+                    return str(path.resolve())
+            except OSError:  # a name that is too long for a file
+                continue
         raise EvaluationError(f"{where}: {self._missing(str(self.root / names[0]))}")
+
+    def _within(self, name: str, where: str) -> str:
+        """A name that comes from a row, if it stays in the folder; links in the folder are its owner's own.
+
+        Raises:
+            EvaluationError: If it is the place of something else.
+        """
+        absolute = name.startswith(("/", "\\")) or _DRIVE.match(name) is not None
+        roots = (self.root.absolute(), self.root.resolve(), *self.caches)
+        own = absolute and any(Path(name).is_relative_to(root) for root in roots)
+        if "\0" in name or ".." in re.split(r"[/\\]", name) or (absolute and not own):
+            raise EvaluationError(
+                where,
+                f"the path {shown(name)} is none below {self.root}, where media of {self.name} are.",
+                "Put the file there, and name it by its place below.",
+            )
+        return name
 
     def unpack(self, name: str, content: bytes) -> str:
         """Write a medium that came inside of an annotation file, once, and return its path.
 
         Args:
-            name: Unique in the benchmark, with an ending.
+            name: With an ending. What cannot be the name of a file, or is that of another medium but for its case, is
+                replaced by a hash of the content.
             content: Of the file.
 
         Raises:
-            EvaluationError: If the folder cannot be written to.
+            EvaluationError: If the folder cannot be written to, or is a link to another place.
         """
-        path = self.root / UNPACKED / name
+        digest = hashlib.sha256(content).hexdigest()[:20]
+        if not _FILE_NAME.fullmatch(name) or self.unpacked.setdefault(name.casefold(), digest) != digest:
+            ending = Path(name.replace("\0", "")).suffix
+            name = digest + (ending if _FILE_NAME.fullmatch(f"a{ending}") else "")
+        folder = self.root / UNPACKED
+        path = folder / name
         try:
-            if not path.is_file() or path.stat().st_size != len(content):
+            if not folder.resolve().is_relative_to(self.root.resolve()):
+                raise EvaluationError(
+                    f"{folder} is a link to {folder.resolve()}. Remove it: media are unpacked there."
+                )
+            if path.is_symlink() or not path.is_file() or path.read_bytes() != content:
                 write_whole(path, content)
         except OSError as error:
             raise EvaluationError(

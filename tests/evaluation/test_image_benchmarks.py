@@ -1,11 +1,13 @@
 """What each image benchmark reads from its publisher's layout."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmark_damage import read, write
 from fixture_files import picture_bytes
 
+from evaluation.errors import EvaluationError
 from evaluation.tasks import BENCHMARKS, Sample, ask, image
 from evaluation.tasks.choices import LETTERS
 from evaluation.tasks.source import UNPACKED
@@ -219,8 +221,11 @@ def test_pictures_that_the_hub_gives_as_paths_stay_where_they_are(tmp_path: Path
     hub, row = BENCHMARKS["okvqa"].hub, hub_rows()["okvqa"]
     assert hub is not None
     picture = {"bytes": None, "path": str(tmp_path / "1.png")}
-    sample = hub.row({**row, "image": picture}, "row 0", BENCHMARKS["okvqa"].source(tmp_path / "none"))
+    source = replace(BENCHMARKS["okvqa"].source(tmp_path / "none"), caches=(tmp_path,))
+    sample = hub.row({**row, "image": picture}, "row 0", source)
     assert sample.media == [{"type": "image", "path": str(tmp_path / "1.png")}]
+    with pytest.raises(EvaluationError, match=r"row 0: the path .*1\.png' is none below"):
+        hub.row({**row, "image": picture}, "row 0", replace(source, caches=(tmp_path / "other",)))
 
 
 def test_pictures_of_mmbench_may_stand_in_later_rows(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_key_that_comes_twice_is_no_silent_loss(name: str, tmp_path: Path) -> 
     rows = json.loads(path.read_text())
     key = next(iter(rows))
     path.write_text(json.dumps(rows)[:-1] + f', "{key}": {json.dumps(rows[key])}}}')
-    assert complaint(name, tmp_path) == f"{path}: id {key!r} appears twice"
+    assert complaint(name, tmp_path).startswith(f"{path}: {key}: the key is given twice.")
 
 
 Change = Callable[[list[Row]], object]

@@ -102,7 +102,7 @@ def test_the_command_measures_writes_and_reports(config_file: Path, sparse: Path
     assert task["baseline"]["difference"]["value"] == pytest.approx(task["value"] - task["baseline"]["value"])
 
     assert task["decoding"] == {"do_sample": False, "max_new_tokens": 4}
-    assert {"python", "unimoe", "torch", "transformers"} <= results["versions"].keys()
+    assert {"python", "unimoe", "torch", "transformers", "processor"} <= results["versions"].keys()
     assert results["baseline"]["active_parameters"] == results["baseline"]["parameters"]
     assert results["model"]["active_parameters"] < results["model"]["parameters"]
 

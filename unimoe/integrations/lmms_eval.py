@@ -1,20 +1,8 @@
-"""Entry point of lmms-eval (group `lmms_eval.models`): which classes stand behind `--model unimoe`.
+"""The entry point of lmms-eval as a part of the package; importing it costs what `import unimoe` does.
 
-lmms-eval reads this on every start, whatever is measured, so nothing heavy is imported here.
+lmms-eval itself reads `unimoe_lmms_eval`, which is the same and imports neither torch nor transformers.
 """
 
-from typing import Any
-
-
-def manifests() -> Any:
-    """Return the `ModelManifest` of `unimoe`: a class for tasks as chat messages, and one for `--force_simple`."""
-    from lmms_eval.models.registry_v2 import ModelManifest
-
-    return ModelManifest(
-        model_id="unimoe",
-        chat_class_path="unimoe.integrations.lmms_eval_chat.UniMoEChat",
-        simple_class_path="unimoe.integrations.lmms_eval_simple.UniMoESimple",
-    )
-
+from unimoe_lmms_eval import manifests
 
 __all__ = ["manifests"]
