@@ -8,7 +8,6 @@ is and how many tokens it fills, `unimoe.units` makes them. transformers' proces
 speech, with its own extractor, is added here to each of their steps.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -48,7 +47,6 @@ SAMPLING_RATE = 16_000
 _UNSUPPORTED = "text_pair text_target text_pair_target is_split_into_words return_overflowing_tokens stride"
 _TEXT_OPTIONS = frozenset(TextKwargs.__annotations__).difference(_UNSUPPORTED.split(), ["return_tensors"])
 _FLAGS = ("return_mm_token_type_ids", "return_text_replacement_offsets")
-_CALL_ARGUMENTS = set(inspect.signature(ProcessorMixin.apply_chat_template).parameters) - {"tools", "documents"}
 _OWN_OPTIONS = (*_FLAGS, *CALL_OPTIONS, "sampling_rate", "limits", "text_kwargs", "images_kwargs")
 
 
@@ -163,10 +161,9 @@ class UniMoEProcessor(ProcessorMixin):
             text: One text, or one for each row. None: only features are returned.
             **kwargs: The tokenizer's (`padding`, `max_length`, `padding_side`, ...), the image processor's, also
                 nested as `text_kwargs` and `images_kwargs`; `return_tensors`; `sampling_rate` (Hz, default 16000);
-                `limits` (of the size of media, `unimoe.media.Limits`);
-                `return_mm_token_type_ids` (default True); `return_text_replacement_offsets`; and, to change the
-                processor's layout for this call, those of `unimoe.layout.CALL_OPTIONS` (`video_frame_rate`, ...).
-                Without `padding_side`, the tokenizer's own is used.
+                `limits` (`unimoe.media.Limits`); `return_mm_token_type_ids` (default True);
+                `return_text_replacement_offsets`; and, to change the processor's layout for this call, those of
+                `unimoe.layout.CALL_OPTIONS` (`video_frame_rate`, ...). Without `padding_side`, the tokenizer's counts.
 
         Returns:
             `input_ids`, `attention_mask`, `mm_token_type_ids` (B, S); with `position_type="omni"`, `position_ids`
@@ -235,7 +232,7 @@ class UniMoEProcessor(ProcessorMixin):
         """
         template = self._resolve_chat_template(chat_template)
         known = {*_TEXT_OPTIONS, *_OWN_OPTIONS, *self._image_options()} - {"sanitize_control_tokens"}
-        check_arguments(kwargs, template, known | _CALL_ARGUMENTS)
+        check_arguments(kwargs, template, known)
         sanitized = bool(kwargs.get("sanitize_control_tokens"))
         conversations, is_batched = self.read_conversations(conversation, template=template, sanitized=sanitized)
         options = {**(kwargs.pop("processor_kwargs", None) or {}), **{k: kwargs.pop(k) for k in known & kwargs.keys()}}
@@ -250,15 +247,15 @@ class UniMoEProcessor(ProcessorMixin):
     def read_conversations(
         self, conversation: Any, *, template: str | None = None, sanitized: bool = False
     ) -> tuple[list[list[Message]], bool]:
-        """Bring one conversation or a batch to the form that templates take, each medium as a `Held`.
+        """Bring one conversation or a batch to the form that templates take; see `unimoe.processing.templates`.
 
         Args:
             conversation: As for `apply_chat_template`.
-            template: Chat template, whose own keys of messages stay. None: the processor's.
+            template: Whose own keys of messages stay. None: the processor's.
             sanitized: Whether texts may hold control tokens.
 
         Returns:
-            The conversations, and whether it was a batch.
+            The conversations, each medium as a `Held`, and whether it was a batch.
 
         Raises:
             DataError: If one cannot be read, or has a medium that this processor does not take.
@@ -273,8 +270,7 @@ class UniMoEProcessor(ProcessorMixin):
 
     def _normalize_conversations(self, conversation: Any) -> tuple[list[Any], bool]:
         """As transformers asks for it; `read_conversations` has done it."""
-        is_batched = isinstance(conversation[0], list)
-        return conversation if is_batched else [conversation], is_batched
+        return (conversation, True) if isinstance(conversation[0], list) else ([conversation], False)
 
     def count_tokens(self, messages: Sequence[dict[str, Any]]) -> int:
         """Count the tokens of one conversation as `apply_chat_template(tokenize=True)` would make them; of most media

@@ -1,9 +1,12 @@
 """What a chat template takes: messages with their media held, keys and arguments that it uses; all else is refused."""
 
+import inspect
 import re
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
+
+from transformers.processing_utils import ProcessorMixin
 
 from ..errors import DataError
 from ..modality import Modality
@@ -14,6 +17,8 @@ from .messages import Message, Reading, ReadMessage, read_conversations
 from .values import holds_nothing
 
 _STRUCTURE = ("role", "content", "type", "text", *KINDS)
+_ARGUMENTS = set(inspect.signature(ProcessorMixin.apply_chat_template).parameters) - {"tools", "documents"}
+"""Of transformers' call, which does something with each, whatever the template."""
 _MEDIA_ARGUMENTS = ("images", "videos", "audio", "speech")
 CannotTake = Callable[[Modality, str, str], DataError]
 
@@ -75,11 +80,12 @@ def check_arguments(arguments: dict[str, Any], template: str, known: Collection[
     Args:
         arguments: Of a call; changed in place.
         template: Chat template; those that it names stay.
-        known: Arguments that are not the template's.
+        known: Further arguments that are not the template's.
 
     Raises:
         DataError: If there is one.
     """
+    known = _ARGUMENTS.union(known)
     for name in [name for name in arguments if name not in known and not uses_argument(template, name)]:
         if not holds_nothing(arguments.pop(name)):
             hint = did_you_mean(name, known).strip()
