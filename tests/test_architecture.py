@@ -87,6 +87,7 @@ NEIGHBOURS = {
     ("presets", "configuration_unimoe"),
     ("placeholders", "media"),
     ("configuration_unimoe", "layout"),
+    ("arguments", "media"),
     ("processing_unimoe", "arguments"),
     ("processing_unimoe", "layout"),
     ("processing_unimoe", "media"),

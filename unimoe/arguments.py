@@ -3,13 +3,31 @@ tokenizers that pad for generation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from .errors import DataError, MediaError
+from .media import Limits
 
+SAMPLING_RATE = 16_000
+"""Hz; the rate of sounds that are passed as bare samples, unless `sampling_rate=` says otherwise."""
 _ORDER = "Pass them by name: processor(text=..., images=...)."
+
+
+@dataclass
+class Options:
+    """Keyword arguments of one call, sorted by the part that takes them."""
+
+    text: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
+    layout: dict[str, Any] = field(default_factory=dict)
+    return_tensors: str | None = None
+    sampling_rate: int = SAMPLING_RATE
+    limits: Limits | None = None
+    return_mm_token_type_ids: bool = True
+    return_text_replacement_offsets: bool = False
 
 
 def pad_for_generation(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -23,6 +41,9 @@ def pad_for_generation(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def in_order(images: Any, text: Any) -> tuple[Any, list[str] | None]:
     """Pictures, and the texts as a list, of which the caller may have passed one in the place of the other.
+
+    Args:
+        images, text: Of the call.
 
     Raises:
         DataError: If neither is a text, or the first is a conversation.
@@ -61,7 +82,11 @@ def _is_conversation(value: Any) -> bool:
 
 @contextmanager
 def explaining(images: Any, texts: list[str] | None) -> Iterator[None]:
-    """Where pictures were named by strings alone and one of them names none, say that a text goes in `text=`."""
+    """Where pictures were named by strings alone and one of them names none, say that a text goes in `text=`.
+
+    Args:
+        images, texts: Of the call.
+    """
     try:
         yield
     except ValueError as error:
@@ -70,4 +95,4 @@ def explaining(images: Any, texts: list[str] | None) -> Iterator[None]:
         raise
 
 
-__all__ = ["as_texts", "explaining", "in_order", "pad_for_generation"]
+__all__ = ["SAMPLING_RATE", "Options", "as_texts", "explaining", "in_order", "pad_for_generation"]

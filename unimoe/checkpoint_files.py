@@ -86,6 +86,10 @@ def check_weights(model: nn.Module, source: str | Path) -> None:
 
     Tensors that are not in memory (offloaded, of other processes) and quantised ones are not looked at.
 
+    Args:
+        model: The model.
+        source: Folder that it was loaded from.
+
     Raises:
         CheckpointError: Naming the tensor.
     """

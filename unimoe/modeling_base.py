@@ -122,7 +122,7 @@ def asked_for(configs: Iterable[PreTrainedConfig]) -> set[str]:
 
 
 def require_one(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
-    """Refuse token ids and embeddings together, and neither.
+    """Refuse `input_ids` and `inputs_embeds` together, and neither.
 
     Raises:
         DataError: Unless exactly one is given.

@@ -9,18 +9,18 @@ speech, with its own extractor, is added here to each of their steps.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
-from .arguments import explaining, in_order, pad_for_generation
+from .arguments import SAMPLING_RATE, Options, explaining, in_order, pad_for_generation
 from .errors import DataError
 from .layout import CALL_OPTIONS, MediaLayout
 from .lengths import TokenCounter
-from .media import Limits, window_samples
+from .media import window_samples
 from .modality import MEDIA, Modality
 from .placeholders import (
     CHAT_TEMPLATE,
@@ -41,27 +41,10 @@ from .remote_code import AUTO_MAP, write_remote_code
 from .suggest import did_you_mean
 from .units import EXTRACTORS, Block, UnitCollector
 
-SAMPLING_RATE = 16_000
-"""Hz; the rate of sounds that are passed as bare samples, unless `sampling_rate=` says otherwise."""
-
 _UNSUPPORTED = "text_pair text_target text_pair_target is_split_into_words return_overflowing_tokens stride"
 _TEXT_OPTIONS = frozenset(TextKwargs.__annotations__).difference(_UNSUPPORTED.split(), ["return_tensors"])
 _FLAGS = ("return_mm_token_type_ids", "return_text_replacement_offsets")
 _OWN_OPTIONS = (*_FLAGS, *CALL_OPTIONS, "sampling_rate", "limits", "text_kwargs", "images_kwargs")
-
-
-@dataclass
-class _Options:
-    """Keyword arguments of one call, sorted by the part that takes them."""
-
-    text: dict[str, Any] = field(default_factory=dict)
-    images: dict[str, Any] = field(default_factory=dict)
-    layout: dict[str, Any] = field(default_factory=dict)
-    return_tensors: str | None = None
-    sampling_rate: int = SAMPLING_RATE
-    limits: Limits | None = None
-    return_mm_token_type_ids: bool = True
-    return_text_replacement_offsets: bool = False
 
 
 class UniMoEProcessor(ProcessorMixin):
@@ -343,9 +326,9 @@ class UniMoEProcessor(ProcessorMixin):
         own = getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", {})
         return frozenset({*ImagesKwargs.__annotations__, *own} - {"return_tensors"})
 
-    def _sort_options(self, kwargs: dict[str, Any]) -> _Options:
+    def _sort_options(self, kwargs: dict[str, Any]) -> Options:
         kwargs, image_options = dict(kwargs), self._image_options()
-        options = _Options(return_mm_token_type_ids=self.return_mm_token_type_ids)
+        options = Options(return_mm_token_type_ids=self.return_mm_token_type_ids)
         options.text.update(kwargs.pop("text_kwargs", {}))
         options.images.update(kwargs.pop("images_kwargs", {}))
         for nested in (options.text, options.images):
@@ -401,7 +384,7 @@ class UniMoEProcessor(ProcessorMixin):
             orders = [[(m, row, i) for m, i in find_placeholders(text)] for row, text in enumerate(texts)]
         return [[units.add(m, media[m][row][i], f"row {row}, {m.key} {i}") for m, row, i in order] for order in orders]
 
-    def _tokenize(self, texts: list[str], blocks: list[list[Block]], options: _Options) -> dict[str, Any]:
+    def _tokenize(self, texts: list[str], blocks: list[list[Block]], options: Options) -> dict[str, Any]:
         expanded, offsets = zip(
             *(
                 expand_placeholders(text, [block.text for block in in_row])

@@ -53,7 +53,7 @@ def load_sound(
     limits = limits_or_default(limits)
     default_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
     samples, rate = _read_samples(medium, default_rate, where, limits)
-    if isinstance(medium, os.PathLike):
+    if isinstance(medium, str | os.PathLike):
         where = f"{where}: {medium_name(medium)}"
     return resample(_checked(samples, where), rate, sampling_rate)
 
