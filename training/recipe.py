@@ -60,8 +60,9 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         if key not in RECIPE_KEYS:
             raise ConfigError(f"{source}: {key}: unknown key.{did_you_mean(str(key), RECIPE_KEYS)}")
     variables = read_variables(values, source)
-    check_used(values, variables, source)
-    values = substitute(values, variables, source)
+    check_length(values, variables, source)
+    written, values = values, substitute(values, variables, source)
+    check_used(written, source)
     stages = {
         name: validate(StageConfig, stage, source=f"{source}: stages.{name}")
         for name, stage in resolve_stages(values, source)
@@ -84,22 +85,34 @@ def read_variables(recipe: dict[str, Any], source: str) -> dict[str, str]:
     return output | {name: substitute(str(value), output, source) for name, value in given.items()}
 
 
-def check_used(recipe: dict[str, Any], variables: dict[str, str], source: str) -> None:
-    """Refuse a variable that nothing in a recipe uses: its name is misspelled, or it should go; and texts that would
-    become too long.
+def check_used(recipe: dict[str, Any], source: str) -> None:
+    """Refuse a variable that nothing in a recipe uses: its name is misspelled, or it should go.
 
     Raises:
         ConfigError: If there is one.
     """
-    rest = {key: value for key, value in recipe.items() if key != "variables"}
-    used = Counter(_REFERENCE.findall(json.dumps(rest, default=str)))
+    used = _references(recipe)
     for name in recipe.get("variables") or {}:
         if name not in used:
             raise ConfigError(f"{source}: variables.{name}: nothing in the recipe uses it.{did_you_mean(name, used)}")
-    length = sum(times * len(variables.get(name, "")) for name, times in used.items())
+
+
+def check_length(recipe: dict[str, Any], variables: dict[str, str], source: str) -> None:
+    """Refuse a recipe that would become too long with its variables in their places.
+
+    Raises:
+        ConfigError: If it would.
+    """
+    length = sum(times * len(variables.get(name, "")) for name, times in _references(recipe).items())
     _check_size(
         "yaml_bytes", length, f"with its variables in their places, the recipe has {length:,} characters", source
     )
+
+
+def _references(recipe: dict[str, Any]) -> Counter[str]:
+    """How often a recipe refers to which variable."""
+    rest = {key: value for key, value in recipe.items() if key != "variables"}
+    return Counter(_REFERENCE.findall(json.dumps(rest, default=str)))
 
 
 def _check_size(name: str, size: int, what: str, source: str) -> None:

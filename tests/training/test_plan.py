@@ -211,8 +211,12 @@ def test_large_batches_of_held_back_rows_are_counted(make_stage, workspace, writ
     held_back = {"validation": [str(write_jsonl(*rows * 20))]}
     trainer = {"per_device_train_batch_size": 1}
     without, few, many = (
-        plan(make_stage(data=data, trainer=trainer | {"per_device_eval_batch_size": size})).memory
-        for data, size in (({}, 40), (held_back, 1), (held_back, 40))
+        plan(make_stage(data=data, trainer=trainer | size)).memory
+        for data, size in (
+            ({}, {}),
+            (held_back, {"per_device_eval_batch_size": 1}),
+            (held_back, {"per_device_eval_batch_size": 40}),
+        )
     )
     assert without.validation == {} and 0 < sum(few.validation.values()) < sum(many.validation.values())
     assert without.total == few.total < many.total == sum(many.validation.values())
