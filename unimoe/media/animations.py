@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from .files import opened, unreadable
+from .files import opened, placed, unreadable
 from .limits import Limits
 from .pictures import check_pixels, formats, open_image, upright_rgb
 from .sampling import Clip, FrameSampling, sample_frames
@@ -62,7 +62,8 @@ def decode_animation(
 
 
 def _count_frames(file: str | io.BytesIO, image: Image.Image, medium: Any, where: str, limits: Limits) -> int:
-    check_pixels(image, where, limits)
+    place = placed(where, medium)
+    check_pixels(image, place, limits)
     try:
         if image.format == "GIF":
             with opened(file) as stream:
@@ -71,9 +72,9 @@ def _count_frames(file: str | io.BytesIO, image: Image.Image, medium: Any, where
             frames = getattr(image, "n_frames", 1)
     except Exception as error:  # as for decoding
         raise unreadable(medium, where, "video", error) from error
-    limits.check("animation_frames", frames, f"the animation has {frames} frames or more", where=where)
+    limits.check("animation_frames", frames, f"the animation has {frames} frames or more", where=place)
     pixels = frames * image.width * image.height
-    limits.check("animation_pixels", pixels, f"the animation has {pixels} pixels in {frames} frames", where=where)
+    limits.check("animation_pixels", pixels, f"the animation has {pixels} pixels in {frames} frames", where=place)
     return max(frames, 1)
 
 

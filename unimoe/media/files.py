@@ -28,6 +28,13 @@ def medium_name(medium: Any) -> str:
     return shown(str(medium), 300) if isinstance(medium, (str, os.PathLike)) else f"a {type(medium).__name__}"
 
 
+def placed(where: str, medium: Any) -> str:
+    """Name of a medium in messages that do not say its file: with the path, if there is one."""
+    path = medium.get("path") if isinstance(medium, dict) else medium
+    is_short = isinstance(path, str | os.PathLike) and len(os.fspath(path)) < 300  # others are base64
+    return f"{where}: {medium_name(path)}" if is_short else where
+
+
 def unreadable(medium: Any, where: str, kind: str, error: Exception | str) -> MediaError:
     """The error to raise for a medium that is no medium of this kind."""
     reason = " ".join(str(error).split())

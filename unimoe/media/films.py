@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .files import check_complete, inspect_file, open_container, states_duration, unreadable
+from .files import check_complete, inspect_file, open_container, placed, states_duration, unreadable
 from .limits import Limits
 from .sampling import Clip, FrameSampling, sample_frames
 
@@ -68,7 +68,7 @@ def decode_film(file: str | BytesIO, medium: Any, *, sampling: FrameSampling, wh
     with open_container(file, medium, where=where, kind="video") as container:
         stream = _video_stream(container, medium, where, limits)
         pixels = _decoded_frames(index, wanted) * stream.width * stream.height
-        limits.check("film_pixels", pixels, f"{pixels} pixels of it would be decoded", where=where)
+        limits.check("film_pixels", pixels, f"{pixels} pixels of it would be decoded", where=placed(where, medium))
         pictures = _pictures_at(container, stream, index, wanted)
     if len(pictures) < len(wanted):
         raise unreadable(medium, where, "video", f"of {len(index.stamps)} frames, none can be decoded")
@@ -94,11 +94,11 @@ def _find_frames(file: str | BytesIO, medium: Any, where: str, limits: Limits) -
         index = _read_index(container, stream, medium, where, limits)
     if index is None:
         with open_container(file, medium, where=where, kind="video") as container:
-            index = _count_frames(container, _video_stream(container, medium, where, limits), where, limits)
+            index = _count_frames(container, _video_stream(container, medium, where, limits), medium, where, limits)
     if not index.stamps:
         raise unreadable(medium, where, "video", "it has 0 frames")
     _, seconds = index.seconds
-    limits.check("film_seconds", seconds, f"the film has {seconds:.0f} s", where=where)
+    limits.check("film_seconds", seconds, f"the film has {seconds:.0f} s", where=placed(where, medium))
     return index
 
 
@@ -123,7 +123,9 @@ def _video_stream(container: Any, medium: Any, where: str, limits: Limits) -> An
     if stream.codec_context is None:
         raise unreadable(medium, where, "video", "no decoder is known for what it holds")
     width, height = stream.width or 0, stream.height or 0
-    limits.check("picture_pixels", width * height, f"its frames have {width} x {height} pixels", where=where)
+    limits.check(
+        "picture_pixels", width * height, f"its frames have {width} x {height} pixels", where=placed(where, medium)
+    )
     return stream
 
 
@@ -139,7 +141,9 @@ def _read_index(container: Any, stream: Any, medium: Any, where: str, limits: Li
             latest = max(latest, (packet.pts + (packet.duration or 0)) * packet.time_base)
         if packet.stream_index == stream.index:
             own.append((packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
-            limits.check("film_frames", len(own), f"the film has {len(own)} frames or more", where=where)
+            limits.check(
+                "film_frames", len(own), f"the film has {len(own)} frames or more", where=placed(where, medium)
+            )
     if any(pts is None for pts, *_ in own):
         return None
     if container.duration and states_duration(container):
@@ -165,10 +169,10 @@ def _rate(stream: Any) -> Fraction:
     return stream.average_rate or stream.guessed_rate or ASSUMED_RATE
 
 
-def _count_frames(container: Any, stream: Any, where: str, limits: Limits) -> _Index:
+def _count_frames(container: Any, stream: Any, medium: Any, where: str, limits: Limits) -> _Index:
     count = 0
     for count, _ in enumerate(container.decode(stream), start=1):
-        limits.check("film_frames", count, f"the film has {count} frames or more", where=where)
+        limits.check("film_frames", count, f"the film has {count} frames or more", where=placed(where, medium))
     return _Index(list(range(count)), count, [(0, 0)], 1 / _rate(stream), counted=True)
 
 

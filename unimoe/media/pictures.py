@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from .files import inspect_file, is_array, open_file, read_bytes, unreadable
+from .files import inspect_file, is_array, open_file, placed, read_bytes, unreadable
 from .limits import Limits, limits_or_default
 from .pixels import picture_of_array
 
@@ -90,12 +90,14 @@ def open_image(file: str | io.BytesIO, medium: Any, *, where: str, limits: Limit
     try:
         image = Image.open(file, formats=formats())
     except Image.DecompressionBombError as error:
-        limits.check("picture_pixels", float("inf"), f"the picture is too large ({error})", where=where)
+        limits.check(
+            "picture_pixels", float("inf"), f"the picture is too large ({error})", where=placed(where, medium)
+        )
         raise
     except Exception as error:  # of a damaged file, Pillow's decoders raise whatever the damage leads them to
         reason = f"not one of {', '.join(formats())}" if isinstance(error, Image.UnidentifiedImageError) else error
         raise unreadable(medium, where, "picture", reason) from error
-    check_pixels(image, where, limits)
+    check_pixels(image, placed(where, medium), limits)
     return image
 
 

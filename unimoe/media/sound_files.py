@@ -14,6 +14,7 @@ from .files import (
     inspect_file,
     open_container,
     open_file,
+    placed,
     read_bytes,
     states_duration,
     unreadable,
@@ -63,7 +64,7 @@ def read_sound_file(medium: Any, *, where: str, limits: Limits) -> Track:
     if len(rates := {track.rate for track in tracks}) > 1:
         raise unreadable(medium, where, "sound", f"sounds of {sorted(rates)} Hz follow each other in it")
     samples = np.concatenate([track.samples for track in tracks])
-    check_length(len(samples), tracks[0].rate, 1, where, limits)
+    check_length(len(samples), tracks[0].rate, 1, placed(where, medium), limits)
     return Track(samples, tracks[0].rate)
 
 
@@ -85,7 +86,7 @@ def counted_length(medium: Any, *, where: str, limits: Limits) -> tuple[int, int
     try:
         with soundfile.SoundFile(file) as sound:
             if sound.format in _COUNTED:
-                check_length(sound.frames, sound.samplerate, sound.channels, where, limits)
+                check_length(sound.frames, sound.samplerate, sound.channels, placed(where, medium), limits)
                 return sound.frames, sound.samplerate
     except (soundfile.SoundFileError, TypeError):  # `read_sound_file` says what is wrong, or decodes it otherwise
         pass
@@ -122,7 +123,7 @@ def decode_track(file: str | io.BytesIO, medium: Any, *, where: str, kind: str, 
                 raise unreadable(medium, where, kind, f"its rate changes from {rate} to {frame.sample_rate} Hz")
             pieces += [piece.to_ndarray().mean(axis=0) for piece in to_floats.resample(frame)]
             count += 0 if frame is None else frame.samples
-            check_length(count, rate or 1, stream.codec_context.channels or 1, where, limits)
+            check_length(count, rate or 1, stream.codec_context.channels or 1, placed(where, medium), limits)
         samples = np.concatenate([np.zeros(0, dtype=np.float32), *pieces])
         if stream.duration and states_duration(container):
             stated = float(stream.duration * stream.time_base)
@@ -138,17 +139,17 @@ def _check_packets(container: Any, medium: Any, where: str, kind: str, limits: L
         return
     if stream.codec_context is None:
         raise unreadable(medium, where, kind, "no decoder is known for its sound")
-    check_format(stream.rate or 1, stream.codec_context.channels or 1, where, limits)
+    check_format(stream.rate or 1, stream.codec_context.channels or 1, placed(where, medium), limits)
     seconds = 0.0
     for packet in container.demux(stream):
         seconds += float((packet.duration or 0) * packet.time_base)
-        limits.check("sound_seconds", seconds, f"the sound has {seconds:.0f} s or more", where=where)
+        limits.check("sound_seconds", seconds, f"the sound has {seconds:.0f} s or more", where=placed(where, medium))
 
 
 def _layout(file: str | io.BytesIO, medium: Any, where: str, limits: Limits) -> Layout:
     layout = inspect_file(file, medium, where=where, kind="sound", most=limits.sound_samples)
     if layout.samples is not None:
-        check_length(layout.samples, layout.rate, 1, where, limits)
+        check_length(layout.samples, layout.rate, 1, placed(where, medium), limits)
     return layout
 
 
@@ -164,10 +165,10 @@ def _read_part(file: str | io.BytesIO, layout: Layout, medium: Any, where: str, 
     with sound:
         rate, stated = sound.samplerate, sound.frames
         counted = stated if layout.samples is None else layout.samples
-        check_format(rate, sound.channels, where, limits)
-        check_length(counted if counted < _UNKNOWN else 0, rate, sound.channels, where, limits)
+        check_format(rate, sound.channels, placed(where, medium), limits)
+        check_length(counted if counted < _UNKNOWN else 0, rate, sound.channels, placed(where, medium), limits)
         try:
-            samples = np.concatenate([np.zeros(0, dtype=np.float32), *_blocks(sound, where, limits)])
+            samples = np.concatenate([np.zeros(0, dtype=np.float32), *_blocks(sound, placed(where, medium), limits)])
         except soundfile.SoundFileError as error:
             raise unreadable(medium, where, "sound", error) from error
     _check_count(layout, len(samples), medium, where)

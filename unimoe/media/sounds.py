@@ -1,6 +1,5 @@
 """Sounds: from a file, samples or the track of a film to mono samples at one rate, and windows of them."""
 
-import os
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from ..errors import MediaError
 from .animations import is_animation
 from .clips import is_frames
-from .files import is_array, medium_name, open_file, to_numpy
+from .files import is_array, open_file, placed, to_numpy
 from .limits import Limits, limits_or_default
 from .naming import check_keys
 from .resampling import resample, resampled_length
@@ -53,9 +52,7 @@ def load_sound(
     limits = limits_or_default(limits)
     default_rate = sampling_rate if array_sampling_rate is None else array_sampling_rate
     samples, rate = _read_samples(medium, default_rate, where, limits)
-    if isinstance(medium, str | os.PathLike):
-        where = f"{where}: {medium_name(medium)}"
-    return resample(_checked(samples, where), rate, sampling_rate)
+    return resample(_checked(samples, placed(where, medium)), rate, sampling_rate)
 
 
 def sound_length(
@@ -82,7 +79,7 @@ def sound_length(
     length, rate = counted_length(medium, where=where, limits=limits)
     if not length:
         track = read_sound_file(medium, where=where, limits=limits)
-        length, rate = len(_checked(track.samples, where)), track.rate
+        length, rate = len(_checked(track.samples, placed(where, medium))), track.rate
     return resampled_length(length, rate, sampling_rate)
 
 
@@ -121,9 +118,10 @@ def load_clip_sound(
     if track is None:
         return None
     late = round(track.late * track.rate)
-    check_length(len(track.samples) + late, track.rate, 1, where, limits)
+    place = placed(where, medium)
+    check_length(len(track.samples) + late, track.rate, 1, place, limits)
     samples = np.pad(track.samples[max(-late, 0) :], (max(late, 0), 0))
-    return resample(_checked(samples, where), track.rate, sampling_rate) if samples.size else None
+    return resample(_checked(samples, place), track.rate, sampling_rate) if samples.size else None
 
 
 def window_samples(extractor: Any) -> int:
