@@ -128,6 +128,11 @@ def count_roughly(values: Mapping[str, Any]) -> float:
 def refuse_what_is_fetched(values: Any, name: str, key: str = "") -> None:
     """Refuse a file that names a kernel or a tower of a Hub, which loading would fetch.
 
+    Args:
+        values: What the file holds.
+        name: Of the configuration, for the message.
+        key: Place of the values within it.
+
     Raises:
         InvalidConfig: Naming the key and what it names.
     """

@@ -122,7 +122,7 @@ def asked_for(configs: Iterable[PreTrainedConfig]) -> set[str]:
 
 
 def require_one(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
-    """Refuse token ids and embeddings together, and neither.
+    """Refuse `input_ids` (B, S) together with `inputs_embeds` (B, S, D), and neither of them.
 
     Raises:
         DataError: Unless exactly one is given.

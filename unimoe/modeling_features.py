@@ -39,20 +39,20 @@ class FeatureMethods:
 
 
 def units_of(encoded: EncoderOutputs, modality: Modality) -> tuple[Tensor, ...]:
-    """Embeddings (tokens, D) of each unit of a modality; none if there are no media of it."""
+    """Embeddings (tokens, D) of each unit of a modality in `encoded`; none if there are no media of it."""
     output = encoded.get(modality.key)
     return () if output is None else tuple(output.pooler_output)
 
 
 def with_media(output: UniMoEModelOutput, encoded: EncoderOutputs) -> UniMoEModelOutput:
-    """The language model's output, with what encoders and connectors gave."""
+    """The language model's output, with what encoders and connectors gave, which is `encoded`."""
     for key, media in encoded.items():
         output[Modality.from_key(key).output_name] = media
     return output
 
 
 def check_counts(placeholders: Mapping[Modality, Tensor], encoded: EncoderOutputs) -> None:
-    """Refuse placeholders (B, S) and features that differ in number; one look at the device for all modalities.
+    """Refuse placeholders (B, S) and features in `encoded` that differ in number; one look at the device for all.
 
     Raises:
         DataError: With both counts.
