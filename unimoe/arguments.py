@@ -43,7 +43,8 @@ def in_order(images: Any, text: Any) -> tuple[Any, list[str] | None]:
     """Pictures, and the texts as a list, of which the caller may have passed one in the place of the other.
 
     Args:
-        images, text: Of the call.
+        images: The first argument: pictures, or texts.
+        text: The second one: a text or several, or pictures. None: there was none.
 
     Raises:
         DataError: If neither is a text, or the first is a conversation.
@@ -85,7 +86,8 @@ def explaining(images: Any, texts: list[str] | None) -> Iterator[None]:
     """Where pictures were named by strings alone and one of them names none, say that a text goes in `text=`.
 
     Args:
-        images, texts: Of the call.
+        images: What was passed as pictures.
+        texts: What was passed as texts. None: none, so that `images` may hold them.
     """
     try:
         yield

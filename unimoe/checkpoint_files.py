@@ -84,6 +84,10 @@ def _is_inside(folder: Path, shard: str) -> bool:
 def check_weights(model: nn.Module, source: str | Path) -> None:
     """Refuse a loaded model with a weight that is no number, or was saved as another kind of value.
 
+    Args:
+        model: As it was loaded.
+        source: The folder that it was loaded from.
+
     Tensors that are not in memory (offloaded, of other processes) and quantised ones are not looked at.
 
     Args:

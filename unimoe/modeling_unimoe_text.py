@@ -24,6 +24,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimoe import UniMoETextConfig
+from .errors import DataError
 from .modality import MEDIA
 from .modeling_base import UniMoEPreTrainedModel, require_one
 from .modeling_outputs import UniMoEModelOutput, UniMoEOutput, add_router_losses, formerly_past_key_values
@@ -160,12 +161,13 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             The others are those of every transformers decoder.
 
         Raises:
-            ValueError: Unless exactly one of `input_ids` and `inputs_embeds` is given.
+            DataError: Unless exactly one of `input_ids` and `inputs_embeds` is given.
         """
         require_one(input_ids, inputs_embeds)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         # Before there is a cache: transformers looks for packed rows in the positions only where there is none.
+        _require_rows(position_ids, inputs_embeds)
         plain = plain_positions(position_ids)
         mask = create_causal_mask(
             config=self.config,
@@ -210,12 +212,22 @@ def routing_context(
     return RoutingContext(modality_ids.reshape(-1), token_ids=ids, real=real)
 
 
+def _require_rows(position_ids: Tensor | None, inputs_embeds: Tensor) -> None:
+    """Refuse positions (3 or 4, B, S) of another batch: a collator that knows plain ones may have taken them apart."""
+    if position_ids is not None and position_ids.dim() == 3 and position_ids.shape[1:] != inputs_embeds.shape[:2]:
+        raise DataError(
+            f"position_ids of shape {tuple(position_ids.shape)} do not fit a batch of "
+            f"{tuple(inputs_embeds.shape[:2])} tokens; they are (3, B, S). Pass those that the processor returned, or "
+            "take rows one by one where what collates them knows plain positions only."
+        )
+
+
 def _text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
     """Modality ids (B, S) for embeddings (B, S, D): those given, or all text."""
     if mm_token_type_ids is None:
         return torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
     if mm_token_type_ids.shape != inputs_embeds.shape[:2]:
-        raise ValueError(
+        raise DataError(
             f"mm_token_type_ids of shape {tuple(mm_token_type_ids.shape)} do not fit a batch of "
             f"{tuple(inputs_embeds.shape[:2])} tokens. Pass those that the processor returned, uncut."
         )
@@ -231,11 +243,11 @@ class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
         """Generate as every transformers model does.
 
         Raises:
-            ValueError: If the router lets a token's experts depend on other tokens, so that there is no next token.
+            DataError: If the router lets a token's experts depend on other tokens, so that there is no next token.
         """
         text_config = self.config.get_text_config()
         if reason := text_config.generation_obstacle:
-            raise ValueError(f"A model with router_type={text_config.router_type!r} cannot generate: {reason}.")
+            raise DataError(f"A model with router_type={text_config.router_type!r} cannot generate: {reason}.")
         return super().generate(*args, **kwargs)
 
     def prepare_inputs_for_generation(

@@ -59,6 +59,29 @@ def test_a_chat_with_everything_and_a_batch_of_chats_are_answered(pipe) -> None:
     assert full[-1]["role"] == "assistant"
 
 
+@pytest.mark.parametrize("kind", [None, "image", "speech", "audio"])
+def test_a_batch_of_chats_is_answered_as_one_by_one(pipe, kind) -> None:
+    """Texts of different lengths, with a medium each or with none."""
+    medium = [item(kind, MEDIA[kind])] if kind else []
+    chats = [[turn(*medium, text)] for text in ("which?", "a much longer question than the others", "mid length")]
+    options = {"return_full_text": False, "generate_kwargs": {"do_sample": False, "max_new_tokens": LENGTH}}
+    one_by_one = [pipe(chat, **options)[0]["generated_text"] for chat in chats]
+    assert [answer[0]["generated_text"] for answer in pipe(chats, batch_size=3, **options)] == one_by_one
+
+
+def test_chats_with_other_media_are_no_batch(pipe) -> None:
+    """Transformers refuses rows with other keys; and rows with more units than one of what it cannot join."""
+    options = {"return_full_text": False, "generate_kwargs": {"do_sample": False, "max_new_tokens": LENGTH}}
+    mixed = [[turn(item("image", picture()), "a")], [turn("b")]]
+    with pytest.raises(ValueError, match="different keys"):
+        pipe(mixed, batch_size=2, **options)
+    double = [turn(item("speech", sound(0.5)), item("speech", sound(0.4)), "a")]
+    clip = [turn(item("video", MEDIA["video"]), "a")]
+    for chat, kind in ((double, "speech"), (clip, "video")):
+        with pytest.raises(ValueError, match=rf"{kind} placeholder token\(s\) but"):
+            pipe([chat, chat], batch_size=2, **options)
+
+
 def test_the_medium_reaches_the_answer(pipe) -> None:
     seen = []
     hook = pipe.model.model.encoders["image"].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
