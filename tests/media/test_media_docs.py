@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from unimoe.media import Limits
+from unimoe.media.naming import WAYS
 
 PAGE = Path(__file__).parents[2] / "docs" / "media.md"
 
@@ -18,3 +19,17 @@ def limits_table() -> str:
 
 def test_the_page_has_the_limits_as_they_are() -> None:
     assert limits_table() in PAGE.read_text(encoding="utf-8"), f"docs/media.md needs:\n{limits_table()}"
+
+
+def doors_table() -> str:
+    """The table of names of a medium, from the reader's own list."""
+    doors = "| named by | for example | training rows, `check` | processor, `count_tokens`, pipeline | evaluation | lmms-eval |"
+    rows = [
+        f"| {way} | {example} | {'yes' if in_rows else 'no'} | yes | {'yes' if in_rows else 'no'} | yes |"
+        for way, (example, in_rows) in WAYS.items()
+    ]
+    return "\n".join([doors, "|---|---|---|---|---|---|", *rows])
+
+
+def test_the_page_has_the_names_of_a_medium_as_they_are_read() -> None:
+    assert doors_table() in PAGE.read_text(encoding="utf-8"), f"docs/media.md needs:\n{doors_table()}"

@@ -30,6 +30,17 @@ _SHORTEST_BASE64 = 40
 _MANY = 5000
 """Files of a folder among which similar names are searched."""
 _MEDIA = ("a picture", "a sound", "a film")
+WAYS: dict[str, tuple[str, bool]] = {
+    "path": ("`a.png`, a `Path`; from the data file's folder on, in calls from the working directory on", True),
+    "address of a local file": ("`file:///data/a%20b.png`", True),
+    "data URI": ("`data:image/png;base64,...`, of any size", True),
+    "base64": ("`iVBORw0KG...`, of a file that is known by its beginning; or under the key `base64`", True),
+    "bytes": ("of the file; in tables and calls", True),
+    "dict of `datasets`": ('`{"bytes": ..., "path": ...}`; in JSON, bytes are base64', True),
+    "frames": ("a list of these, for a clip", True),
+    "decoded": ("PIL image, array, tensor, samples with their rate, decoder of torchcodec", False),
+}
+"""How a medium may be named, with an example, and whether files of rows can hold it; calls take all."""
 FORMS = (
     "Pass a path, an address of a local file (file://), a data URI, base64, bytes, an array or tensor, a PIL image, a "
     "dict of datasets or a torchcodec decoder."
@@ -307,4 +318,4 @@ def _names(folder: Path) -> dict[str, str]:
         return {}
 
 
-__all__ = ["FORMS", "check_keys", "decode_base64", "find_medium", "is_absent", "shown", "similar_file"]
+__all__ = ["FORMS", "WAYS", "check_keys", "decode_base64", "find_medium", "is_absent", "shown", "similar_file"]
