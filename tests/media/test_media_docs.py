@@ -23,7 +23,7 @@ def test_the_page_has_the_limits_as_they_are() -> None:
 
 def doors_table() -> str:
     """The table of names of a medium, from the reader's own list."""
-    doors = "| named by | for example | training rows, `check` | processor, `count_tokens`, pipeline | evaluation | lmms-eval |"
+    doors = "| named by | for example | training rows, `check` | processor, pipeline | evaluation | lmms-eval |"
     rows = [
         f"| {way} | {example} | {'yes' if in_rows else 'no'} | yes | {'yes' if in_rows else 'no'} | yes |"
         for way, (example, in_rows) in WAYS.items()
