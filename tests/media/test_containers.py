@@ -27,6 +27,7 @@ FORMATS = {
     "vorbis": ("OGG", "VORBIS"),
     "opus": ("OGG", "OPUS"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
+    "sphere": ("NIST", "PCM_16"),
 }
 CHAINS = ("vorbis", "opus", "mp3")
 """Formats in which one stream may follow another."""
@@ -80,6 +81,49 @@ def test_joined_sounds_are_read_whole_or_refused(kind):
 def test_chained_sounds_of_two_rates_are_refused():
     soundfile.write(slow := io.BytesIO(), np.zeros(8000), 8000, format="OGG", subtype="VORBIS")
     refused(sound("vorbis", 1) + slow.getvalue(), r"sounds of \[8000, 16000\] Hz follow each other")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24", "PCM_32"])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_sounds_of_every_width_and_number_of_channels_are_whole(subtype, channels):
+    for container in ("AIFF", "AU", "CAF", "NIST", "WAV"):
+        kind = "PCM_U8" if subtype == "PCM_S8" and container == "WAV" else subtype
+        samples = np.repeat(0.3 * np.sin(np.arange(8000) / 9)[:, None], channels, axis=1)
+        soundfile.write(buffer := io.BytesIO(), samples, RATE, format=container, subtype=kind)
+        assert seconds_of(buffer.getvalue()) == 0.5
+        refused(buffer.getvalue()[:-1], "cut off|cannot be read")
+
+
+TAG = b"ID3\3\0\0" + bytes([0, 0, 3, 116]) + bytes(500)
+
+
+@pytest.mark.parametrize("kind", ["flac", "wav", "vorbis", "aiff", "mp3"])
+def test_a_tag_in_front_hides_nothing(kind):
+    data = sound(kind, 2)
+    assert seconds_of(TAG + data) == 2
+    refused(TAG + data[: len(data) // 2], "cut off|promises too much")
+    if kind not in CHAINS:
+        refused(TAG + data + data, "joined")
+
+
+@pytest.mark.parametrize("rate", [22_050, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+def test_the_second_layer_of_mpeg_is_read_whole(rate, layout):
+    with av.open(buffer := io.BytesIO(), "w", format="mp2") as container:
+        stream = container.add_stream("mp2", rate=rate, layout=layout)
+        samples = (9000 * np.sin(np.arange(2 * rate) / 9)).astype(np.int16)
+        packed = np.repeat(samples, 2 if layout == "stereo" else 1)[None]
+        frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        frame.rate = rate
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert len(load_sound(buffer.getvalue(), sampling_rate=rate)) / rate == pytest.approx(2, abs=0.06)
+
+
+def test_formats_that_nothing_checks_are_refused_by_name():
+    soundfile.write(buffer := io.BytesIO(), np.zeros(4000), RATE, format="VOC", subtype="PCM_16")
+    with pytest.raises(MediaError, match="not one of AIFF"):
+        load_sound(buffer.getvalue(), sampling_rate=RATE)
 
 
 def patched(data: bytes, offset: int, value: bytes) -> bytes:
@@ -196,7 +240,43 @@ def test_a_film_is_whole_or_refused(name):
             load_clip(data[: int(len(data) * part)], sampling=sampling)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_joined_animations_are_refused(kind):
+    frames = [Image.new("RGB", (20, 20), (shade, 0, 0)) for shade in (0, 60, 120, 180, 240)]
+    frames[0].save(buffer := io.BytesIO(), kind, save_all=True, append_images=frames[1:])
+    assert len(load_clip(buffer.getvalue(), sampling=FrameSampling(maximum=5)).frames) == 5
+    with pytest.raises(MediaError, match=r"joined|follow"):
+        load_clip(buffer.getvalue() * 2, sampling=FrameSampling(maximum=5))
+
+
+def test_an_animation_that_states_fewer_frames_than_it_has_is_refused():
+    frames = [Image.new("RGB", (20, 20), (shade, 0, 0)) for shade in (0, 120, 240)]
+    frames[0].save(buffer := io.BytesIO(), "PNG", save_all=True, append_images=frames[1:])
+    data = buffer.getvalue()
+    at = data.index(b"acTL") + 4
+    with pytest.raises(MediaError, match="states 1 frames, and 3 are in it"):
+        load_clip(patched(data, at, struct.pack(">I", 1)), sampling=FrameSampling(maximum=3))
+
+
+def test_a_film_of_jpegs_in_a_row_is_a_film():
+    with av.open(buffer := io.BytesIO(), "w", format="mjpeg") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for shade in range(0, 200, 10):
+            pixels = np.full((48, 64, 3), shade, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    clip = load_clip(buffer.getvalue(), sampling=FrameSampling(maximum=4))
+    np.testing.assert_allclose([np.asarray(frame).mean() for frame in clip.frames], [20, 70, 120, 170], atol=6)
+
+
+def test_pictures_within_a_picture_are_none_behind_it():
+    Image.new("RGB", (8, 8), "red").save(small := io.BytesIO(), "JPEG")
+    Image.new("RGB", (20, 10), "red").save(buffer := io.BytesIO(), "JPEG", comment=small.getvalue() * 2)
+    assert load_picture(buffer.getvalue()).size == (20, 10)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
 @pytest.mark.parametrize("read", [load_picture, picture_size])
 def test_joined_pictures_are_refused(kind, read: Callable[..., object]):
     Image.new("RGB", (20, 10), "red").save(buffer := io.BytesIO(), kind)

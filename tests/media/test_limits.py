@@ -38,6 +38,12 @@ def gif(width: int, height: int, frames: int) -> bytes:
     return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + frame * frames + b";"
 
 
+def pages(width: int, height: int) -> bytes:
+    small, large = Image.new("1", (10, 10)), Image.new("1", (width, height))
+    small.save(buffer := io.BytesIO(), "TIFF", compression="tiff_deflate", save_all=True, append_images=[large])
+    return buffer.getvalue()
+
+
 def flac(seconds: int) -> bytes:
     """Silence of 8 kHz: four hours are some kB."""
     with soundfile.SoundFile(buffer := io.BytesIO(), "w", 8000, 1, format="FLAC", subtype="PCM_16") as file:
@@ -83,6 +89,11 @@ BOMBS: dict[str, tuple[Callable[[], object], Callable[..., object], str]] = {
     "frames of a film's length": (lambda: gif(2000, 2000, 600), load_clip, "animation_pixels"),
     "tiny frames": (lambda: gif(1, 1, 1_000_000), load_clip, "animation_frames"),
     "times of frames": (lambda: gif(13_000, 13_000, 300), clip_times, "picture_pixels"),
+    "canvas of a clip": (lambda: gif(4000, 4000, 130), load_clip, "animation_pixels"),
+    "pages of a clip": (lambda: pages(10_000, 10_000), load_clip, "picture_pixels"),
+    "pages beyond Pillow's limit": (lambda: pages(15_000, 15_000), load_clip, "picture_pixels"),
+    "length of a sound of many channels": (lambda: wav(16_000, channels=70), length_of, "channels"),
+    "length of a sound of a high rate": (lambda: wav(800_000), length_of, "sampling_rate"),
     "hours": (lambda: flac(4 * 3600), load_sound, "sound_seconds"),
     "hours that no header states": (lambda: unstated(flac(4 * 3600)), load_sound, "sound_seconds"),
     "length of hours": (lambda: unstated(flac(4 * 3600)), length_of, "sound_seconds"),

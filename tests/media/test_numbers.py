@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from unimoe.errors import MediaError
-from unimoe.media import FrameSampling, load_clip, load_picture, load_sound, sound_length
+from unimoe.media import FrameSampling, load_clip, load_picture, load_sound, picture_size, sound_length
 from unimoe.media.resampling import _resample_each, resample
 
 WAVE = 0.3 * np.sin(np.arange(4000) / 9)
@@ -51,7 +51,7 @@ def test_samples_of_any_width_have_the_same_loudness(samples):
         (WAVE * 100, "full scale 1"),
         (WAVE > 0, "got bool"),
         (WAVE.astype(complex), "got complex128"),
-        ([WAVE.tolist(), [1.0]], "no sound"),
+        ([WAVE.tolist(), [1.0]], "no array of numbers"),
         ({"array": WAVE, "sampling_rate": "16000"}, "sampling rate is '16000'"),
         ({"array": WAVE, "sampling_rate": 22254.5}, "sampling rate is 22254.5"),
         ({"array": WAVE, "sampling_rate": 0}, "sampling rate is 0"),
@@ -95,6 +95,43 @@ def test_frames_of_a_clip_have_one_range(form):
     assert [int(np.asarray(frame).mean()) for frame in loaded] == [0, 1, 160, 240]
     loaded = load_clip({"frames": form(shades / 255), "fps": 1.0}, sampling=FRAMES).frames
     assert [round(np.asarray(frame).mean()) for frame in loaded] == [0, 1, 160, 240]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint16, "torch"])
+def test_frames_of_integers_have_one_range_too(dtype):
+    shades = np.stack([np.full((9, 9, 3), shade) for shade in (1, 80, 160, 240)])
+    frames = torch.from_numpy(shades) if dtype == "torch" else shades.astype(dtype)
+    loaded = load_clip({"frames": frames, "fps": 1.0}, sampling=FRAMES).frames
+    assert [int(np.asarray(frame).mean()) for frame in loaded] == [1, 80, 160, 240]
+    with pytest.raises(MediaError, match=r"pixels lie in 1\.\.1"):
+        load_clip({"frames": (shades > 0).astype(np.int64), "fps": 1.0}, sampling=FRAMES)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+def test_the_size_of_a_turned_picture_is_that_of_what_is_loaded(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(Image.new("RGB", (90, 20)), kind, exif=exif)
+    assert picture_size(data) == load_picture(data).size == ((20, 90) if orientation > 4 else (90, 20))
+
+
+def test_grey_pictures_of_16_bit_keep_their_shades():
+    grey = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    for kind in ("PNG", "TIFF", "PPM"):
+        loaded = np.asarray(load_picture(saved(Image.fromarray(grey), kind)))[..., 0]
+        np.testing.assert_allclose(loaded, grey // 257, atol=1)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(3, 4, 4).to_sparse(), torch.zeros(3, 4, 4, device="meta"), torch.ones(2, 2, dtype=torch.complex32)],
+    ids=["sparse", "meta", "complex"],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(tensor):
+    for load in (load_picture, lambda medium: load_sound(medium, sampling_rate=16_000)):
+        with pytest.raises(MediaError):
+            load(tensor)
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:

@@ -15,8 +15,8 @@ from .limits import Limits
 from .naming import FORMS, find_medium, shown
 
 _DEMUXERS = (
-    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,"
-    "mpegvideo,mxf,nut,obu,ogg,rm,swf,tta,voc,w64,wav,wv,y4m,yuv4mpegpipe"
+    "aac,ac3,aiff,amr,amrnb,amrwb,asf,au,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,m4v,matroska,mjpeg,mov,mp3,mpeg,mpegts,"
+    "mpegvideo,mxf,nut,ogg,w64,wav,wv"
 )
 """FFmpeg's formats that hold what they play; playlists, which open other files, are not among them."""
 
@@ -77,6 +77,18 @@ def read_bytes(file: str | io.BytesIO) -> bytes:
     """All bytes of a file."""
     with opened(file) as stream:
         return stream.read()
+
+
+def is_motion_jpeg(file: str | io.BytesIO) -> bool:
+    """Whether several pictures of JPEG stand in a row, which is a film."""
+    with opened(file) as stream:
+        if stream.read(3) != b"\xff\xd8\xff":
+            return False
+        try:
+            inspect(stream)
+        except NotWhole:
+            return True
+    return False
 
 
 def inspect_file(file: str | io.BytesIO, medium: Any, *, where: str, kind: str, most: float = float("inf")) -> Layout:
@@ -154,9 +166,22 @@ def is_array(medium: Any) -> bool:
     return hasattr(medium, "ndim") and not isinstance(medium, memoryview)
 
 
-def to_numpy(array: Any) -> np.ndarray:
-    """Make an array of an array, tensor or list."""
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # numpy has no bfloat16
-    return np.asarray(array)
+def as_numpy(array: Any, where: str) -> np.ndarray:
+    """Make an array of an array, tensor or list.
+
+    Args:
+        array: The numbers.
+        where: Name of the medium in error messages.
+
+    Raises:
+        MediaError: If numpy has no such array: of lists of several lengths, or tensors without values.
+    """
+    try:
+        if isinstance(array, torch.Tensor):
+            array = array.detach().cpu()
+            return (array.float() if array.dtype.is_floating_point and array.element_size() < 4 else array).numpy()
+        return np.asarray(array)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        problem = f"a {type(array).__name__} of these is no array of numbers ({reason})."
+        raise MediaError(where, problem, "Pass a plain array of one shape.") from None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .files import check_complete, inspect_file, open_container, placed, states_duration, unreadable
+from .files import check_complete, inspect_file, is_motion_jpeg, open_container, placed, states_duration, unreadable
 from .limits import Limits
 from .sampling import Clip, FrameSampling, sample_frames
 
@@ -88,7 +88,8 @@ def film_times(file: str | BytesIO, medium: Any, *, where: str, limits: Limits) 
 
 def _find_frames(file: str | BytesIO, medium: Any, where: str, limits: Limits) -> _Index:
     """Index of a film that has frames."""
-    inspect_file(file, medium, where=where, kind="video")
+    if not is_motion_jpeg(file):  # whose pictures stand in a row
+        inspect_file(file, medium, where=where, kind="video")
     with open_container(file, medium, where=where, kind="video") as container:
         stream = _video_stream(container, medium, where, limits)
         index = _read_index(container, stream, medium, where, limits)

@@ -25,7 +25,7 @@ class Limits:
         film_pixels: Of all frames of a film that are decoded on the way to those that are sampled.
         film_frames: Of a film.
         animation_frames: Of an animated GIF, PNG or WebP, all of which are looked at.
-        animation_pixels: Of all frames of an animation together.
+        animation_pixels: Of all frames of an animation together, which count as 8 at the least.
         film_seconds: Of a film.
         sound_seconds: Of a sound, and of the sound track of a film.
         sound_samples: Of all channels of a sound together, at its own rate.
@@ -45,11 +45,11 @@ class Limits:
     """
 
     file_bytes: int = 2 * 2**30
-    picture_pixels: int = 89_478_485  # where Pillow begins to warn
+    picture_pixels: int = 2**26
     film_pixels: int = 2**35
     film_frames: int = 500_000
     animation_frames: int = 5_000
-    animation_pixels: int = 2**31
+    animation_pixels: int = 2**28
     film_seconds: int = 6 * 3600
     sound_seconds: int = 1800
     sound_samples: int = 200_000_000

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from .files import inspect_file, is_array, open_file, placed, read_bytes, unreadable
+from ..errors import LimitError, MediaError
+from .files import inspect_file, is_array, open_file, placed, unreadable
 from .limits import Limits, limits_or_default
 from .pixels import picture_of_array
 
@@ -43,8 +44,8 @@ def load_picture(medium: Any, *, where: str = "image", limits: Limits | None = N
         check_pixels(medium, where, limits)
         return upright_rgb(medium, medium, where=where, limits=limits)
     file = open_file(medium, where, limits)
+    inspect_file(file, medium, where=where, kind="picture")
     with open_image(file, medium, where=where, limits=limits) as image:
-        _check_whole(file, image, medium, where)
         return upright_rgb(image, medium, where=where, limits=limits)
 
 
@@ -63,8 +64,8 @@ def picture_size(medium: Any, *, where: str = "image", limits: Limits | None = N
     if isinstance(medium, Image.Image):
         return _upright_size(medium, medium, where)
     file = open_file(medium, where, limits)
+    inspect_file(file, medium, where=where, kind="picture")
     with open_image(file, medium, where=where, limits=limits) as image:
-        _check_whole(file, image, medium, where)
         return _upright_size(image, medium, where)
 
 
@@ -90,15 +91,30 @@ def open_image(file: str | io.BytesIO, medium: Any, *, where: str, limits: Limit
     try:
         image = Image.open(file, formats=formats())
     except Image.DecompressionBombError as error:
-        limits.check(
-            "picture_pixels", float("inf"), f"the picture is too large ({error})", where=placed(where, medium)
-        )
-        raise
+        raise too_large(error, medium, where, limits) from error
     except Exception as error:  # of a damaged file, Pillow's decoders raise whatever the damage leads them to
         reason = f"not one of {', '.join(formats())}" if isinstance(error, Image.UnidentifiedImageError) else error
         raise unreadable(medium, where, "picture", reason) from error
     check_pixels(image, placed(where, medium), limits)
     return image
+
+
+def too_large(error: Exception, medium: Any, where: str, limits: Limits) -> MediaError:
+    """What is raised where Pillow refuses a size; beyond ours, `PIL.Image.MAX_IMAGE_PIXELS` is to be raised too.
+
+    Args:
+        error: Of Pillow.
+        medium: What was opened.
+        where: Name of the medium.
+        limits: Of pixels.
+    """
+    try:
+        limits.check(
+            "picture_pixels", float("inf"), f"the picture is too large ({error})", where=placed(where, medium)
+        )
+    except LimitError as refused:
+        return refused
+    return unreadable(medium, where, "picture", error)
 
 
 def check_pixels(image: Image.Image, where: str, limits: Limits) -> None:
@@ -116,21 +132,11 @@ def check_pixels(image: Image.Image, where: str, limits: Limits) -> None:
     limits.check("picture_pixels", width * height, f"the picture has {width} x {height} pixels", where=where)
 
 
-def _check_whole(file: str | io.BytesIO, image: Image.Image, medium: Any, where: str) -> None:
-    """Refuse files that are joined: decoders read the first."""
-    if image.format in ("WEBP", "AVIF"):
-        inspect_file(file, medium, where=where, kind="picture")
-        return
-    borders = {"JPEG": b"\xff\xd9\xff\xd8\xff", "PNG": b"IEND\xaeB`\x82\x89PNG", "GIF": b"\x00;GIF8"}
-    if not (border := borders.get(image.format or "")):
-        return
-    if border in read_bytes(file):
-        raise unreadable(medium, where, "picture", "several pictures are joined in it; part them")
-
-
 def _upright_size(image: Image.Image, medium: Any, where: str) -> tuple[int, int]:
     width, height = image.size
     try:
+        if image.format == "TIFF":  # whose size Pillow has turned
+            return width, height
         lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # on its side, and perhaps mirrored
     except Exception as error:  # as for opening
         raise unreadable(medium, where, "picture", error) from error
@@ -149,8 +155,10 @@ def upright_rgb(image: Image.Image, medium: Any, *, where: str, limits: Limits) 
     Raises:
         MediaError: If the file is damaged, or pixels of 32 bit lie outside of 0..255.
     """
+    file_format = image.format
     try:
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)  # which copies any other
         if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
             return _on_white(image)
         pixels = np.asarray(image)
@@ -159,6 +167,8 @@ def upright_rgb(image: Image.Image, medium: Any, *, where: str, limits: Limits) 
     if image.mode.startswith("I;16"):
         opaque = pixels != image.info.get("transparency", -1)
         pixels = np.where(opaque, pixels // 257, 255)  # 65535 -> 255
+    elif image.mode == "I" and file_format == "PPM":  # of 16 bit, where it is not of 8
+        pixels = pixels // 257
     return picture_of_array(pixels, where, limits)
 
 
@@ -166,7 +176,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         image = image.convert("RGB")
     else:
-        coloured = image.convert("RGBA")
+        coloured = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", coloured.size, "white")
         image.paste(coloured, mask=coloured.getchannel("A"))
     image.info.pop("transparency", None)  # which would make image processors treat a colour as no colour
@@ -181,5 +191,6 @@ __all__ = [
     "load_picture",
     "open_image",
     "picture_size",
+    "too_large",
     "upright_rgb",
 ]

@@ -21,8 +21,12 @@ from .files import (
 )
 from .limits import Limits
 
+_PACKETS, _PACKETS_A_SECOND = 10_000, 2_000
+"""Packets of a sound, and in each second, beyond which decoding takes much longer than what is heard."""
 _COUNTED = frozenset(["CAF", "W64", "AIFF"])
 """Formats of soundfile whose header counts the samples, and whose structure `inspect` checks without counting."""
+_FORMATS = frozenset(["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST"])
+"""Formats of soundfile that are read: those whose structure is checked."""
 _UNKNOWN = 2**40
 """Samples from which on a header's number stands for "not known"."""
 
@@ -81,8 +85,8 @@ def counted_length(medium: Any, *, where: str, limits: Limits) -> tuple[int, int
 
     file = open_file(medium, where, limits)
     layout = _layout(file, medium, where, limits)
-    if layout.exact:
-        return layout.samples or 0, layout.rate
+    if layout.exact or layout.parts:
+        return (layout.samples or 0) if layout.exact else 0, layout.rate
     try:
         with soundfile.SoundFile(file) as sound:
             if sound.format in _COUNTED:
@@ -141,7 +145,9 @@ def _check_packets(container: Any, medium: Any, where: str, kind: str, limits: L
         raise unreadable(medium, where, kind, "no decoder is known for its sound")
     check_format(stream.rate or 1, stream.codec_context.channels or 1, placed(where, medium), limits)
     seconds = 0.0
-    for packet in container.demux(stream):
+    for number, packet in enumerate(container.demux(stream)):
+        if number > _PACKETS and number > _PACKETS_A_SECOND * seconds:
+            raise unreadable(medium, where, kind, f"{number} packets or more hold {seconds:.1f} s of its sound")
         seconds += float((packet.duration or 0) * packet.time_base)
         limits.check("sound_seconds", seconds, f"the sound has {seconds:.0f} s or more", where=placed(where, medium))
 
@@ -149,7 +155,8 @@ def _check_packets(container: Any, medium: Any, where: str, kind: str, limits: L
 def _layout(file: str | io.BytesIO, medium: Any, where: str, limits: Limits) -> Layout:
     layout = inspect_file(file, medium, where=where, kind="sound", most=limits.sound_samples)
     if layout.samples is not None:
-        check_length(layout.samples, layout.rate, 1, placed(where, medium), limits)
+        check_format(layout.rate, layout.channels, placed(where, medium), limits)
+        check_length(layout.samples, layout.rate, layout.channels, placed(where, medium), limits)
     return layout
 
 
@@ -163,6 +170,9 @@ def _read_part(file: str | io.BytesIO, layout: Layout, medium: Any, where: str, 
         _check_count(layout, len(track.samples), medium, where)
         return track
     with sound:
+        if sound.format not in _FORMATS:
+            known = ", ".join(sorted(_FORMATS))
+            raise unreadable(medium, where, "sound", f"{sound.format_info} is not one of {known}")
         rate, stated = sound.samplerate, sound.frames
         counted = stated if layout.samples is None else layout.samples
         check_format(rate, sound.channels, placed(where, medium), limits)

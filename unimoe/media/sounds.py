@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import MediaError
 from .animations import is_animation
 from .clips import is_frames
-from .files import is_array, open_file, placed, to_numpy
+from .files import as_numpy, is_array, open_file, placed
 from .limits import Limits, limits_or_default
 from .naming import check_keys
 from .resampling import resample, resampled_length
@@ -167,9 +167,9 @@ def _read_samples(medium: Any, default_rate: int, where: str, limits: Limits) ->
         samples, stated = _decode_all(medium, where, limits)
     elif isinstance(medium, dict):
         check_keys(medium, ("array", "sampling_rate", "path", "bytes"), where)
-        samples, stated = to_numpy(medium["array"]), medium.get("sampling_rate")
+        samples, stated = as_numpy(medium["array"], where), medium.get("sampling_rate")
     else:
-        samples, stated = _as_array(medium, where), None
+        samples, stated = as_numpy(medium, where), None
     rate = _whole_rate(default_rate if stated is None else stated, where)
     shape = samples.shape if samples.ndim in (1, 2) else (0,)
     check_format(rate, min(shape) if len(shape) == 2 else 1, where, limits)
@@ -181,14 +181,7 @@ def _decode_all(decoder: Any, where: str, limits: Limits) -> tuple[np.ndarray, A
     seconds = getattr(getattr(decoder, "metadata", None), "duration_seconds", None) or 0
     limits.check("sound_seconds", seconds, f"the sound has {seconds:.0f} s", where=where)
     decoded = decoder.get_all_samples()  # (channels, n)
-    return to_numpy(decoded.data), decoded.sample_rate
-
-
-def _as_array(medium: Any, where: str) -> np.ndarray:
-    try:
-        return to_numpy(medium)
-    except (ValueError, TypeError, OverflowError):  # lists of lists of several lengths, or of other things
-        raise MediaError(where, f"a {type(medium).__name__} of these is no sound.", _PASS) from None
+    return as_numpy(decoded.data, where), decoded.sample_rate
 
 
 def _whole_rate(rate: Any, where: str) -> int:

@@ -4,14 +4,16 @@ Decoders do not tell: of two joined files they give the first, of a cut one what
 wrong what it says. In: a file. Out: where its parts begin and end and how many samples it holds, or what is wrong.
 """
 
+import io
 from collections.abc import Callable
 from typing import BinaryIO
 
-from .boxes import check_aiff, check_au, check_caf, check_ebml, check_iso, check_riff, check_w64
+from .boxes import check_aiff, check_au, check_caf, check_ebml, check_iso, check_nist, check_riff, check_w64
 from .flac import check_flac
-from .layout import Layout, NotWhole
-from .mpeg import check_mpeg_audio, is_mpeg_audio
+from .layout import Layout, NotWhole, read_at
+from .mpeg import check_mpeg_audio, is_mpeg_audio, skip_tags
 from .ogg import check_ogg
+from .pictures import check_bmp, check_gif, check_jpeg, check_png
 from .streams import ASF_HEADER, check_asf, check_flv, check_transport_stream, is_transport_stream
 
 _CHECKS: dict[bytes, Callable[[BinaryIO, int], Layout]] = {
@@ -23,7 +25,12 @@ _CHECKS: dict[bytes, Callable[[BinaryIO, int], Layout]] = {
     b".snd": check_au,
     b"caff": check_caf,
     b"fLaC": check_flac,
+    b"NIST": check_nist,
     b"OggS": check_ogg,
+    b"\x89PNG": check_png,
+    b"\xff\xd8\xff": check_jpeg,
+    b"GIF8": check_gif,
+    b"BM": check_bmp,
     b"FLV\x01": check_flv,
     ASF_HEADER[:4]: check_asf,
     b"\x1a\x45\xdf\xa3": check_ebml,
@@ -45,12 +52,17 @@ def inspect(file: BinaryIO, *, most: float = float("inf")) -> Layout:
         NotWhole: If it is cut off, files are joined in it, or its header and its content differ.
     """
     size = file.seek(0, 2)
-    file.seek(0)
-    head = file.read(12)
+    if (begin := skip_tags(file)) and not is_mpeg_audio(file, size):  # a tag that players skip, decoders do not
+        file.seek(begin)
+        inner = inspect(io.BytesIO(file.read()), most=most)
+        parts = inner.parts or ((0, size - begin),)
+        return inner._replace(parts=tuple((start + begin, end + begin) for start, end in parts))
+    head = read_at(file, 0, 12)
     if head[4:8] in _ISO:
         return check_iso(file, size)
-    if check := _CHECKS.get(head[:4]):
-        return check(file, size)
+    for length in (4, 3, 2):
+        if check := _CHECKS.get(head[:length]):
+            return check(file, size)
     if is_transport_stream(file, size):
         return check_transport_stream(file, size)
     return check_mpeg_audio(file, size, most) if is_mpeg_audio(file, size) else Layout()

@@ -34,7 +34,7 @@ def check_riff(file: BinaryIO, size: int) -> Layout:
 
 
 def _check_wav(file: BinaryIO, size: int, order: str) -> Layout:
-    frame = rate = 0
+    frame = rate = channels = 0
     is_pcm, long_size = False, None
     position = 12
     while len(head := read_at(file, position, 8)) == 8:
@@ -44,13 +44,13 @@ def _check_wav(file: BinaryIO, size: int, order: str) -> Layout:
             long_size = struct.unpack("<Q", read_at(file, begin + 8, 8).ljust(8, b"\0"))[0]
         elif name == b"fmt ":
             fields = read_at(file, begin, 26)
-            code, _, rate, _, frame, _ = struct.unpack(order + "HHIIHH", fields[:16].ljust(16, b"\0"))
+            code, channels, rate, _, frame, _ = struct.unpack(order + "HHIIHH", fields[:16].ljust(16, b"\0"))
             code = struct.unpack(order + "H", fields[24:26].ljust(2, b"\0"))[0] if code == 0xFFFE else code
             is_pcm = code in (1, 3, 6, 7)  # integers, floats, A-law, mu-law
         elif name == b"data":
             if long_size is not None and stated == 0xFFFFFFFF:
                 stated = long_size
-            return _wav_data(file, begin, stated, size, frame if is_pcm else 0, rate)
+            return _wav_data(file, begin, stated, size, frame if is_pcm else 0, rate)._replace(channels=channels)
         position = begin + stated + stated % 2
     raise cut_off(max(position - size, 1))
 
@@ -93,8 +93,27 @@ def check_w64(file: BinaryIO, size: int) -> Layout:
     (stated,) = struct.unpack("<Q", read_at(file, 16, 8).ljust(8, b"\0"))
     if stated > size:
         raise cut_off(stated - size)
-    if stated:
-        check_tail(file, stated, size, own=b"riff", frame=1)
+    if stated and size > stated + 8:  # whose decoder takes what follows for samples
+        check_tail(file, stated, size, own=b"riff")
+        raise NotWhole(f"its header promises too little: {size - stated} bytes follow behind its end")
+    return Layout()
+
+
+def check_nist(file: BinaryIO, size: int) -> Layout:
+    """SPHERE of NIST: a header in text, then the samples."""
+    head = read_at(file, 0, 1024)
+    fields = {words[0]: words[2] for words in map(bytes.split, head.splitlines()) if len(words) == 3}
+    try:
+        begin = int(head.splitlines()[1])
+        samples, width, channels = (
+            int(fields[name]) for name in (b"sample_count", b"sample_n_bytes", b"channel_count")
+        )
+    except (KeyError, ValueError, IndexError):
+        return Layout()
+    end = begin + samples * width * channels
+    if end > size:
+        raise cut_off(end - size)
+    check_tail(file, end, size, own=b"NIST", frame=max(width * channels, 1))
     return Layout()
 
 
@@ -111,7 +130,7 @@ def check_aiff(file: BinaryIO, size: int) -> Layout:
             raise NotWhole(JOINED)
         if name == b"COMM":
             channels, samples, bits = struct.unpack(">hIh", read_at(file, begin, 8).ljust(8, b"\0"))
-            frame = max(channels, 0) * (max(bits, 0) + 7) // 8
+            frame = max(channels, 0) * ((max(bits, 0) + 7) // 8)
             is_pcm = read_at(file, 8, 4) == b"AIFF" or read_at(file, begin + 18, 4) in (b"NONE", b"sowt", b"twos")
         if name == b"SSND":
             found = True
@@ -134,11 +153,11 @@ def check_au(file: BinaryIO, size: int) -> Layout:
     if there > 0 and stated == 0xFFFFFFFF:
         if holds(file, begin, rb"\.snd\0\0\0"):
             raise NotWhole(JOINED)
-        return _counted(there, frame, rate)
+        return _counted(there, frame, rate)._replace(channels=channels)
     if stated > there:
         raise cut_off(stated - there)
     check_tail(file, begin + stated, size, own=b".snd", frame=frame or 1)
-    return _counted(stated, frame, rate)
+    return _counted(stated, frame, rate)._replace(channels=channels)
 
 
 def check_caf(file: BinaryIO, size: int) -> Layout:

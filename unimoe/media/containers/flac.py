@@ -32,7 +32,10 @@ def check_flac(file: BinaryIO, size: int) -> Layout:
     if stated and end != stated:
         much = "too much" if stated > end else "too little"
         raise NotWhole(f"its header promises {much}: {stated} samples, and it ends after {end}")
-    layout = Layout(samples=end, rate=rate, exact=_crc(tail[begin:], 0x8005, 16) == 0)  # whole, and nothing behind it
+    channels = (info[12] >> 1 & 7) + 1
+    layout = Layout(
+        samples=end, rate=rate, channels=channels, exact=_crc(tail[begin:], 0x8005, 16) == 0
+    )  # whole, and nothing behind it
     if stated:
         return layout
     counted = int.from_bytes(info[10:18], "big") | end  # decoders want to be told

@@ -15,6 +15,7 @@ class Layout(NamedTuple):
         parts: Begin and end (bytes) of each stream in it that decodes alone, one after the other. Empty: it is one.
         samples: Of each channel, where the structure counts them. None: only decoding tells.
         rate: Of these samples, Hz; 0 where it was not read.
+        channels: Of the sound; 1 where they were not read.
         exact: A decoder gives as many; otherwise a few more or less.
         prefix: What a decoder must read before a part, to know how much of it there is.
     """
@@ -22,6 +23,7 @@ class Layout(NamedTuple):
     parts: tuple[tuple[int, int], ...] = ()
     samples: int | None = None
     rate: int = 0
+    channels: int = 1
     exact: bool = False
     prefix: bytes = b""
 

@@ -14,6 +14,8 @@ _KBITS = {
 _RATES = (44_100, 48_000, 32_000)
 _VERSIONS = {3: (1, 1), 2: (2, 2), 0: (2, 4)}
 """Of the header's two bits: table of bit rates, divisor of the sampling rates (MPEG 1, 2, 2.5)."""
+_LAYER_3 = 1
+"""Of the header's two bits; decoders know counts in this layer alone."""
 _SLACK = 1
 """Frames by which a count may differ: some encoders count the one that states it."""
 
@@ -26,7 +28,7 @@ class _Frame(NamedTuple):
 
 def is_mpeg_audio(file: BinaryIO, size: int) -> bool:
     """Whether two frames follow each other at the begin, behind a tag."""
-    begin = _skip_tag(file)
+    begin = skip_tags(file)
     first = _frame(read_at(file, begin, 4))
     return first is not None and (
         begin + first.length >= size or _frame(read_at(file, begin + first.length, 4)) is not None
@@ -35,15 +37,18 @@ def is_mpeg_audio(file: BinaryIO, size: int) -> bool:
 
 def check_mpeg_audio(file: BinaryIO, size: int, most: float) -> Layout:
     """Walk the frames and compare their number with what the first one states; no further than `most` samples."""
-    begin = _skip_tag(file)
+    begin = skip_tags(file)
     data = read_at(file, begin, size)
     first = _frame(data)
     assert first is not None
     stated = _stated_frames(data[: first.length])
-    count, end = _walk(data, most / first.samples)
+    count, end, is_cut = _walk(data, most / first.samples)
     samples = count * first.samples
     frames = count - (stated is not None)
-    if samples > most or (stated is not None and abs(frames - stated) <= _SLACK):
+    if stated is not None and is_cut and frames < stated:
+        raise NotWhole(f"it is cut off: {frames} of {stated} frames are whole")
+    is_as_stated = stated is not None and abs(frames - stated) <= _SLACK
+    if samples > most or is_as_stated or (data[1] >> 1 & 3) != _LAYER_3:
         return Layout(samples=samples, rate=first.rate)
     if frames < (stated or 0):
         raise NotWhole(f"it is cut off: {frames} of {stated} frames are there")
@@ -62,20 +67,23 @@ def _counting_frame(head: bytes, frames: int) -> bytes:
     return (head + body).ljust(found.length, b"\0")
 
 
-def _walk(data: bytes, most: float) -> tuple[int, int]:
-    """Number of frames, and where the last one ends; what stands between frames is skipped."""
+def _walk(data: bytes, most: float) -> tuple[int, int, bool]:
+    """Number of whole frames, where the last one ends, and whether part of one follows; what stands between frames is
+    skipped."""
     count = at = end = 0
+    is_cut = False
     while at + 4 <= len(data) and count <= most:
         frame = _frame(data[at : at + 4])
         if frame is not None and (at == end or _follows(data, at + frame.length)):
-            count += at + frame.length <= len(data)
+            is_cut = at + frame.length > len(data)
+            count += not is_cut
             at = end = at + frame.length
         elif data[at : at + 3] == b"ID3" and len(data) > at + 10:
             at += 10 + _synchsafe(data[at + 6 : at + 10])
             end = at
         elif (at := data.find(b"\xff", at + 1)) < 0:
             break
-    return count, min(end, len(data))
+    return count, min(end, len(data)), is_cut
 
 
 def _follows(data: bytes, at: int) -> bool:
@@ -109,7 +117,7 @@ def _stated_frames(first: bytes) -> int | None:
     return None
 
 
-def _skip_tag(file: BinaryIO) -> int:
+def skip_tags(file: BinaryIO) -> int:
     """Where the frames begin, behind tags of ID3v2."""
     position = 0
     while (head := read_at(file, position, 10))[:3] == b"ID3" and len(head) == 10:
