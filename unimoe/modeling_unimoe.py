@@ -5,7 +5,7 @@ D hidden size, C encoder width. A *unit* is a picture or a tile of it, a group o
 or speech.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -95,7 +95,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         Raises:
             DataError: If the model has no encoder for the modality.
         """
-        self.require_encoder(modality, str(modality.feature_name))
+        self.require_encoder(modality, str(modality.feature_name), self.encoders.keys())
         configs = (self.config, self.config.encoder_config(modality.encoder_key))
         kwargs = {
             **dict.fromkeys(asked_for(configs) - {"output_router_logits"}, True),
@@ -105,15 +105,15 @@ class UniMoEModel(UniMoEPreTrainedModel):
             return self.encode_frames(features, **kwargs)
         return self.encoders[modality.encoder_key](features, **kwargs)
 
-    def require_encoder(self, modality: Modality, argument: str) -> None:
-        """Refuse an argument that holds media of a modality for which there is no encoder.
+    def require_encoder(self, modality: Modality, argument: str, parts: Collection[str]) -> None:
+        """Refuse an argument that holds media of a modality that is not among `parts`, encoders or connectors.
 
         Raises:
             DataError: Naming the argument, and what the model takes.
         """
-        if modality.encoder_key not in self.encoders:
+        if modality.encoder_key not in parts:
             raise DataError(
-                f"Got {argument}, but this model takes {', '.join(self.encoders) or 'text only'}. Leave the "
+                f"Got {argument}, but this model takes {', '.join(parts) or 'text only'}. Leave the "
                 f"{modality.key} out, or give the configuration an encoder for it."
             )
 
@@ -124,7 +124,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             DataError: If they are not of this model's encoder.
         """
         key = modality.encoder_key
-        self.require_encoder(modality, f"encoder_states[{modality.key!r}]")
+        self.require_encoder(modality, f"encoder_states[{modality.key!r}]", self.connectors.keys())
         encoder = self.config.encoder_config(key)
         if states.shape[1:] != (wanted := (encoder.num_tokens, encoder.hidden_size)):
             raise DataError(
@@ -180,7 +180,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         """
         outputs = dict(given or {})
         for key in outputs:
-            self.require_encoder(Modality.from_key(key), f"mm_encoder_outputs[{key!r}]")
+            self.require_encoder(Modality.from_key(key), f"mm_encoder_outputs[{key!r}]", self.connectors.keys())
         known = {Modality.from_key(key): value for key, value in (states or {}).items()}
         for modality in Modality:
             forms = {

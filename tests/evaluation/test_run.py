@@ -103,7 +103,7 @@ def test_the_command_measures_writes_and_reports(config_file: Path, sparse: Path
 
     assert task["decoding"] == {"do_sample": False, "max_new_tokens": 4}
     assert {"python", "unimoe", "torch", "transformers", "processor"} <= results["versions"].keys()
-    assert results["baseline"]["active_parameters"] == results["baseline"]["parameters"]
+    assert results["baseline"]["active_parameters"] <= results["baseline"]["parameters"]
     assert results["model"]["active_parameters"] < results["model"]["parameters"]
 
     routing = results["routing"]

@@ -131,5 +131,5 @@ def test_a_part_or_layer_that_is_not_there_is_named(mixed, train, message):
 def test_layers_are_numbers_and_ranges():
     assert TrainConfig(parts=["mlp"], layers=["8-11", 2, "9"]).layers == [2, 8, 9, 10, 11]
     for wrong in ("8-", "x", "9-8"):
-        with pytest.raises(ValueError, match="no layer or range of layers"):
+        with pytest.raises(ValueError, match="no layer below 100,000, or range of layers"):
             TrainConfig(parts=["mlp"], layers=[wrong])

@@ -137,7 +137,7 @@ def test_the_papers_name_stages_data_and_certificate(recipe_outputs):
         "image_kind_train.jsonl",
         "LoRA r=2: experts, attention",
         "## Certificate",
-        "`assemble`, exact",
+        "assemble, exact",
         "| align |",
     ):
         assert text in card
@@ -263,7 +263,7 @@ def test_activation_checkpointing_changes_nothing(make_stage, mixture_start, qui
 def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_the_rows(make_stage, quiet, workspace, tmp_path):
     stage = make_stage()
     model, processor, _ = load_start(stage)
-    model.get_input_embeddings().weight.data[:, 0] = float("nan")
+    model.model.language_model.norm.weight.data.fill_(3e38)
     model.save_pretrained(tmp_path / "broken")
     processor.save_pretrained(tmp_path / "broken")
     with pytest.raises(NonFiniteLoss, match=r"not finite at step 1 .*Rows of the batch: .*-\d"):
