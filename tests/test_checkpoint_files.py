@@ -264,6 +264,84 @@ def test_an_absurd_configuration_is_refused_before_memory_is_taken(folder, value
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
+TEXT_SIZES = (
+    "hidden_size",
+    "head_dim",
+    "num_key_value_heads",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "vocab_size",
+)
+TOWER_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "patch_size",
+    "num_channels",
+    "num_attention_heads",
+    "num_hidden_layers",
+)
+WHISPER_SIZES = ("d_model", "num_mel_bins", "encoder_ffn_dim", "encoder_attention_heads", "max_source_positions")
+SIZES = [
+    *(f"text_config__{name}" for name in TEXT_SIZES),
+    *(f"vision_config__tower_config__{name}" for name in TOWER_SIZES),
+    *(f"speech_config__tower_config__{name}" for name in WHISPER_SIZES),
+    "image_connector_config__hidden_size",
+]
+
+
+@pytest.mark.parametrize("number", [0, -1, -(10**8)])
+@pytest.mark.parametrize("place", SIZES)
+def test_a_size_of_which_there_is_none_is_refused_by_key(folder, place, number) -> None:
+    edit(folder, **{place: number})
+    config = json.loads((folder / "config.json").read_text())
+    for door in (AutoConfig.from_pretrained, lambda _: UniMoEConfig(**config)):
+        with pytest.raises(UniMoEError, match=rf"{place.rpartition('__')[2]}: it is .* and at least 1"):
+            door(folder)
+
+
+NONE_SUCH = {
+    "text_config__num_experts": -1,
+    "text_config__pad_token_id": 10**8,
+    "speech_config__tower_config__encoder_layers": -1,
+    "vision_config__tower_config__num_channels": 10**8,
+    "speech_config__tower_config__num_mel_bins": 10**8,
+}
+
+
+@pytest.mark.parametrize("place", NONE_SUCH)
+def test_a_number_that_no_model_has_is_refused_by_key(folder, place) -> None:
+    edit(folder, **{place: NONE_SUCH[place]})
+    with pytest.raises(UniMoEError, match=place.rpartition("__")[2]):
+        AutoConfig.from_pretrained(folder)
+
+
+def test_a_size_that_was_taken_away_later_is_not_saved(folder, tmp_path) -> None:
+    config = UniMoEConfig.from_pretrained(folder)
+    config.vision_config.tower_config.num_attention_heads = 0
+    with pytest.raises(UniMoEError, match="num_attention_heads"):
+        config.save_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize("place", ["layer_types", "text_config__layer_types", "vision_config__tower_config__id2label"])
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_list_of_more_entries_than_any_model_has_is_refused_at_once(folder, place, kind) -> None:
+    names = [f"x{number}" for number in range(200_000)]
+    edit(folder, **{place: names if kind is list else dict.fromkeys(names, "x")})
+    started = time.perf_counter()
+    with pytest.raises(UniMoEError, match=rf"{place.replace('__', '.')}: it has 200000 entries"):
+        AutoConfig.from_pretrained(folder)
+    assert time.perf_counter() - started < 3
+
+
+def test_a_configuration_of_thousands_of_levels_is_refused_by_our_own_readers(folder) -> None:
+    (folder / "config.json").write_text('{"a": ' * 5000 + "1" + "}" * 5000)
+    for door in (load_model, UniMoEConfig.from_pretrained, UniMoEForConditionalGeneration.from_pretrained):
+        with pytest.raises(UniMoEError, match=r"config\.json.*deep"):
+            door(folder)
+
+
 def test_a_size_that_is_meant_can_be_asked_for(folder, monkeypatch) -> None:
     edit(folder, text_config__num_hidden_layers=6000)
     with pytest.raises(UniMoEError, match="UNIMOE_LIMIT_MODEL_LAYERS"):
