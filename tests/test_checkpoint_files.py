@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import resource
 import shutil
 import time
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 from typer.testing import CliRunner
 
-from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe import UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.cli import app
 from unimoe.errors import UniMoEError
 from unimoe.loading import load_model, load_processor
@@ -110,6 +111,42 @@ def test_weights_that_are_no_numbers_are_refused_by_name(folder, kind, name, doo
         DOORS[door](folder)
 
 
+KINDS = (torch.bool, torch.complex64, torch.int8, torch.uint8, torch.int64)
+
+
+def save_as(folder: Path, name: str, kind: torch.dtype, file: str) -> None:
+    """Give one weight another kind, and save all in one file or as shards of pickles."""
+    weights = load_file(folder / "model.safetensors")
+    weights[name] = weights[name].to(kind)
+    (folder / "model.safetensors").unlink()
+    if file.endswith(".safetensors"):
+        save_file(weights, folder / file, metadata={"format": "pt"})
+    else:
+        torch.save(weights, folder / file)
+    if "-of-" in file:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights, file)}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "pytorch_model-00001-of-00001.bin"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("name", ["lm_head.weight", "an expert"])
+def test_weights_saved_as_another_kind_of_value_are_refused_in_every_kind_of_file(folder, file, kind, name) -> None:
+    if name == "an expert":
+        name = next(name for name in load_file(folder / "model.safetensors") if "experts.3.down_proj" in name)
+    save_as(folder, name, kind, file)
+    for door in DOORS.values():
+        with pytest.raises(UniMoEError, match=rf"{name} in {file} is"):
+            door(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
+def test_weights_saved_as_another_float_are_loaded(folder, file, kind) -> None:
+    save_as(folder, "lm_head.weight", kind, file)
+    assert load_model(folder)
+
+
 def test_an_expert_that_is_no_number_is_refused_too(folder) -> None:
     path = folder / "model.safetensors"
     weights = load_file(path)
@@ -128,6 +165,50 @@ def test_a_configuration_that_says_two_things_or_no_number_is_refused_by_key(fol
     for door in (*DOORS.values(), UniMoEConfig.from_pretrained):
         with pytest.raises(UniMoEError, match=r"config\.json.*(image_token_id|NaN)"):
             door(folder)
+
+
+DOUBLED = ("tokenizer_config.json", "tokenizer.json", "processor_config.json", "special_tokens_map.json")
+PROCESSORS = {"the class": UniMoEProcessor.from_pretrained, "AutoProcessor": AutoProcessor.from_pretrained}
+
+
+@pytest.mark.parametrize("door", PROCESSORS)
+@pytest.mark.parametrize("file", DOUBLED)
+def test_a_file_of_the_processor_that_says_two_things_is_refused_by_key(folder, file, door) -> None:
+    path = folder / file
+    text = path.read_text() if path.exists() else "{}"
+    path.write_text('{"padding_side": "left", "padding_side": "right"' + (", " if text != "{}" else "") + text[1:])
+    for load in (PROCESSORS[door], load_model):
+        with pytest.raises(UniMoEError, match=rf"{file}: padding_side: the key is given twice"):
+            load(folder)
+
+
+def test_files_that_transformers_does_not_read_may_hold_anything(folder) -> None:
+    (folder / "train_log.json").write_text('{"loss": 1}\n{"loss": NaN}\n')
+    (folder / "notes.json").write_bytes("Größe".encode("latin-1"))
+    (folder / "faiss.index.json").write_text("[]")
+    os.mkfifo(folder / "pipe.json")
+    for door in (*DOORS.values(), *PROCESSORS.values()):
+        assert door(folder)
+
+
+PIPES = ("generation_config.json", "tokenizer.json", "model.safetensors", "pytorch_model.bin", "chat_template.jinja")
+
+
+@pytest.mark.parametrize("file", PIPES)
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(folder, file) -> None:
+    (folder / file).unlink(missing_ok=True)
+    os.mkfifo(folder / file)
+    for door in (load_model, *PROCESSORS.values(), UniMoEForConditionalGeneration.from_pretrained):
+        with pytest.raises(UniMoEError, match=rf"{file} is no file, but a pipe"):
+            door(folder)
+
+
+@pytest.mark.parametrize("door", ["load_model", "from_pretrained"])
+def test_a_configuration_that_is_a_pipe_is_not_waited_for(folder, door) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(UniMoEError, match=r"config\.json"):
+        DOORS[door](folder)
 
 
 def edit(folder: Path, **values) -> Path:
@@ -181,6 +262,84 @@ def test_an_absurd_configuration_is_refused_before_memory_is_taken(folder, value
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert time.perf_counter() - started < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+TEXT_SIZES = (
+    "hidden_size",
+    "head_dim",
+    "num_key_value_heads",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "vocab_size",
+)
+TOWER_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "patch_size",
+    "num_channels",
+    "num_attention_heads",
+    "num_hidden_layers",
+)
+WHISPER_SIZES = ("d_model", "num_mel_bins", "encoder_ffn_dim", "encoder_attention_heads", "max_source_positions")
+SIZES = [
+    *(f"text_config__{name}" for name in TEXT_SIZES),
+    *(f"vision_config__tower_config__{name}" for name in TOWER_SIZES),
+    *(f"speech_config__tower_config__{name}" for name in WHISPER_SIZES),
+    "image_connector_config__hidden_size",
+]
+
+
+@pytest.mark.parametrize("number", [0, -1, -(10**8)])
+@pytest.mark.parametrize("place", SIZES)
+def test_a_size_of_which_there_is_none_is_refused_by_key(folder, place, number) -> None:
+    edit(folder, **{place: number})
+    config = json.loads((folder / "config.json").read_text())
+    for door in (AutoConfig.from_pretrained, lambda _: UniMoEConfig(**config)):
+        with pytest.raises(UniMoEError, match=rf"{place.rpartition('__')[2]}: it is .* and at least 1"):
+            door(folder)
+
+
+NONE_SUCH = {
+    "text_config__num_experts": -1,
+    "text_config__pad_token_id": 10**8,
+    "speech_config__tower_config__encoder_layers": -1,
+    "vision_config__tower_config__num_channels": 10**8,
+    "speech_config__tower_config__num_mel_bins": 10**8,
+}
+
+
+@pytest.mark.parametrize("place", NONE_SUCH)
+def test_a_number_that_no_model_has_is_refused_by_key(folder, place) -> None:
+    edit(folder, **{place: NONE_SUCH[place]})
+    with pytest.raises(UniMoEError, match=place.rpartition("__")[2]):
+        AutoConfig.from_pretrained(folder)
+
+
+def test_a_size_that_was_taken_away_later_is_not_saved(folder, tmp_path) -> None:
+    config = UniMoEConfig.from_pretrained(folder)
+    config.vision_config.tower_config.num_attention_heads = 0
+    with pytest.raises(UniMoEError, match="num_attention_heads"):
+        config.save_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize("place", ["layer_types", "text_config__layer_types", "vision_config__tower_config__id2label"])
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_list_of_more_entries_than_any_model_has_is_refused_at_once(folder, place, kind) -> None:
+    names = [f"x{number}" for number in range(200_000)]
+    edit(folder, **{place: names if kind is list else dict.fromkeys(names, "x")})
+    started = time.perf_counter()
+    with pytest.raises(UniMoEError, match=rf"{place.replace('__', '.')}: it has 200000 entries"):
+        AutoConfig.from_pretrained(folder)
+    assert time.perf_counter() - started < 3
+
+
+def test_a_configuration_of_thousands_of_levels_is_refused_by_our_own_readers(folder) -> None:
+    (folder / "config.json").write_text('{"a": ' * 5000 + "1" + "}" * 5000)
+    for door in (load_model, UniMoEConfig.from_pretrained, UniMoEForConditionalGeneration.from_pretrained):
+        with pytest.raises(UniMoEError, match=r"config\.json.*deep"):
+            door(folder)
 
 
 def test_a_size_that_is_meant_can_be_asked_for(folder, monkeypatch) -> None:

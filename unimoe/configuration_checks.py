@@ -38,7 +38,18 @@ _LARGEST = 10**9  # of any whole number; context lengths reach 10^7
 # Names of what is counted out, module by module or entry by entry.
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 _LAYERS = re.compile(r"(layers|layer|depths?|blocks|stages)$")
-_ENTRIES = re.compile(r"(experts|num_labels|queries|heads|groups|token_grid|num_tokens)$|^max_source_positions$")
+_ENTRIES = re.compile(
+    r"(experts|num_labels|queries|heads|groups|token_grid|num_tokens|channels|mel_bins)$|^max_source_positions$"
+)
+# Of which a model has at least one; and of which it may have none, but no fewer.
+_POSITIVE = re.compile(
+    r"^(hidden_sizes?|embedding_size|d_model|embed_dim|num_features|vocab_size|head_dim|image_size|patch_size"
+    r"|num_channels|num_mel_bins|num_hidden_layers|max_source_positions|(moe_)?intermediate_size|expert_latent_size"
+    r"|(en|de)coder_ffn_dim|((en|de)coder|num)_attention_heads|num_key_value_heads)$"
+)
+_COUNTS = re.compile(
+    r"^(num_layers|(en|de)coder_layers|depths?|num_experts|num_labels|shared_expert_intermediate_size)$"
+)
 
 
 class InvalidConfig(ConfigError, StrictDataclassError):
@@ -77,7 +88,7 @@ def what_failed(error: BaseException) -> str:
 
 
 def check_size(name: str, values: Mapping[str, Any], limits: Limits | None = None) -> None:
-    """Refuse numbers from which no model could be made.
+    """Refuse numbers from which no model could be made, and lists and mappings of more entries than any has.
 
     Args:
         name: Of the configuration.
@@ -85,11 +96,13 @@ def check_size(name: str, values: Mapping[str, Any], limits: Limits | None = Non
         limits: None: those of the environment.
 
     Raises:
+        InvalidConfig: Naming the key of a number that is too small or too large.
         LimitError: Naming the key, and the limit.
     """
     limits = limits or Limits.from_environment()
-    for key, number in _numbers(values, name):
+    for key, number in _numbers(values, name, limits):
         last = key.rpartition(".")[2].partition("[")[0]
+        _check_least(name, key, last, number)
         if _LAYERS.search(last):
             limits.check("model_layers", abs(number), f"it is {number}", where=name, key=key)
         elif _ENTRIES.search(last):
@@ -98,6 +111,13 @@ def check_size(name: str, values: Mapping[str, Any], limits: Limits | None = Non
             raise InvalidConfig(name, f"{number:.3g} is too large for any model.", "Correct the number.", key=key)
     count = sum(count_roughly(part) for part in _parts(values))
     limits.check("model_parameters", count, f"it describes about {count:.2g} parameters", where=name)
+
+
+def _check_least(name: str, key: str, last: str, number: int) -> None:
+    """Refuse a size or count below the least; `last` is the name of the key within its part."""
+    least = 1 if _POSITIVE.search(last) else 0 if _COUNTS.search(last) else number
+    if number < least:
+        raise InvalidConfig(name, f"it is {number:.4g}, and at least {least}.", "Correct the number.", key=key)
 
 
 def _parts(values: Any) -> Iterator[Mapping[str, Any]]:
@@ -121,7 +141,8 @@ def count_roughly(values: Mapping[str, Any]) -> float:
     layers = largest("num_hidden_layers", "encoder_layers")
     heads = largest("num_attention_heads") * largest("head_dim")
     patches = largest("image_size") ** 2 / max(largest("patch_size"), 1.0) ** 2
-    once = largest("vocab_size", "num_queries", "max_source_positions") + largest("patch_size") ** 2 + patches
+    patch = largest("patch_size") ** 2 * max(largest("num_channels"), 1.0) + 3 * largest("num_mel_bins")
+    once = largest("vocab_size", "num_queries", "max_source_positions") + patch + patches
     return width * (once + layers * (4 * max(width, heads) + 3 * (inner + experts)))
 
 
@@ -157,19 +178,19 @@ def _largest(value: Any) -> float:
     return min(max(found, default=0), 10**30)
 
 
-def _numbers(values: Any, name: str, key: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
+def _numbers(values: Any, name: str, limits: Limits, key: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
     """Every whole number in nested values, with its place."""
     if depth > _DEEPEST:
         raise InvalidConfig(name, f"over {_DEEPEST} levels stand within each other.", "Flatten it.", key=key[:100])
     values = vars(values) if isinstance(values, PreTrainedConfig) else values
     if isinstance(values, int) and not isinstance(values, bool):
         yield key, values
-    elif isinstance(values, Mapping):
-        for part, value in values.items():
-            yield from _numbers(value, name, f"{key}.{part}" if key else str(part), depth + 1)
-    elif isinstance(values, Sequence) and not isinstance(values, (str, bytes)):
-        for place, value in enumerate(values):
-            yield from _numbers(value, name, f"{key}[{place}]", depth + 1)
+    elif isinstance(values, (Mapping, Sequence)) and not isinstance(values, (str, bytes)):
+        limits.check("model_entries", len(values), f"it has {len(values)} entries", where=name, key=key[:100])
+        is_named = isinstance(values, Mapping)
+        for part, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            place = f"{key}.{part}" if is_named and key else str(part) if is_named else f"{key}[{part}]"
+            yield from _numbers(value, name, limits, place, depth + 1)
 
 
 __all__ = [

@@ -171,8 +171,10 @@ class MoEConfig(CheckedConfig):
     output_router_logits: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.moe_intermediate_size = self.moe_intermediate_size or self.intermediate_size
-        self.expert_latent_size = self.expert_latent_size or self.moe_intermediate_size
+        if self.moe_intermediate_size is None:
+            self.moe_intermediate_size = self.intermediate_size
+        if self.expert_latent_size is None:
+            self.expert_latent_size = self.moe_intermediate_size
         self.topk_group = self.topk_group or self.n_group
         if self.norm_topk_prob is None:
             self.norm_topk_prob = self.num_experts_per_tok > 1 and self.router_type not in ("hash", "expert_choice")

@@ -70,8 +70,10 @@ class UniMoETextConfig(MoEConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
-        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // max(self.num_attention_heads, 1)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
@@ -84,6 +86,10 @@ class UniMoETextConfig(MoEConfig):
             self.num_attention_heads % (self.num_key_value_heads or 1) == 0,
             f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
             f"({self.num_key_value_heads}).",
+        )
+        require(
+            self.pad_token_id is None or -self.vocab_size <= self.pad_token_id < self.vocab_size,
+            f"pad_token_id is {self.pad_token_id}, which is no id of the vocabulary of {self.vocab_size}.",
         )
         require(self.hidden_act in ACT2FN, f"hidden_act {self.hidden_act!r} is not an activation of transformers.")
         require(

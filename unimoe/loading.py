@@ -22,9 +22,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .checkpoint_files import AGAIN, CheckpointError, check_folder, check_weights
+from .checkpoint_files import check_weights
 from .configuration_unimoe import UniMoEConfig
 from .errors import UniMoEError
+from .folder_files import AGAIN, CheckpointError, check_folder
 from .modeling_unimoe import UniMoEForConditionalGeneration
 from .processing_unimoe import UniMoEProcessor
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +9,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from .checkpoint_files import check_folder, check_weights
+from .checkpoint_files import check_weights
 from .configuration_unimoe import UniMoETextConfig
 from .connectors import QueryConnector
 from .errors import DataError
+from .folder_files import check_folder, local_folder
 from .moe import Router, SoftMoeBlock
 from .moe.expert_types import AnyExperts, init_experts
 from .moe.router_types import init_router
@@ -64,17 +64,16 @@ class UniMoEPreTrainedModel(PreTrainedModel):
             CheckpointError: If a file of the folder says two things or names files outside of it, or a weight is no
                 number.
         """
-        source = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
-        is_folder = bool(pretrained_model_name_or_path) and source.is_dir()
-        if is_folder:
-            check_folder(source)
+        folder = local_folder(pretrained_model_name_or_path, kwargs.get("subfolder"))
+        if folder:
+            check_folder(folder)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
         for name, parameter in model.named_parameters():
             if name in model._fixed:
                 parameter.requires_grad_(False)
-        if is_folder:
-            check_weights(model, source)
+        if folder:
+            check_weights(model, folder)
         return loaded
 
     def recordings(self, given: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwar
 
 from .arguments import SAMPLING_RATE, Options, explaining, in_order, pad_for_generation
 from .errors import DataError
+from .folder_files import check_folder, local_folder
 from .layout import CALL_OPTIONS, MediaLayout
 from .lengths import TokenCounter
 from .media import window_samples
@@ -294,6 +295,17 @@ class UniMoEProcessor(ProcessorMixin):
         """Save all parts, and the file that `trust_remote_code=True` loads this class from."""
         write_remote_code(save_directory)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Load as every processor.
+
+        Raises:
+            CheckpointError: If a file of a local folder says two things, or is none.
+        """
+        if folder := local_folder(pretrained_model_name_or_path, kwargs.get("subfolder")):
+            check_folder(folder)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
