@@ -20,6 +20,7 @@ from unimoe.errors import ConfigError
 from .config import StageConfig
 from .damage import check_small_files
 from .data import BatchPlan
+from .metrics_file import METRICS_FILE, read_metrics
 from .model_card import HISTORY_FILE, STAGE_FILE, read_stage, write_stage
 from .processes import launched, rank, together
 from .same_data import read_data_facts
@@ -63,6 +64,7 @@ def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
     check_rows(config, manifest)
     verify(found[-1], turn=launched()[0], turns=launched()[1])
     check_small_files(found[-1], manifest)
+    read_metrics(Path(config.output) / METRICS_FILE)
     return found[-1]
 
 

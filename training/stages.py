@@ -20,6 +20,7 @@ from .finish import save_stage
 from .health import DeadExperts, WatchExperts, WatchGradients, WatchLoss, check_learning_rate, check_trained_modalities
 from .losses import balance_over_all, set_coefficients
 from .memory import GB
+from .metrics_file import METRICS_FILE
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
 from .output import check_output, refuse_finished
@@ -31,13 +32,14 @@ from .plan_batches import look_at_batches
 from .plan_start import PlannedRecipe
 from .planning import step_memory
 from .processes import launched
-from .progress import METRICS_FILE, MetricsFile, StageProgress
+from .progress import MetricsFile, StageProgress
 from .report import Contents, data_table, describe_length, look_at_rows, show_samples
 from .same_data import check_data_of_complete, check_same_data, describe_data, write_data
 from .saved_state import put_weights
 from .specialists import SpecialistTrainer
 from .stage_data import check_packing, hold_back, measure_rows, plan_data, read_data
 from .start import load_start
+from .terminal import plain
 from .trackers import choose_trackers, place_logs
 from .trainer import StageTrainer
 from .validation import validation_arguments
@@ -108,14 +110,14 @@ def _run(config: StageConfig, *, name: str, title: str, resume: bool, console: C
         begin(config)
         write_data(config, data)
         report_start(config, trainer, trainable, dataset, collator, contents, progress)
-        console.print(f"going on from {checkpoint}" if checkpoint else "")
+        console.print(plain(f"going on from {checkpoint}") if checkpoint else "")
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
         resting.wake()
     for line in plan.report.lines(config.data.max_length):
-        console.print(line, highlight=False)
+        console.print(plain(line), highlight=False)
     folder = save_stage(trainer, trainable, papers)
     trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model alive through the next stage
     return folder
@@ -271,7 +273,7 @@ def say_memory(
     try:
         step = step_memory(config, model.config, batches, processes=processes, on_cpu=on_cpu, arguments=args)
     except ConfigError as error:  # of a tower that looks at values; it trains nevertheless
-        progress.console.print(str(error), highlight=False)
+        progress.console.print(plain(str(error)), highlight=False)
         return
     each = f" in each of {processes} processes" if processes > 1 else ""
     progress.console.print(f"memory of a step{each}: about {step}", highlight=False)
