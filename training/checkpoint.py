@@ -223,7 +223,9 @@ def _check_settings(config: StageConfig) -> None:
     file = Path(config.output) / STAGE_FILE
     if not file.is_file():
         raise ConfigError(f"{config.output} has no {STAGE_FILE}, so that its settings cannot be compared. Remove it.")
-    before, now = _flat(read_stage(file)), _flat(config.model_dump())
+    stage, values = read_stage(file), config.model_dump()
+    _check_whole(file, [key for key in values if key not in stage])
+    before, now = _flat(stage), _flat(values)
     free = _MOVABLE if read_data_facts(config.output) is not None else re.compile("(?!)")
     changed = [
         key
@@ -237,6 +239,13 @@ def _check_settings(config: StageConfig) -> None:
             f"{config.output} was begun with other settings: {changes}{more}. Put them back ({STAGE_FILE} "
             "has them), or remove it."
         )
+
+
+def _check_whole(file: Path, missing: list[str]) -> None:
+    """Refuse settings that were cut off: their last line is whole, and of the key that is written last."""
+    if missing or not file.read_bytes().endswith(b"\n"):
+        problem = f"is damaged: it ends before {missing[0]}." if missing else "is damaged: its last line is cut off."
+        raise ConfigError(str(file), problem, "Bring it back, or remove the folder.")
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

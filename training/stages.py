@@ -17,6 +17,7 @@ from .config import StageConfig
 from .data import BatchPlan, Collator, MixtureDataset
 from .encoding import RestingEncoders
 from .finish import save_stage
+from .finished import check_finished
 from .health import DeadExperts, WatchExperts, WatchGradients, WatchLoss, check_learning_rate, check_trained_modalities
 from .losses import balance_over_all, set_coefficients
 from .memory import GB
@@ -35,6 +36,7 @@ from .processes import launched
 from .progress import MetricsFile, StageProgress
 from .report import Contents, data_table, describe_length, look_at_rows, show_samples
 from .same_data import check_data_of_complete, check_same_data, describe_data, write_data
+from .same_start import check_same_start, describe_start, write_start
 from .saved_state import put_weights
 from .specialists import SpecialistTrainer
 from .stage_data import check_packing, hold_back, measure_rows, plan_data, read_data
@@ -73,6 +75,8 @@ def run_stage(
     console = console or Console()
     check_output(config, resume=resume)
     if resume and is_complete(config):
+        check_finished(config)
+        check_same_start(config, finished=True)
         check_data_of_complete(config)
         return Path(config.output)
     with OutputLock(config.output):
@@ -85,6 +89,9 @@ def _run(config: StageConfig, *, name: str, title: str, resume: bool, console: C
     if not resume:
         refuse_finished(config)
     refuse_early(config)
+    start = describe_start(config)
+    if checkpoint is not None:
+        check_same_start(config)
     dataset, held_back = read_data(config)  # before the model: a wrong path is found at once
     data = describe_data(config, dataset, held_back, console)
     if checkpoint is not None:
@@ -109,6 +116,7 @@ def _run(config: StageConfig, *, name: str, title: str, resume: bool, console: C
     if trainer.is_world_process_zero():
         begin(config)
         write_data(config, data)
+        write_start(config, start)
         report_start(config, trainer, trainable, dataset, collator, contents, progress)
         console.print(plain(f"going on from {checkpoint}") if checkpoint else "")
     try:
