@@ -14,6 +14,7 @@ from .exits import explain, fail
 from .merge import merge
 from .plan import plan
 from .recipe import load_recipe, select_stages
+from .terminal import plain
 
 
 class Commands(TyperGroup):
@@ -44,7 +45,7 @@ def consolidate(
         consolidate(checkpoint, out)
     except (OSError, ValueError) as error:
         fail(error)
-    Console().print(f"written to {out}", highlight=False)
+    Console().print(plain(f"written to {out}"), highlight=False)
 
 
 @app.command()
@@ -78,7 +79,7 @@ def train(
     console = Console(quiet=launched()[0] > 0)  # of several processes, the first one speaks
     for number, (name, config) in enumerate(stages.items(), start=1):
         title = f"stage {number}/{len(stages)} {name}"
-        console.rule(title)
+        console.rule(plain(title))
         try:
             output = run_stage(config, name=name, title=title, resume=resume, console=console)
         except (UniMoEError, NonFiniteLoss) as error:
@@ -87,10 +88,13 @@ def train(
             if (explained := explain(error, config.output)) is None:
                 raise
             fail(explained)
-        console.print(f"{name}: written to {output}")
+        console.print(plain(f"{name}: written to {output}"))
         if recipe.output and len(recipe.stages) > 1 and not console.quiet:
             outputs = {name: Path(stage.output) for name, stage in recipe.stages.items()}
-            plot_curves(outputs, Path(recipe.output) / CURVES_FILE)
+            try:
+                plot_curves(outputs, Path(recipe.output) / CURVES_FILE)
+            except UniMoEError as error:  # the models are as they are
+                console.print(f"{CURVES_FILE} is not drawn: {plain(str(error))}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from unimoe.errors import ConfigError
 from unimoe.settings import validate
+from unimoe.visible import visible
 
 from .config_data import DataConfig, SourceConfig
+from .exits import fail
 from .recipe import load_recipe
+from .terminal import plain
 
 if TYPE_CHECKING:
     from unimoe.lengths import TokenCounter
 
     from .data.check import Report
 
-PROBLEMS, USAGE = 1, 2
+PROBLEMS = 1
 _WIDTH = 160
 """Columns of a table that does not go to a terminal."""
 
@@ -58,8 +60,7 @@ def command(
         sources = [source for name in data for source in read_sources(name, given)]
         counter = None if model is None else load_counter(model)
     except ConfigError as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(USAGE) from None
+        fail(error)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     reports = check_all(sources, counter=counter, decode=decode, max_length=max_length)
     for report in reports:
@@ -138,7 +139,7 @@ def check_all(
         for source, length, refuse_long in asked:
 
             def track(numbers: range, path: str = source.path) -> Iterable[int]:
-                return bar.track(numbers, description=f"checking {path}")
+                return bar.track(numbers, description=f"checking {plain(path)}")
 
             check = Checker(
                 decode=decode,
@@ -154,12 +155,12 @@ def check_all(
 def print_report(report: "Report", console: Console, *, show: int) -> None:
     """Print the problems of a source as a table, and what is in it."""
     census = report.census
-    console.rule(escape(report.path))
+    console.rule(plain(report.path))
     if report.problems:
         table = Table("row", "key", "problem", "cure", title=f"{len(report.problems)} problem(s)")
         for error in report.problems[:show]:
             row = error.where.removeprefix(report.path).lstrip(": ") or "the file"
-            table.add_row(row, *(escape(text) for text in (error.key, error.problem, error.cure)))
+            table.add_row(*map(plain, (row, error.key, error.problem, error.cure)))
         console.print(table)
         if (more := len(report.problems) - show) > 0:
             console.print(f"and {more} more; --show and --json give all.", highlight=False)
@@ -172,7 +173,7 @@ def print_report(report: "Report", console: Console, *, show: int) -> None:
         lines += length_lines(values)
     if census.too_long:
         lines.append(f"too long: {census.too_long} row(s)")
-    console.print("\n".join([*lines, *report.notes]), highlight=False, markup=False)
+    console.print(visible("\n".join([*lines, *report.notes])), highlight=False, markup=False)
 
 
 def counts(values: dict[str, int]) -> str:

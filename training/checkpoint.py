@@ -20,6 +20,7 @@ from unimoe.errors import ConfigError
 from .config import StageConfig
 from .damage import check_small_files
 from .data import BatchPlan
+from .metrics_file import METRICS_FILE, read_metrics
 from .model_card import HISTORY_FILE, STAGE_FILE, read_stage, write_stage
 from .processes import launched, rank, together
 from .same_data import read_data_facts
@@ -63,6 +64,7 @@ def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
     check_rows(config, manifest)
     verify(found[-1], turn=launched()[0], turns=launched()[1])
     check_small_files(found[-1], manifest)
+    read_metrics(Path(config.output) / METRICS_FILE)
     return found[-1]
 
 
@@ -221,7 +223,9 @@ def _check_settings(config: StageConfig) -> None:
     file = Path(config.output) / STAGE_FILE
     if not file.is_file():
         raise ConfigError(f"{config.output} has no {STAGE_FILE}, so that its settings cannot be compared. Remove it.")
-    before, now = _flat(read_stage(file)), _flat(config.model_dump())
+    stage, values = read_stage(file), config.model_dump()
+    _check_whole(file, [key for key in values if key not in stage])
+    before, now = _flat(stage), _flat(values)
     free = _MOVABLE if read_data_facts(config.output) is not None else re.compile("(?!)")
     changed = [
         key
@@ -235,6 +239,13 @@ def _check_settings(config: StageConfig) -> None:
             f"{config.output} was begun with other settings: {changes}{more}. Put them back ({STAGE_FILE} "
             "has them), or remove it."
         )
+
+
+def _check_whole(file: Path, missing: list[str]) -> None:
+    """Refuse settings that were cut off: their last line is whole, and of the key that is written last."""
+    if missing or not file.read_bytes().endswith(b"\n"):
+        problem = f"is damaged: it ends before {missing[0]}." if missing else "is damaged: its last line is cut off."
+        raise ConfigError(str(file), problem, "Bring it back, or remove the folder.")
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,10 +16,10 @@ from unimoe.surgery.certificate import FILE_NAME, Certificate
 
 from .config import StageConfig
 from .finish import write_model
+from .metrics_file import METRICS_FILE
 from .model_card import HISTORY_FILE, STAGE_FILE, read_entries, read_stage
 from .papers import Papers
 from .parts import choose_trainable
-from .progress import METRICS_FILE
 from .saved_state import DESCRIPTION, put_weights, verify
 from .specialists import split_feed_forwards
 

@@ -1,22 +1,25 @@
 """Pictures of what `metrics.jsonl` holds: the loss of the training and of held-back rows, stage by stage."""
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .progress import METRICS_FILE
+from .metrics_file import METRICS_FILE, read_metrics
 
 CURVES_FILE = "curves.png"
 
 
 def read_curves(metrics: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read the losses of a stage: `training`, `held-back`, and `held-back FILE` of each file; (step, loss) each."""
+    """Read the losses of a stage: `training`, `held-back`, and `held-back FILE` of each file; (step, loss) each.
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
     curves: dict[str, list[tuple[int, float]]] = {}
-    for line in map(json.loads, metrics.read_text(encoding="utf-8").splitlines()):
+    for line in read_metrics(metrics):
         for key, value in line.items():
-            if (name := _curve(key)) is not None:
+            if (name := _curve(key)) is not None and isinstance(value, int | float):
                 curves.setdefault(name, []).append((line["step"], value))
     return curves
 
@@ -36,6 +39,9 @@ def plot_curves(folders: Mapping[str, Path], file: Path) -> bool:
 
     Returns:
         Whether it was written: not without matplotlib, or without any loss.
+
+    Raises:
+        ConfigError: If the losses of a stage are damaged.
     """
     metrics = {title: folder / METRICS_FILE for title, folder in folders.items()}
     stages = {title: read_curves(path) for title, path in metrics.items() if path.is_file()}

@@ -38,6 +38,7 @@ from .encoder_settings import (
     settings_of,
 )
 from .progress import track
+from .terminal import plain
 
 MEASURED = 1000
 """Media whose headers are read to estimate the size of all."""
@@ -135,7 +136,7 @@ class RestingEncoders:
         """Find what is to be encoded, say how much it is, and see that the disk has the room."""
         places = list(list_media(datasets, media))
         if not places:
-            console.print(f"all media are encoded already, in {self.folder}", highlight=False)
+            console.print(plain(f"all media are encoded already, in {self.folder}"), highlight=False)
             return places
         needed = self._estimate(datasets, places, set(media.stores))
         free = shutil.disk_usage(self.folder).free

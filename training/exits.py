@@ -5,16 +5,17 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from unimoe.errors import ConfigError
+
+from .terminal import plain
 
 
 def fail(error: Exception) -> NoReturn:
     """Say what is wrong, and exit."""
     # A worker process wraps its error in a traceback; the last exception's own message is what counts.
     message = re.split(r"\n[\w.]+Error: ", str(error))[-1].strip()
-    Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[red]Error:[/red] {plain(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(2)
 
 

@@ -9,10 +9,10 @@ from .checkpoint import remove_checkpoints
 from .config import StageConfig
 from .curves import CURVES_FILE, plot_curves
 from .lora import ADAPTER_FOLDER, save_adapter
+from .metrics_file import METRICS_FILE
 from .model_card import write_history
 from .papers import Papers
 from .parts import Trainable
-from .progress import METRICS_FILE
 from .saved_state import put_weights
 from .sharding import bring_together
 from .specialists import harvest

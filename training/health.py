@@ -1,6 +1,5 @@
 """What goes wrong in silence, said by name: experts without tokens, parts without gradients, values that are NaN."""
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from unimoe import MEDIA, Modality, UniMoETextConfig
 from unimoe.errors import ConfigError
 
+from .metrics_file import read_metrics
 from .parts import Trainable
 
 Warn = Callable[[str], None]
@@ -115,11 +115,18 @@ class WatchExperts(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Read what was measured before the step that the training begins at."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.is_file() else []
-        for line in map(json.loads, lines):
+        """Read what was measured before the step that the training begins at.
+
+        Raises:
+            ConfigError: If it is damaged.
+        """
+        for line in read_metrics(self.metrics) if state.global_step else []:
             if "load" in line and self._last < line["step"] <= state.global_step:
-                self._add(line["load"], line["step"])
+                try:
+                    self._add(line["load"], line["step"])
+                except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+                    problem = f"is damaged: the load of step {line['step']} is none of this model."
+                    raise ConfigError(str(self.metrics), problem, "Take its line out of the file.") from None
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Look at the load of the steps since the last log."""

@@ -9,6 +9,7 @@ from rich.console import Console
 from unimoe.errors import ConfigError
 
 from .exits import fail
+from .terminal import plain
 
 
 def merge(
@@ -37,7 +38,7 @@ def merge(
         load_processor(folder, model.config).save_pretrained(out)
     except (OSError, ValueError) as error:
         fail(error)
-    Console().print(f"written to {out}", highlight=False)
+    Console().print(plain(f"written to {out}"), highlight=False)
 
 
 __all__ = ["merge"]

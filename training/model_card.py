@@ -17,6 +17,7 @@ from unimoe.surgery.certificate import FILE_NAME as CERTIFICATE_FILE
 from unimoe.visible import markdown
 
 from .config import StageConfig
+from .files import write_safely
 
 HISTORY_FILE = "history.json"
 STAGE_FILE = "stage.yaml"
@@ -104,19 +105,19 @@ def write_papers(
         certificate.save(folder)
     else:  # of a model that was here before
         (folder / CERTIFICATE_FILE).unlink(missing_ok=True)
-    (folder / "README.md").write_text(model_card(folder.name, history, certificate), encoding="utf-8")
+    write_safely(folder / "README.md", model_card(folder.name, history, certificate))
     write_history(folder, history)
 
 
 def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
     """Write `history.json`, last of all files: it says that the stage is complete."""
-    (folder / HISTORY_FILE).write_text(json.dumps(history, indent=2) + "\n", encoding="utf-8")
+    write_safely(folder / HISTORY_FILE, json.dumps(history, indent=2) + "\n")
 
 
 def write_stage(folder: Path, config: StageConfig) -> None:
     """Write `stage.yaml`, a configuration that runs the stage again."""
     stage = yaml.safe_dump(config.model_dump(), sort_keys=False)
-    (folder / STAGE_FILE).write_text(f"# python -m training {STAGE_FILE}\n{stage}", encoding="utf-8")
+    write_safely(folder / STAGE_FILE, f"# python -m training {STAGE_FILE}\n{stage}")
 
 
 def read_stage(path: Path) -> dict[str, Any]:

@@ -2,17 +2,21 @@
 written."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
+from glob import glob
 from pathlib import Path
 
 from unimoe.errors import ConfigError
 
 from .checkpoint import checkpoints, is_complete
 from .config import StageConfig
+from .config_data import DataConfig
 from .model_card import HISTORY_FILE, STAGE_FILE
 
 _ELSEWHERE = "Name another `output`."
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 def check_outputs(stages: Mapping[str, StageConfig], *, resume: bool) -> None:
@@ -23,12 +27,14 @@ def check_outputs(stages: Mapping[str, StageConfig], *, resume: bool) -> None:
     """
     places: dict[str, str] = {}
     for name, config in stages.items():
+        check_output(config, resume=resume)
+        for other in stages.values():
+            _check_data(config.output, other.data)
         place = os.path.realpath(config.output)
         if place in places:
             problem = f"is the output of the stages {places[place]} and {name}."
             raise ConfigError(config.output, problem, "Give each stage an `output` of its own.")
         places[place] = name
-        check_output(config, resume=resume)
 
 
 def check_output(config: StageConfig, *, resume: bool) -> None:
@@ -40,17 +46,20 @@ def check_output(config: StageConfig, *, resume: bool) -> None:
 
     Raises:
         ConfigError: If it is no folder, or cannot be written; if it is, holds or lies in a folder that the stage
-            reads; or if it holds a finished stage or a model, which would be overwritten.
+            reads, or holds a file of its data; or if it holds a finished stage, a model or a link to a file, which
+            would be overwritten.
     """
     try:
         _check_place(config.output)
     except OSError as error:  # too long a name, or a folder that may not be looked into
         raise ConfigError(config.output[:200], f"cannot be used ({error.strerror}).", _ELSEWHERE) from None
     _check_starts(config)
+    _check_data(config.output, config.data)
     if resume and is_complete(config):
         return
     if not resume:
         refuse_finished(config)
+    check_files(config.output)
     check_writable(config.output)
 
 
@@ -77,7 +86,10 @@ def _check_place(output: str) -> None:
     """Refuse a file as output, or as one of the folders above it."""
     folder = Path(output)
     if not output.strip() or "\0" in output:
-        raise ConfigError(f"output: {output!r} is no folder.", "Name one, such as runs/stage.")
+        raise ConfigError(f"output: {output[:200]!r}", "is no folder.", "Name one, such as runs/stage.")
+    if _ADDRESS.match(output):
+        problem = "is an address, and a stage writes to a folder."
+        raise ConfigError(f"output: {output[:200]!r}", problem, "Name its path, such as runs/stage.")
     for place in (folder, *folder.parents):
         if place.is_symlink() and not place.exists():
             raise ConfigError(str(place), f"is a link to {os.readlink(place)}, which does not exist.", _ELSEWHERE)
@@ -86,6 +98,22 @@ def _check_place(output: str) -> None:
                 what = "is a file" if place == folder else f"is a file, so that {output} cannot be made in it"
                 raise ConfigError(str(place), f"{what}.", _ELSEWHERE)
             return
+
+
+def check_files(output: str) -> None:
+    """Refuse an output with what is neither file nor folder: a link to a file would be written through.
+
+    Raises:
+        ConfigError: With its name.
+    """
+    for path in sorted(Path(output).iterdir()) if Path(output).is_dir() else ():
+        if path.is_symlink() and not path.is_dir():
+            problem = f"is a link to {os.readlink(path)}, which would be overwritten."
+        elif not path.is_file() and not path.is_dir():
+            problem = "is neither a file nor a folder."
+        else:
+            continue
+        raise ConfigError(str(path), problem, f"Remove it, or {_ELSEWHERE[0].lower()}{_ELSEWHERE[1:]}")
 
 
 def check_writable(output: str) -> None:
@@ -115,6 +143,35 @@ def _check_starts(config: StageConfig) -> None:
                 )
 
 
+def _check_data(output: str, data: DataConfig) -> None:
+    """Refuse an output that holds data, or lies within a folder that is data: it would be written into them."""
+    place = Path(os.path.realpath(output))
+    for key, given in _data_places(data):
+        folder, name = os.path.split(os.path.abspath(given))
+        for path in (Path(os.path.realpath(given)), Path(os.path.realpath(folder), name)):  # a link, and its target
+            if path == place:
+                how = "is"
+            elif not os.path.lexists(path):
+                continue  # the id of a data set on the Hub
+            elif place in path.parents:
+                how = "holds"
+            elif path in place.parents and key != "media_root":
+                how = "lies in"
+            else:
+                continue
+            raise ConfigError(output, f"{how} {given}, which data are read from (data.{key}).", _ELSEWHERE)
+
+
+def _data_places(data: DataConfig) -> Iterable[tuple[str, str]]:
+    """Keys and paths of files and folders of data; a pattern's files, too. An id of the Hub is like a path."""
+    for key in ("mixture", "validation"):
+        for source in getattr(data, key):
+            found = [source.path] if os.path.exists(source.path) else glob(source.path)
+            yield from ((key, path) for path in found or [source.path])
+            if source.media_root is not None:
+                yield "media_root", source.media_root
+
+
 def start_folders(config: StageConfig) -> Iterable[tuple[str, str]]:
     """Keys and folders (or Hub ids) of everything that a stage reads a model from."""
     start = config.start
@@ -133,4 +190,4 @@ def start_folders(config: StageConfig) -> Iterable[tuple[str, str]]:
         yield "train.lora.adapter", config.train.lora.adapter
 
 
-__all__ = ["check_output", "check_outputs", "refuse_finished", "start_folders"]
+__all__ = ["check_files", "check_output", "check_outputs", "refuse_finished", "start_folders"]

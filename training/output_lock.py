@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import socket
+import stat
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +13,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from unimoe.errors import ConfigError
+from unimoe.visible import visible
 
 from .processes import launched
 
 logger = logging.getLogger(__name__)
 LOCK_FILE = "training.lock"
+_BEGIN = b'{"pid": '
 
 
 class OutputLock:
@@ -43,11 +46,11 @@ class OutputLock:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = self._take()
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(_this_process()).encode(), 0)
         except OSError as error:
             problem = f"cannot be written ({error.strerror or error})."
             raise ConfigError(str(self.folder), problem, "Name another `output`.") from None
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, json.dumps(_this_process()).encode())
         _held.add(self._descriptor)
         return self
 
@@ -68,7 +71,10 @@ class OutputLock:
         import fcntl
 
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            if self.path.is_symlink():
+                raise self._foreign(f"is a link to {os.readlink(self.path)}")
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # neither through a link nor into a pipe
+            descriptor = os.open(self.path, flags, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -76,22 +82,37 @@ class OutputLock:
                 raise self._taken() from None
             except OSError as error:  # a file system without locks
                 logger.warning("%s cannot be locked (%s): start no other training in it.", self.folder, error.strerror)
-                return descriptor
+                return self._check(descriptor)
             if self._is_named(descriptor):
-                return descriptor
+                return self._check(descriptor)
             os.close(descriptor)
+
+    def _check(self, descriptor: int) -> int:
+        """Refuse what is no lock of a training, such as a file of the user's with its name."""
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            begin = os.pread(descriptor, len(_BEGIN), 0).strip(b"\0")
+            if _BEGIN.startswith(begin):  # also of a lock that was not written to its end
+                return descriptor
+        os.close(descriptor)
+        raise self._foreign("is not the lock of a training")
+
+    def _foreign(self, problem: str) -> ConfigError:
+        return ConfigError(str(self.path), f"{problem}.", "Remove it, or name another `output`.")
 
     def _is_named(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path))
         except FileNotFoundError:
             return False
 
     def _taken(self) -> ConfigError:
         try:
-            holder = json.loads(self.path.read_text("utf-8"))
-            who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}: {holder['command']}"
-        except (OSError, ValueError, KeyError, TypeError):
+            with self.path.open("rb") as file:
+                holder = json.loads(file.read(10_000))
+            said = [" ".join(visible(str(holder[key])[:500]).split()) for key in ("pid", "host", "since", "command")]
+            who = "process {} on {}, since {}: {}".format(*said)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             who = "it has not yet said which"
         return ConfigError(
             str(self.folder),

@@ -15,6 +15,7 @@ from unimoe.suggest import did_you_mean
 
 from .config_train import TrainConfig
 from .lora import add_lora
+from .terminal import plain
 
 
 @dataclass
@@ -139,7 +140,7 @@ def trainable_table(trainable: Trainable) -> Table:
         full = sum(parameter.numel() for parameter in members if parameter.requires_grad)
         how = "whole" if full else "lora" if deltas else "frozen"
         count = full + sum(delta.numel() for delta in deltas)
-        table.add_row(part, f"{sum(map(nn.Parameter.numel, members)):,}", f"{count:,}", how)
+        table.add_row(plain(part), f"{sum(map(nn.Parameter.numel, members)):,}", f"{count:,}", how)
         whole |= {id(parameter): parameter for parameter in [*members, *deltas]}
     if unread := sum(map(nn.Parameter.numel, trainable.unread)):
         table.add_row("(read by no forward)", f"{unread:,}", "0", "kept")

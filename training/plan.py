@@ -13,6 +13,7 @@ from rich.table import Table
 from unimoe.errors import ConfigError
 
 from .exits import fail
+from .terminal import plain
 
 if TYPE_CHECKING:
     from .memory_parallel import HostMemory
@@ -42,7 +43,7 @@ def plan(
     console, planned = Console(width=None if sys.stdout.isatty() else _WIDTH), []
     try:
         for result in plan_recipe(file, overrides or [], only=stage or [], processes=gpus * nodes, limit=gpu_memory):
-            console.rule(f"stage {result.name}")
+            console.rule(plain(f"stage {result.name}"))
             console.print(result.table)
             console.print(describe(result, gpu_memory=gpu_memory, tflops=tflops), highlight=False)
             planned.append(result)
@@ -66,7 +67,7 @@ def describe(result: "StagePlan", *, gpu_memory: float | None, tflops: float | N
         sent = asdict(result.traffic)
         table.add_row("sent by each in a step", ", ".join(f"{kind} {size / GB:.3g} GB" for kind, size in sent.items()))
     table.add_row("resident on a CPU", f"{result.host.total / GB:.2f} GB above imports ({_phases(result.host)})")
-    table.add_row("batches", f"{batches.tokens:,.0f} tokens on average, {batches.basis}")
+    table.add_row("batches", f"{batches.tokens:,.0f} tokens on average, {plain(batches.basis)}")
     steps = "not known without the data" if batches.steps is None else f"{batches.steps:,}"
     table.add_row("steps", f"{steps}, {result.flops / 1e12:.3g} TFLOP each")
     if tflops and batches.steps:
@@ -76,7 +77,7 @@ def describe(result: "StagePlan", *, gpu_memory: float | None, tflops: float | N
         fits = memory.total <= gpu_memory * GB
         table.add_row("fits", f"yes, into {gpu_memory:g} GB" if fits else f"NO, {gpu_memory:g} GB are too little")
     for line in result.advice:
-        table.add_row("", line)
+        table.add_row("", plain(line))
     return table
 
 

@@ -8,14 +8,15 @@ from typing import Any, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from unimoe.errors import ConfigError
+from unimoe.visible import visible
 
-METRICS_FILE = "metrics.jsonl"
+from .files import append, write_safely
+from .metrics_file import read_metrics
+from .terminal import plain
 
 T = TypeVar("T")
 
@@ -38,26 +39,9 @@ class MetricsFile(TrainerCallback):
         """Keep the lines up to the step that the training begins at: none, or those of the checkpoint."""
         if state.is_world_process_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = (
-                self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-                if self.path.is_file()
-                else []
-            )
-            whole = [line for line in lines if line.endswith("\n")]  # the last one may be cut off
-            steps = [self._step(line, number) for number, line in enumerate(whole, start=1)]
-            kept = [line for line, step in zip(whole, steps, strict=True) if step <= state.global_step]
-            self.path.write_text("".join(kept if state.global_step else []), encoding="utf-8")
-
-    def _step(self, line: str, number: int) -> int:
-        """The step of a line.
-
-        Raises:
-            ConfigError: If it has none.
-        """
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ConfigError(f"{self.path}:{number}", "is damaged.", "Take this line out of the file.") from None
+            logs = read_metrics(self.path) if state.global_step else []
+            kept = [json.dumps(log) + "\n" for log in logs if log["step"] <= state.global_step]
+            write_safely(self.path, "".join(kept))
 
     def on_log(
         self,
@@ -69,8 +53,7 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         """Write one line."""
         if state.is_world_process_zero and logs:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs, **self.details()}) + "\n")
+            append(self.path, json.dumps({"step": state.global_step, **logs, **self.details()}) + "\n")
 
 
 class StageProgress(TrainerCallback):
@@ -98,7 +81,7 @@ class StageProgress(TrainerCallback):
             TimeRemainingColumn(elapsed_when_finished=True),
         ]
         self.bar = Progress(*columns, console=self.console)
-        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step)
+        self.task = self.bar.add_task(plain(self.title), total=state.max_steps, completed=state.global_step)
         self.live = Live(Group(self.bar, self.losses), console=self.console)
         self.live.start()
 
@@ -122,10 +105,12 @@ class StageProgress(TrainerCallback):
             return
         text = summarize(logs) if "loss" in logs else summarize_held_back(logs)
         if self.bar is not None:
-            self.losses.plain = text
+            self.losses.plain = visible(text)
         else:
             self.console.print(
-                f"{self.title}  step {state.global_step}/{state.max_steps}  {text}", highlight=False, soft_wrap=True
+                plain(f"{self.title}  step {state.global_step}/{state.max_steps}  {text}"),
+                highlight=False,
+                soft_wrap=True,
             )
 
     def on_train_end(
@@ -137,7 +122,7 @@ class StageProgress(TrainerCallback):
     def warn(self, sentence: str) -> None:
         """Say what should be looked at, and keep it."""
         self.warnings.append(sentence)
-        self.console.print(f"[yellow]Warning:[/yellow] {escape(sentence)}", highlight=False, soft_wrap=True)
+        self.console.print(f"[yellow]Warning:[/yellow] {plain(sentence)}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Stop drawing; also after an error."""

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from .quickstart.rows import Row, conversations, demo_rows, text_rows, vqa_conversations, vqa_rows, write_rows
+from .terminal import plain
 
 HELD_BACK_EVERY = 121
 """Every so-manieth of easy-vqa's test questions is held back: 80."""
@@ -50,7 +50,7 @@ def main(out: Annotated[Path, typer.Argument(help="Folder for the data files.")]
         with console.status("Writing data"):
             counts = write_data(out)
     except FileNotFoundError as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[red]Error:[/red] {plain(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     for name, rows in counts.items():
         console.print(f"{out / name}: {rows:,} rows")

@@ -12,11 +12,13 @@ from rich.text import Text
 from transformers import TrainingArguments
 
 from unimoe import Modality
+from unimoe.visible import visible
 
 from .data import BatchPlan, Collator, MixtureBatches, MixtureDataset, Row, RowLengths
 from .data.collator import IGNORED
 from .data.order import Place
 from .data.sources import RowStream
+from .terminal import plain
 
 LOOKED_AT = 10_000
 """Rows of a file that are looked at for their media; of a longer one, as many that are spread evenly."""
@@ -80,7 +82,7 @@ def data_table(dataset: MixtureDataset, contents: Contents) -> Table:
         looked = sum(1 for _ in range(0, size, max(math.ceil(size / LOOKED_AT), 1)))
         if is_stream or looked < size:
             counts += f" (of {f'the first {STREAMED}' if is_stream else f'{looked:,} looked at'})"
-        table.add_row(source.path, "a stream" if is_stream else f"{size:,}", weight, counts)
+        table.add_row(plain(source.path), "a stream" if is_stream else f"{size:,}", weight, counts)
     return table
 
 
@@ -166,11 +168,11 @@ def show_sample(dataset: MixtureDataset, collator: Collator, place: Place) -> Pa
             labels[position] == IGNORED,
         ):
             end += 1
-        piece = tokenizer.decode(ids[position : position + 1] if kinds[position] else ids[position:end])
+        piece = visible(tokenizer.decode(ids[position : position + 1] if kinds[position] else ids[position:end]))
         text.append(f"{piece} x {end - position}" if kinds[position] else piece, style=_style(kinds, labels, position))
         position = end
     learned = sum(label != IGNORED for label in labels)
-    title = f"One sample: {sample.id} ({len(ids)} tokens; what is learned in bold, {learned} tokens)"
+    title = f"One sample: {plain(sample.id)} ({len(ids)} tokens; what is learned in bold, {learned} tokens)"
     return Panel(text, title=title, expand=False)
 
 

@@ -13,9 +13,9 @@ from .config import StageConfig
 from .data import MixtureDataset
 from .data.identity import count_rows, describe_source, digest_of_files
 from .data.media_digest import Facts
+from .files import write_safely
 from .processes import launched
 from .progress import track
-from .saved_state import write_safely
 
 DATA_FILE = "data.json"
 """File of a stage's output that says what its data were."""

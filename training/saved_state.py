@@ -24,6 +24,7 @@ from unimoe.errors import ConfigError, UniMoEError
 from unimoe.media.naming import shown
 from unimoe.strict_json import parse_json
 
+from .files import write_safely
 from .processes import from_all, processes, rank, together
 from .sharding import optimizer_states, put_optimizer_states, share_buffers, whole_weights
 
@@ -263,14 +264,6 @@ def sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_safely(path: Path, text: str) -> None:
-    """Write a file, and have it on the disk before going on."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from .config import StageConfig
 from .data import BatchPlan, Collator, MixtureDataset
 from .encoding import RestingEncoders
 from .finish import save_stage
+from .finished import check_finished
 from .health import DeadExperts, WatchExperts, WatchGradients, WatchLoss, check_learning_rate, check_trained_modalities
 from .losses import balance_over_all, set_coefficients
 from .memory import GB
+from .metrics_file import METRICS_FILE
 from .model_card import describe_stage, read_history
 from .optimizer import ParameterGroups
 from .output import check_output, refuse_finished
@@ -31,13 +33,15 @@ from .plan_batches import look_at_batches
 from .plan_start import PlannedRecipe
 from .planning import step_memory
 from .processes import launched
-from .progress import METRICS_FILE, MetricsFile, StageProgress
+from .progress import MetricsFile, StageProgress
 from .report import Contents, data_table, describe_length, look_at_rows, show_samples
 from .same_data import check_data_of_complete, check_same_data, describe_data, write_data
+from .same_start import check_same_start, describe_start, write_start
 from .saved_state import put_weights
 from .specialists import SpecialistTrainer
 from .stage_data import check_packing, hold_back, measure_rows, plan_data, read_data
 from .start import load_start
+from .terminal import plain
 from .trackers import choose_trackers, place_logs
 from .trainer import StageTrainer
 from .validation import validation_arguments
@@ -71,6 +75,8 @@ def run_stage(
     console = console or Console()
     check_output(config, resume=resume)
     if resume and is_complete(config):
+        check_finished(config)
+        check_same_start(config, finished=True)
         check_data_of_complete(config)
         return Path(config.output)
     with OutputLock(config.output):
@@ -83,6 +89,9 @@ def _run(config: StageConfig, *, name: str, title: str, resume: bool, console: C
     if not resume:
         refuse_finished(config)
     refuse_early(config)
+    start = describe_start(config)
+    if checkpoint is not None:
+        check_same_start(config)
     dataset, held_back = read_data(config)  # before the model: a wrong path is found at once
     data = describe_data(config, dataset, held_back, console)
     if checkpoint is not None:
@@ -107,15 +116,16 @@ def _run(config: StageConfig, *, name: str, title: str, resume: bool, console: C
     if trainer.is_world_process_zero():
         begin(config)
         write_data(config, data)
+        write_start(config, start)
         report_start(config, trainer, trainable, dataset, collator, contents, progress)
-        console.print(f"going on from {checkpoint}" if checkpoint else "")
+        console.print(plain(f"going on from {checkpoint}") if checkpoint else "")
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         progress.close()
         resting.wake()
     for line in plan.report.lines(config.data.max_length):
-        console.print(line, highlight=False)
+        console.print(plain(line), highlight=False)
     folder = save_stage(trainer, trainable, papers)
     trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model alive through the next stage
     return folder
@@ -271,7 +281,7 @@ def say_memory(
     try:
         step = step_memory(config, model.config, batches, processes=processes, on_cpu=on_cpu, arguments=args)
     except ConfigError as error:  # of a tower that looks at values; it trains nevertheless
-        progress.console.print(str(error), highlight=False)
+        progress.console.print(plain(str(error)), highlight=False)
         return
     each = f" in each of {processes} processes" if processes > 1 else ""
     progress.console.print(f"memory of a step{each}: about {step}", highlight=False)

@@ -81,8 +81,10 @@ def test_an_output_in_or_around_the_start_is_refused(make_stage, workspace, tmp_
 def test_a_hub_id_beside_the_output_is_none_of_its_folders(make_stage, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert "is the folder org/name" in refusal(make_stage(start="org/name", output="org/name"))
-    stage = make_stage(start="org/name", output="org")
-    with pytest.raises(pytest.fail.Exception, match="a model is loaded"):
+    assert "is org/name, which data" in refusal(make_stage(data={"mixture": ["org/name"]}, output="org/name"))
+    stage = make_stage(start="org/name", data={"mixture": ["org/rows"]}, output="org")
+    monkeypatch.setattr("training.stages.read_data", lambda config: pytest.fail("data are read"))
+    with pytest.raises(pytest.fail.Exception, match="data are read"):
         run_stage(stage)
     assert not Path("org").exists(), "a folder that was made for the lock alone goes"
 
@@ -220,3 +222,99 @@ def test_of_two_trainings_started_together_one_runs_and_one_says_why_not(make_st
     assert (first, second) == (0, 2), ended
     assert "another training is writing there" in said or "holds a finished stage" in said
     assert len(said.strip().splitlines()) == 1 and (Path(stage.output) / "model.safetensors").is_file()
+
+
+NAMES = ["data.json", "stage.yaml", "training.lock", "README.md", "history.json", "metrics.jsonl", "a/rows.jsonl"]
+
+
+@pytest.mark.parametrize("key", ["mixture", "validation"])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_output_that_holds_data_is_refused(make_stage, tmp_path, key, name):
+    path = tmp_path / "output" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "output")
+    for given in (path, tmp_path / "elsewhere" / name, tmp_path / "output/../output" / name):
+        for resume in (False, True):
+            message = refusal(make_stage(data={key: [str(given)]}), resume=resume)
+            assert f"{tmp_path}/output: holds {given}, which data are read from (data.{key}). Name another" in message
+    assert path.read_text() == "mine" and [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
+
+
+def test_an_output_that_is_or_lies_in_data_is_refused(make_stage, tmp_path):
+    output = tmp_path / "output"
+    (output / "media").mkdir(parents=True)
+    (output / "table.parquet").write_text("mine")
+    (tmp_path / "link.jsonl").symlink_to(output / "table.parquet")
+    for given, how in (("output", "is"), ("output/*.parquet", "holds"), ("link.jsonl", "holds"), (".", "lies in")):
+        assert f"{output}: {how} {tmp_path}" in refusal(make_stage(data={"mixture": [f"{tmp_path}/{given}"]}))
+    rows = {"path": str(tmp_path / "rows.jsonl"), "media_root": str(output / "media")}
+    assert "(data.media_root)" in refusal(make_stage(data={"mixture": [rows]}))
+
+
+def test_an_output_that_holds_data_of_another_stage_is_refused(make_stage, tmp_path):
+    from training.output import check_outputs
+
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/data.json").write_text("mine")
+    one = make_stage(data={"mixture": [str(tmp_path / "two/data.json")]})
+    two = make_stage(output=str(tmp_path / "two"))
+    with pytest.raises(ConfigError, match=r"two: holds .*/two/data.json"):
+        check_outputs({"one": one, "two": two}, resume=False)
+
+
+@pytest.mark.parametrize("name", ["training.lock", "stage.yaml", "data.json", "metrics.jsonl", "preprocessor.json"])
+def test_what_is_written_never_goes_through_a_link(make_stage, tmp_path, name):
+    output, mine = tmp_path / "output", tmp_path / "mine"
+    output.mkdir()
+    mine.write_text("mine")
+    (output / name).symlink_to(mine)
+    assert f"{output / name}: is a link to {mine}, which would be overwritten. Remove it" in refusal(make_stage())
+    (output / name).unlink()
+    os.mkfifo(output / name)
+    assert f"{output / name}: is neither a file nor a folder. Remove it" in refusal(make_stage())
+    assert mine.read_text() == "mine"
+
+
+def test_a_lock_is_a_file_of_ours(tmp_path):
+    lock, mine = tmp_path / LOCK_FILE, tmp_path / "mine"
+    mine.write_text("mine")
+
+    def pipe():
+        os.mkfifo(lock)
+
+    makers = (lambda: lock.symlink_to(mine), lambda: lock.hardlink_to(mine), pipe, lambda: lock.write_text("mine"))
+    for make in makers:
+        make()
+        with pytest.raises(ConfigError, match=f"{LOCK_FILE}: is .*Remove it, or name another"), OutputLock(tmp_path):
+            pytest.fail("it is taken")
+        assert lock.is_fifo() or lock.read_text() == "mine"
+        lock.unlink()
+    assert mine.read_text() == "mine"
+    for left in ("", '{"pid": 1', "\0\0\0"):  # of a training that was killed
+        lock.write_text(left)
+        with OutputLock(tmp_path):
+            assert json.loads(lock.read_text())["pid"] == os.getpid()
+
+
+def test_a_foreign_lock_shows_no_escapes(tmp_path, holder):
+    said = {"pid": 1, "host": "\x1b[2J", "since": "a\nb", "command": "\x1b]0;title\x07"}
+    (tmp_path / "output" / LOCK_FILE).write_text(json.dumps(said))
+    with pytest.raises(ConfigError) as caught, OutputLock(tmp_path / "output"):
+        pass
+    assert str(caught.value).isprintable() and "\\x1b[2J" in str(caught.value)
+
+
+@pytest.mark.parametrize("output", ["file:///tmp/x", "s3://bucket/x", "hf://a/b", "FILE:/x"])
+def test_an_address_is_no_output(make_stage, monkeypatch, tmp_path, output):
+    monkeypatch.chdir(tmp_path)
+    assert "is an address, and a stage writes to a folder" in refusal(make_stage(output=output))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("output", ["a\0b", "x" * 300, "file:///x"])
+def test_a_recipe_with_such_an_output_ends_in_one_line(make_stage, tmp_path, output):
+    stages = {"one": make_stage().model_dump(), "two": {**make_stage().model_dump(), "output": output}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"stages": stages}))
+    result = CliRunner().invoke(app, [str(tmp_path / "recipe.yaml")])
+    assert result.exit_code == 2 and len(result.stderr.strip().splitlines()) == 1 and "\0" not in result.stderr

@@ -14,6 +14,7 @@ from training.__main__ import app
 from training.config import StageConfig
 from training.recipe import merge
 from training.same_data import DATA_FILE
+from training.same_start import START_FILE
 from training.saved_state import MANIFEST, digests
 from training.stages import run_stage
 from unimoe.errors import ConfigError
@@ -170,10 +171,17 @@ def test_media_that_changed_in_size_are_told(copy):
     assert "they were 13 files of " in message and "bytes, and are 13 files of" in message
 
 
-def test_a_finished_stage_whose_data_changed_is_not_skipped(copy):
+def finish(output: Path, workspace: Path) -> None:
+    """Put there what a finished stage leaves."""
+    shutil.rmtree(output / "checkpoint-2", ignore_errors=True)
+    for path in (workspace / "start").iterdir():
+        shutil.copy(path, output)
+    (output / "history.json").write_text("[]")
+
+
+def test_a_finished_stage_whose_data_changed_is_not_skipped(copy, workspace):
     folder, stage = copy
-    shutil.rmtree(folder / "output/checkpoint-2")
-    (folder / "output/history.json").write_text("[]")
+    finish(folder / "output", workspace)
     assert run_stage(stage, resume=True) == Path(stage.output)
     change(folder / "data/images.jsonl", before='"user"', after='"user" ')
     assert "it had 13 rows, and has 13 rows" in refusal(stage)
@@ -196,6 +204,7 @@ FILES = {
     "checkpoint-2/schedule.pt": ("is damaged", DAMAGE),
     "checkpoint-2/rng_state.pth": ("is damaged", DAMAGE),
     "stage.yaml": ("", ("cut off", "no text", "a list", "null", "nested")),
+    START_FILE: ("is damaged", ("empty", "cut off", "no text", "a list", "null", "nested")),
     DATA_FILE: ("is damaged", ("empty", "cut off", "no text", "an empty object", "nested")),
 }
 
@@ -294,3 +303,82 @@ def test_damage_ends_the_command_line_with_one_line_and_exit_code_2(copy, tmp_pa
     result = CliRunner().invoke(app, [str(tmp_path / "stage.yaml"), "--resume"])
     assert result.exit_code == 2 and len(result.stderr.strip().splitlines()) == 1
     assert f"{folder}/output/checkpoint-2/{MANIFEST} is damaged" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("history.json", b""),
+        ("history.json", b"[{"),
+        ("history.json", b"{}"),
+        ("history.json", b"\xff"),
+        ("config.json", None),
+        ("config.json", b"{"),
+        ("model.safetensors", None),
+        ("model.safetensors", b""),
+    ],
+)
+def test_a_finished_stage_that_is_damaged_is_not_skipped(copy, workspace, name, raw):
+    folder, stage = copy
+    finish(folder / "output", workspace)
+    assert run_stage(stage, resume=True) == Path(stage.output)
+    if raw is None:
+        (folder / "output" / name).unlink()
+    else:
+        (folder / "output" / name).write_bytes(raw)
+    message = refusal(stage)
+    assert name in message and ("is damaged" in message or "is missing" in message)
+    assert message.endswith("Bring it back, or remove the output to run the stage again.")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_settings_that_are_cut_off_are_damaged_not_others(copy, workspace, finished):
+    folder, stage = copy
+    if finished:
+        finish(folder / "output", workspace)
+    path = folder / "output/stage.yaml"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for kept in (1, len(lines) // 3, len(lines) // 2, len(lines) - 1):
+        path.write_bytes(b"".join(lines[:kept]))
+        assert f"{path}: is damaged" in refusal(stage)
+    path.write_bytes(b"".join(lines)[:-3])
+    assert f"{path}: is damaged: its last line is cut off" in refusal(stage)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "model.safetensors.index.json"]
+)
+def test_a_start_that_changed_is_named(copy, workspace, monkeypatch, finished, name):
+    folder, stage = copy
+    shutil.copytree(workspace / "start", folder / "start")
+    facts = folder / "output" / START_FILE
+    facts.write_text(facts.read_text().replace(str(workspace), str(folder)))
+    settings = folder / "output/stage.yaml"
+    settings.write_text(settings.read_text().replace(str(workspace / "start"), str(folder / "start")))
+    stage = stage_in(folder, workspace, start=str(folder / "start"))
+    if finished:
+        finish(folder / "output", workspace)
+        assert run_stage(stage, resume=True) == Path(stage.output)
+    else:
+        with pytest.raises(LoadsAModel):
+            run_stage(stage, resume=True)
+    with (folder / "start" / name).open("ab") as file:
+        file.write(b" ")
+    assert f"{folder}/start/{name} has changed since {stage.output} was begun: it was" in refusal(stage)
+    (folder / "start" / name).unlink()
+    if finished:
+        assert run_stage(stage, resume=True) == Path(stage.output), "a start that is gone is not missed"
+    elif not name.endswith("index.json"):
+        assert "and is not there" in refusal(stage)
+
+
+def test_cut_metrics_are_gone_on_with_and_damaged_ones_named(copy):
+    folder, stage = copy
+    path = folder / "output/metrics.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"step": 3, "lo')
+    with pytest.raises(LoadsAModel):
+        run_stage(stage, resume=True)
+    path.write_bytes(b"\xff\n" + path.read_bytes())
+    assert f"{path}:1: is damaged" in refusal(stage)

@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from rich.console import Console
 from transformers import AutoProcessor
+from typer.testing import CliRunner
 
+from training.__main__ import app
 from training.config_data import DataConfig
 from training.data import Collator, MixtureDataset
 from training.data.dataset import read_mixture
+from training.exits import fail
 from training.plan_start import PlannedRecipe
 from training.planning import plan_stage
-from training.progress import track
+from training.progress import StageProgress, track
 from training.report import data_table, look_at_rows, mean_length, show_samples
 from training.stages import run_stage
 from training.trainer import StageTrainer
@@ -149,3 +153,32 @@ def test_a_stage_says_how_many_tokens_and_held_back_rows_there_are(make_stage, w
     text = wide.file.getvalue()
     assert "1 steps of 4 rows, about " in text and f"{rows} held-back rows" in text
     assert text.index("held-back rows") < text.index("step 1/1")
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J[link=http://x]\u202e[/nothing]"
+
+
+def test_no_row_or_name_reaches_the_terminal_as_more_than_text(workspace, write_jsonl, tmp_path):
+    turns = [{"role": "user", "content": f"say {HOSTILE}"}, {"role": "assistant", "content": f"it {HOSTILE}"}]
+    path = write_jsonl({"id": HOSTILE, "messages": turns}, name="\x1b[2J[red].jsonl")
+    dataset = MixtureDataset(read_mixture(DataConfig(mixture=[str(path)])), seed=0)
+    collator = Collator(AutoProcessor.from_pretrained(workspace / "start"))
+    console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system=None)
+    console.print(data_table(dataset, look_at_rows(dataset)), *show_samples(dataset, collator, ["text"]))
+    StageProgress(console, title=HOSTILE).warn(HOSTILE)
+    text = console.file.getvalue()
+    assert not set(text) & {"\x1b", "\x07", "\u202e"} and "\\x1b[2J[red].jsonl" in text
+    assert text.count("\\x1b]0;title\\x07\\x1b[2J[link=http://x]\\u202e[/nothing]") == 4
+
+
+def test_an_error_reaches_the_terminal_as_text(capsys):
+    with pytest.raises(typer.Exit):
+        fail(ConfigError(f"{HOSTILE}.yaml", "is damaged."))
+    assert capsys.readouterr().err.strip().endswith("\\x1b[2J[link=http://x]\\u202e[/nothing].yaml: is damaged.")
+
+
+def test_check_shows_problems_as_text(write_jsonl):
+    path = write_jsonl({"id": HOSTILE, "messages": [{"role": HOSTILE, "content": HOSTILE}]}, name="\x1b[2J.jsonl")
+    result = CliRunner().invoke(app, ["check", str(path)])
+    assert result.exit_code == 1 and not set(result.output) & {"\x1b", "\x07", "\u202e"}
+    assert "\\x1b" in result.output

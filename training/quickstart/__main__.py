@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from ..recipe import load_recipe
+from ..terminal import plain
 
 DEFAULT_CONFIG = Path("configs/quickstart/quickstart.yaml")
 
@@ -36,7 +36,7 @@ def main(
         for folder in folders.values():
             console.print(f"{folder}: model and processor, random weights from seed {recipe.seed}")
     except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[red]Error:[/red] {plain(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 
