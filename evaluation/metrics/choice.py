@@ -4,33 +4,25 @@ An answer that names no option is unparsed: there is no default letter and no ra
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..tasks import Sample
 from ..tasks.choices import LETTERS
+from .denied import DENIAL, affirmed, clauses, is_spoiled
 from .metric import Flags, Metric, Scores, group_shares, shares
-from .normalise import fold, normalise
+from .normalise import fold, normalise, without_thoughts
 from .stated import read_stated, stated_texts, without_denied
 
-_OPENING = r"""[\s(\[{*"'`$]*"""
-_CLOSING = r"""[\s.:)\]}*"'$]*"""
+_OPENING = r"""[\s(\[{*"'`$【「『]*"""
+_CLOSING = r"""[\s.:)\]}*"'$】」』。]*"""
 _LABELLED_LINE = re.compile(r"^[ \t(\[*]*([A-Z])[.):].*$", re.MULTILINE)
-_DENIALS = (
-    "not",
-    "nor",
-    "neither",
-    "never",
-    "isnt",
-    "isn\u2019t",
-    "wasnt",
-    "cannot be",
-    "cant be",
-    "rather than",
-    "unlike",
-)
+_DENIED_TEXT = r" (?:not|no|nor|neither|never|isnt|isn\u2019t|wasnt|cannot be|cant be|rather than|unlike) "
 """Normalised words after which the text of an option is denied."""
+_WIDE = re.compile(r"[\uff01-\uff5e\U0001d400-\U0001d7ff]")
+"""Letters, digits and marks of full width, and those of formulas."""
 _BESIDE_LETTERS = frozenset(("and", "or", "nor", "neither", "either", "both", "none", "all", "not", "of", "the"))
 
 
@@ -48,20 +40,30 @@ def read_choice(prediction: str, choices: Sequence[str]) -> str | None:
         choices: Texts of the options A, B, ...
     """
     letters = LETTERS[: len(choices)]
+    prediction = without_thoughts(prediction)
     for form in (fold, normalise):  # in the end, `texts` are normalised
         texts, given = [form(choice) for choice in choices], form(prediction)
         if len(given) > 1 and texts.count(given) == 1:
             return letters[texts.index(given)]
-    text = without_denied(prediction, letters)
+    plain = affirmed(_WIDE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), prediction))
+    text = without_denied(_without_own_texts(plain, choices), letters)
     letter, stated = read_stated(text, letters)
     if stated:
         return letter
-    if named := [letter for said in stated_texts(text) if (letter := _find_option(normalise(said), texts))]:
+    if named := [letter for said in stated_texts(text) if (letter := _find_option(said, texts))]:
         return named[-1]
     text = _without_list(text, letters)
     if _names_several(text, letters):
         return None
-    return _read_letter(text, letters) or _find_option(normalise(text), texts)
+    return _read_letter(text, letters) or _find_option(text, texts)
+
+
+def _without_own_texts(text: str, choices: Sequence[str]) -> str:
+    """The text without those of options that deny something, after their own letters: "B. No cat" is no denial."""
+    for letter, choice in zip(LETTERS, choices, strict=False):
+        if DENIAL.search(choice) or fold(choice) in ("yes", "true", "right", "correct"):
+            text = re.sub(rf"(?<!\w)({letter}\W{{1,6}})(?i:{re.escape(choice)})(?!\w)", r"\1", text)
+    return text
 
 
 def _without_list(text: str, letters: str) -> str:
@@ -85,31 +87,57 @@ def _read_letter(text: str, letters: str) -> str | None:
     either_case = f"([{letters}{letters.lower()}])"
     refused = r"(?<!\bor )(?<!\band )(?<!\d )"
     patterns = (
-        rf"\A{_OPENING}{either_case}(?=[:;!),\]}}*`\"\t\n]|[.'](?!\w)|\s*\Z|\s+(?:[\u2013\u2014-]\s|(?:because|since)\b))",
+        rf"\A{_OPENING}{either_case}(?=[:;!),\]}}*`\"\t\n。、】」』]|[.'](?!\w)|\s*\Z|\s+(?:[\u2013\u2014-]\s|(?:because|since)\b))",
         rf"""(?:\A|(?<=[\s(\[{{*"':$])){refused}{letter}{_CLOSING}\Z""",
         rf"\({letter}\)",
         rf"{alone}\.(?!\w)",
         rf"{alone}:",
         rf"{alone}\)",
     )
-    for pattern in patterns:
-        if found := re.findall(pattern, text):
+    for pattern in patterns[: 1 if DENIAL.search(text) else None]:
+        if found := [found[1] for found in re.finditer(pattern, text) if not _spoils(found)]:
             return str(found[-1]).upper()
-    return None
+    alone = re.search(rf"(?:\A|[.!。]\s{{0,4}}\n)\s{{0,4}}[*(]{{0,3}}{letter}[*).]{{0,4}}\s*\Z", text)
+    return alone[1] if alone else None
+
+
+def _spoils(found: re.Match[str]) -> bool:
+    return is_spoiled(found.string, found.start(1), found.start(1), found.end(1))
 
 
 def _find_option(given: str, texts: Sequence[str]) -> str | None:
-    """The only option whose text occurs in the answer as whole words; not within a longer one, nor after "not"."""
-    rest = f" {given} "
-    found = set()
+    """The only option whose text occurs in the answer as whole words, not within a longer one.
+
+    Where the answer denies, asks or makes conditional, only clauses that do not are read, and an option that is asked
+    about leaves it unread.
+    """
+    found, rest = _options_in(given, texts)
+    if DENIAL.search(rest) or DENIAL.search(given) or "?" in given:
+        parts = [(*_options_in(part, texts), asked) for part, asked in clauses(given)]
+        denying = any(DENIAL.search(text) for text in found)  # such as "no"
+        if any(
+            (options and asked) or (not denying and _denies_alone(options, rest)) for options, rest, asked in parts
+        ):
+            return None
+        found = set().union(*(options for options, rest, _ in parts if not DENIAL.search(rest)))
+    named = [letter for letter, text in zip(LETTERS, texts, strict=False) if text in found]
+    return named[0] if len(named) == 1 else None
+
+
+def _denies_alone(options: set[str], rest: str) -> bool:
+    """Whether a clause says "no" or "that is wrong", of another clause."""
+    return not options and "\0" not in rest and len(rest.split()) <= 3 and DENIAL.search(rest) is not None
+
+
+def _options_in(given: str, texts: Sequence[str]) -> tuple[set[str], str]:
+    """Options that a text names and does not deny right before them, and what is left of it."""
+    rest, found = f" {normalise(given)} ", set()
     for text in sorted({*texts} - {""}, key=len, reverse=True):
-        for no in _DENIALS:
-            rest = rest.replace(f" {no} {text} ", " \0 ")
+        rest = re.sub(f"{_DENIED_TEXT}{re.escape(text)} ", " \0 ", rest)
         if f" {text} " in rest:
             found.add(text)
             rest = rest.replace(f" {text} ", " \0 ")
-    named = [letter for letter, text in zip(LETTERS, texts, strict=False) if text in found]
-    return named[0] if len(named) == 1 else None
+    return found, rest
 
 
 def _read(samples: Sequence[Sample], predictions: Sequence[str]) -> tuple[Flags, Flags]:

@@ -7,6 +7,8 @@ What is stated counts before anything else that the answer holds. Nothing is gue
 # ruff: noqa: RUF001 - marks of other scripts are meant
 import re
 
+from .denied import AFTER, BEFORE, BEFORE_JOINED, DENIAL, is_denied, is_spoiled
+
 SEVERAL = "\0"
 """Stands in a text for letters that are named side by side."""
 
@@ -24,25 +26,31 @@ _LINK = (
 )
 _FILL = (
     r"(?:\s{0,4}(?:\b(?:option|choice|letter|alternative|number|clearly|therefore|thus|definitely|probably|likely"
-    r"|most|simply|actually|indeed|the|Antwort|opción|réponse|(?-i:la|a))\b|选项|選項)){0,4}"
+    r"|most|simply|actually|indeed|the|Antwort|opción|opção|réponse|(?-i:la|a))\b|选项|選項)){0,4}"
 )
 _ABOUT = (
-    r"(?:\s{1,4}(?:choice|option|letter|key)s?)?(?:\s{1,4}(?:to|for|of)(?:\s{1,4}\w{1,30}){1,4}?)?"
+    r"(?:\s{1,4}(?:choice|option|letter|key|correct[aeo]?|corrett[ao]|corret[ao])s?)?(?:\s{1,4}(?:to|for|of)(?:\s{1,4}\w{1,30}){1,4}?)?"
     r"""[*_"'`)\]\s]{0,4}"""
 )
 _ANSWER = (
     r"(?:\b(?:answer|ans|solution|antwort|lösung|respuesta|réponse|reponse|risposta|resposta|ответ|odpowiedź|odpověď"
     r"|jawaban|cevap|đáp\s+án|उत्तर)|الجواب|الإجابة|答案|答え|正解|回答|정답|답안|답)"
 )
-_OPTION = r"(?:\b(?:option|choice|letter|alternative|selection|pick|opción)|选项|選項)"
+_OPTION = r"(?:\b(?:option|choice|letter|alternative|selection|pick|opción|opção|opzione)|选项|選項)"
 _CHOOSE = (
     r"(?:\b(?:I|we)\b[^.!?,;:\n]{0,30}?\b(?:pick|choose|chose|select|say|take|guess|answer|(?:go|went|going)\s{1,4}with"
     r"|(?:opt|vote)\s{1,4}for)(?:ed)?\b|(?:\A|(?<=[.!?\n]))\s{0,4}(?:pick|choose|select|go\s{1,4}with)\b"
-    r"|\b(?:it|this|that)(?:['’]s|\s{1,4}(?:is|(?:must|should|would|has\s{1,4}to)\s{1,4}be))\b|故?[选選](?:[择擇])?)"
+    r"|\b(?:it|this|that)(?:['’]s|\s{1,4}(?:is|(?:must|should|would|has\s{1,4}to)\s{1,4}be))\b|\b(?:ich\b[^.!?,;:\n]{0,20}?\b(?:würde|wähle|nehme|sage|tippe)(?:\s{1,4}(?:auf|für))?|je\s{1,4}choisis"
+    r"|elijo|escolho|scelgo|выбираю|wybieram|ik\s{1,4}kies|jag\s{1,4}väljer)\b|\b(?:so|thus|therefore|hence)\b(?=\s{1,4}"
+    r"[(*]{0,3}[A-Z][)*]{0,3}\s{0,4}(?:[.!,;\n]|\Z))|而?是(?=\s{0,4}[A-Z](?![\w.]))|故?[选選](?:[择擇])?)"
 )
-_IS = r"\s{0,4}(?:\b(?:is|was|would\s{1,4}be|must\s{1,4}be|should\s{1,4}be|ist|es|est)\b|是)\s{0,4}"
+_IS = (
+    r"\s{0,4}(?:\b(?:is|was|seems|appears|looks|(?:would|must|should|seems\s{1,4}to|appears\s{1,4}to)\s{1,4}be|ist|es|est"
+    r"|está|é|è|är|er|jest|je)\b|是)\s{0,4}"
+)
 _RIGHT = (
-    r"(?:the\s{1,4})?(?:\w{1,20}\s{1,4})?(?:correct|right|best|answer|true|richtig|correcta?|exacte|正确|正確|对|對)"
+    r"(?:the\s{1,4})?(?:\w{1,20}\s{1,4})?(?:correct|right|best|answer|true|richtig|korrekt|correct[ao]?|corrett[ao]|corret[ao]"
+    r"|exacte|juist|rätt|rigtigt?|riktig|poprawn[aey]|správn[áéě]|正确|正確|对|對)"
 )
 
 _STATEMENTS = tuple(
@@ -52,7 +60,8 @@ _STATEMENTS = tuple(
         rf"|\\(?:boxed|fbox)\s?\{{{_OPEN}(?-i:(?P<boxed>[A-Z\0]){_ENDS})",
         rf"{_OPTION}{_ABOUT}{_LINK}{_FILL}[:：]?{_OPEN}(?-i:{_SMALL})",
         rf"{_CHOOSE}{_FILL}[:：]?{_OPEN}(?-i:{_CAPITAL})",
-        rf"{_BEGINS}(?-i:{_CAPITAL}){_CLOSE}{_IS}{_RIGHT}",
+        rf"{_BEGINS}(?-i:{_CAPITAL}){_CLOSE}(?:{_IS}{_RIGHT}"
+        r"|\s{1,4}(?:fits\s{1,4}best|it\s{1,4}is(?=\s{0,4}(?:[.!,;]|\Z)))|(?:选项|選項)?(?:正确|正確))",
     )
 )
 """Ways of stating a letter, the plainest first."""
@@ -64,21 +73,10 @@ _YES_OR_NO = re.compile(
 )
 _MENTION = re.compile(
     rf"(?:{_OPTION}{_OPEN}(?-i:(?P<option>[A-Z\0]){_ENDS})|{_ANSWER}{_OPEN}(?-i:{_CAPITAL})"
-    rf"|\*\*\(?(?-i:(?P<bold>[A-Z\0]))[.:)]{{0,2}}\*\*)(?P<alone>{_CLOSE}(?:[,.:;\n–—-]|\Z|\b(?:because|since|as)\b))?",
+    rf"|\*\*\(?(?-i:(?P<bold>[A-Z\0]))[.:)]{{0,2}}\*\*)(?P<alone>{_CLOSE}(?:[,.:;\n–—-]|\Z|\b(?:because|since|as|and\s{{1,4}}no)\b))?",
     re.IGNORECASE,
 )
 """An option that is named; `alone` where the sentence does not go on to say what it does."""
-_DENIAL = re.compile(
-    r"\b(?:not|never|neither|nor|cannot|\w{1,20}n['’]t|if|whether|unless|doubt|nicht|kein\w{0,2}|pas)\b|[不没]",
-    re.IGNORECASE,
-)
-"""In the clause of a statement, before its letter."""
-_DENYING = re.compile(
-    r"\b(?:wrong|incorrect|false|tempting|second|other|another|falsche?|incorrecta?)(?:-\w{1,20})?\s{1,4}"
-    r"(?:\w{1,20}\s{1,4})?\Z|[错錯]",
-    re.IGNORECASE,
-)
-"""Right before a statement."""
 _DENIED = (
     r"(?i:\b(?:(?:not|cannot|\w{1,20}n['’]t|never)(?:\s{1,4}(?:be|pick|choose|say))?|rather\s{1,4}than"
     r"|instead\s{1,4}of|except|unlike|rul(?:e[sd]?|ing)\s{1,4}out|(?:eliminat|exclud|reject|discard|avoid)\w{0,3}"
@@ -96,7 +94,25 @@ _JOINED = (
     r"\s{0,4}(?:,\s{0,4}(?i:(?:and|or)\b)?|/|&|(?i:\b(?:and|or|nor|oder|und|ou|y)\b)|或者?|和|、)"
     r"\s{0,4}(?i:(?:maybe|perhaps|possibly|even|option)\s{1,4})?"
 )
-_CLAUSE = re.compile(r"[.!?;,:\n。，；！？]")
+_NEGATED = (
+    rf"(?i:(?:\b(?:{BEFORE})(?:\s{{1,4}}(?:be|es|está|est|é|è|ist|is|är|er|to|jest|je|ole|phải))?"
+    rf"(?:\s{{1,4}}(?:la|le|el|l[ao]|the|die|de|option|opción|letter))?|\b(?:opposite\s{{1,4}}of|over|than))\s{{1,4}}"
+    rf"|(?:{BEFORE_JOINED})\s{{0,4}}(?:选项|選項)?)"
+)
+"""Right before a letter, in many languages."""
+_ASKED = (
+    r"\s{0,4}(?:[吗嗎]\s{0,4}\??|ですか|인가요|입니까|\?)[\s,]{0,4}(?i:(?:no|nein|non|nee|нет|不|いいえ|아니요?)"
+    r"\b[,，]?)?"
+)
+_NO = (
+    r"(?:false|wrong|incorrect|no|not\s{1,4}(?:true|right|correct|it)|falsch|nein|falso|faux|incorrecta?|errad[oa]"
+    r"|неверно|[错錯]误?|不[对對]|✗|❌|✘)"
+)
+_YES = r"(?:true|right|correct|yes|richtig|ja|korrekt|correcta?|corret[oa]|vrai|верно|正确|正確|[对對]|✓|✔|✅)"
+_ONLY = (
+    r"(?i:\b(?:all|every\w{0,6}|others?)\b[^.!?\n]{0,30}?\b(?:except|but)(?:\s{1,4}(?:for|option))?)\s{1,4}(?P<only>LETTER)"
+    r"\s{1,4}(?i:(?:is|are|can\s{1,4}be|were)\s{1,4}(?:wrong|incorrect|false|excluded|eliminated|ruled\s{1,4}out))\b"
+)
 
 
 def without_denied(text: str, letters: str) -> str:
@@ -109,12 +125,26 @@ def without_denied(text: str, letters: str) -> str:
     letter = rf"[*(\[]{{0,3}}{_BEGINS}[{letters}]{_ENDS}[*)\]]{{0,3}}"
     other = rf"{letter}(?!(?<=A)\s{{1,4}}(?!(?:and|or|nor|is|are)\b)[a-z])"
     joined = rf"(?:{_JOINED}{other})"
-    text = re.sub(rf"{_DENIED}{letter}(?:(?!\s*,){joined})*", "", text)
+    text = re.sub(_ONLY.replace("LETTER", letter), r"the answer is \g<only>", text)
+    text = _with_verdicts(text, letters)
+    text = re.sub(rf"{letter}{_CLOSE}(?:{AFTER})[,、]?", "", text)
+    text = re.sub(rf"(?:{_DENIED}|{_NEGATED}){letter}(?:(?!\s*,){joined})*", "", text)
     text = re.sub(rf"{letter}{joined}+", lambda found: _several(found[0], letters), text)
-    text = re.sub(rf"(?i:\bnor)\s{{1,4}}{letter}|{letter}{_CLOSE}(?:{_DENIED_AFTER}|\?)", "", text)
-    for pattern in _STATEMENTS:
-        text = pattern.sub(lambda found: "" if _is_denied(found) else found[0], text)
-    return text
+    text = re.sub(rf"(?i:\bnor)\s{{1,4}}{letter}|{letter}{_CLOSE}(?:{_DENIED_AFTER}|{_ASKED})", "", text)
+    for pattern in (*_STATEMENTS, _MENTION) if "?" in text or DENIAL.search(text) else ():
+        text = pattern.sub(lambda found: "" if _is_spoiled(found) else found[0], text)
+    return re.sub(r"\(\s*(?:\)|\Z|(?=[.,;\n]))", "", text)
+
+
+def _with_verdicts(text: str, letters: str) -> str:
+    """The text without lines such as "A: wrong"; "B: right" is stated."""
+    verdict = (
+        rf"{_BEGINS}(?P<letter>[{letters}])[*)\]]{{0,3}}\s{{0,4}}[:.)→=–—(-]\s{{0,4}}"
+        rf"(?i:(?P<no>{_NO})|(?P<yes>{_YES}))(?!\w)(?=\s{{0,4}}(?:[.,;:!\n)]|\Z))"
+    )
+    right = {found["letter"] for found in re.finditer(verdict, text) if found["yes"]}
+    stated = f"\nThe answer is {right.pop() if len(right) == 1 else SEVERAL}\n"
+    return re.sub(verdict, lambda found: stated if found["yes"] else "", text)
 
 
 def _several(named: str, letters: str) -> str:
@@ -122,11 +152,9 @@ def _several(named: str, letters: str) -> str:
     return SEVERAL if len({*named} & {*letters}) > 1 else named
 
 
-def _is_denied(found: re.Match[str]) -> bool:
+def _is_spoiled(found: re.Match[str]) -> bool:
     """Whether the clause of a statement denies it."""
-    before = _CLAUSE.split(found.string[max(0, found.start() - 120) : found.start()])[-1]
-    said = found.string[found.start() : found.start(_group(found))]
-    return _DENYING.search(before) is not None or _DENIAL.search(before + said) is not None
+    return is_spoiled(found.string, found.start(), found.start(_group(found)), found.end(_group(found)))
 
 
 def read_stated(text: str, letters: str) -> tuple[str | None, bool]:
@@ -160,12 +188,18 @@ def _group(found: re.Match[str]) -> str:
 
 def stated_texts(text: str) -> list[str]:
     """What follows "Answer:" or "the answer is", up to the end of the sentence, where it is no letter."""
-    return [found["rest"] for found in _IN_WORDS.finditer(text)]
+    return [
+        found["rest"] for found in _IN_WORDS.finditer(text) if not is_denied(text, found.start(), found.start("rest"))
+    ]
 
 
 def stated_yes_or_no(text: str) -> str | None:
     """The last `yes` or `no` that stands after "Answer:", "the answer is" and the like; None if none does."""
-    said = [found["word"].lower() for found in _YES_OR_NO.finditer(text) if not _is_denied(found)]
+    said = [
+        found["word"].lower()
+        for found in _YES_OR_NO.finditer(text)
+        if not is_denied(text, found.start(), found.start("word"))
+    ]
     return said[-1] if said else None
 
 

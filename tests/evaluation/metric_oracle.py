@@ -136,7 +136,15 @@ def error_rate(predictions: list[list[str]], references: list[list[str]]) -> flo
     return errors / sum(map(len, references))
 
 
+def _without_thoughts(prediction: str) -> str:
+    while "<think>" in prediction:
+        before, _, thought = prediction.partition("<think>")
+        prediction = before + thought.partition("</think>")[2]
+    return prediction.rpartition("</think>")[2].strip()
+
+
 def choice(prediction: str, choices: list[str]) -> str | None:
+    prediction = _without_thoughts(prediction)
     letters = string.ascii_uppercase[: len(choices)]
     for form in (lambda text: " ".join(text.lower().split()), plain_form):
         forms = [form(option) for option in choices]
