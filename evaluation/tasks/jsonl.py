@@ -1,4 +1,4 @@
-"""Reading of JSONL tasks: `{"id", "messages": [...]}` a line; errors name file and line.
+"""Reading of tasks: `{"id", "messages": [...]}` a line, or a list of these; errors name file and line or row.
 
 Media paths are relative to the data file. The last assistant turn of a row is its reference answer; of a multiple
 choice, the letter of the right option. A row may carry the other fields of `Sample`: `answers` (list of texts),
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unimoe.errors import UniMoEError
-from unimoe.json_lines import read_lines
+from unimoe.json_rows import JsonRows
 from unimoe.processing.messages import ReadMessage
 from unimoe.processing.rows import find_item, read_id, read_row
 from unimoe.processing.values import holds_nothing
@@ -29,7 +29,7 @@ def read_task(path: Path, *, prompt: str | None = None) -> list[Sample]:
     """Read all rows of a task.
 
     Args:
-        path: JSONL file.
+        path: JSON Lines, or a file with one list.
         prompt: Text appended to the last user turn.
 
     Raises:
@@ -37,12 +37,15 @@ def read_task(path: Path, *, prompt: str | None = None) -> list[Sample]:
     """
     samples: dict[str, Sample] = {}
     try:
-        for _, number, line in read_lines(path):
-            where = f"{path}:{number}"
-            sample = _parse_row(line, where=where, folder=path.parent, prompt=prompt, default_id=str(number))
+        rows = JsonRows(str(path))
+        for number in range(len(rows)):
+            where, name = rows.where(number), rows.name(number)
+            sample = _parse_row(rows.raw(number), where=where, folder=path.parent, prompt=prompt, default_id=name)
             if sample.id in samples:
                 raise EvaluationError(f"{where}: id {sample.id!r} appears twice; ids must be unique within a file")
             samples[sample.id] = sample
+        if rows.broken is not None:
+            raise rows.broken
     except EvaluationError:
         raise
     except UniMoEError as error:

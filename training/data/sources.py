@@ -6,11 +6,12 @@ from typing import Any, overload
 
 from unimoe.errors import DataError
 from unimoe.json_lines import read_lines
+from unimoe.json_rows import check_first
 from unimoe.suggest import did_you_mean
 
 from ..config_data import SourceConfig
 from .formats import RowForm, parse_row
-from .json_files import BAD, JsonFile, has_lines, parse_line
+from .json_files import BAD, JsonFile, check_exists, has_lines, parse_line
 from .media_digest import MediaDigest
 from .rows import Faults, Row
 from .tables import Table, is_table, stream_table
@@ -100,8 +101,8 @@ class RowStream:
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
         self.path = config.path
-        if not is_table(config.path) and not Path(config.path).is_file():
-            raise DataError(f"There is no data file {self.path!r}. Correct its path in the mixture.")
+        if not is_table(config.path):
+            check_exists(config.path)
 
     def __iter__(self) -> Iterator[Row]:
         root, form = media_root(self.config), row_form(self.config)
@@ -124,6 +125,8 @@ class RowStream:
                 raise file.broken
         else:
             for _, number, line in read_lines(self.path):
+                if number == 1:
+                    check_first(line, self.path, is_line=True)
                 where = f"{self.path}:{number}"
                 yield where, parse_line(line, Faults(where))
 

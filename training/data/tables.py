@@ -102,9 +102,10 @@ def _to_stream(dataset: Any) -> Any:
 
 def parquet_files(path: str) -> list[str]:
     """The .parquet files of a folder, or of a pattern."""
-    if Path(path).is_dir():
-        return sorted(map(str, Path(path).glob("*.parquet")))
-    return sorted(glob(path)) if path.endswith(".parquet") else []
+    found = map(str, Path(path).glob("*.parquet")) if Path(path).is_dir() else ()
+    if path.endswith(".parquet"):
+        found = glob(path)
+    return sorted(file for file in found if Path(file).is_file())  # pipes would be waited for
 
 
 def _one_split(loaded: Any, config: SourceConfig) -> Any:

@@ -27,6 +27,8 @@ _LONGEST_PATH = 4096
 """Characters; no file system has longer paths."""
 _SHORTEST_BASE64 = 40
 """Characters; no file with a medium is smaller."""
+_DEEPEST = 8
+"""Lists and objects within each other: a clip of frames that are lists of numbers has fewer."""
 _MANY = 5000
 """Files of a folder among which similar names are searched."""
 _MEDIA = ("a picture", "a sound", "a film")
@@ -80,24 +82,42 @@ def find_medium(
         MediaError: If nothing is there, or it is not told what the value is; it names the cure.
         LimitError: If the file is too large.
     """
-    limits = limits_or_default(limits)
+    return _find(value, where, key, folder, limits_or_default(limits), 0)
+
+
+def _find(value: Any, where: str, key: str, folder: str | Path | None, limits: Limits, depth: int) -> Any:
+    if depth > _DEEPEST:
+        raise MediaError(where, "lists or objects stand too deep within each other for a medium.", FORMS, key=key)
+    value = _own(value)
     if isinstance(value, list | tuple) and value and not _is_number(value[0]):
-        return [
-            find_medium(part, where=where, key=f"{key}[{number}]", folder=folder, limits=limits)
-            for number, part in enumerate(value)
-        ]
-    if isinstance(value, dict) and not any(value.get(part) is not None for part in ("array", "frames")):
-        check_keys(value, ("bytes", "path"), where, key=key)
-    if isinstance(value, dict) and value.get("bytes") is not None and value.get("array") is None:
-        return _from_bytes(_decoded_bytes(value["bytes"], where, key, limits), value.get("path"), where, key, limits)
-    if isinstance(value, dict) and set(value) <= {"bytes", "path"} and value.get("path") is not None:
-        return find_medium(value["path"], where=where, key=key, folder=folder, limits=limits)
+        return [_find(part, where, f"{key}[{number}]", folder, limits, depth + 1) for number, part in enumerate(value)]
+    if isinstance(value, dict):
+        value = {name: _own(part) for name, part in value.items()}
+        return _from_dict(value, where, key, folder, limits, depth)
     if isinstance(value, bytes | bytearray | memoryview):
         return _from_bytes(bytes(value), None, where, key, limits)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
         return _existing(value, value, where, key, folder, limits)
     return _from_text(value, where, key, folder, limits) if isinstance(value, str) else value
+
+
+def _own(value: Any) -> Any:
+    """A scalar of pyarrow as Python's own; all else as it is."""
+    as_py = None if isinstance(value, type) else getattr(value, "as_py", None)
+    return as_py() if callable(as_py) else value
+
+
+def _from_dict(
+    value: dict[Any, Any], where: str, key: str, folder: str | Path | None, limits: Limits, depth: int
+) -> Any:
+    if not any(value.get(part) is not None for part in ("array", "frames")):
+        check_keys(value, ("bytes", "path"), where, key=key)
+    if value.get("bytes") is not None and value.get("array") is None:
+        return _from_bytes(_decoded_bytes(value["bytes"], where, key, limits), value.get("path"), where, key, limits)
+    if set(value) <= {"bytes", "path"} and value.get("path") is not None:
+        return _find(value["path"], where, key, folder, limits, depth + 1)
+    return value
 
 
 def check_keys(medium: dict[Any, Any], allowed: tuple[str, ...], where: str, *, key: str = "") -> None:

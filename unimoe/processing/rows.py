@@ -184,10 +184,7 @@ def find_item(item: Item, *, where: str, folder: str | Path | None) -> dict[str,
             f"Give each item one {item.kind}.",
             key=item.key,
         )
-    try:
-        found = find_medium(item.value, where=where, key=item.key, folder=folder)
-    except RecursionError:
-        raise DataError(where, "lists stand too deep within each other.", _cure(item.kind), key=item.key) from None
+    found = find_medium(item.value, where=where, key=item.key, folder=folder)
     if not _can_be(found, item.kind):
         frames = ", or the list of its frames" if item.kind == Modality.VIDEO.key else ""
         problem = f"expected the path of a file{frames}, got {shown(item.value)}."
