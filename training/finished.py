@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unimoe.checkpoint_files import CheckpointError, check_folder
+from unimoe.folder_files import CheckpointError, check_folder
 from unimoe.errors import ConfigError
 
 from .config import StageConfig
