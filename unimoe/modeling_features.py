@@ -51,6 +51,12 @@ def with_media(output: UniMoEModelOutput, encoded: EncoderOutputs) -> UniMoEMode
     return output
 
 
+_COMPILED_MISMATCH = (
+    "The placeholder tokens and features of a modality differ in number. Pass every feature that the processor "
+    "returned, and do not truncate the processed text; a forward that is not compiled names both counts."
+)
+
+
 def check_counts(placeholders: Mapping[Modality, Tensor], encoded: EncoderOutputs) -> None:
     """Refuse placeholders and features that differ in number; one look at the device for all modalities.
 
@@ -60,11 +66,17 @@ def check_counts(placeholders: Mapping[Modality, Tensor], encoded: EncoderOutput
 
     Raises:
         DataError: With both counts.
+        RuntimeError: In a compiled forward, whose errors are texts that stand before it runs: without the counts.
     """
+    if not placeholders:
+        return
     features = {modality: sum(map(len, units_of(encoded, modality))) for modality in placeholders}
-    if placeholders:
-        meet = [mask.sum() == features[modality] for modality, mask in placeholders.items()]
-        torch_compilable_check(torch.stack(meet).all(), partial(_mismatch, placeholders, features), DataError)
+    meet = torch.stack([mask.sum() == features[modality] for modality, mask in placeholders.items()]).all()
+    if torch.compiler.is_compiling():
+        # On the CPU: an assertion that fails on a GPU ends the process.
+        torch._assert_async(meet.cpu(), _COMPILED_MISMATCH)
+    else:
+        torch_compilable_check(meet, partial(_mismatch, placeholders, features), DataError)
 
 
 def _mismatch(placeholders: Mapping[Modality, Tensor], features: Mapping[Modality, int]) -> str:

@@ -67,6 +67,14 @@ def test_text_alone_compiles_whole(compiled_kind, backend) -> None:
 
 
 @torch.no_grad()
+def test_a_compiled_forward_without_its_media_says_what_to_do(compiled_kind, inputs, backend) -> None:
+    compiled = torch.compile(compiled_kind.forward, fullgraph=True, backend=backend)
+    given = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    with pytest.raises(RuntimeError, match="Pass every feature that the processor returned"):
+        compiled(**given)
+
+
+@torch.no_grad()
 def test_a_forward_with_media_compiles_whole(compiled_kind, inputs, backend) -> None:
     """Through a ResNet, an AST and a Whisper encoder, too."""
     expected = compiled_kind(**inputs).logits

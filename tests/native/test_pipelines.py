@@ -69,12 +69,17 @@ def test_a_batch_of_chats_is_answered_as_one_by_one(pipe, kind) -> None:
     assert [answer[0]["generated_text"] for answer in pipe(chats, batch_size=3, **options)] == one_by_one
 
 
-def test_chats_with_other_media_are_no_batch(pipe) -> None:
+def test_chats_with_other_media_are_no_batch_of_a_pipeline_but_one_of_the_processor(pipe) -> None:
     """Transformers refuses rows with other keys; and rows with more units than one of what it cannot join."""
     options = {"return_full_text": False, "generate_kwargs": {"do_sample": False, "max_new_tokens": LENGTH}}
     mixed = [[turn(item("image", picture()), "a")], [turn("b")]]
     with pytest.raises(ValueError, match="different keys"):
         pipe(mixed, batch_size=2, **options)
+    one_by_one = [answer[0]["generated_text"] for answer in pipe(mixed, **options)]
+    shape = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "padding": True}
+    inputs = pipe.processor.apply_chat_template(mixed, add_generation_prompt=True, **shape)
+    found = pipe.model.generate(**inputs, **options["generate_kwargs"])[:, inputs["input_ids"].shape[1] :]
+    assert pipe.processor.batch_decode(found, skip_special_tokens=True) == one_by_one
     double = [turn(item("speech", sound(0.5)), item("speech", sound(0.4)), "a")]
     clip = [turn(item("video", MEDIA["video"]), "a")]
     for chat, kind in ((double, "speech"), (clip, "video")):
