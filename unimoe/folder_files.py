@@ -42,7 +42,12 @@ class CheckpointError(UniMoEError):
 
 
 def local_folder(name: str | PathLike | None, subfolder: str | None = None) -> Path | None:
-    """The folder that `from_pretrained` was given; None if it was given the name of a Hub or nothing."""
+    """The folder that `from_pretrained` was given; None if it was given an id of the Hub or nothing.
+
+    Args:
+        name: Of the folder or of a model on the Hub.
+        subfolder: Of it, as transformers takes it.
+    """
     folder = Path(name or "", subfolder or "")
     return folder if name and folder.is_dir() else None
 

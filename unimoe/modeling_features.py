@@ -53,7 +53,7 @@ def with_media(output: UniMoEModelOutput, encoded: EncoderOutputs) -> UniMoEMode
 
 _COMPILED_MISMATCH = (
     "The placeholder tokens and features of a modality differ in number. Pass every feature that the processor "
-    "returned, and do not truncate the processed text; a forward that is not compiled names the modality and the counts."
+    "returned, and do not truncate the processed text; a forward that is not compiled names both counts."
 )
 
 
