@@ -178,6 +178,7 @@ def test_a_structure_that_cannot_be_read_is_refused_alike(folder: Path, messages
 
 ROW_KEYS: dict[str, Any] = {
     **dict.fromkeys(keys.REFUSED_IN_ROWS, "something"),
+    **dict.fromkeys(keys.JUDGEMENTS, False),
     **dict.fromkeys(keys.CONTENT_OF_ROWS, "not said"),
     "systme": "be brief",
     "imgaes": ["a.png"],

@@ -1,4 +1,4 @@
-"""Training and evaluation read files and rows alike: what would be lost is refused, and what changes nothing passes."""
+"""Training and evaluation read files and rows alike: what would be lost is refused, what changes nothing passes."""
 
 import json
 import os
@@ -18,7 +18,8 @@ from unimoe.errors import DataError, MediaError, UniMoEError
 from unimoe.json_lines import read_lines
 from unimoe.media import Limits
 from unimoe.media.naming import find_medium
-from unimoe.processing.messages import Reading, read_conversations
+from unimoe.processing.conversations import read_conversations
+from unimoe.processing.messages import Reading
 
 ANSWER = {"role": "assistant", "content": "a cat"}
 BOM = b"\xef\xbb\xbf"
@@ -196,10 +197,7 @@ def test_an_index_without_media_to_count_is_refused(folder: Path) -> None:
     [
         *(("label", value) for value in (False, True, 0, 1.0, "true", "rejected", np.bool_(False))),
         *((key, "B is better") for key in ("preference", "preferred", "rejected_output", "chosen_messages")),
-        *(
-            (key, "Be brief.")
-            for key in ("system_msg", "system_instruction", "systemInstruction", "sys", "systemPrompt")
-        ),
+        *((key, "Be brief.") for key in ("system_msg", "system_instruction", "systemInstruction", "sys")),
         *((key, [1, 0]) for key in ("mask", "lossMask", "completion_mask", "assistant_masks")),
         *((key, "a step") for key in ("reasoning", "rationale", "thinking", "reasoningContent", "chain_of_thought")),
         ("thinking", True),
@@ -275,7 +273,7 @@ def test_a_medium_that_a_plain_string_means_is_refused(folder: Path, door: Any, 
 
 @doors
 @pytest.mark.parametrize(
-    "text", ["see [image] and [Video]", "a < image > b", "vision [1]", "an <imagine> tag", "<b>hi</b>"]
+    "text", ["the <img> tag, see [image] and [Video]", "a < image > b", "vision [1]", "an <imagine> tag", "<b>hi</b>"]
 )
 def test_words_that_mean_no_medium_pass(folder: Path, door: Any, text: str) -> None:
     assert door({"messages": talk(text, text)}, folder)

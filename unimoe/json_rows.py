@@ -99,8 +99,8 @@ class JsonRows:
 
 
 def has_lines(path: str) -> bool:
-    """Whether the rows of a file are its lines; otherwise it is a list, a .json file of objects, or a file of which the
-    first line ends within an object.
+    """Whether the rows of a file are its lines; otherwise it is a list, a .json file of objects, or one whose first
+    line ends within an object.
 
     Raises:
         DataError: If there is no such file, or it holds no JSON.

@@ -169,7 +169,13 @@ def _entries(name: str, value: Any, kind: str) -> list[Column]:
     """The media of one column: one, a list of them; or a list of pictures, which under `video` is one clip."""
     if not isinstance(value, list) or (kind == Modality.VIDEO.key and name == kind and _is_frames(value)):
         return [Column(name, value)]
-    return [Column(f"{name}[{number}]", medium) for number, medium in enumerate(value)]
+    entries = [Column(f"{name}[{number}]", medium, number) for number, medium in enumerate(value)]
+    return [entry for entry in entries if not _is_null(entry.value)]
+
+
+def _is_null(value: Any) -> bool:
+    """Whether a table has filled the place of a medium with nothing; an empty text is a fault of its row."""
+    return not isinstance(plain(value), str | list | bytes) and holds_nothing(value)
 
 
 def _is_frames(value: Any) -> bool:

@@ -102,8 +102,8 @@ def _to_stream(dataset: Any) -> Any:
 
 def parquet_files(path: str) -> list[str]:
     """The .parquet files of a folder, or of a pattern."""
-    found = map(str, Path(path).glob("*.parquet")) if Path(path).is_dir() else ()
-    if path.endswith(".parquet"):
+    found = [str(file) for file in Path(path).glob("*.parquet")] if Path(path).is_dir() else []
+    if not Path(path).is_dir() and path.endswith(".parquet"):
         found = glob(path)
     return sorted(file for file in found if Path(file).is_file())  # pipes would be waited for
 

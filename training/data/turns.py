@@ -4,36 +4,28 @@ A text that is written as a plain string may hold tags such as `<image>`, which 
 columns in order; so are items like {"type": "image"} without a medium. The text of a typed item is taken as it is.
 """
 
-import re
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unimoe import Modality
+from unimoe.errors import DataError
+from unimoe.media.naming import shown
 from unimoe.processing.keys import KINDS
 from unimoe.processing.messages import Item, Turn, check_text, read_content, read_item
 from unimoe.processing.rows import find_item
+from unimoe.processing.tags import TAG, TAGS, check_foreign, check_names_inside, foreign_placeholders
 
 from .rows import Faults
 
-TAGS = {**{kind: kind for kind in KINDS}, "voice": Modality.SPEECH.key}
-"""What each tag stands for; `<voice>` is one only in rows that have `voice`."""
-
-_TAG = re.compile(r"<(" + "|".join(TAGS) + r")>")
-_FOREIGN = re.compile(
-    r"(?:<\|?|\[)(?:start_of_|begin_of_)?(?:img|image|vision|picture|video|audio|sound|speech|voice)[\w-]*(?:\|?>|\])",
-    re.IGNORECASE,
-)
-"""Placeholders of other makers, such as <|image_pad|>, [IMG], <ImageHere>."""
-_NAMED_INSIDE = re.compile(r"<(img|image|audio|video|voice|speech)>[^<>\n]+\.\w{2,4}\s*</\1>")
-
 
 class Column(NamedTuple):
-    """One medium of a column, not yet read, and its place in the row."""
+    """One medium of a column, not yet read, its place in the row, and its number in the column."""
 
     key: str
     value: Any
+    number: int = 0
 
 
 @dataclass
@@ -60,6 +52,7 @@ class Media:
 
     def __post_init__(self) -> None:
         self._waiting = {kind: deque(columns) for kind, columns in self.columns.items()}
+        self._by_index: dict[str, bool] = {}
 
     def kind_of(self, tag: str) -> str | None:
         """What a tag stands for in this row; None if it is plain text."""
@@ -76,6 +69,37 @@ class Media:
             return None
         column = waiting.popleft()
         return self.find(Item(kind, column.value, column.key))
+
+    def take_tag(self, kind: str, key: str) -> dict[str, Any] | None:
+        """The medium of a tag; None if there is none, or it is wrong."""
+        if not self.columns.get(kind):
+            return self.take(kind)
+        with self.faults.taken():
+            return self.take_item(Item(kind, None, key))
+        return None
+
+    def take_item(self, item: Item) -> dict[str, Any] | None:
+        """The medium of an item without one: that of its index, or the next.
+
+        Raises:
+            DataError: If the index names none that is left, or not every item of the kind has one.
+        """
+        key, waiting = f"{item.key}.index", self._waiting[item.kind]
+        if self._by_index.setdefault(item.kind, item.index is not None) != (item.index is not None):
+            problem = f"some {item.kind} items of the row have an index, and others, or tags, have none."
+            raise DataError(self.faults.where, problem, "Give each an index, or none.", key=key)
+        if item.index is None:
+            return self.take(item.kind)
+        is_number = isinstance(item.index, int | float) and not isinstance(item.index, bool)
+        meant = [column for column in waiting if is_number and column.number == item.index]
+        if len(meant) != 1:
+            count = len(self.columns[item.kind])
+            problem = f"{shown(item.index)} is no {item.kind} of the row's {count} that is left; they count from 0."
+            cure = f"Give each {item.kind} one item, and its number in one column."
+            raise DataError(self.faults.where, problem, cure, key=key)
+        waiting.remove(meant[0])
+        waiting.appendleft(meant[0])
+        return self.take(item.kind)
 
     def find(self, item: Item) -> dict[str, Any] | None:
         """An item with its medium found; None if it is wrong."""
@@ -129,7 +153,7 @@ def read_turns(turns: list[Turn], media: Media) -> list[dict[str, Any]]:
 
 
 def _has_speech_tag(content: Any, media: Media) -> bool:
-    tags = _TAG.findall(content) if isinstance(content, str) else []
+    tags = TAG.findall(content) if isinstance(content, str) else []
     return any(media.kind_of(tag) == Modality.SPEECH.key for tag in tags)
 
 
@@ -149,17 +173,18 @@ def tags_first(turns: list[Turn], tags: str) -> list[Turn]:
 
 def _tagged(turn: Turn, text: str, media: Media) -> list[dict[str, Any]]:
     """Items of a text with tags; space around tags is left out."""
-    pieces = _TAG.split(text)  # text, tag, text, ...
+    pieces = TAG.split(text)  # text, tag, text, ...
     kinds = [media.kind_of(tag) for tag in pieces[1::2]]
     with media.faults.taken():
         check_text(text, where=media.faults.where, key=turn.key)
-    media.foreign += [token for token in _FOREIGN.findall(text) if token.strip("<>") not in TAGS]
-    if (named := _NAMED_INSIDE.search(text)) is not None:
-        cure = (
-            f'Write {named[0][:80]} as an item, {{"type": ..., "path": ...}}, or as a tag with the file in a column.'
-        )
-        media.faults.add(turn.key, "a medium is named within the text, where it is not read.", cure)
-        media.is_unsure = True
+    media.foreign += foreign_placeholders(text)
+    before = len(media.faults.found)
+    with media.faults.taken():
+        check_names_inside(text, where=media.faults.where, key=turn.key)
+    media.is_unsure |= len(media.faults.found) > before
+    with media.faults.taken():
+        if not media.columns and len(media.faults.found) == before:
+            check_foreign(text, where=media.faults.where, key=turn.key)
     if not any(kinds):
         return [{"type": "text", "text": text}]
     if turn.role == "assistant":
@@ -178,7 +203,7 @@ def _tagged(turn: Turn, text: str, media: Media) -> list[dict[str, Any]]:
             items += [{"type": "text", "text": piece.strip()}] if piece.strip() else []
         elif (kind := media.kind_of(piece)) is None:
             items.append({"type": "text", "text": f"<{piece}>"})
-        elif (item := media.take(kind)) is not None:
+        elif (item := media.take_tag(kind, turn.key)) is not None:
             items.append(item)
     return items
 
@@ -190,7 +215,7 @@ def _items(turn: Turn, media: Media) -> list[dict[str, Any]]:
             with media.faults.taken():
                 read = read_item(item, where=media.faults.where, key=f"{turn.key}[{number}]")
                 is_tag = read.kind != "text" and read.value is None and media.columns.get(read.kind)
-                found.append(media.take(read.kind) if is_tag else media.find(read))
+                found.append(media.take_item(read) if is_tag else media.find(read))
     else:
         with media.faults.taken():
             read_content(turn, where=media.faults.where)

@@ -6,7 +6,7 @@ columns, it passes unless it is nearly one that is read.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..modality import MEDIA, Modality
 
@@ -18,6 +18,11 @@ TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observa
 
 DIALOGUES = ("messages", "conversations")
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+SYSTEM_LIKE = (
+    *("sys", "sys_prompt", "sys_msg", "sys_message", "system_msg", "system_messages", "system_prompts"),
+    *("system_instruction", "system_instructions", "system_text", "system_content"),
+)
+"""Keys that probably are a system message, and are not read."""
 VOICE = ("voice", "voices")
 MEDIA_COLUMNS = {
     **{name: kind for kind in KINDS for name in (kind, f"{kind}s")},
@@ -25,22 +30,53 @@ MEDIA_COLUMNS = {
 }
 """The kind of media of each column that rows may have."""
 
+_IGNORED = "`columns: {KEY: ignore}` says that it is meant to be left out."
 _TOOLS = "What tools are and say is not trained or rendered here: write it into a turn, or take the row out."
-IGNORE = "Take it out; of a training row, `columns: {KEY: ignore}` says that it is meant to be left out."
+_TOOLS_OF_ROWS = f"{_TOOLS} Of a training row, {_IGNORED}"
+IGNORE = f"Take it out; of a training row, {_IGNORED}"
 _ANSWERS = "One answer is learned from a row: write that one into the dialogue. " + IGNORE
-_LOSS = "Loss is on every answer alike: take the row or the key out. The `weight` of a source counts for all its rows."
+_LOSS = "Loss is on every answer alike; the `weight` of a source counts for all its rows. " + IGNORE
+_SYSTEM = "Rename it to `system` if it is the system message; of a training row, `columns: {KEY: system}`. " + IGNORE
 _CALL = "It is an argument of the processor's call: pass it there, or set the chat template of the model."
 
+TOOL_KEYS = ("tools", "tool", "functions", "function", "tool_calls", "function_call")
+USUAL_WITHOUT_TOOLS: dict[str, tuple[Any, ...]] = {
+    "tool_choice": ("auto", "none"),
+    "parallel_tool_calls": (False, True),
+    "response_format": ("text", {"type": "text"}),
+}
+"""Options of a call that say what happens anyway where there are no tools."""
+JUDGEMENTS = ("label", "is_desirable", "desirable", "is_chosen", "is_preferred")
+JUDGED = ("true", "false", "good", "bad", "desirable", "undesirable", "chosen", "rejected", "0", "1")
+"""What such a key says where it judges the answer, besides true, false, 1 and 0; any other is a note."""
+_REFUSED_ANSWERS = (
+    "answer",
+    "completion",
+    "conversation",
+    "conversations",
+    "message",
+    "messages",
+    "output",
+    "response",
+)
+
 REFUSED_IN_ROWS = {
-    **dict.fromkeys(("tools", "tool", "functions", "function", "tool_calls", "function_call"), _TOOLS),
-    **dict.fromkeys(("tool_choice", "parallel_tool_calls", "response_format"), _TOOLS),
+    **dict.fromkeys((*TOOL_KEYS, *USUAL_WITHOUT_TOOLS), _TOOLS_OF_ROWS),
+    **dict.fromkeys(SYSTEM_LIKE, _SYSTEM),
     "history": "Write its turns into the dialogue, in front of the others.",
     **dict.fromkeys(("documents", "document", "knowledge"), "Write their text into a turn of the user."),
     "objects": "Write what they say into the texts: tags such as <bbox> are not read.",
-    **dict.fromkeys(("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages"), _ANSWERS),
-    "kto_tag": _ANSWERS,
+    **dict.fromkeys(
+        ("chosen", "rejected", "preference", "preferred", "dispreferred", "kto_tag", "kto_label"), _ANSWERS
+    ),
+    **dict.fromkeys(
+        (f"{side}_{name}" for side in ("chosen", "rejected", "negative") for name in _REFUSED_ANSWERS), _ANSWERS
+    ),
+    **dict.fromkeys((*JUDGEMENTS, "negative", "negatives", "rejected_images", "chosen_images"), _ANSWERS),
     **dict.fromkeys(("loss", "loss_mask", "loss_weight", "loss_scale", "weight", "weights", "sample_weight"), _LOSS),
     **dict.fromkeys(("train", "trainable", "train_on_prompt", "train_on_inputs", "labels", "label_mask"), _LOSS),
+    **dict.fromkeys(("mask", "masks", "loss_masks", "train_mask", "answer_mask", "completion_mask"), _LOSS),
+    **dict.fromkeys(("prompt_mask", "assistant_mask", "assistant_masks"), _LOSS),
     **dict.fromkeys(("chat_template", "chat_template_kwargs", "enable_thinking", "add_generation_prompt"), _CALL),
 }
 """Keys beside the dialogue whose meaning would be lost, and the cure."""
@@ -49,6 +85,11 @@ CONTENT_OF_ROWS = (
     *("output", "response", "completion", "answer", "text"),
 )
 """Keys that sound like a part of the dialogue: their text must stand in it."""
+THOUGHTS_OF_ROWS = (
+    *("reasoning", "reasoning_content", "rationale", "rationales", "thinking", "thinking_content", "thought"),
+    *("thoughts", "cot", "chain_of_thought"),
+)
+"""Keys of what is thought before an answer."""
 WEIGHTS = ("loss", "weight", "train", "trainable", "learn", "loss_weight", "loss_scale")
 """Keys that say what is learned: true or 1 of an answer, false or 0 of other turns, is what happens anyway."""
 
@@ -155,7 +196,13 @@ def entries() -> Iterator[Entry]:
     yield Entry("row", SYSTEM_KEYS, "read: the first system message; refused if the dialogue has one")
     yield Entry("row", ("id",), "read: the row's name")
     yield from _refused("row", REFUSED_IN_ROWS)
+    yield Entry("row", JUDGEMENTS, f"passes unless it judges: true, false, a number 0 or 1, {', '.join(JUDGED)}")
+    usual = ", ".join(f"{name} {' or '.join(map(str, values))}" for name, values in USUAL_WITHOUT_TOOLS.items())
+    yield Entry("row", tuple(USUAL_WITHOUT_TOOLS), f"passes without tools if it is usual: {usual}")
     yield Entry("row", CONTENT_OF_ROWS, "passes if a turn says the same text, otherwise refused. " + IGNORE)
+    yield Entry(
+        "row", THOUGHTS_OF_ROWS, "passes if a turn says the same text, or it is false, otherwise refused. " + IGNORE
+    )
     yield Entry("row", ("any other",), "passes, unless it is one slip away from a key that is read, or names media")
     yield Entry("turn", ("role", "from"), f"read: {', '.join(ROLE_NAMES)}")
     yield Entry("turn", ("content", "value"), "read: a text, or a list of items")
@@ -171,6 +218,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("item", clients, "read as OpenAI's and Anthropic's clients write them")
     yield from _refused("item", REFUSED_IN_ITEMS)
     yield Entry("item", NOTES_OF_ITEMS, 'passes, and so does `detail: "auto"`')
+    yield Entry("item", ("index",), "read of an item without a medium beside a column of media: its number there")
     yield Entry("item", ("any other",), "refused, with the nearest key that is known")
 
 
@@ -193,6 +241,8 @@ __all__ = [
     "DIALOGUES",
     "IGNORE",
     "ITEM_TYPES",
+    "JUDGED",
+    "JUDGEMENTS",
     "KINDS",
     "MEDIA_COLUMNS",
     "MEDIUM_KEYS",
@@ -206,7 +256,10 @@ __all__ = [
     "ROLES",
     "ROLE_NAMES",
     "SYSTEM_KEYS",
+    "THOUGHTS_OF_ROWS",
+    "TOOL_KEYS",
     "TOOL_ROLES",
+    "USUAL_WITHOUT_TOOLS",
     "VOICE",
     "WEIGHTS",
     "key_table",

@@ -56,13 +56,14 @@ ROWS = Reading()
 
 
 class Item(NamedTuple):
-    """One item: its kind; its text, or the medium as it was named, None if there is none; the key of it; and keys that
-    are used."""
+    """One item: its kind; its text, or the medium as it was named, None if there is none; the key of it; keys that are
+    used; and where there is no medium, the number of the one that is meant."""
 
     kind: str
     value: Any
     key: str
     more: dict[str, Any] = {}
+    index: Any = None
 
     def as_dict(self) -> dict[str, Any]:
         """The item of a message."""
@@ -111,7 +112,8 @@ def read_item(value: Any, *, where: str, key: str = "", reading: Reading = ROWS)
             "text", check_text(item.get("text"), where=where, key=join(key, "text"), reading=reading), key, more
         )
     value, name = _medium(item, allowed, where, key)
-    return Item(kind, value, join(key, name), more)
+    index = None if value is not None or "index" in more else plain(item.get("index"))
+    return Item(kind, value, join(key, name), more, None if holds_nothing(index) else index)
 
 
 def _kind(form: Any, where: str, key: str, reading: Reading) -> str:
@@ -300,10 +302,16 @@ def read_content(turn: Turn, *, where: str, reading: Reading = ROWS) -> str | li
         DataError: As `read_item`, and if it is neither.
     """
     if isinstance(turn.content, list):
-        return [
+        items = [
             read_item(item, where=where, key=f"{turn.key}[{number}]", reading=reading)
             for number, item in enumerate(turn.content)
         ]
+        for item in items:
+            if item.index is not None:  # media of a call fill items in their order
+                problem = "the number of a medium, of which there is no column to count here."
+                cure = f"Give the item its {item.kind} itself, or leave `index` out."
+                raise DataError(where, problem, cure, key=join(item.key, "index"))
+        return items
     if not isinstance(turn.content, str):
         problem = f"expected a string or a list of items, got {shown(turn.content)}."
         raise DataError(where, problem, "Write the text as a string.", key=turn.key)
@@ -339,40 +347,6 @@ def read_message(value: Any, *, where: str, key: str = "", reading: Reading = RO
     return ReadMessage(turn.role, read_content(turn, where=where, reading=reading), turn.more)
 
 
-def read_conversations(conversation: Any, *, reading: Reading) -> tuple[list[list[ReadMessage]], bool]:
-    """Read one conversation or a batch of them.
-
-    Args:
-        conversation: A list of messages, a list of such lists, or objects that have them under `messages`.
-        reading: What the door allows.
-
-    Returns:
-        The conversations, and whether it was a batch.
-
-    Raises:
-        DataError: If there is no message, or one cannot be read; it names row, message and key.
-    """
-    given = _messages_of(conversation, "the conversation")
-    is_batched = isinstance(plain(given[0]), list) or hasattr(given[0], "messages")
-    rows = [_messages_of(row, f"row {number}") for number, row in enumerate(given)] if is_batched else [given]
-    return [
-        [read_message(m, where=f"row {row}, message {turn}", reading=reading) for turn, m in enumerate(messages)]
-        for row, messages in enumerate(rows)
-    ], is_batched
-
-
-def _messages_of(value: Any, where: str) -> list[Any]:
-    found = plain(value if isinstance(value, dict) else getattr(value, "messages", value))
-    if not isinstance(found, list) and isinstance(found, Sequence) and not isinstance(found, str | bytes | bytearray):
-        found = list(found)
-    if not isinstance(found, list):
-        cure = 'Pass a list of messages: [{"role": "user", "content": "..."}].'
-        raise DataError(where, f"expected a list of messages, got {shown(value)}.", cure)
-    if not found:
-        raise DataError(where, "the conversation is empty.", "Pass at least one message.")
-    return found
-
-
 def join(key: str, name: str) -> str:
     """Place of a key `name` within another `key`."""
     return f"{key}.{name}" if key and name else key or name
@@ -392,7 +366,6 @@ __all__ = [
     "is_usual",
     "join",
     "read_content",
-    "read_conversations",
     "read_item",
     "read_message",
     "read_turn",

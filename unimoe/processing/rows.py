@@ -3,6 +3,7 @@
 Evaluation, surgery and analysis read rows with `read_row`; `training.data` turns other layouts into messages first.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,8 +13,22 @@ from ..errors import DataError
 from ..media import find_medium
 from ..media.naming import shown
 from ..modality import Modality
-from .keys import CONTENT_OF_ROWS, DIALOGUES, IGNORE, MEDIA_COLUMNS, MEDIUM_KEYS, REFUSED_IN_ROWS, SYSTEM_KEYS
-from .messages import EXAMPLE, Item, ReadMessage, Turn, check_text, is_usual, read_message
+from .keys import (
+    CONTENT_OF_ROWS,
+    DIALOGUES,
+    IGNORE,
+    JUDGED,
+    JUDGEMENTS,
+    MEDIA_COLUMNS,
+    MEDIUM_KEYS,
+    REFUSED_IN_ROWS,
+    SYSTEM_KEYS,
+    THOUGHTS_OF_ROWS,
+    TOOL_KEYS,
+    USUAL_WITHOUT_TOOLS,
+)
+from .messages import EXAMPLE, Item, ReadMessage, Turn, check_text, is_usual, join, read_message
+from .tags import check_names_inside, check_plain
 from .values import holds_nothing, name_of, plain
 
 _SHORT = 5
@@ -43,7 +58,11 @@ def read_row(values: Any, *, where: str, own: Collection[str] = ()) -> list[Read
         problem = f"expected a list with at least one message, got {shown(messages)}."
         raise DataError(where, problem, EXAMPLE, key="messages")
     read = [read_message(m, where=where, key=f"messages[{number}]") for number, m in enumerate(messages)]
+    for number, message in enumerate(read):
+        if isinstance(message.content, str):
+            check_plain(message.content, where=where, key=f"messages[{number}].content")
     if (system := read_system(row, (message.role for message in read), where=where)) is not None:
+        check_plain(system.content, where=where, key=system.key)
         read.insert(0, ReadMessage("system", system.content))
     return read
 
@@ -101,8 +120,11 @@ def unread_keys(row: dict[Any, Any], *, where: str, own: Collection[str], texts:
         if name in own or name in SYSTEM_KEYS or holds_nothing(part):
             continue
         key = name_of(name)
-        if name in REFUSED_IN_ROWS and not is_usual(name, plain(part), "assistant"):
-            yield DataError(where, "this key would be lost.", REFUSED_IN_ROWS[name].replace("KEY", key), key=key)
+        known = _in_snake_case(key)
+        if known in REFUSED_IN_ROWS and not _changes_nothing(known, plain(part), row):
+            yield DataError(where, "this key would be lost.", REFUSED_IN_ROWS[known].replace("KEY", key), key=key)
+        elif known in THOUGHTS_OF_ROWS and not _is_off(part) and not (_is_text(part) and _is_said(part, texts)):
+            yield DataError(where, "this text is not in the dialogue, and would be lost.", _thoughts(key), key=key)
         elif name in MEDIA_COLUMNS:
             cure = 'Write them into the content of a message, such as {"type": "image", "path": "a.png"}.'
             yield DataError(where, "these media would not be read.", cure, key=key)
@@ -113,6 +135,40 @@ def unread_keys(row: dict[Any, Any], *, where: str, own: Collection[str], texts:
             yield DataError(where, "this text is not in the dialogue, and would be lost.", cure, key=key)
         elif (meant := _meant(key)) is not None and name not in CONTENT_OF_ROWS:
             yield DataError(where, "unknown key, which would not be read.", f"Did you mean {meant!r}?", key=key)
+
+
+def _in_snake_case(key: str) -> str:
+    """A key as the tables spell it: systemPrompt, System-Prompt and system_prompt are one."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).replace("-", "_").casefold()
+
+
+def _changes_nothing(name: str, part: Any, row: dict[Any, Any]) -> bool:
+    """Whether a key that is refused says what happens anyway: no tools, loss on answers, or no judgement."""
+    if is_usual(name, part, "assistant"):
+        return True
+    if name in JUDGEMENTS:
+        return not (part in (0, 1) if isinstance(part, bool | int | float) else name_of(part).casefold() in JUDGED)
+    if name in USUAL_WITHOUT_TOOLS:
+        has_tools = any(name in row and not _is_empty(plain(row[name])) for name in TOOL_KEYS)
+        return not has_tools and part in USUAL_WITHOUT_TOOLS[name]
+    return _is_empty(part)
+
+
+def _is_empty(part: Any) -> bool:
+    """Whether a value says nothing, also as a text that holds JSON."""
+    return holds_nothing(part) or (isinstance(part, str) and part.strip() in ("", "[]", "{}", "null", "[{}]"))
+
+
+def _is_off(part: Any) -> bool:
+    return plain(part) is False
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(plain(part), str)
+
+
+def _thoughts(key: str) -> str:
+    return f"Write it into the answer. {IGNORE.replace('KEY', key)}"
 
 
 def _is_said(part: Any, texts: Sequence[str]) -> bool:
@@ -175,6 +231,7 @@ def find_item(item: Item, *, where: str, folder: str | Path | None) -> dict[str,
         MediaError: As `find_medium`.
     """
     if item.kind == "text":
+        check_names_inside(item.value, where=where, key=join(item.key, "text"), folder=folder or "")
         return item.as_dict()
     if item.value is None:
         names = ", ".join(f"`{name}`" for name in (item.kind, *MEDIUM_KEYS))

@@ -12,8 +12,9 @@ from ..errors import DataError
 from ..modality import Modality
 from ..placeholders import CHAT_TEMPLATE, Held
 from ..suggest import did_you_mean
+from .conversations import read_conversations
 from .keys import KINDS
-from .messages import Message, Reading, ReadMessage, read_conversations
+from .messages import Message, Reading, ReadMessage
 from .values import holds_nothing
 
 _STRUCTURE = ("role", "content", "type", "text", *KINDS)
