@@ -20,14 +20,13 @@ from unimoe.errors import UniMoEError
 from unimoe.strict_json import parse_json
 from unimoe.visible import visible
 
-from .endpoint import JudgeConfig
+from .endpoint import SHORTEST_KEY, JudgeConfig
 from .errors import EvaluationError
 
 ANSWER_BYTES = 4 * 2**20
 """Longest answer of an endpoint, bytes: a thousand times that of a judge."""
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """HTTP states that may pass."""
-_SHORTEST_KEY = 8
 
 
 class RequestFailedError(Exception):
@@ -67,6 +66,12 @@ def complete(config: JudgeConfig, key: str | None, prompt: str, *, deadline: flo
         raise RequestFailedError(_shown(error, key), passing=True) from None
     except HTTPException as error:  # its text is what the server sent
         raise RequestFailedError(f"no answer in HTTP ({type(error).__name__})", passing=True) from None
+    except ValueError:  # its text may hold a password
+        raise RequestFailedError(
+            "the endpoint's address, or that of the proxy in https_proxy, is malformed (not shown: it may hold a "
+            "password). Write http://user:password@host:port, with special characters as %2F",
+            passing=False,
+        ) from None
 
 
 def _post(config: JudgeConfig, key: str | None, body: bytes, deadline: float) -> bytes:
@@ -87,7 +92,8 @@ def _read(response: HTTPResponse, key: str | None) -> bytes:
     """The bytes of an answer, no more than `ANSWER_BYTES`."""
     status = response.status
     if 300 <= status < 400:
-        target = _shown(_origin(response.getheader("Location", "")), key)
+        target = _origin(response.getheader("Location", ""))
+        target = "" if key and key.lower() in target.lower() else _shown(target, key)
         raise RequestFailedError(
             f"HTTP {status}, a redirect{target}, which is not followed: set judge.base_url to where the endpoint is",
             passing=False,
@@ -188,7 +194,7 @@ def _origin(location: str) -> str:
 
 def _cleared(text: str, key: str | None) -> str:
     """A text of the server without the key, which it was told; what is shorter is no secret, but may be a grade."""
-    return text.replace(key, "(key)") if key and len(key) >= _SHORTEST_KEY else text
+    return text.replace(key, "(key)") if key and len(key) >= SHORTEST_KEY else text
 
 
 def _shown(said: object, key: str | None) -> str:

@@ -143,6 +143,13 @@ class EvaluationConfig(Section):
     bootstrap: BootstrapConfig = Field(default_factory=BootstrapConfig)
     tasks: dict[str, TaskConfig] = Field(min_length=1)
 
+    @field_validator("output")
+    @classmethod
+    def _check_output(cls, output: Path) -> Path:
+        if "\0" in str(output):
+            raise PydanticCustomError("refused", "holds a NUL, which no path can. Name a folder without it.")
+        return output
+
     @field_validator("tasks")
     @classmethod
     def _check_names(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:

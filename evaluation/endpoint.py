@@ -4,7 +4,7 @@ import ipaddress
 import os
 import re
 from typing import Any, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,6 +13,8 @@ from unimoe.settings import Section
 
 from .errors import EvaluationError
 
+SHORTEST_KEY = 8
+"""Characters; what is shorter could not be cleared from texts, where it may be a word or a grade."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -95,6 +97,15 @@ def read_key(config: JudgeConfig) -> str | None:
             f"judge.api_key: the value of the environment variable {name} is no key: it holds a space, a line break, "
             "a control character, or a letter outside of ASCII. Set it anew."
         )
+    if len(key) < SHORTEST_KEY:
+        raise EvaluationError(
+            f"judge.api_key: the value of the environment variable {name} is no key: it is shorter than "
+            f"{SHORTEST_KEY} characters. Set it anew, or leave 'api_key' out if the endpoint needs none."
+        )
+    if key.lower() in unquote(config.base_url).lower():
+        raise EvaluationError(
+            "judge.base_url holds the key that 'api_key' names, and addresses are shown and kept. Take it out there."
+        )
     return key
 
 
@@ -105,6 +116,7 @@ def _misfit(address: str) -> str | None:
     try:
         parts = urlsplit(address)
         _ = parts.port
+        (parts.hostname or "").encode("idna")  # no empty label, none of more than 63 characters
     except ValueError:
         return "is no address."
     if "@" in parts.netloc:
@@ -128,4 +140,4 @@ def _refused(why: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{why}", {"why": why})
 
 
-__all__ = ["JudgeConfig", "read_key"]
+__all__ = ["SHORTEST_KEY", "JudgeConfig", "read_key"]

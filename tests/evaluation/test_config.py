@@ -86,3 +86,8 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 def test_every_shipped_config_loads_and_starts_with_its_command(path: Path) -> None:
     load_config(path)
     assert path.read_text().startswith("# python -m evaluation --model")
+
+
+def test_an_output_that_holds_a_nul_is_one_error() -> None:
+    with pytest.raises(ConfigError, match=r"output.*NUL"):
+        load_config(None, ['output="a\\0b"'], tasks=["pope"])

@@ -108,9 +108,9 @@ def test_what_rows_say_is_not_filled_in_again():
 def test_the_key_comes_from_the_environment(endpoint, tmp_path, monkeypatch):
     with pytest.raises(EvaluationError, match="NO_KEY, which is not set"):
         grade(endpoint, tmp_path, ["red"] * 3, api_key="NO_KEY")
-    monkeypatch.setenv("A_KEY", "secret")
+    monkeypatch.setenv("A_KEY", "secret-key")
     grade(endpoint, tmp_path, ["red"] * 3, api_key="A_KEY")
-    assert endpoint.requests[-1][1]["Authorization"] == "Bearer secret"
+    assert endpoint.requests[-1][1]["Authorization"] == "Bearer secret-key"
 
 
 def test_an_endpoint_that_fails_is_named(endpoint, tmp_path):
