@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from unimoe.folder_files import CheckpointError, check_folder
 from unimoe.errors import ConfigError
+from unimoe.folder_files import CheckpointError, check_folder
 
 from .config import StageConfig
 from .model_card import HISTORY_FILE, read_entries

@@ -97,8 +97,8 @@ def _read_letter(text: str, letters: str) -> str | None:
     for pattern in patterns[: 1 if DENIAL.search(text) else None]:
         if found := [place[1] for place in re.finditer(pattern, text) if not _spoils(place)]:
             return str(found[-1]).upper()
-    alone = re.search(rf"(?:\A|[.!。]\s{{0,4}}\n)\s{{0,4}}[*(]{{0,3}}{letter}[*).]{{0,4}}\s*\Z", text)
-    return alone[1] if alone else None
+    last = re.search(rf"(?:\A|[.!。]\s{{0,4}}\n)\s{{0,4}}[*(]{{0,3}}{letter}[*).]{{0,4}}\s*\Z", text)
+    return last[1] if last else None
 
 
 def _spoils(found: re.Match[str]) -> bool:
