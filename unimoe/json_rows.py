@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from array import array
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ _SPACE = " \t\r\n"
 _MARK = json_lines.MARK.decode("latin-1")
 _SCANNER = json.JSONDecoder(parse_int=len, parse_float=len)  # numbers of any length are passed over
 _DIALOGUES = {"messages", "conversations"}
+_BEGUN = re.compile(rb'\{\s*("[^"]*"\s*:\s*[\[{])?')
+"""The first line of an object that is written over several."""
 _OF_ROWS = {*_DIALOGUES, "question", "instruction", "prompt"}
 """Keys by which an object is known as a row, and not as a turn or an entry of one."""
 
@@ -109,7 +112,7 @@ def has_lines(path: str) -> bool:
     if head.startswith(b"[") or Path(path).suffix == ".json":
         return False
     _, _, line = next(json_lines.read_lines(path), (0, 0, b""))
-    return not line.rstrip().endswith((b"{", b"["))
+    return _BEGUN.fullmatch(line.strip()) is None
 
 
 def check_first(raw: bytes, path: str, *, is_line: bool) -> None:

@@ -175,13 +175,14 @@ def _tagged(turn: Turn, text: str, media: Media) -> list[dict[str, Any]]:
     """Items of a text with tags; space around tags is left out."""
     pieces = TAG.split(text)  # text, tag, text, ...
     kinds = [media.kind_of(tag) for tag in pieces[1::2]]
+    before = len(media.faults.found)
     with media.faults.taken():
         check_text(text, where=media.faults.where, key=turn.key)
     media.foreign += foreign_placeholders(text)
-    before = len(media.faults.found)
+    named = len(media.faults.found)
     with media.faults.taken():
         check_names_inside(text, where=media.faults.where, key=turn.key)
-    media.is_unsure |= len(media.faults.found) > before
+    media.is_unsure |= len(media.faults.found) > named
     with media.faults.taken():
         if not media.columns and len(media.faults.found) == before:
             check_foreign(text, where=media.faults.where, key=turn.key)
