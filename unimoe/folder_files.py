@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from .errors import UniMoEError
+from .errors import LimitError, UniMoEError
 from .strict_json import parse_json
 
 AGAIN = "Copy or download the folder again, whole."
@@ -87,8 +87,13 @@ def _read(folder: Path, path: Path) -> Any:
     _require_file(folder, path)
     try:
         return parse_json(path.read_bytes(), where=path.name)
-    except (UniMoEError, OSError) as error:
-        raise CheckpointError(folder, str(error)) from None
+    except OSError as error:
+        raise CheckpointError(folder, f"{path.name} cannot be read ({error.strerror}). {AGAIN}") from None
+    except UniMoEError as error:
+        is_other = bool(error.key) or isinstance(error, LimitError)  # than text that is no JSON
+        place = ": ".join(filter(None, (path.name, error.key))) + ":" if is_other else f"{path.name} is"
+        cure = error.cure if is_other else AGAIN
+        raise CheckpointError(folder, f"{place} {error.problem} {cure}") from None
 
 
 def _check_index(folder: Path, path: Path, values: Any) -> None:
