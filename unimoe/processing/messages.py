@@ -112,6 +112,8 @@ def read_item(value: Any, *, where: str, key: str = "", reading: Reading = ROWS)
             "text", check_text(item.get("text"), where=where, key=join(key, "text"), reading=reading), key, more
         )
     value, name = _medium(item, allowed, where, key)
+    if isinstance(value, str) and reading.used("url"):  # a template of one's own shows where the medium is
+        more["url"] = value
     index = None if value is not None or "index" in more else plain(item.get("index"))
     return Item(kind, value, join(key, name), more, None if holds_nothing(index) else index)
 
