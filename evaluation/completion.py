@@ -20,7 +20,7 @@ from unimoe.errors import UniMoEError
 from unimoe.strict_json import parse_json
 from unimoe.visible import visible
 
-from .endpoint import SHORTEST_KEY, JudgeConfig
+from .endpoint import JudgeConfig
 from .errors import EvaluationError
 
 ANSWER_BYTES = 4 * 2**20
@@ -193,8 +193,8 @@ def _origin(location: str) -> str:
 
 
 def _cleared(text: str, key: str | None) -> str:
-    """A text of the server without the key, which it was told; what is shorter is no secret, but may be a grade."""
-    return text.replace(key, "(key)") if key and len(key) >= SHORTEST_KEY else text
+    """A text of the server without the key, which it was told and `read_key` found long enough to be no word."""
+    return text.replace(key, "(key)") if key else text
 
 
 def _shown(said: object, key: str | None) -> str:

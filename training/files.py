@@ -1,7 +1,12 @@
-"""Writes the small files of a stage whole or not at all, and never through a link."""
+"""The small files of a stage: written whole or not at all and never through a link, and read strictly."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from unimoe.errors import ConfigError, UniMoEError
+from unimoe.strict_json import parse_json
 
 
 def write_safely(path: Path, text: str) -> None:
@@ -30,4 +35,28 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
-__all__ = ["append", "write_safely"]
+def read_noted(path: Path, is_whole: Callable[[Any], bool], what: str) -> Any:
+    """What a stage noted of what it was begun with; None if it was begun before that was noted.
+
+    Args:
+        path: JSON.
+        is_whole: Whether what it holds is what was written.
+        what: It was begun with, such as "data are".
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        noted = parse_json(path.read_bytes(), where=str(path))
+        if not is_whole(noted):
+            raise ConfigError(str(path), f"it does not say what the {what}.")
+    except (OSError, UniMoEError) as error:
+        problem = f"is damaged ({getattr(error, 'problem', '') or error})."
+        cure = f"Bring it back, or remove it if the {what} certainly as at the beginning."
+        raise ConfigError(str(path), problem, cure) from None
+    return noted
+
+
+__all__ = ["append", "read_noted", "write_safely"]

@@ -6,14 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-from unimoe.errors import ConfigError, UniMoEError
-from unimoe.strict_json import parse_json
+from unimoe.errors import ConfigError
 
 from .config import StageConfig
 from .data import MixtureDataset
 from .data.identity import count_rows, describe_source, digest_of_files
 from .data.media_digest import Facts
-from .files import write_safely
+from .files import read_noted, write_safely
 from .processes import launched
 from .progress import track
 
@@ -57,21 +56,15 @@ def read_data_facts(output: str | Path) -> list[Facts] | None:
     Raises:
         ConfigError: If the file is damaged.
     """
-    path = Path(output) / DATA_FILE
-    if not path.exists():
-        return None
-    try:
-        data = parse_json(path.read_bytes(), where=str(path))
-        if not isinstance(data, list) or not all(map(_is_whole, data)):
-            raise ConfigError(str(path), "it does not say what data are.")
-    except (OSError, UniMoEError) as error:
-        problem = f"is damaged ({getattr(error, 'problem', '') or error})."
-        cure = "Bring it back, or remove it if the data are certainly those of the beginning."
-        raise ConfigError(str(path), problem, cure) from None
-    return data
+    noted: list[Facts] | None = read_noted(Path(output) / DATA_FILE, _is_whole, "data are")
+    return noted
 
 
-def _is_whole(facts: Any) -> bool:
+def _is_whole(noted: Any) -> bool:
+    return isinstance(noted, list) and all(map(_is_source, noted))
+
+
+def _is_source(facts: Any) -> bool:
     media = facts.get("media", {}) if isinstance(facts, dict) else None
     return (
         isinstance(media, dict)

@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unimoe.errors import ConfigError, UniMoEError
-from unimoe.strict_json import parse_json
+from unimoe.errors import ConfigError
 
 from .config import StageConfig
-from .files import write_safely
+from .files import read_noted, write_safely
 from .output import start_folders
 from .processes import launched
 
@@ -62,7 +61,10 @@ def check_same_start(config: StageConfig, *, finished: bool = False) -> None:
     Raises:
         ConfigError: With the file.
     """
-    if launched()[0] > 0 or (before := _read_facts(Path(config.output) / START_FILE)) is None:
+    if launched()[0] > 0:
+        return
+    before: Facts | None = read_noted(Path(config.output) / START_FILE, _is_whole, "folders of its start are")
+    if before is None:
         return
     now = describe_start(config)
     for place, then in before.items():
@@ -75,22 +77,10 @@ def check_same_start(config: StageConfig, *, finished: bool = False) -> None:
                 raise ConfigError(f"{path} has changed since {config.output} was begun", problem, _CURE)
 
 
-def _read_facts(path: Path) -> Facts | None:
-    if not path.exists():
-        return None
-    try:
-        facts: Any = parse_json(path.read_bytes(), where=str(path))
-        if not isinstance(facts, dict) or not all(map(_is_whole, facts.values())):
-            raise ConfigError(str(path), "it does not say what the start was.")
-    except (OSError, UniMoEError) as error:
-        problem = f"is damaged ({getattr(error, 'problem', '') or error})."
-        cure = "Bring it back, or remove it if the start is certainly that of the beginning."
-        raise ConfigError(str(path), problem, cure) from None
-    return facts
-
-
-def _is_whole(files: Any) -> bool:
-    return isinstance(files, dict) and all(isinstance(said, str) for said in files.values())
+def _is_whole(noted: Any) -> bool:
+    return isinstance(noted, dict) and all(
+        isinstance(files, dict) and all(isinstance(said, str) for said in files.values()) for files in noted.values()
+    )
 
 
 __all__ = ["START_FILE", "check_same_start", "describe_start", "write_start"]

@@ -104,15 +104,18 @@ class Limits:
         Raises:
             LimitError: If the value is above the limit.
         """
-        limit = getattr(self, name)
-        if value > limit:
-            raise LimitError(
-                where,
-                f"{what}, and the limit {name} is {limit}.",
-                f"Leave it out, or raise the limit: set {SETTING}{name.upper()} in the environment, or pass "
-                f"limits=unimoe.media.Limits({name}=...).",
-                key=key,
-            )
+        if value > getattr(self, name):
+            raise self.refusal(name, what, where=where, key=key)
+
+    def refusal(self, name: str, what: str, *, where: str, key: str = "") -> LimitError:
+        """What is raised for something above a limit; arguments as for `check`."""
+        return LimitError(
+            where,
+            f"{what}, and the limit {name} is {getattr(self, name)}.",
+            f"Leave it out, or raise the limit: set {SETTING}{name.upper()} in the environment, or pass "
+            f"limits=unimoe.media.Limits({name}=...).",
+            key=key,
+        )
 
 
 def limits_or_default(limits: Limits | None) -> Limits:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from ..errors import LimitError, MediaError
+from ..errors import LimitError
 from .files import inspect_file, is_array, open_file, placed, unreadable
 from .limits import Limits, limits_or_default
 from .pixels import picture_of_array
@@ -99,7 +99,7 @@ def open_image(file: str | io.BytesIO, medium: Any, *, where: str, limits: Limit
     return image
 
 
-def too_large(error: Exception, medium: Any, where: str, limits: Limits) -> MediaError:
+def too_large(error: Exception, medium: Any, where: str, limits: Limits) -> LimitError:
     """What is raised where Pillow refuses a size; beyond ours, `PIL.Image.MAX_IMAGE_PIXELS` is to be raised too.
 
     Args:
@@ -108,13 +108,8 @@ def too_large(error: Exception, medium: Any, where: str, limits: Limits) -> Medi
         where: Name of the medium.
         limits: Of pixels.
     """
-    try:
-        limits.check(
-            "picture_pixels", float("inf"), f"the picture is too large ({error})", where=placed(where, medium)
-        )
-    except LimitError as refused:
-        return refused
-    return unreadable(medium, where, "picture", error)
+    what = f"the picture is too large ({error})"
+    return limits.refusal("picture_pixels", what, where=placed(where, medium))
 
 
 def check_pixels(image: Image.Image, where: str, limits: Limits) -> None:
