@@ -22,12 +22,12 @@ from rich.console import Console
 from evaluation.config import load_config
 from evaluation.errors import EvaluationError
 from evaluation.fingerprint import model_fingerprint
-from training.checkpoint import is_complete
-from training.config import StageConfig
-from training.recipe import Recipe, load_recipe
+from training.checkpoint.folder import is_complete
+from training.config.recipe import Recipe, load_recipe
+from training.config.stage import StageConfig
 from unimoe.errors import ConfigError
-from unimoe.settings import Section, read_yaml, validate
-from unimoe.suggest import did_you_mean
+from unimoe.errors.suggest import did_you_mean
+from unimoe.files.settings import Section, read_yaml, validate
 
 from .__main__ import environment
 from .ablations_table import compare_all, put_section, render

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.compare_table import render_markdown
-from evaluation.comparison import Report, compare_variants
+from evaluation.compare.comparison import Report, compare_variants
+from evaluation.compare.table import render_markdown
 
 Folders = Mapping[str, Sequence[Path]]
 """Variant -> evaluation of each seed."""

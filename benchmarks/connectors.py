@@ -126,7 +126,7 @@ def time_steps(runs: list[Run], *, rounds: int) -> dict[str, float]:
         runs: One of each kind; their starts are trained.
         rounds: Of which the median is taken.
     """
-    from unimoe.loading import load_model, load_processor
+    from unimoe.checkpoint.loading import load_model, load_processor
 
     def step(run: Run) -> Callable[[], Any]:
         model = load_model(run.folder / "start").train()
@@ -144,9 +144,9 @@ def time_steps(runs: list[Run], *, rounds: int) -> dict[str, float]:
 
 def training_batch(run: Run, processor: Any) -> dict[str, Any]:
     """Collate one batch of the first stage's mixture, as training would."""
+    from training.config.recipe import load_recipe
     from training.data import Collator, MixtureDataset, MixtureSampler
     from training.data.dataset import read_mixture
-    from training.recipe import load_recipe
 
     config = load_recipe(RECIPE, [f"output={run.folder}"]).stages[STAGES[0]]
     dataset = MixtureDataset(read_mixture(config.data), seed=0)
@@ -156,7 +156,7 @@ def training_batch(run: Run, processor: Any) -> dict[str, Any]:
 
 def describe(run: Run) -> dict[str, Any]:
     """Tokens for a unit behind each encoder, and parameters of the connectors, of a trained model."""
-    from unimoe.loading import load_model
+    from unimoe.checkpoint.loading import load_model
 
     model = load_model(run.folder / "model")
     names = model.parts()["connectors"]

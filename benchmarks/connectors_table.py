@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.compare.paired import seed_deviations
 from evaluation.config import load_config
-from evaluation.intervals import bootstrap, interval
 from evaluation.loading import LoadedTask, load_tasks
-from evaluation.paired import seed_deviations
+from evaluation.scores.intervals import bootstrap, interval
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def estimate(scores: Floats, clusters: Sequence[str], *, samples: int = 10_000) 
     """Estimate what a kind of model scores on other rows, trained from other seeds.
 
     Two deviations are drawn and added, `samples` times: of the rows, by drawing clusters of them with replacement,
-    each with its score averaged over the seeds; of the seeds, by Student's t (`evaluation.paired.seed_deviations`).
+    each with its score averaged over the seeds; of the seeds, by Student's t (`seed_deviations`).
 
     Args:
         scores: Numerator and denominator of each row for each seed, (S, rows, 2).

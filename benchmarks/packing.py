@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.data.collator import IGNORED, pack_rows
-from training.data.packing import chunk, groups, packs
+from training.data.batching.collator import IGNORED, pack_rows
+from training.data.batching.packing import chunk, groups, packs
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 
 from .timing import Case

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from training.planning import plan_recipe
-from training.recipe import load_recipe
+from training.config.recipe import load_recipe
+from training.planning.plan import plan_recipe
 
 PARTS = {"language": "SmolLM2-135M-Instruct", "vision": "tf_efficientnet_lite0", "speech": "whisper-tiny.en"}
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "far", "from", "home"]

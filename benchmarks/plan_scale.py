@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from training.config import StageConfig
-from training.memory import GB, GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory
-from training.memory_parallel import across_processes, trained_bytes
-from training.traffic import Placement, step_traffic
+from training.config.stage import StageConfig
+from training.planning.memory import GB, GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory
+from training.planning.memory_parallel import across_processes, trained_bytes
+from training.planning.traffic import Placement, step_traffic
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 
 TOKENS = 4096

@@ -15,11 +15,11 @@ from typer.core import TyperGroup
 
 from unimoe.errors import ConfigError
 
-from .compare import command as compare
+from .compare.command import command as compare
 from .config import load_config
 from .errors import EvaluationError
 from .exits import fail
-from .report import print_report
+from .report.terminal import print_report
 from .run import Run, evaluate
 from .tasks import BENCHMARKS
 

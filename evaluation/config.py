@@ -10,10 +10,10 @@ from pydantic_core import PydanticCustomError
 from transformers import GenerationConfig
 
 from unimoe.errors import ConfigError
-from unimoe.settings import Section, apply_override, read_yaml, validate
-from unimoe.suggest import did_you_mean
+from unimoe.errors.suggest import did_you_mean
+from unimoe.files.settings import Section, apply_override, read_yaml, validate
 
-from .judge import JudgeConfig
+from .judge.judge import JudgeConfig
 from .tasks import BENCHMARKS
 
 MetricName = Literal[

@@ -3,7 +3,7 @@
 from typing import Any
 
 from unimoe.errors import UniMoEError
-from unimoe.strict_json import parse_json
+from unimoe.files.strict_json import parse_json
 
 
 class EvaluationError(UniMoEError):

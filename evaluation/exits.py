@@ -5,7 +5,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
-from unimoe.visible import visible
+from unimoe.errors.visible import visible
 
 
 def fail(error: Exception) -> NoReturn:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unimoe.loading import find_device
+from unimoe.checkpoint.loading import find_device
 
 from .errors import EvaluationError
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unimoe.visible import visible
+from unimoe.errors.visible import visible
 
 Batch = TypeVar("Batch")
 _EVERY = 60.0

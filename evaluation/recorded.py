@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from unimoe.suggest import did_you_mean
+from unimoe.errors.suggest import did_you_mean
 
 from .config import BootstrapConfig, EvaluationConfig
 from .errors import EvaluationError, read_json
-from .estimates import resampled, value_of, whole
 from .loading import LoadedTask, load_tasks
 from .predictions import match_predictions
 from .results import draws_of
+from .scores.estimates import resampled, value_of, whole
 
 Floats = NDArray[np.float64]
 _SAME = ("metric", "data_hash", "n")

@@ -12,10 +12,10 @@ import unimoe
 
 from .config import EvaluationConfig
 from .errors import EvaluationError
-from .estimates import Draws, Estimate, estimate, estimate_categories, estimate_difference, whole
-from .floors import best_floor, compute_floors
 from .loading import LoadedTask
 from .metrics import Pairs, Scores
+from .scores.estimates import Draws, Estimate, estimate, estimate_categories, estimate_difference, whole
+from .scores.floors import best_floor, compute_floors
 
 _VERSIONED = ("torch", "transformers", "numpy", "jiwer", "rapidfuzz", "whisper-normalizer", "pycocoevalcap")
 

@@ -13,13 +13,13 @@ from .config import EvaluationConfig
 from .files import write_whole
 from .fingerprint import questions_hash
 from .generate import generate_predictions
-from .judge import judge_rows, read_key
+from .judge.judge import judge_rows, read_key
 from .loading import LoadedModel, LoadedTask, load_model, load_tasks
-from .markdown import write_markdown
 from .metrics import Scores, without_thoughts
-from .page import worst_answers, write_page
 from .predictions import match_predictions
 from .processes import begin, rank, wait
+from .report.html import worst_answers, write_page
+from .report.markdown import write_markdown
 from .results import add_judged, task_result, versions
 from .routing import count_prompt_routing, is_sparse, save_heat_map, save_layer_plot, sparse_layers, summarise_routing
 from .tasks import Sample, has_media, shuffle_media

@@ -24,8 +24,8 @@ from typer.testing import CliRunner, Result
 
 from evaluation.__main__ import app as evaluation_app
 from training.__main__ import app as training_app
+from unimoe.checkpoint.loading import CheckpointError, load_model
 from unimoe.cli import app
-from unimoe.loading import CheckpointError, load_model
 
 IMAGE, SPEECH = str(FOLDER / "image_kind/food_00.png"), str(FOLDER / "spoken_word/zero_flite-kal16.flac")
 ANSWER = {"role": "assistant", "content": "yes"}

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from unimoe import BeatsFeatureExtractor, UniMoEForConditionalGeneration
 from unimoe.build import build_model
+from unimoe.checkpoint.loading import load_model, load_processor
 from unimoe.cli import app
-from unimoe.loading import load_model, load_processor
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 BEATS = {

@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 from typer.testing import CliRunner
 
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe.checkpoint.loading import load_model, load_processor
 from unimoe.cli import app
 from unimoe.errors import UniMoEError
-from unimoe.loading import load_model, load_processor
 from unimoe.tiny import save_tiny_checkpoint
 
 DOORS = {

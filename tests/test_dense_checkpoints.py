@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from unimoe import UniMoEForCausalLM
-from unimoe.language_models import build_language_model, convert_language_model
+from unimoe.build.language_models import build_language_model, convert_language_model
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

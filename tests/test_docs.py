@@ -22,7 +22,7 @@ from test_build import parts  # noqa: F401  # a fixture: saved language model an
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from training.recipe import load_recipe
+from training.config.recipe import load_recipe
 from unimoe.cli import app
 
 DOCS = [path for path in DOCUMENTS if path.parent.name == "docs"]

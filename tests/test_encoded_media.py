@@ -15,7 +15,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from unimoe import MEDIA, Modality
 from unimoe.media import EncodedMedium
-from unimoe.units import EXTRACTORS, UnitCollector
+from unimoe.processing.units import EXTRACTORS, UnitCollector
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "plain": {},

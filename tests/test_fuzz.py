@@ -14,10 +14,10 @@ from row_formats import FORMATS, Messages
 from tiny_processor import first, item, make_processor, picture, sound, turn
 
 from evaluation.tasks import read_task
-from training.config_data import SourceConfig
-from training.data.check import Checker
+from training.config.data import SourceConfig
+from training.data.checking.check import Checker
 from training.data.formats import parse_row
-from training.data.rows import Faults
+from training.data.readers.rows import Faults
 from unimoe.errors import UniMoEError
 from unimoe.integrations.lmms_eval_media import to_messages
 

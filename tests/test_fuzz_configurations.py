@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from training.config import StageConfig
-from training.recipe import load_recipe
+from training.config.recipe import load_recipe
+from training.config.stage import StageConfig
 from unimoe import UniMoEConfig
 from unimoe.errors import UniMoEError
-from unimoe.settings import validate
+from unimoe.files.settings import validate
 from unimoe.tiny import save_tiny_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -10,5 +10,12 @@ def test_importing_unimoe_adds_few_modules() -> None:
     assert {name.partition(".")[0] for name in foreign} <= {"transformers"}, foreign
     assert len(foreign) <= 15, sorted(foreign)
     assert "unimoe.modeling_unimoe" in added
-    optional = {"unimoe.cli", "unimoe.build", "unimoe.surgery", "unimoe.analysis", "unimoe.presets", "unimoe.loading"}
+    optional = {
+        "unimoe.cli",
+        "unimoe.build.model",
+        "unimoe.surgery",
+        "unimoe.analysis",
+        "unimoe.presets",
+        "unimoe.checkpoint.loading",
+    }
     assert not optional & added

@@ -132,7 +132,7 @@ def test_files_are_not_decoded_to_be_counted(media: dict[str, Any], monkeypatch:
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
     monkeypatch.setattr("soundfile.SoundFile.read", decode)
     monkeypatch.setattr("unimoe.media.films._pictures_at", decode)
-    monkeypatch.setattr("unimoe.units.UnitCollector._tile_size", (32, 32))
+    monkeypatch.setattr("unimoe.processing.units.UnitCollector._tile_size", (32, 32))
     assert processor.count_tokens(messages) == expected
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from unimoe import UniMoETextConfig
-from unimoe.positions import clip_offsets, omni_position_ids, picture_offsets, sound_offsets, sound_times
-from unimoe.rotary import RotaryEmbedding, default_sections
+from unimoe.modeling.rotary import RotaryEmbedding, default_sections
+from unimoe.processing.positions import clip_offsets, omni_position_ids, picture_offsets, sound_offsets, sound_times
 
 PER_SECOND = 2.0
 
@@ -145,12 +145,12 @@ def test_batches_equal_the_slow_reference(rows: list[list[object]]) -> None:
 
 
 def executed_lines(function: Callable[[], object]) -> int:
-    """Lines of `unimoe.positions` that a call runs through."""
+    """Lines of `unimoe.processing.positions` that a call runs through."""
     count = 0
 
     def trace(frame: FrameType, event: str, _: object) -> object:
         nonlocal count
-        if frame.f_globals.get("__name__") != "unimoe.positions":
+        if frame.f_globals.get("__name__") != "unimoe.processing.positions":
             return None
         count += event == "line"
         return trace

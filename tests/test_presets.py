@@ -17,8 +17,8 @@ from transformers import (
 from typer.testing import CliRunner
 
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
+from unimoe.build.language_models import text_config as read_language_model
 from unimoe.cli import app
-from unimoe.language_models import text_config as read_language_model
 from unimoe.presets import PRESETS, names, text_config
 
 EXPECTED = [

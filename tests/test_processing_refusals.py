@@ -19,7 +19,7 @@ from tiny_processor import (
     turn,
 )
 
-from unimoe.layout import MediaLayout
+from unimoe.configuration.media_layout import MediaLayout
 from unimoe.modality import MEDIA, Modality
 from unimoe.processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 

@@ -10,10 +10,10 @@ from test_build import parts  # noqa: F401  # a fixture: saved language model an
 from typer.testing import CliRunner
 
 from training.__main__ import app as training_app
-from training.config import StageConfig
-from training.recipe import load_recipe
+from training.config.recipe import load_recipe
+from training.config.stage import StageConfig
 from unimoe.cli import app
-from unimoe.settings import read_yaml, validate
+from unimoe.files.settings import read_yaml, validate
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from training.config import StageConfig
+from training.config.stage import StageConfig
 from training.quickstart.rows import demo_rows, write_rows
-from training.stages import run_stage
+from training.stage.run import run_stage
 from unimoe.cli import app
 from unimoe.surgery import Certificate
 

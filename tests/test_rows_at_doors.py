@@ -11,11 +11,11 @@ from PIL import Image
 
 from evaluation.errors import EvaluationError
 from evaluation.tasks import read_task
-from training.config_data import SourceConfig
+from training.config.data import SourceConfig
 from training.data.formats import RowForm, parse_row
-from training.data.sources import open_source, open_stream
+from training.data.readers.sources import open_source, open_stream
 from unimoe.errors import DataError, MediaError, UniMoEError
-from unimoe.json_lines import read_lines
+from unimoe.files.json_lines import read_lines
 from unimoe.media import Limits
 from unimoe.media.naming import find_medium
 from unimoe.processing.conversations import read_conversations

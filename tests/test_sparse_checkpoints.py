@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 from unimoe.build import build_language_model, build_model
+from unimoe.build.language_models import convert_language_model
+from unimoe.checkpoint.loading import load_model
 from unimoe.cli import app
-from unimoe.language_models import convert_language_model
-from unimoe.loading import load_model
 from unimoe.moe import GatedMLP, RoutingContext, SparseMoeBlock
 from unimoe.moe.banks import ExpertBanks
 

@@ -7,10 +7,10 @@ import tracemalloc
 import pytest
 
 from unimoe.errors import ConfigError
+from unimoe.errors.suggest import did_you_mean
+from unimoe.files.settings import apply_override, read_yaml
+from unimoe.files.strict_yaml import parse_yaml
 from unimoe.media.limits import Limits
-from unimoe.settings import apply_override, read_yaml
-from unimoe.strict_yaml import parse_yaml
-from unimoe.suggest import did_you_mean
 
 
 def chain(links: int, *, width: int) -> str:

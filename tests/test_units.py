@@ -11,8 +11,8 @@ from PIL import Image
 from tiny_processor import LAYOUT, item, make_processor, picture, process, runs, sound, turn
 
 from unimoe import UniMoEProcessor
-from unimoe.layout import MediaLayout
-from unimoe.units import cut_tiles, tile_grid
+from unimoe.configuration.media_layout import MediaLayout
+from unimoe.processing.units import cut_tiles, tile_grid
 
 GRIDS = {"image": [2, 2], "video": [2, 2], "audio": [1, 3], "speech": [1, 4]}
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from unimoe.visible import markdown, visible
+from unimoe.errors.visible import markdown, visible
 
 HOSTILE = [
     "![x](http://evil/x.png)",

@@ -8,13 +8,13 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from unimoe.errors import UniMoEError
+from unimoe.errors.terminal import plain
 
-from .check import command as check_data
+from .commands.check import command as check_data
+from .commands.merge import merge
+from .commands.plan import plan
+from .config.recipe import load_recipe, select_stages
 from .exits import explain, fail
-from .merge import merge
-from .plan import plan
-from .recipe import load_recipe, select_stages
-from .terminal import plain
 
 
 class Commands(TyperGroup):
@@ -39,7 +39,7 @@ def consolidate(
     out: Annotated[Path, typer.Argument(help="New folder for the model, its processor and its papers.")],
 ) -> None:
     """Make one ordinary model of a checkpoint, whatever stage of ZeRO and however many processes wrote it."""
-    from .consolidate import consolidate
+    from .stage.consolidate import consolidate
 
     try:
         consolidate(checkpoint, out)
@@ -60,7 +60,7 @@ def train(
     local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = -1,
 ) -> None:
     """Train one stage or a whole recipe. Every stage's output is an ordinary `save_pretrained` folder."""
-    from .output import check_outputs
+    from .stage.output import check_outputs
 
     try:
         recipe = load_recipe(file, overrides or [])
@@ -70,10 +70,10 @@ def train(
         fail(error)
     from transformers.utils import logging
 
-    from .curves import CURVES_FILE, plot_curves
-    from .processes import launched
-    from .stages import run_stage
-    from .trainer import NonFiniteLoss
+    from .distributed.processes import launched
+    from .monitor.curves import CURVES_FILE, plot_curves
+    from .stage.run import run_stage
+    from .trainer.trainer import NonFiniteLoss
 
     logging.disable_progress_bar()
     console = Console(quiet=launched()[0] > 0)  # of several processes, the first one speaks

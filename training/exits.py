@@ -7,8 +7,7 @@ import typer
 from rich.console import Console
 
 from unimoe.errors import ConfigError
-
-from .terminal import plain
+from unimoe.errors.terminal import plain
 
 
 def fail(error: Exception) -> NoReturn:
@@ -29,7 +28,7 @@ def explain(error: OSError | RuntimeError, output: str) -> Exception | None:
         error: Which ended a training.
         output: Of the stage.
     """
-    from .processes import is_lost_connection
+    from .distributed.processes import is_lost_connection
 
     again = f"Go on from the last checkpoint in {output} with --resume."
     if found := _WORKER.search(str(error)):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unimoe.errors import ConfigError, UniMoEError
-from unimoe.strict_json import parse_json
+from unimoe.files.strict_json import parse_json
 
 
 def write_safely(path: Path, text: str) -> None:

@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from unimoe.errors.terminal import plain
+
 from .quickstart.rows import Row, conversations, demo_rows, text_rows, vqa_conversations, vqa_rows, write_rows
-from .terminal import plain
 
 HELD_BACK_EVERY = 121
 """Every so-manieth of easy-vqa's test questions is held back: 80."""

@@ -13,9 +13,8 @@ from transformers import (
     AutoProcessor,
 )
 
-from .auto_names import register_names
-from .checkpoint_layout import register_layout
-from .configuration_beats import UniMoEBeatsConfig
+from .checkpoint.layout import register_layout
+from .configuration.auto_names import register_names
 from .configuration_unimoe import (
     UniMoEAudioConfig,
     UniMoEConfig,
@@ -24,11 +23,12 @@ from .configuration_unimoe import (
     UniMoETextConfig,
     UniMoEVisionConfig,
 )
-from .encoders.beats import BeatsModel
-from .feature_extraction_beats import BeatsFeatureExtractor
+from .encoders.beats.configuration import UniMoEBeatsConfig
+from .encoders.beats.feature_extraction import BeatsFeatureExtractor
+from .encoders.beats.modeling import BeatsModel
 from .modality import MEDIA, Modality
+from .modeling.text import UniMoEForCausalLM, UniMoETextModel
 from .modeling_unimoe import UniMoEForConditionalGeneration, UniMoEModel
-from .modeling_unimoe_text import UniMoEForCausalLM, UniMoETextModel
 from .processing_unimoe import CHAT_TEMPLATE, UniMoEProcessor, add_placeholder_tokens
 
 __version__ = "0.1.0"

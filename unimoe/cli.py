@@ -112,8 +112,8 @@ def build(
     from huggingface_hub.errors import StrictDataclassError
     from transformers.utils import logging
 
-    from .build import PartError, build_model
-    from .loading import reason
+    from .build.model import PartError, build_model
+    from .checkpoint.loading import reason
     from .surgery import upcycle
 
     logging.disable_progress_bar()
@@ -146,7 +146,7 @@ def summary(certificate: Any, dtype: Any) -> str:
 
 def read_fields(overrides: list[str] | None) -> dict[str, Any]:
     """Read `key.field=value` as {key: {field: value}}, and `field=value` as {field: value}."""
-    from .settings import apply_override
+    from .files.settings import apply_override
 
     fields: dict[str, Any] = {}
     for override in overrides or []:
@@ -191,7 +191,7 @@ def chat(
     """Ask a model about images, video, sounds or speech. Media stand before the first question."""
     from transformers import TextStreamer
 
-    from .loading import reason
+    from .checkpoint.loading import reason
 
     content = media_items(image=image, video=video, audio=audio, speech=speech)
     model, processor = load(folder)
@@ -253,7 +253,7 @@ def load(folder: str, *, with_processor: bool = True, dtype: str = "auto") -> tu
     """Load a unimoe model and its processor, or say in one line why not and exit with code 2."""
     from transformers.utils import logging
 
-    from .loading import CheckpointError, load_model, load_processor
+    from .checkpoint.loading import CheckpointError, load_model, load_processor
 
     logging.disable_progress_bar()
     try:

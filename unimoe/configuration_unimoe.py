@@ -14,9 +14,11 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_rope_utils import RopeParameters
 
-from .configuration_checks import checked
-from .configuration_moe import MoEConfig
-from .configuration_parts import (
+from .configuration.checks import checked
+from .configuration.media_layout import MediaLayout, PositionType
+from .configuration.moe import MoEConfig
+from .configuration.parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel_plan
+from .configuration.parts import (
     CheckedConfig,
     UniMoEAudioConfig,
     UniMoEConnectorConfig,
@@ -24,10 +26,8 @@ from .configuration_parts import (
     UniMoEVisionConfig,
     require,
 )
-from .layout import MediaLayout, PositionType
+from .configuration.remote_code import AUTO_MAP, write_remote_code
 from .modality import MEDIA, Modality
-from .parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel_plan
-from .remote_code import AUTO_MAP, write_remote_code
 
 
 @checked
@@ -125,7 +125,7 @@ class UniMoEConfig(CheckedConfig):
 
     Args:
         image_max_tiles, video_frame_rate, video_min_frames, video_max_frames, video_temporal_stride, video_timestamps,
-            video_sound, video_chunk_seconds, position_type, positions_per_second: See `unimoe.layout.MediaLayout`.
+            video_sound, video_chunk_seconds, position_type, positions_per_second: See `MediaLayout`.
         output_router_logits: As in the text configuration, which decides where this is None.
     """
 

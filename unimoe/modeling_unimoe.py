@@ -19,12 +19,12 @@ from .connectors import build_connector
 from .encoders import Encoder
 from .errors import DataError
 from .modality import Modality
-from .modeling_base import UniMoEPreTrainedModel, asked_for, require_one
-from .modeling_features import FeatureMethods, check_counts, units_of, with_media
-from .modeling_generation import MultimodalGeneration, require_positions
-from .modeling_outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput, formerly_past_key_values
-from .modeling_unimoe_text import LanguageHead, UniMoETextModel
-from .unread import unread_parameters
+from .modeling.base import UniMoEPreTrainedModel, asked_for, require_one
+from .modeling.features import FeatureMethods, check_counts, units_of, with_media
+from .modeling.generation import MultimodalGeneration, require_positions
+from .modeling.outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput, formerly_past_key_values
+from .modeling.text import LanguageHead, UniMoETextModel
+from .modeling.unread import unread_parameters
 
 INPUT_MODALITIES: Any = ("image", "video", "audio", "text")  # those that transformers knows, and as a tuple
 

@@ -1,6 +1,6 @@
 """Published mixtures of experts as configurations, each with its source and with what this package has no field for.
 
-A preset describes; it holds no weights. Checkpoints of some of these models load through `unimoe.language_models`.
+A preset describes; it holds no weights. Checkpoints of some of these models load through `build.language_models`.
 Where a source is silent a field has its default. A loss coefficient is the number of the source: where that source is
 a class of transformers, its balance loss is K times ours (see `unimoe.moe.losses`).
 """
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .configuration_unimoe import UniMoETextConfig
-from .suggest import did_you_mean
+from .errors.suggest import did_you_mean
 
 _UNI_MOE = "arXiv 2405.11273 and its code, HITsz-TMG/Uni-MoE at f5e82dd"
 _LLAMA = "sizes: defaults of transformers 5.23's LlamaConfig (LLaMA-7B)"

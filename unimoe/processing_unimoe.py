@@ -3,8 +3,8 @@
     messages -> text with one placeholder per medium -> media loaded, cut into units, features extracted
              -> every placeholder replaced by its medium's block -> token ids, modality ids, positions, assistant mask
 
-Everything uncertain about lengths is settled here, so that the model only scatters: `unimoe.layout` says what a unit
-is and how many tokens it fills, `unimoe.units` makes them. transformers' processors know image, video and audio;
+Everything uncertain about lengths is settled here, so that the model only scatters: `media_layout` says what a unit is
+and how many tokens it fills, `processing.units` makes them. transformers' processors know image, video and audio;
 speech, with its own extractor, is added here to each of their steps.
 """
 
@@ -16,14 +16,17 @@ from typing import Any
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
-from .arguments import SAMPLING_RATE, Options, explaining, in_order, pad_for_generation
+from .configuration.media_layout import CALL_OPTIONS, MediaLayout
+from .configuration.remote_code import AUTO_MAP, write_remote_code
 from .errors import DataError
-from .folder_files import check_folder, local_folder
-from .layout import CALL_OPTIONS, MediaLayout
-from .lengths import TokenCounter
+from .errors.suggest import did_you_mean
+from .files.folder import check_folder, local_folder
 from .media import window_samples
 from .modality import MEDIA, Modality
-from .placeholders import (
+from .processing.arguments import SAMPLING_RATE, Options, explaining, in_order, pad_for_generation
+from .processing.lengths import TokenCounter
+from .processing.messages import Message
+from .processing.placeholders import (
     CHAT_TEMPLATE,
     add_placeholder_tokens,
     arrange_media,
@@ -35,12 +38,9 @@ from .placeholders import (
     placeholder_id,
     require_placeholder_id,
 )
-from .positions import position_rows
-from .processing.messages import Message
+from .processing.positions import position_rows
 from .processing.templates import check_arguments, check_media, messages_for
-from .remote_code import AUTO_MAP, write_remote_code
-from .suggest import did_you_mean
-from .units import EXTRACTORS, Block, UnitCollector
+from .processing.units import EXTRACTORS, Block, UnitCollector
 
 _UNSUPPORTED = "text_pair text_target text_pair_target is_split_into_words return_overflowing_tokens stride"
 _TEXT_OPTIONS = frozenset(TextKwargs.__annotations__).difference(_UNSUPPORTED.split(), ["return_tensors"])
@@ -57,7 +57,7 @@ class UniMoEProcessor(ProcessorMixin):
         image_processor: For pictures and video frames. None: the processor takes neither.
         audio_feature_extractor: For sounds, such as ASTFeatureExtractor. None: the processor takes none.
         speech_feature_extractor: For speech, such as WhisperFeatureExtractor. None: the processor takes none.
-        media_layout: How media become tokens: fields of `unimoe.layout.MediaLayout`; `UniMoEConfig.media_layout`.
+        media_layout: How media become tokens: fields of `MediaLayout`; `UniMoEConfig.media_layout`.
         chat_template: Jinja template. None: `CHAT_TEMPLATE`; the tokenizer's own is not used, it knows no media.
 
     Raises:
@@ -147,7 +147,7 @@ class UniMoEProcessor(ProcessorMixin):
                 nested as `text_kwargs` and `images_kwargs`; `return_tensors`; `sampling_rate` (Hz, default 16000);
                 `limits` (`unimoe.media.Limits`); `return_mm_token_type_ids` (default True);
                 `return_text_replacement_offsets`; and, to change the processor's layout for this call, those of
-                `unimoe.layout.CALL_OPTIONS` (`video_frame_rate`, ...). Without `padding_side`, the tokenizer's counts.
+                `CALL_OPTIONS` (`video_frame_rate`, ...). Without `padding_side`, the tokenizer's counts.
 
         Returns:
             `input_ids`, `attention_mask`, `mm_token_type_ids` (B, S); with `position_type="omni"`, `position_ids`

@@ -1,6 +1,6 @@
 """Metrics by name. Every value is a ratio of sums over rows, and a fraction (1 is 100 %) save CIDEr-D and MME's score.
 
-rows and predictions -> `Metric.score` -> `Scores` (pairs of each named value, unparsed rows) -> `evaluation.estimates`
+rows and predictions -> `Metric.score` -> `Scores` (pairs of each named value, unparsed rows) -> `scores.estimates`
 """
 
 from .captions import CAPTIONS

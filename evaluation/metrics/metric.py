@@ -1,7 +1,7 @@
 """What a metric is: rows and predictions -> a ratio of sums for each named value, and which answers could be read.
 
 Every value is sum of numerators / sum of denominators over rows, so that one clustered bootstrap serves all of them
-(`evaluation.intervals`), and so that a category's value is the same ratio over its rows.
+(`evaluation.scores.intervals`), and so that a category's value is the same ratio over its rows.
 """
 
 from collections import Counter

@@ -88,7 +88,7 @@ class Benchmark:
         max_new_tokens: Longest answer, tokens.
         decoding: Further arguments of `model.generate`.
         hub: The same on the Hub, where it can be read.
-        judge: What a judge may be asked beside the metric, see `evaluation.judge`. None: nothing.
+        judge: What a judge may be asked beside the metric, see `evaluation.judge.judge`. None: nothing.
         check: Sees to it that the rows are complete, where a file with some of them would go unnoticed; gets them all.
         note: What a reader of the score should know.
         shares: Name of a benchmark whose folder is read where there is no `DATA_ROOT/NAME`.

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from unimoe.errors import UniMoEError
-from unimoe.json_rows import JsonRows
+from unimoe.files.json_rows import JsonRows
+from unimoe.files.strict_json import parse_json
 from unimoe.processing.messages import ReadMessage
 from unimoe.processing.rows import find_item, read_id, read_row
 from unimoe.processing.values import holds_nothing
-from unimoe.strict_json import parse_json
 
 from ..errors import EvaluationError
 from .sample import Message, Sample, media_items, media_signature

@@ -27,7 +27,7 @@ from benchmarks.ablations import (
 )
 from benchmarks.ablations_table import describe, put_section
 from evaluation.config import load_config
-from training.recipe import load_recipe
+from training.config.recipe import load_recipe
 from unimoe.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ from benchmarks import connectors
 from benchmarks.connectors import KINDS, RECIPE, STAGES, Run, complete, main
 from benchmarks.connectors_table import Cell, Estimate, compare_kinds, difference, estimate, read_scores, render
 from evaluation.fingerprint import file_hash
+from training.config.recipe import load_recipe
 from training.quickstart.build import ModelConfig
-from training.recipe import load_recipe
 from unimoe import UniMoEConfig
 
 ROOT = Path(__file__).parents[2]

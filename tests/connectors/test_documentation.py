@@ -8,8 +8,8 @@ import pytest
 from tiny import WHISPER
 
 from unimoe import UniMoEConnectorConfig
-from unimoe.build import connector_config
-from unimoe.configuration_parts import ConnectorType
+from unimoe.build.model import connector_config
+from unimoe.configuration.parts import ConnectorType
 
 PAGE = (Path(__file__).parents[2] / "docs" / "connectors.md").read_text(encoding="utf-8")
 

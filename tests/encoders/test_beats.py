@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from unimoe import BeatsFeatureExtractor, BeatsModel, UniMoEBeatsConfig
-from unimoe.encoders.beats import distance_buckets
+from unimoe.encoders.beats.modeling import distance_buckets
 from unimoe.encoders.beats_checkpoint import load_beats_checkpoint
 from unimoe.media import cut_windows, window_samples
 

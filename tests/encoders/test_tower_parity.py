@@ -25,8 +25,8 @@ from unimoe import (
     UniMoESpeechConfig,
     UniMoEVisionConfig,
 )
+from unimoe.build.language_models import convert_language_model
 from unimoe.encoders import Encoder
-from unimoe.language_models import convert_language_model
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 CLIP = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, **SMALL}

@@ -11,7 +11,7 @@ from task_rows import write_rows
 from typer.testing import CliRunner, Result
 
 from evaluation.__main__ import app
-from evaluation.comparison import compare_variants
+from evaluation.compare.comparison import compare_variants
 
 
 def command(*arguments: object) -> Result:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from evaluation.embed import embed
+from evaluation.report.embed import embed
 
 
 @pytest.mark.parametrize("seconds", [0.15, 1.0, 31.0])

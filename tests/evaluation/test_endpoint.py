@@ -17,12 +17,12 @@ from rich.console import Console
 from task_rows import write_rows
 from typer.testing import CliRunner
 
-from evaluation import completion
 from evaluation.__main__ import app
 from evaluation.config import EvaluationConfig, load_config
-from evaluation.endpoint import JudgeConfig, read_key
 from evaluation.errors import EvaluationError
-from evaluation.judge import judge_rows
+from evaluation.judge import completion
+from evaluation.judge.endpoint import JudgeConfig, read_key
+from evaluation.judge.judge import judge_rows
 from evaluation.tasks import BENCHMARKS, Judge, Sample, ask
 from unimoe.errors import ConfigError
 
@@ -97,7 +97,7 @@ def grade(server, tmp_path, **changes):
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
-    monkeypatch.setattr("evaluation.judge._PAUSES", (0, 0, 0))
+    monkeypatch.setattr("evaluation.judge.judge._PAUSES", (0, 0, 0))
     monkeypatch.setenv("JUDGE_KEY", KEY)
 
 
@@ -303,7 +303,7 @@ def test_a_server_that_says_nothing_is_left_at_the_deadline(tmp_path):
 
 
 def test_tries_of_a_busy_server_end_at_the_deadline(tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluation.judge._PAUSES", (0.1, 60))
+    monkeypatch.setattr("evaluation.judge.judge._PAUSES", (0.1, 60))
     with serving(replying(503)) as server:
         with pytest.raises(EvaluationError, match="HTTP 503 Service Unavailable"):
             grade(server, tmp_path, timeout=2)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.floors import best_floor, compute_floors, majority_answers, question_only_answers
 from evaluation.metrics import METRICS
+from evaluation.scores.floors import best_floor, compute_floors, majority_answers, question_only_answers
 from evaluation.tasks import Sample, read_task
 
 

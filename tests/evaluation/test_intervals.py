@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.errors import EvaluationError
-from evaluation.estimates import (
+from evaluation.scores.estimates import (
     Draws,
     categories,
     estimate,
@@ -14,7 +14,7 @@ from evaluation.estimates import (
     value_of,
     whole,
 )
-from evaluation.intervals import bootstrap, interval
+from evaluation.scores.intervals import bootstrap, interval
 from evaluation.tasks import Average, Sample
 
 
@@ -90,7 +90,7 @@ def test_many_clusters_are_drawn_in_blocks_as_in_one(monkeypatch: pytest.MonkeyP
     scores = np.random.default_rng(0).normal(size=(50, 2)) + 3
     clusters = [str(number) for number in range(50)]
     at_once = bootstrap(scores, clusters, samples=33, seed=0)
-    monkeypatch.setattr("evaluation.intervals._BLOCK", 200)
+    monkeypatch.setattr("evaluation.scores.intervals._BLOCK", 200)
     assert bootstrap(scores, clusters, samples=33, seed=0) == pytest.approx(at_once)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from evaluation import predictions
 from evaluation.errors import EvaluationError
-from evaluation.judge import JudgeConfig, judge_rows, read_grades
+from evaluation.judge.judge import JudgeConfig, judge_rows, read_grades
 from evaluation.tasks import Judge, Sample, ask
 
 JUDGE = Judge("Q {question} R {reference} A {prediction}", {"correct": 1, "score": 5})
@@ -124,7 +124,7 @@ def test_an_endpoint_that_fails_is_named(endpoint, tmp_path):
 
 
 def test_an_endpoint_that_is_busy_is_asked_again(endpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluation.judge._PAUSES", (0, 0, 0))
+    monkeypatch.setattr("evaluation.judge.judge._PAUSES", (0, 0, 0))
     endpoint.states = [429, 503, 500]
     values, unread = grade(endpoint, tmp_path, ["red", "green", "blue"], workers=1)
     assert values["correct"].tolist() == [[1, 1]] * 3 and unread == 0

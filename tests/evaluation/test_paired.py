@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.intervals import bootstrap
-from evaluation.paired import Difference, holm, judge, p_value, paired_difference, seed_deviations
+from evaluation.compare.paired import Difference, holm, judge, p_value, paired_difference, seed_deviations
+from evaluation.scores.intervals import bootstrap
 
 
 def compare(right: np.ndarray, other: np.ndarray, samples: int = 2000) -> Difference:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from evaluation.report import print_report
+from evaluation.report.terminal import print_report
 from evaluation.results import verdict
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from evaluation.compare_table import comparison_table, render_markdown
-from evaluation.comparison import Comparison, Report
-from evaluation.markdown import write_markdown
-from evaluation.page import Answered, write_page
-from evaluation.paired import Difference
-from evaluation.report import print_report
+from evaluation.compare.comparison import Comparison, Report
+from evaluation.compare.paired import Difference
+from evaluation.compare.table import comparison_table, render_markdown
+from evaluation.report.html import Answered, write_page
+from evaluation.report.markdown import write_markdown
+from evaluation.report.terminal import print_report
 from evaluation.tasks import Sample, ask
-from training.model_card import model_card
+from training.checkpoint.model_card import model_card
 
 HOSTILE = (
     "![x](http://evil.example/p.png) <img src='http://evil.example/p.png' onerror=alert(1)> </td></table><script>"

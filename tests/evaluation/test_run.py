@@ -20,7 +20,7 @@ from evaluation import run as run_module
 from evaluation.__main__ import app
 from evaluation.config import load_config
 from evaluation.loading import LoadedModel
-from evaluation.report import loading_lines, print_report
+from evaluation.report.terminal import loading_lines, print_report
 from evaluation.run import Run, evaluate
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.processing_unimoe import add_placeholder_tokens

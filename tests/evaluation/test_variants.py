@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.compare.variants import collect_variants, find_seeds, name_runs, parse_group
 from evaluation.errors import EvaluationError
-from evaluation.variants import collect_variants, find_seeds, name_runs, parse_group
 
 
 def touch(parent: Path, *names: str) -> Path:

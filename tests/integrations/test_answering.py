@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_processor import item, picture, sound, turn
 
+from unimoe.checkpoint.loading import load_model, load_processor
 from unimoe.integrations.answering import Choice, Prompt, answer_all, make_batches, score_all
 from unimoe.integrations.decoding import read_decoding
-from unimoe.loading import load_model, load_processor
 
 ASKED = [
     (item("image", picture(200)), "what is it?"),

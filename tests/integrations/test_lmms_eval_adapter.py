@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny_processor import picture, sound
 
+from unimoe.checkpoint.loading import find_device
 from unimoe.integrations.lmms_eval import manifests
-from unimoe.loading import find_device
 
 ADAPTERS = ("unimoe.integrations.lmms_eval_chat", "unimoe.integrations.lmms_eval_simple")
 

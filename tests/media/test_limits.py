@@ -16,9 +16,9 @@ from films import write_film
 from PIL import Image
 
 from unimoe.errors import ConfigError, LimitError, MediaError
+from unimoe.files.strict_json import parse_json
 from unimoe.media import FrameSampling, Limits, clip_times, load_clip, load_picture, load_sound, picture_size
 from unimoe.media import sound_length as length_of
-from unimoe.strict_json import parse_json
 
 SAMPLING = FrameSampling(maximum=4)
 

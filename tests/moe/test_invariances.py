@@ -10,7 +10,7 @@ from moe.router_checks import MODES, VOCABULARY, E, make_config, randomise
 from torch import Tensor
 
 from unimoe.errors import ConfigError
-from unimoe.modeling_unimoe_text import UniMoETextModel
+from unimoe.modeling.text import UniMoETextModel
 from unimoe.moe import RoutingContext, SparseMoeBlock
 
 GROUPED = {"n_group": 4, "topk_group": 2}

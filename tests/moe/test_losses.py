@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.functional import one_hot
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-from unimoe.configuration_moe import RouterLoss
+from unimoe.configuration.moe import RouterLoss
 from unimoe.moe import (
     RoutingRecord,
     anneal,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from transformers import AutoProcessor
 
-from training.config import StageConfig
+from training.config.recipe import merge
+from training.config.stage import StageConfig
 from training.quickstart.build import build_start
 from training.quickstart.rows import demo_rows, text_rows, write_rows
-from training.recipe import merge
 from unimoe.surgery import assemble
 
 TINY_MODEL = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from training.config import StageConfig
-from training.saved_state import MANIFEST
+from training.checkpoint.state import MANIFEST
+from training.config.stage import StageConfig
 
 ROOT = Path(__file__).parents[2]
 

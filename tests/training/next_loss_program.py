@@ -6,9 +6,9 @@ from itertools import islice
 import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
+from training.config.recipe import load_recipe
 from training.data import MixtureBatches
-from training.recipe import load_recipe
-from training.stage_data import plan_data, read_data
+from training.trainer.data import plan_data, read_data
 
 
 def main() -> None:

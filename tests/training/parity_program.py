@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from training.config import StageConfig
-from training.processes import from_all, rank
-from training.sharding import join
-from training.stages import run_stage
-from training.trainer import StageTrainer
+from training.config.stage import StageConfig
+from training.distributed.processes import from_all, rank
+from training.distributed.sharding import join
+from training.stage.run import run_stage
+from training.trainer.trainer import StageTrainer
 from unimoe.modality import Modality
 
 noted: dict[str, list[Any]] = {}

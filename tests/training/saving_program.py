@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from training.checkpoint import write_checkpoint
-from training.saved_state import save_state
+from training.checkpoint.folder import write_checkpoint
+from training.checkpoint.state import save_state
 
 
 class Small(nn.Module):

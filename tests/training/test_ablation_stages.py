@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from training.recipe import load_recipe
-from training.stages import run_stage
+from training.config.recipe import load_recipe
+from training.stage.run import run_stage
 
 RECIPE = Path(__file__).parents[2] / "configs" / "ablations" / "recipe.yaml"
 VARIANTS = {"mixed": (4, 2), "top_p": (4, 4), "no_balance": (4, 2), "copies": (4, 2), "eight": (8, 2), "one": (0, 2)}

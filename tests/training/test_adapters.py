@@ -11,11 +11,11 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.config_train import LoraTraining
+from training.config.train import LoraTraining
 from training.data import Collator, MixtureDataset
 from training.data.dataset import read_mixture
-from training.stages import run_stage
-from training.start import load_start
+from training.stage.run import run_stage
+from training.trainer.start import load_start
 from unimoe.errors import ConfigError
 
 
@@ -115,7 +115,7 @@ def test_an_adapter_is_gone_on_with_where_it_was_left(stage, batch):
 
 
 def test_stopped_and_resumed_the_adapter_is_that_of_an_unbroken_run(stage, monkeypatch):
-    from training import trainer
+    from training.trainer import trainer
 
     unbroken = run_stage(stage("unbroken", merge=False))
     step = trainer.StageTrainer.training_step

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from training.arguments import FORMER, PASSED_ON, REFUSED, VALIDATION_ONLY
-from training.config import StageConfig
-from training.recipe import merge
+from training.config.arguments import FORMER, PASSED_ON, REFUSED, VALIDATION_ONLY
+from training.config.recipe import merge
+from training.config.stage import StageConfig
 from unimoe.errors import ConfigError
-from unimoe.settings import validate
+from unimoe.files.settings import validate
 
 STAGE = {
     "start": "models/start",

@@ -12,13 +12,13 @@ from accelerate.data_loader import SkipBatchSampler
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from training.config import StageConfig
-from training.config_data import DataConfig
+from training.config.data import DataConfig
+from training.config.stage import StageConfig
 from training.data import Collator, DataError, MixtureBatches, MixtureDataset, MixtureSampler, plan_batches
+from training.data.batching.measure import LENGTHS_FILE, longest_sound
 from training.data.dataset import read_mixture
-from training.data.measure import LENGTHS_FILE, longest_sound
-from training.data.sources import RowStream
-from training.stages import run_stage
+from training.data.readers.sources import RowStream
+from training.stage.run import run_stage
 from unimoe import UniMoEProcessor
 
 FLOWS = {
@@ -165,7 +165,7 @@ def test_long_rows_are_cut_dropped_or_refused_and_reported(make, processor, capl
     whole = make({}, mixture=({"path": "a"},))
     long = {row.id for row in whole.dataset.sources[0].rows if processor.count_tokens(row.messages) > 40}
     assert 3 < len(long) < 23
-    with caplog.at_level(logging.INFO, "training.data.batches"):
+    with caplog.at_level(logging.INFO, "training.data.batching.batches"):
         dropped = make("dropped", mixture=({"path": "a"},))
         kept = set(chain.from_iterable(rows_of(dropped, dropped)))
     assert kept == {f"a{row}" for row in range(23)} - long
@@ -340,7 +340,7 @@ def test_lengths_in_a_checkpoint_save_measuring_what_was_seen(make, mixture, tmp
     def count(self, *args):
         raise AssertionError("a row was measured again")
 
-    monkeypatch.setattr("training.data.measure.RowLengths._count", count)
+    monkeypatch.setattr("training.data.batching.measure.RowLengths._count", count)
     assert list(islice(again, 12)) == expected
     with pytest.raises(AssertionError, match="measured again"):
         next(iter(other))

@@ -12,11 +12,11 @@ from row_formats import FORMATS, QUESTION, SEEN, Llava, Messages
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.config_data import SourceConfig
+from training.config.data import SourceConfig
 from training.data import DataError, read_rows
-from training.data.check import Checker, Report
+from training.data.checking.check import Checker, Report
 from unimoe import UniMoEProcessor
-from unimoe.lengths import TokenCounter
+from unimoe.processing.lengths import TokenCounter
 
 
 @pytest.fixture(scope="module")

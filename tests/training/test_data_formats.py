@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from row_formats import FORMATS, HEARD, QUESTION, SEEN, SHOWN, Columns, Llava, Messages, Parquet, UniMoE
 
-from training.config_data import SourceConfig
+from training.config.data import SourceConfig
 from training.data import DataError, read_rows
 from training.data.dataset import medium_of
-from training.data.json_files import JsonFile
-from training.data.rows import Faults
-from training.data.sources import open_source, open_stream
-from training.stages import run_stage
+from training.data.readers.json_files import JsonFile
+from training.data.readers.rows import Faults
+from training.data.readers.sources import open_source, open_stream
+from training.stage.run import run_stage
 from unimoe.errors import ConfigError
-from unimoe.settings import validate
+from unimoe.files.settings import validate
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from training.config_data import AugmentConfig, DataConfig, ImageAugment, SoundAugment
+from training.config.data import AugmentConfig, DataConfig, ImageAugment, SoundAugment
 from training.data import Collator, DataError, MixtureDataset, MixtureSampler
-from training.data.augment import augment_image, augment_sound, sample_generator
+from training.data.batching.augment import augment_image, augment_sound, sample_generator
 from training.data.dataset import Place, read_mixture
 from unimoe import UniMoEProcessor
 

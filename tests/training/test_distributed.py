@@ -8,8 +8,8 @@ import torch
 from launch import train
 from transformers import AutoModelForMultimodalLM
 
-from training.parallel import check_engaged, deepspeed_arguments
-from training.stages import training_arguments
+from training.distributed.deepspeed import check_engaged, deepspeed_arguments
+from training.stage.run import training_arguments
 from unimoe.errors import ConfigError
 
 STEPS = 20

@@ -19,8 +19,8 @@ from tiny_processor import sound
 from transformers import AutoModelForMultimodalLM
 
 from training.data import DataError
-from training.stages import run_stage
-from training.trainer import StageTrainer
+from training.stage.run import run_stage
+from training.trainer.trainer import StageTrainer
 from unimoe import UniMoEModel
 from unimoe.errors import ConfigError
 
@@ -191,7 +191,7 @@ def test_only_what_changed_is_encoded_again(stage, count_units, workspace, tmp_p
 
 
 def test_what_was_encoded_before_an_unreadable_medium_stays(stage, count_units, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.encoding.MEASURED", 1)  # otherwise it is found before anything is encoded
+    monkeypatch.setattr("training.encoder_cache.run.MEASURED", 1)  # otherwise it is found before anything is encoded
     lines = []
     for number in range(20):
         Image.effect_noise((32, 32), 50 + number).save(tmp_path / f"{number}.png")

@@ -11,8 +11,8 @@ from launch import ROOT, environment
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-from training.config import StageConfig
-from training.recipe import merge
+from training.config.recipe import merge
+from training.config.stage import StageConfig
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.surgery import assemble
 

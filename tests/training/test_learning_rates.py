@@ -8,11 +8,11 @@ import torch
 from launch import train
 from transformers import AutoModelForMultimodalLM
 
-from training.config_train import TrainConfig
-from training.optimizer import ParameterGroups
-from training.parts import choose_trainable
-from training.stages import run_stage
-from training.start import load_start
+from training.config.train import TrainConfig
+from training.stage.run import run_stage
+from training.trainable.optimizer import ParameterGroups
+from training.trainable.parts import choose_trainable
+from training.trainer.start import load_start
 from unimoe.errors import ConfigError
 
 PARTS = {"parts": ["connectors", "router"], "lora": {"parts": ["attention"], "r": 2}}

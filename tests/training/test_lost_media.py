@@ -10,7 +10,7 @@ from torch.utils.data import get_worker_info
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.config_data import DataConfig
+from training.config.data import DataConfig
 from training.data import Collator, DataError, MixtureDataset
 from training.data.dataset import load_picture, read_mixture
 from unimoe import UniMoEProcessor

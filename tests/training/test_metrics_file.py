@@ -5,10 +5,10 @@ import json
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from training.curves import read_curves
 from training.files import append, write_safely
-from training.metrics_file import METRICS_FILE, read_metrics
-from training.progress import MetricsFile
+from training.monitor.curves import read_curves
+from training.monitor.metrics_file import METRICS_FILE, read_metrics
+from training.monitor.progress import MetricsFile
 from unimoe.errors import ConfigError
 
 LINES = [{"step": step, "loss_language": 1.5, "load": {}} for step in (1, 2, 3)]

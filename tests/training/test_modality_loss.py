@@ -10,11 +10,11 @@ from launch import train
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from training.config_data import DataConfig
+from training.config.data import DataConfig
 from training.data import Collator, MixtureDataset
 from training.data.dataset import read_mixture
-from training.losses import GROUPS, count_labels, label_weights, row_groups, weighted_loss
-from training.stages import run_stage
+from training.stage.run import run_stage
+from training.trainer.losses import GROUPS, count_labels, label_weights, row_groups, weighted_loss
 from unimoe import Modality
 
 MODALITIES = {"language": "modalities"}

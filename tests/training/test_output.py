@@ -11,16 +11,16 @@ from launch import ROOT, command, environment
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.output_lock import LOCK_FILE, OutputLock
-from training.recipe import load_recipe
-from training.stages import run_stage
+from training.config.recipe import load_recipe
+from training.stage.output_lock import LOCK_FILE, OutputLock
+from training.stage.run import run_stage
 from unimoe.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch):
     """No model may be loaded before an output is refused."""
-    monkeypatch.setattr("training.stages.make_model", lambda *args: pytest.fail("a model is loaded"))
+    monkeypatch.setattr("training.stage.run.make_model", lambda *args: pytest.fail("a model is loaded"))
 
 
 def refusal(stage, **how) -> str:
@@ -83,7 +83,7 @@ def test_a_hub_id_beside_the_output_is_none_of_its_folders(make_stage, monkeypat
     assert "is the folder org/name" in refusal(make_stage(start="org/name", output="org/name"))
     assert "is org/name, which data" in refusal(make_stage(data={"mixture": ["org/name"]}, output="org/name"))
     stage = make_stage(start="org/name", data={"mixture": ["org/rows"]}, output="org")
-    monkeypatch.setattr("training.stages.read_data", lambda config: pytest.fail("data are read"))
+    monkeypatch.setattr("training.stage.run.read_data", lambda config: pytest.fail("data are read"))
     with pytest.raises(pytest.fail.Exception, match="data are read"):
         run_stage(stage)
     assert not Path("org").exists(), "a folder that was made for the lock alone goes"
@@ -118,7 +118,7 @@ def test_all_outputs_of_a_recipe_are_checked_before_its_first_stage(make_stage, 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.name)
 def test_no_recipe_of_ours_writes_into_its_start(path, monkeypatch, tmp_path):
-    from training.output import check_outputs
+    from training.stage.output import check_outputs
 
     if path.parent.name not in ("stages", "quickstart"):
         return
@@ -128,7 +128,7 @@ def test_no_recipe_of_ours_writes_into_its_start(path, monkeypatch, tmp_path):
 
 HOLD = """
 import sys, time
-from training.output_lock import OutputLock
+from training.stage.output_lock import OutputLock
 with OutputLock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
@@ -253,7 +253,7 @@ def test_an_output_that_is_or_lies_in_data_is_refused(make_stage, tmp_path):
 
 
 def test_an_output_that_holds_data_of_another_stage_is_refused(make_stage, tmp_path):
-    from training.output import check_outputs
+    from training.stage.output import check_outputs
 
     (tmp_path / "two").mkdir()
     (tmp_path / "two/data.json").write_text("mine")

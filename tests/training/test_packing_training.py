@@ -12,11 +12,11 @@ from tiny_model import save_tiny
 from tiny_processor import item, picture, sound, turn
 from transformers import AttentionInterface, AutoModelForMultimodalLM, AutoProcessor
 
-from training.config_data import AugmentConfig, DataConfig
+from training.config.data import AugmentConfig, DataConfig
 from training.data import Collator, Sample
-from training.stage_data import check_packing
-from training.stages import run_stage
-from training.trainer import real_tokens
+from training.stage.run import run_stage
+from training.trainer.data import check_packing
+from training.trainer.trainer import real_tokens
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 from unimoe.errors import ConfigError
 

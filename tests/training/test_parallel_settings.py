@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from training.config import ParallelConfig
-from training.memory import GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory, meta_model
-from training.memory_parallel import across_processes, trained_bytes
-from training.parallel import check_experts, deepspeed_arguments
-from training.processes import is_lost_connection
-from training.stages import run_stage
-from training.traffic import Placement, step_traffic
+from training.config.stage import ParallelConfig
+from training.distributed.deepspeed import check_experts, deepspeed_arguments
+from training.distributed.processes import is_lost_connection
+from training.planning.memory import GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory, meta_model
+from training.planning.memory_parallel import across_processes, trained_bytes
+from training.planning.traffic import Placement, step_traffic
+from training.stage.run import run_stage
 from unimoe import UniMoEConfig, UniMoETextConfig
 from unimoe.errors import ConfigError
-from unimoe.settings import validate
+from unimoe.files.settings import validate
 
 
 @pytest.fixture

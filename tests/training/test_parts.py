@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import WHISPER, tiny_config, tiny_inputs, tiny_model
 
-from training.config_train import TrainConfig
-from training.parts import choose_trainable, keep_frozen_steady, trainable_table
+from training.config.train import TrainConfig
+from training.trainable.parts import choose_trainable, keep_frozen_steady, trainable_table
 from unimoe.errors import ConfigError
 
 MOE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "modality_routing": "bias"}

@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 
 from benchmarks.plan_memory import compare, write_recipe
 from training.__main__ import app
+from training.config.recipe import load_recipe
 from training.data import MixtureBatches
-from training.memory import (
+from training.planning.batches import plan_stage_batches
+from training.planning.memory import (
     GRADIENTS,
     OPTIMIZER,
     WEIGHTS,
@@ -29,16 +31,14 @@ from training.memory import (
     optimizer_arguments,
     tensors_of,
 )
-from training.memory_parallel import BUCKET, BUFFERS, across_processes, trained_bytes
-from training.memory_tracker import ACTIVATIONS, MemoryTracker, grouped_product
-from training.parts import choose_trainable, keep_frozen_steady
-from training.plan_batches import plan_stage_batches
-from training.plan_start import PlannedRecipe
-from training.planning import plan_recipe, plan_stage
-from training.recipe import load_recipe
-from training.stage_data import plan_data, read_data
-from training.stages import run_stage
-from training.start import load_start
+from training.planning.memory_parallel import BUCKET, BUFFERS, across_processes, trained_bytes
+from training.planning.memory_tracker import ACTIVATIONS, MemoryTracker, grouped_product
+from training.planning.models import PlannedRecipe
+from training.planning.plan import plan_recipe, plan_stage
+from training.stage.run import run_stage
+from training.trainable.parts import choose_trainable, keep_frozen_steady
+from training.trainer.data import plan_data, read_data
+from training.trainer.start import load_start
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.build import build_model, describe_model
 from unimoe.moe.counting import count_parameters

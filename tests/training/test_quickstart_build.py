@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
+from training.config.recipe import load_recipe
 from training.data import Collator, MixtureDataset
 from training.data.dataset import read_mixture
 from training.data.schema import read_rows
 from training.quickstart.build import ModelConfig, build_config, build_model, train_tokenizer, training_texts
 from training.quickstart.rows import DEMO_TASKS, MEDIA_FOLDER, QUICKSTART_TASKS, write_data
-from training.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[2] / "configs" / "quickstart" / "quickstart.yaml"
 

@@ -8,9 +8,9 @@ import yaml
 from tiny_parts import save_parts
 from transformers import AutoModelForMultimodalLM
 
-from training.config import StageConfig
-from training.recipe import load_recipe
-from training.stages import load_start, run_stage
+from training.config.recipe import load_recipe
+from training.config.stage import StageConfig
+from training.stage.run import load_start, run_stage
 from unimoe.build import build_model
 from unimoe.errors import ConfigError
 

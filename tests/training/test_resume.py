@@ -11,11 +11,11 @@ from launch import train, train_and_kill
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from training.checkpoint import begin, mean_loss
-from training.data.measure import LENGTHS_FILE
-from training.metrics import WALL_CLOCK as metrics_of_speed
-from training.saved_state import MANIFEST
-from training.stages import run_stage
+from training.checkpoint.folder import begin, mean_loss
+from training.checkpoint.state import MANIFEST
+from training.data.batching.measure import LENGTHS_FILE
+from training.monitor.metrics import WALL_CLOCK as metrics_of_speed
+from training.stage.run import run_stage
 from unimoe.errors import ConfigError
 from unimoe.surgery import assemble
 
@@ -104,7 +104,7 @@ def unfinished(make_long_stage, tmp_path):
     console = Console(file=io.StringIO(), width=120)
     stage = make_long_stage(output=str(tmp_path / "unfinished"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.stages.save_stage", lambda *args, **kwargs: Path(stage.output))
+        patch.setattr("training.stage.run.save_stage", lambda *args, **kwargs: Path(stage.output))
         run_stage(stage, console=console)
     assert list(Path(stage.output).glob("checkpoint-*"))
     return stage, console

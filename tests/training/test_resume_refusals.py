@@ -11,12 +11,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.config import StageConfig
-from training.recipe import merge
-from training.same_data import DATA_FILE
-from training.same_start import START_FILE
-from training.saved_state import MANIFEST, digests
-from training.stages import run_stage
+from training.checkpoint.same_data import DATA_FILE
+from training.checkpoint.state import MANIFEST, digests
+from training.config.recipe import merge
+from training.config.stage import StageConfig
+from training.stage.run import run_stage
+from training.stage.same_start import START_FILE
 from unimoe.errors import ConfigError
 
 
@@ -43,7 +43,7 @@ def begun(workspace, tmp_path_factory):
     Dataset.from_list(flat).save_to_disk(folder / "data/saved")
     stage = stage_in(folder, workspace)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.stages.save_stage", lambda *args, **kwargs: Path(stage.output))
+        patch.setattr("training.stage.run.save_stage", lambda *args, **kwargs: Path(stage.output))
         run_stage(stage, console=Console(file=io.StringIO()))
     assert (Path(stage.output) / "checkpoint-2").is_dir()
     return folder
@@ -83,7 +83,7 @@ def copy(begun, workspace, tmp_path, monkeypatch):
     def loads(*args):
         raise LoadsAModel
 
-    monkeypatch.setattr("training.stages.make_model", loads)
+    monkeypatch.setattr("training.stage.run.make_model", loads)
     stage = stage_in(folder, workspace)
     text = (folder / "output/stage.yaml").read_text().replace(str(begun), str(folder))
     (folder / "output/stage.yaml").write_text(text)

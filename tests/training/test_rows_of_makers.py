@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fault_kinds import write_media
 
-from training.config_data import SourceConfig
+from training.config.data import SourceConfig
 from training.data import DataError
-from training.data.sources import open_source, open_stream
+from training.data.readers.sources import open_source, open_stream
 
 BOM = b"\xef\xbb\xbf"
 TALK = [{"role": "user", "content": "<image>what?"}, {"role": "assistant", "content": "a cat"}]

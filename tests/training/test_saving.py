@@ -18,12 +18,13 @@ from rich.console import Console
 from saving_program import begin, learn, save
 from typer.testing import CliRunner
 
-from training import checkpoint, saved_state
 from training.__main__ import app
-from training.processes import together
-from training.saved_state import MANIFEST, CheckpointError, load_optimizer, put_weights, verify
-from training.sharding import put_optimizer_states
-from training.stages import run_stage
+from training.checkpoint import folder as checkpoint
+from training.checkpoint import state as saved_state
+from training.checkpoint.state import MANIFEST, CheckpointError, load_optimizer, put_weights, verify
+from training.distributed.processes import together
+from training.distributed.sharding import put_optimizer_states
+from training.stage.run import run_stage
 from unimoe.errors import ConfigError
 
 WRITES = {
@@ -141,7 +142,7 @@ def test_a_damaged_file_is_named_and_nothing_is_written(saved, tmp_path, file, d
 def test_a_damaged_checkpoint_is_not_gone_on_with(make_stage):
     stage = make_stage(trainer={"max_steps": 4, "save_steps": 1, "save_total_limit": 2})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.stages.save_stage", lambda *args, **kwargs: Path(stage.output))
+        patch.setattr("training.stage.run.save_stage", lambda *args, **kwargs: Path(stage.output))
         run_stage(stage, console=Console(file=io.StringIO()))
     last = checkpoints(Path(stage.output))[-1]
     flip_a_bit(last / "weights-00000-00001.safetensors")
@@ -189,7 +190,7 @@ def test_states_of_any_shape_are_kept(make_stage):
     trainer = {"max_steps": 2, "save_steps": 1, "optim": "adafactor", "learning_rate": 1e-3}
     stage = make_stage(trainer=trainer)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.stages.save_stage", lambda *args, **kwargs: Path(stage.output))
+        patch.setattr("training.stage.run.save_stage", lambda *args, **kwargs: Path(stage.output))
         run_stage(stage)
     with saved_state.TensorFiles(checkpoints(Path(stage.output))[-1], "optimizer") as files:
         assert any(name.startswith("exp_avg_sq_col/") for name in files.names)
@@ -224,6 +225,6 @@ def test_parameters_that_differ_between_processes_are_named(monkeypatch):
 
 
 def test_an_error_of_one_process_stops_all(monkeypatch):
-    monkeypatch.setattr("training.processes.from_all", lambda value: [value, "process 1: disk full"])
+    monkeypatch.setattr("training.distributed.processes.from_all", lambda value: [value, "process 1: disk full"])
     with pytest.raises(OSError, match="process 1: disk full"):
         together(lambda: None)

@@ -9,15 +9,15 @@ import torch
 from launch import train
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from training.config import StageConfig
-from training.config_data import DataConfig
+from training.config.data import DataConfig
+from training.config.recipe import merge
+from training.config.stage import StageConfig
 from training.data import MixtureDataset
+from training.data.batching.streams import apportion, split_lanes, take_turns
 from training.data.dataset import read_mixture
-from training.data.lanes import apportion, split_lanes, take_turns
 from training.data.schema import DataError
-from training.recipe import merge
-from training.stages import run_stage
-from training.validation import HeldBack
+from training.stage.run import run_stage
+from training.trainer.validation import HeldBack
 from unimoe.errors import ConfigError
 from unimoe.surgery import assemble
 
@@ -106,7 +106,7 @@ def test_they_go_on_from_a_checkpoint_as_if_never_stopped(stages, monkeypatch):
     together, _ = stages()
     run_stage(together)
     stopped = again(together, output=f"{together.output}-stopped")
-    from training import specialists
+    from training.trainer import specialists
 
     step = specialists.SpecialistTrainer.training_step
 

@@ -8,10 +8,10 @@ import yaml
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.config import StageConfig
-from training.recipe import load_recipe, merge, select_stages
+from training.config.recipe import load_recipe, merge, select_stages
+from training.config.stage import StageConfig
 from unimoe.errors import ConfigError
-from unimoe.settings import apply_override
+from unimoe.files.settings import apply_override
 
 STAGE = {
     "start": "models/start",

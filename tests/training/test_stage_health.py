@@ -16,9 +16,9 @@ from rich.console import Console
 from torch import nn
 from transformers import AutoModelForMultimodalLM, AutoProcessor, TrainerState
 
-from training.config_train import HealthConfig
+from training.config.train import HealthConfig
 from training.data import DataError
-from training.health import (
+from training.monitor.health import (
     DeadExperts,
     NonFiniteLoss,
     WatchLoss,
@@ -26,9 +26,9 @@ from training.health import (
     find_bad_gradients,
     smallest_parts,
 )
-from training.parts import Trainable
-from training.stages import run_stage
-from training.trainer import StageTrainer
+from training.stage.run import run_stage
+from training.trainable.parts import Trainable
+from training.trainer.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
 from unimoe.errors import ConfigError
 
@@ -272,9 +272,9 @@ def test_a_gradient_that_is_nan_under_a_finite_loss_stops_before_the_weights(mak
 
 POISONED = """
 import json, sys
-from training.config import StageConfig
-from training.stages import run_stage
-from training.trainer import StageTrainer
+from training.config.stage import StageConfig
+from training.stage.run import run_stage
+from training.trainer.trainer import StageTrainer
 step = StageTrainer.training_step
 def poison(self, *args, **kwargs):
     parameter = next(each for each in self.model.parameters() if each.requires_grad)

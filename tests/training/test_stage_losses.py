@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from training.config_train import LossConfig
-from training.losses import set_coefficients
-from training.stages import run_stage
-from training.trainer import StageTrainer
+from training.config.train import LossConfig
+from training.stage.run import run_stage
+from training.trainer.losses import set_coefficients
+from training.trainer.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
 from unimoe.errors import ConfigError
 

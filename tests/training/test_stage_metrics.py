@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from launch import train
 from rich.console import Console
 
-from training.curves import CURVES_FILE, plot_curves, read_curves
-from training.metrics import WALL_CLOCK, Meter, expert_load, layer_load, real_tokens, router_entropy
-from training.progress import summarize
-from training.stages import run_stage
-from training.trackers import choose_trackers
+from training.monitor.curves import CURVES_FILE, plot_curves, read_curves
+from training.monitor.metrics import WALL_CLOCK, Meter, expert_load, layer_load, real_tokens, router_entropy
+from training.monitor.progress import summarize
+from training.monitor.trackers import choose_trackers
+from training.stage.run import run_stage
 from unimoe.errors import ConfigError
 
 
@@ -170,7 +170,7 @@ def test_tensorboard_files_are_in_the_output_and_hold_the_losses(make_stage, wor
 
 
 def test_a_tracker_that_is_not_there_is_refused_before_anything_is_loaded(make_stage, quiet, monkeypatch):
-    monkeypatch.setattr("training.stages.load_start", lambda config: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("training.stage.run.load_start", lambda config: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError, match=r"report_to: no tracker 'tensorbord'\. Did you mean 'tensorboard'"):
         run_stage(make_stage(trainer={"report_to": ["tensorbord"]}), console=quiet)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

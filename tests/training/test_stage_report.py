@@ -11,16 +11,16 @@ from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.config_data import DataConfig
+from training.config.data import DataConfig
 from training.data import Collator, MixtureDataset
 from training.data.dataset import read_mixture
 from training.exits import fail
-from training.plan_start import PlannedRecipe
-from training.planning import plan_stage
-from training.progress import StageProgress, track
-from training.report import data_table, look_at_rows, mean_length, show_samples
-from training.stages import run_stage
-from training.trainer import StageTrainer
+from training.monitor.progress import StageProgress, track
+from training.planning.models import PlannedRecipe
+from training.planning.plan import plan_stage
+from training.stage.report import data_table, look_at_rows, mean_length, show_samples
+from training.stage.run import run_stage
+from training.trainer.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.connectors.mlp import MLPConnector
 from unimoe.errors import ConfigError
@@ -51,7 +51,7 @@ def test_rows_are_counted_by_the_media_that_they_have(make_dataset, monkeypatch)
     contents = look_at_rows(dataset)
     assert contents.is_complete and contents.modalities == ["text", "image"]
     assert [dict(kinds) for kinds in contents.kinds] == [{"image": dataset.sizes[0]}, {"text": dataset.sizes[1]}]
-    monkeypatch.setattr("training.report.LOOKED_AT", 5)
+    monkeypatch.setattr("training.stage.report.LOOKED_AT", 5)
     some = look_at_rows(dataset)
     assert not some.is_complete and 0 < some.kinds[0]["image"] <= 5
     assert f"(of {some.kinds[0]['image']} looked at)" in shown(data_table(dataset, some))
@@ -105,7 +105,7 @@ def test_the_memory_of_a_step_is_said_before_the_first_one_as_it_was_planned(mak
     config = make_stage(data={"cache_encoders": cache})
     start = PlannedRecipe().begin(config)
     planned = plan_stage("stage", config, start).host.step - sum_of_encoders(start) * cache
-    monkeypatch.setattr("training.stages.device_memory", lambda device: 10)
+    monkeypatch.setattr("training.stage.run.device_memory", lambda device: 10)
     run_stage(config, console=wide)
     text = wide.file.getvalue()
     assert f"memory of a step: about {planned / 1e6:.2f} MB: " in text

@@ -15,10 +15,10 @@ from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
 from training.data import DataError
-from training.metrics import expert_load
-from training.progress import summarize
-from training.stages import load_start, run_stage, training_arguments
-from training.trainer import NonFiniteLoss, StageTrainer
+from training.monitor.metrics import expert_load
+from training.monitor.progress import summarize
+from training.stage.run import load_start, run_stage, training_arguments
+from training.trainer.trainer import NonFiniteLoss, StageTrainer
 from unimoe.errors import ConfigError
 
 
@@ -159,7 +159,7 @@ def test_logs_split_the_loss_and_show_each_modality_over_the_experts(recipe_outp
 TWO_STAGES = """
 import json, sys, weakref
 from training import stages
-from training.config import StageConfig
+from training.config.stage import StageConfig
 
 models, load_start = [], stages.load_start
 
@@ -186,7 +186,7 @@ def test_a_stage_lets_go_of_its_model_before_the_next_one_is_loaded(make_stage, 
 
 @pytest.mark.parametrize("data", [{"mixture": ["nowhere.jsonl"]}, {"validation": ["nowhere.jsonl"]}])
 def test_a_wrong_path_is_found_before_a_model_is_loaded(make_stage, monkeypatch, data):
-    monkeypatch.setattr("training.stages.load_start", lambda config: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("training.stage.run.load_start", lambda config: pytest.fail("a model was loaded"))
     with pytest.raises(DataError, match=r"There is no data file 'nowhere\.jsonl'"):
         run_stage(make_stage(data=data))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_expert_parallel import make_case, run, starts  # noqa: F401
 
-from training.memory import meta_model
-from training.traffic import Placement, step_traffic
+from training.planning.memory import meta_model
+from training.planning.traffic import Placement, step_traffic
 from unimoe import UniMoEConfig
 
 CASES = {

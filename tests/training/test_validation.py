@@ -10,14 +10,14 @@ from launch import train
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from training.config import StageConfig
+from training.config.stage import StageConfig
 from training.data import Collator, DataError, MixtureDataset
 from training.data.dataset import read_mixture
-from training.stages import run_stage, training_arguments
-from training.trainer import NonFiniteLoss, StageTrainer
-from training.validation import source_names
+from training.stage.run import run_stage, training_arguments
+from training.trainer.trainer import NonFiniteLoss, StageTrainer
+from training.trainer.validation import source_names
 from unimoe.errors import ConfigError
-from unimoe.settings import validate
+from unimoe.files.settings import validate
 
 HELD_BACK = ("image_kind", "spoken_word")
 

@@ -41,11 +41,11 @@ for operation, (place, kind) in PAYLOADS.items():
 
 from rich.console import Console  # noqa: E402
 
-from training import expert_exchange  # noqa: E402
-from training.config import StageConfig  # noqa: E402
-from training.processes import from_all, rank  # noqa: E402
-from training.stages import run_stage  # noqa: E402
-from training.trainer import EndStep  # noqa: E402
+from training.config.stage import StageConfig  # noqa: E402
+from training.distributed import exchange as expert_exchange  # noqa: E402
+from training.distributed.processes import from_all, rank  # noqa: E402
+from training.stage.run import run_stage  # noqa: E402
+from training.trainer.trainer import EndStep  # noqa: E402
 
 plan_splits, end_step = expert_exchange.plan_splits, EndStep.on_step_end
 steps: list[dict[str, int]] = []

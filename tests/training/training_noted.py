@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from training.__main__ import app
-from training.trainer import StageTrainer
+from training.trainer.trainer import StageTrainer
 
 learn = StageTrainer.training_step
 

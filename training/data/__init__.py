@@ -1,14 +1,12 @@
-"""From data files to batches: formats and sources (rows) -> order, fitting, packing and batches (places) -> dataset
-(decoded media) -> collator (tensors and labels).
-"""
+"""From data files to batches: `readers` give rows, `dataset` their decoded media, `batching` tensors and labels."""
 
 from unimoe.errors import DataError
 
-from .batches import BatchPlan, MixtureBatches, plan_batches
-from .collator import Collator
+from .batching.batches import BatchPlan, MixtureBatches, plan_batches
+from .batching.collator import Collator
+from .batching.measure import RowLengths
 from .dataset import MixtureDataset, MixtureSampler, Sample
-from .measure import RowLengths
-from .rows import Row
+from .readers.rows import Row
 from .schema import read_rows
 
 __all__ = [

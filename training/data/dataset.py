@@ -18,13 +18,13 @@ from torch.utils.data import Dataset, Sampler
 from unimoe import Modality
 from unimoe.media import load_picture, load_sound
 
-from ..config_data import AugmentConfig, DataConfig
-from .augment import augment_image, augment_sound, sample_generator
+from ..config.data import AugmentConfig, DataConfig
+from .batching.augment import augment_image, augment_sound, sample_generator
+from .batching.fitting import keep
+from .batching.order import Place, endless_order, fractional_rows, pass_order
 from .encoded import EncodedMedia
-from .fitting import keep
-from .order import Place, endless_order, fractional_rows, pass_order
+from .readers.sources import RowStream, open_source, open_stream
 from .schema import DataError, Row
-from .sources import RowStream, open_source, open_stream
 
 SAMPLING_RATE = 16_000
 """Rate at which sounds are decoded and augmented, Hz; the processor resamples if an extractor wants another."""
@@ -86,7 +86,7 @@ class MixtureDataset(Dataset):
         self.sources = list(sources)
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
-        self.encoded: EncodedMedia | None = None  # see `training.encoding`
+        self.encoded: EncodedMedia | None = None  # see `training.encoder_cache.run`
         self.cache: dict[str, Image.Image | np.ndarray] | None = {} if cache_media else None
         self.sizes = [0 if isinstance(source.rows, RowStream) else len(source.rows) for source in self.sources]
         self._ends = list(accumulate(self.sizes))

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from unimoe import Modality
+from unimoe.errors.suggest import did_you_mean
 from unimoe.media.naming import shown
 from unimoe.processing.keys import DIALOGUES, KINDS, MEDIA_COLUMNS, ROLES, VOICE
 from unimoe.processing.messages import EXAMPLE, Turn, read_turn
 from unimoe.processing.rows import dialogue_texts, read_id, read_system, unread_keys
 from unimoe.processing.values import holds_nothing, name_of, plain
-from unimoe.suggest import did_you_mean
 
-from .rows import Faults, Row
-from .turns import Column, Media, read_turns, tags_first
+from .readers.rows import Faults, Row
+from .readers.turns import Column, Media, read_turns, tags_first
 
 Format = Literal["messages", "columns", "llava", "uni_moe", "pairs"]
 

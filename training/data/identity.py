@@ -11,12 +11,12 @@ from typing import BinaryIO
 
 from unimoe.errors import DataError
 
-from ..config_data import SourceConfig
+from ..config.data import SourceConfig
 from .dataset import Source
 from .media_digest import Facts
-from .rows import Row
-from .sources import Rows, RowStream
-from .tables import Table, parquet_files
+from .readers.rows import Row
+from .readers.sources import Rows, RowStream
+from .readers.tables import Table, parquet_files
 
 BLOCK, BLOCKS = 2**20, 64
 """Of a stream, whose file may be larger than a disk of ours: bytes of a block, and blocks that are looked at."""

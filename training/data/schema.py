@@ -8,10 +8,10 @@ from pathlib import Path
 
 from unimoe.errors import DataError
 
-from ..config_data import SourceConfig
+from ..config.data import SourceConfig
 from .formats import parse_row
-from .rows import Row
-from .sources import open_source
+from .readers.rows import Row
+from .readers.sources import open_source
 
 
 def read_rows(path: str | Path, *, media_root: str | Path | None = None) -> Sequence[Row]:

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..recipe import load_recipe
-from ..terminal import plain
+from unimoe.errors.terminal import plain
+
+from ..config.recipe import load_recipe
 
 DEFAULT_CONFIG = Path("configs/quickstart/quickstart.yaml")
 

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from unimoe import MEDIA, UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe.files.settings import Section
 from unimoe.processing_unimoe import add_placeholder_tokens
-from unimoe.settings import Section
 
 PAD_TOKEN = "<|endoftext|>"
 END_TOKEN = "<|im_end|>"

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from ..configuration_parts import UniMoEConnectorConfig
+from ..configuration.parts import UniMoEConnectorConfig
 
 
 class MLPConnector(nn.Module):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..configuration_beats import UniMoEBeatsConfig
 from ..errors import UniMoEError
-from .beats import BeatsModel
+from .beats.configuration import UniMoEBeatsConfig
+from .beats.modeling import BeatsModel
 
 _FIELDS = {
     "input_patch_size": "patch_size",

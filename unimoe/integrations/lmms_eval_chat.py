@@ -13,8 +13,8 @@ from typing import Any
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 
-from ..loading import find_device, load_model, load_processor
-from ..suggest import did_you_mean
+from ..checkpoint.loading import find_device, load_model, load_processor
+from ..errors.suggest import did_you_mean
 from .answering import Answer, Choice, Prompt, answer_all, score_all
 from .decoding import read_decoding
 from .lmms_eval_media import SOUND_CHOICES, Message, SoundKey, sound_key, to_messages, user_turn

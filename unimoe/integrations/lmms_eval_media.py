@@ -12,13 +12,13 @@ from typing import Any, Literal
 from PIL import Image
 
 from ..errors import DataError
+from ..errors.suggest import did_you_mean
 from ..media.naming import shown
 from ..modality import Modality
 from ..processing.keys import PART_KEYS
 from ..processing.messages import Item as ReadItem
 from ..processing.messages import Reading, read_message
 from ..processing.values import holds_nothing, name_of
-from ..suggest import did_you_mean
 
 Item = dict[str, Any]
 Message = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..configuration_moe import MoEConfig
+from ..configuration.moe import MoEConfig
 from .further_losses import (
     entropy_loss,
     global_entropy_loss,

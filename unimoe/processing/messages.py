@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ..errors import DataError
+from ..errors.suggest import did_you_mean
 from ..media.naming import shown
-from ..placeholders import CHAT_TOKENS, PLACEHOLDER
-from ..suggest import did_you_mean
 from .keys import (
     CLIENT_KEYS,
     ITEM_TYPES,
@@ -29,6 +28,7 @@ from .keys import (
     TOOL_ROLES,
     WEIGHTS,
 )
+from .placeholders import CHAT_TOKENS, PLACEHOLDER
 from .values import holds_nothing, name_of, plain
 
 Sound = Literal["audio", "speech"]

@@ -9,12 +9,12 @@ from typing import Any
 from transformers.processing_utils import ProcessorMixin
 
 from ..errors import DataError
+from ..errors.suggest import did_you_mean
 from ..modality import Modality
-from ..placeholders import CHAT_TEMPLATE, Held
-from ..suggest import did_you_mean
 from .conversations import read_conversations
 from .keys import KINDS
 from .messages import Message, Reading, ReadMessage
+from .placeholders import CHAT_TEMPLATE, Held
 from .values import holds_nothing
 
 _STRUCTURE = ("role", "content", "type", "text", *KINDS)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..configuration_moe import ModalityRouting
+from ..configuration.moe import ModalityRouting
 from ..configuration_unimoe import UniMoEConfig
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration

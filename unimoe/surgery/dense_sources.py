@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..checkpoint.loading import load_model
 from ..configuration_unimoe import UniMoEConfig
-from ..loading import load_model
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import GatedMLP, SparseMoeBlock
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from ..configuration_moe import ModalityRouting
+from ..configuration.moe import ModalityRouting
 from ..configuration_unimoe import UniMoEConfig
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration

@@ -26,7 +26,7 @@ Reference: {reference}
 Answer: {prediction}""",
     {"grade": 1.0},
 )
-"""The publisher's protocol in this project's words; `evaluation.judge` fills in the row."""
+"""The publisher's protocol in this project's words; `evaluation.judge.judge` fills in the row."""
 
 
 def read_mmvet(source: Source) -> Iterator[Sample]:

@@ -1,0 +1,1 @@
+"""Compares runs: pairs of answers, differences, and their table."""

@@ -1,0 +1,1 @@
+"""A grading model behind an endpoint."""

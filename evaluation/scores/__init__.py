@@ -1,0 +1,1 @@
+"""Numbers from answers: estimates, their intervals, and what chance gives."""

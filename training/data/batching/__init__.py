@@ -1,0 +1,1 @@
+"""Rows in, batches out: order, augmentation, lengths, packing, and tensors."""

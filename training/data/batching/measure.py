@@ -1,0 +1,160 @@
+"""How long rows are, before they are decoded: exact tokens, or a bound where augmentation may lengthen a sound."""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch.distributed as dist
+
+from unimoe import Modality, UniMoEProcessor
+from unimoe.media import sound_length
+from unimoe.processing.lengths import TokenCounter
+
+from ...config.data import AugmentConfig, SoundAugment
+from ..dataset import SAMPLING_RATE, MixtureDataset, medium_of
+from ..schema import DataError, Row
+from .fitting import Cut, Messages, longest_cut
+from .order import Place
+
+_SOUNDS = (Modality.AUDIO.key, Modality.SPEECH.key)
+
+
+LENGTHS_FILE = "row_lengths.npz"
+"""In a checkpoint: the lengths known so far, so that going on from it needs no row measured again."""
+
+
+class RowLengths:
+    """Measures the rows of a mixture, each once: those of files by their number, those of streams by their position.
+
+    Args:
+        dataset: The mixture.
+        processor: Of the model.
+    """
+
+    def __init__(self, dataset: MixtureDataset, processor: UniMoEProcessor) -> None:
+        self.dataset = dataset
+        self.counter = TokenCounter(processor, sampling_rate=SAMPLING_RATE)
+        self.known = np.full(dataset.num_rows, -1, dtype=np.int32)
+        self.streamed = array("i")  # by position; -1 where none is known
+        self.cuts: dict[int, tuple[Cut, int] | None] = {}
+
+    def __call__(self, place: Place) -> int:
+        """Tokens of the whole row of a place.
+
+        Raises:
+            DataError: If a medium of the row cannot be read, or the processor would refuse it.
+        """
+        lengths, index = (self.known, place.row) if place.streamed is None else (self.streamed, place.position)
+        if lengths is self.streamed and index >= len(lengths):
+            self.streamed.extend([-1] * (index + 1 - len(lengths)))
+        if lengths[index] < 0:
+            lengths[index] = self._count(*self.dataset.row(place))
+        return int(lengths[index])
+
+    def cut(self, place: Place, limit: int) -> tuple[Cut, int] | None:
+        """Where to cut the row of a place so that it has at most `limit` tokens, and how many it has then.
+
+        None: no part of it with something to learn fits. The limit must always be the same.
+        """
+        key = place.row if place.streamed is None else -1 - place.position
+        if key not in self.cuts:
+            row, augment = self.dataset.row(place)
+            self.cuts[key] = longest_cut(row.messages, limit, lambda messages: self._count(row, augment, messages))
+        return self.cuts[key]
+
+    def save(self, folder: Path) -> None:
+        """Write what is known to `LENGTHS_FILE` in a folder."""
+        cuts = [(key, *found[0], found[1]) if found else (key, -1, 0, 0) for key, found in self.cuts.items()]
+        cuts_table = np.array(cuts, dtype=np.int64).reshape(-1, 4)
+        np.savez(folder / LENGTHS_FILE, known=self.known, streamed=np.array(self.streamed, np.int32), cuts=cuts_table)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, if there is anything that fits this mixture.
+
+        Raises:
+            DataError: If the file is damaged.
+        """
+        file = folder / LENGTHS_FILE
+        if not file.is_file():
+            return
+        try:
+            self._load(file)
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            said = " ".join(str(error).split())[:200]
+            raise DataError(str(file), f"is damaged ({said}).", "Go on from an earlier checkpoint.") from None
+
+    def _load(self, file: Path) -> None:
+        with np.load(file) as stored:
+            if stored["known"].shape != self.known.shape:
+                return
+            self.known = stored["known"]
+            self.streamed = array("i", stored["streamed"].tolist())
+            for key, messages, items, tokens in stored["cuts"].tolist():
+                self.cuts[key] = (Cut(messages, items), tokens) if messages >= 0 else None
+
+    def measure_all(
+        self, *, process: int = 0, processes: int = 1, track: Callable[[Sequence[int]], Iterable[int]] = iter
+    ) -> None:
+        """Measure all rows that can be read at random; of several processes, each measures a part of them.
+
+        Args:
+            process, processes: Which one this is, of how many.
+            track: Wraps the numbers of this process's rows, to show how far it is.
+
+        Raises:
+            DataError: If a row cannot be measured, in every process.
+        """
+        error: DataError | None = None
+        numbers = range(process, len(self.known), processes)
+        try:
+            for number in track(numbers):
+                self(Place(0, 0, number))
+        except DataError as found:
+            error = found
+        if processes > 1:
+            parts: list[Any] = [None] * processes
+            dist.all_gather_object(parts, (self.known[numbers], None if error is None else str(error)))
+            for start, (lengths, message) in enumerate(parts):
+                self.known[start::processes] = lengths
+                error = error or (DataError(message) if message else None)
+        if error is not None:
+            raise error
+
+    def _count(self, row: Row, augment: AugmentConfig, messages: Messages | None = None) -> int:
+        where = f"{row.where} ({row.id})"
+        try:
+            return self.counter(
+                [
+                    {**message, "content": [self._longest(item, augment, where) for item in message["content"]]}
+                    for message in (row.messages if messages is None else messages)
+                ]
+            )
+        except (ImportError, OSError, ValueError) as error:
+            raise error if isinstance(error, DataError) else DataError(f"{where}: {error}") from error
+
+    def _longest(self, item: dict[str, Any], augment: AugmentConfig, where: str) -> dict[str, Any]:
+        """An item with silence in the place of a sound: as much as the sound has when it is decoded and augmented."""
+        kind = item["type"]
+        if kind not in _SOUNDS:
+            return item
+        try:
+            samples = sound_length(medium_of(item), sampling_rate=SAMPLING_RATE, where=where)
+        except (ImportError, ValueError) as error:
+            raise DataError(str(error)) from error
+        samples = longest_sound(samples, getattr(augment, kind))
+        silence = np.broadcast_to(np.float32(0), samples)  # of any length, it takes 4 bytes
+        return {"type": kind, kind: {"array": silence, "sampling_rate": SAMPLING_RATE}}
+
+
+def longest_sound(samples: int, augment: SoundAugment | None) -> int:
+    """Most samples that a sound of so many can have after augmentation; see `augment_sound`."""
+    if augment is None or not (augment.speed or augment.shift):
+        return samples
+    slowest = -int(-samples // (1 - augment.speed)) + 1
+    return slowest + round(augment.shift * SAMPLING_RATE)
+
+
+__all__ = ["LENGTHS_FILE", "RowLengths", "longest_sound"]

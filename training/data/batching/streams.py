@@ -1,0 +1,178 @@
+"""Batches of one modality each, in turns: what trains several specialists in one run.
+
+A lane is the mixture with the rows of one modality alone, in the order that a training on them alone would show.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from torch.utils.data import Dataset, Sampler
+
+from unimoe import MEDIA, Modality
+
+from ..dataset import MixtureDataset, Sample, Source
+from ..readers.sources import RowStream
+from ..schema import DataError, Row
+from .batches import MixtureBatches
+from .order import Place
+
+
+class LanePlace(NamedTuple):
+    """A place in a lane."""
+
+    lane: str
+    place: Place
+
+
+class PartOfRows(Sequence[Row]):
+    """Some rows of a source."""
+
+    def __init__(self, rows: Sequence[Row], numbers: Sequence[int]) -> None:
+        self.rows, self.numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self.rows[self.numbers[index]]
+
+
+class LaneDataset(Dataset):
+    """The lanes of a mixture, by their key; indexed by `LanePlace`."""
+
+    def __init__(self, lanes: Mapping[str, MixtureDataset]) -> None:
+        self.lanes = dict(lanes)
+
+    def __getitem__(self, at: LanePlace) -> Sample:
+        """Decode and augment one sample."""
+        return self.lanes[at.lane][at.place]
+
+
+class LaneBatches(Sampler[list[LanePlace]]):
+    """Batches of one process; all accumulated batches of an optimiser step, on all processes, are of one lane.
+
+    Args:
+        batches: Of each lane, without an end; see `MixtureBatches`.
+        turns: Lane of each optimiser step.
+        accumulation: Batches of a step, for each process.
+    """
+
+    drop_last = False
+
+    def __init__(self, batches: Mapping[str, MixtureBatches], turns: Sequence[str], *, accumulation: int) -> None:
+        self.batches, self.turns, self.accumulation = dict(batches), list(turns), accumulation
+
+    def set_epoch(self, epoch: int) -> None:
+        """Of the one epoch that there is, nothing changes."""
+
+    def __len__(self) -> int:
+        return len(self.turns) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[LanePlace]]:
+        flows = {key: self._endless(batches) for key, batches in self.batches.items()}
+        for key in self.turns:
+            for places in islice(flows[key], self.accumulation):
+                yield [LanePlace(key, place) for place in places]
+
+    @staticmethod
+    def _endless(batches: MixtureBatches) -> Iterator[list[Place]]:
+        """Batches of one lane, epoch after epoch."""
+        epoch = 0
+        while True:
+            batches.set_epoch(epoch)
+            yield from batches
+            epoch += 1
+
+
+def take_turns(steps: Mapping[str, int]) -> list[str]:
+    """Say whose turn each step is, so that every lane has its steps, spread evenly over the whole.
+
+    Args:
+        steps: Of each lane.
+    """
+    places = [((number + 0.5) / total, key) for key, total in steps.items() for number in range(total)]
+    return [key for _, key in sorted(places, key=lambda place: place[0])]
+
+
+def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Share steps out by weight, by largest remainders; each gets one at least.
+
+    Raises:
+        ValueError: If there are fewer steps than lanes.
+    """
+    if total < len(weights):
+        raise ValueError(f"{total} step(s) cannot be shared out among {', '.join(weights)}. Set trainer.max_steps.")
+    exact = {key: total * weight / sum(weights.values()) for key, weight in weights.items()}
+    steps = {key: max(int(value), 1) for key, value in exact.items()}
+    order = sorted(exact, key=lambda key: exact[key] - steps[key], reverse=True)
+    while sum(steps.values()) < total:
+        steps[order[sum(steps.values()) % len(order)]] += 1
+    while sum(steps.values()) > total:
+        steps[max(steps, key=lambda key: steps[key])] -= 1
+    return steps
+
+
+def split_lanes(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str, MixtureDataset]:
+    """Split a mixture by the modality of its rows.
+
+    Args:
+        dataset: The mixture; none of its sources is a stream.
+        keys: Encoder keys of the lanes, and `text` for rows without media.
+
+    Returns:
+        A mixture for each key, with the weights and augmentations of the whole one.
+
+    Raises:
+        DataError: If a row has media of two encoders, or is of none of the keys, or a key has no rows.
+    """
+    lanes: dict[str, list[Source]] = {key: [] for key in keys}
+    for source in dataset.sources:
+        if isinstance(source.rows, RowStream):
+            raise DataError(f"{source.path}: specialists cannot be trained in one run on a stream. Set stream: false.")
+        numbers: dict[str, list[int]] = {key: [] for key in keys}
+        for number, row in enumerate(source.rows):
+            numbers[row_lane(row, keys)].append(number)
+        for key, chosen in numbers.items():
+            if chosen:
+                lanes[key].append(source._replace(rows=PartOfRows(source.rows, chosen)))
+    for key, sources in lanes.items():
+        if not sources:
+            raise DataError(f"No row of the mixture is of the specialist {key!r}. Add a file, or leave {key} out.")
+    split = {
+        key: MixtureDataset(
+            sources,
+            seed=dataset.seed,
+            cache_media=dataset.cache is not None,
+            shuffle_buffer=dataset.shuffle_buffer,
+        )
+        for key, sources in lanes.items()
+    }
+    for lane in split.values():
+        lane.encoded = dataset.encoded
+    return split
+
+
+def row_lane(row: Row, keys: Sequence[str]) -> str:
+    """The specialist to which all tokens of a row go: that of its media, or `text`.
+
+    Raises:
+        DataError: If there is none, or two.
+    """
+    encoder_keys = {modality.key: modality.encoder_key for modality in MEDIA}
+    kinds = {item["type"] for message in row.messages for item in message["content"]} - {Modality.TEXT.key}
+    found = sorted({encoder_keys[kind] for kind in kinds}) or [Modality.TEXT.key]
+    if len(found) > 1:
+        raise DataError(
+            f"{row.where} ({row.id}): has {' and '.join(found)}, but all tokens of a row go to one specialist. Leave "
+            "such rows to the stage that trains all experts together."
+        )
+    if found[0] not in keys:
+        raise DataError(
+            f"{row.where} ({row.id}): is of the modality {found[0]}, for which there is no specialist (only "
+            f"{', '.join(keys)}). Name it in start.specialists.modalities, or take the row out."
+        )
+    return found[0]
+
+
+__all__ = ["LaneBatches", "LaneDataset", "LanePlace", "apportion", "row_lane", "split_lanes", "take_turns"]

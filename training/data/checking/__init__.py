@@ -1,0 +1,1 @@
+"""Checks data without training on it."""

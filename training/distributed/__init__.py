@@ -1,0 +1,1 @@
+"""Several processes: launching, DeepSpeed, shards, and expert parallelism."""

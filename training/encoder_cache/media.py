@@ -1,0 +1,109 @@
+"""Media that encoders are to run over before a training: found in the rows, each once, and decoded."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from unimoe import Modality, UniMoEProcessor
+from unimoe.processing.units import EXTRACTORS, UnitCollector
+
+from ..config.data import AugmentConfig
+from ..data.batching.order import Place
+from ..data.dataset import SAMPLING_RATE, MixtureDataset, medium_of
+from ..data.encoded import EncodedMedia, medium_key, stored_measures
+from ..data.schema import DataError
+
+
+class MediumPlace(NamedTuple):
+    """Where a medium stands: number of the data set, of the row, and of the item within the row."""
+
+    dataset: int
+    row: int
+    item: int
+    kind: str
+    key: bytes
+
+
+def list_media(datasets: Sequence[MixtureDataset], media: EncodedMedia) -> Iterator[MediumPlace]:
+    """Places of the media that are not encoded yet, each medium once."""
+    seen: set[bytes] = set()
+    for number, dataset in enumerate(datasets):
+        for index in range(dataset.num_rows):
+            row, _ = dataset.row(Place(0, 0, index))
+            items = (item for message in row.messages for item in message["content"])
+            for position, item in enumerate(items):
+                if not any(part in media.stores for part in media.parts(item["type"])):
+                    continue
+                key = medium_key(item["type"], medium_of(item), where=f"{row.where} ({row.id})")
+                if key not in seen and media.missing(item["type"], key):
+                    yield MediumPlace(number, index, position, item["type"], key)
+                seen.add(key)
+
+
+def row_and_item(datasets: Sequence[MixtureDataset], place: MediumPlace) -> tuple[Any, dict[str, Any]]:
+    """The row of a medium, and the item that holds it."""
+    row, _ = datasets[place.dataset].row(Place(0, 0, place.row))
+    return row, [item for message in row.messages for item in message["content"]][place.item]
+
+
+def look_up(datasets: Sequence[MixtureDataset], place: MediumPlace) -> tuple[str, Any]:
+    """Row and id of a medium, and the medium."""
+    row, item = row_and_item(datasets, place)
+    return f"{row.where} ({row.id})", medium_of(item)
+
+
+class ReadyMedium(NamedTuple):
+    """A medium as its encoders take it.
+
+    Args:
+        key: That it will be found by.
+        where: Row and id, for errors.
+        parts: Modality key -> measures, and features (N, ...), None if there is no unit.
+    """
+
+    key: bytes
+    where: str
+    parts: dict[str, tuple[Sequence[float], Tensor | None]]
+
+
+class MediaToEncode(Dataset):
+    """Media at these places, decoded and extracted."""
+
+    def __init__(
+        self, datasets: Sequence[MixtureDataset], places: Sequence[MediumPlace], processor: UniMoEProcessor
+    ) -> None:
+        self.datasets, self.places, self.layout = datasets, places, processor.layout
+        self.extractors = {modality: getattr(processor, EXTRACTORS[modality]) for modality in processor.modalities}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> ReadyMedium:
+        """Decode one medium as the training would.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        place = self.places[index]
+        row, item = row_and_item(self.datasets, place)
+        modality = Modality.from_key(place.kind)
+        decoded = self.datasets[place.dataset].decode(item, row, AugmentConfig(), torch.Generator())
+        units = UnitCollector(self.extractors, self.layout, {}, SAMPLING_RATE)
+        where = f"{row.where} ({row.id})"
+        try:
+            measures = units.load(modality, medium_of(decoded), where)
+            features = units.features()
+        except (ImportError, OSError, ValueError) as error:
+            raise error if isinstance(error, DataError) else DataError(str(error)) from error
+        parts = [modality]
+        if modality is Modality.VIDEO and self.layout.video_sound is not None:
+            parts.append(Modality.from_key(self.layout.video_sound))
+        numbers = {part.key: stored_measures(part.key, measures) for part in parts}
+        found = {part.key: (numbers[part.key], features.get(str(part.feature_name))) for part in parts}
+        return ReadyMedium(place.key, where, found)
+
+
+__all__ = ["MediaToEncode", "MediumPlace", "ReadyMedium", "list_media", "look_up"]

@@ -1,0 +1,1 @@
+"""What a stage will take, estimated before anything is loaded or allocated."""

@@ -1,0 +1,101 @@
+"""The models that the stages of a recipe will start from, by their configurations: no weight is read or made.
+
+A stage may start from what an earlier one of the recipe writes, long before there is such a folder.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from unimoe import UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe.build import describe_model
+from unimoe.checkpoint.loading import load_processor, read_config
+from unimoe.errors import ConfigError
+from unimoe.surgery.assemble import assembled_config
+
+from ..config.stage import AssembleConfig, StageConfig
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model that does not exist yet, or was not loaded.
+
+    Args:
+        config: Its configuration.
+        processor: Its processor.
+        sources: Bytes of the models that are in memory while it is composed or assembled; 0 for one that is loaded.
+    """
+
+    config: UniMoEConfig
+    processor: UniMoEProcessor
+    sources: int = 0
+
+
+class PlannedRecipe:
+    """What has been planned: folders -> models that stages will write there."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, PlannedModel] = {}
+
+    def begin(self, config: StageConfig) -> PlannedModel:
+        """Describe the model that a stage begins with.
+
+        Raises:
+            ConfigError: If neither an earlier stage makes a model that it needs, nor is there one.
+        """
+        start = config.start
+        try:
+            if start.build is not None:
+                values = start.build.model_dump(exclude={"dtype"})
+                model_config, processor = describe_model(**values)
+                return PlannedModel(model_config, processor, sources=model_bytes(model_config))
+            if start.assemble is not None:
+                return self._assemble(start.assemble)
+            return self.find(start.specialists.base if start.specialists else start.path or "")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The start of the stage cannot be described: {error}") from error
+
+    def end(self, config: StageConfig, model: PlannedModel) -> None:
+        """Remember what a stage will write."""
+        written = replace(model, sources=0)
+        folders = [Path(config.output)]
+        if config.start.specialists is not None:
+            folders = [folders[0] / key for key in config.start.specialists.modalities]
+        self.outputs |= {os.path.abspath(folder): written for folder in folders}
+
+    def find(self, path: str) -> PlannedModel:
+        """Describe a model that an earlier stage will write, or one that there is.
+
+        Raises:
+            ValueError: If it cannot be found, or is no unimoe model.
+        """
+        if planned := self.outputs.get(os.path.abspath(path)):
+            return planned
+        kind = read_config(path).get("model_type")
+        if kind != UniMoEConfig.model_type:
+            raise ValueError(f"{path} holds a {kind!r} model, not a unimoe model.")
+        config = UniMoEConfig.from_pretrained(path)
+        return PlannedModel(config, load_processor(path, config))
+
+    def _assemble(self, start: AssembleConfig) -> PlannedModel:
+        base = self.find(start.base)
+        experts = {key: [self.find(path) for path in paths] for key, paths in start.expert_folders.items()}
+        config = assembled_config(
+            base.config, {key: len(found) for key, found in experts.items()}, **start.arguments()
+        )
+        sources = [base, *(model for found in experts.values() for model in found)]
+        return PlannedModel(config, base.processor, sources=sum(model_bytes(source.config) for source in sources))
+
+
+def model_bytes(config: UniMoEConfig) -> int:
+    """Bytes of a model's weights in float32."""
+    with torch.device("meta"):
+        model: UniMoEForConditionalGeneration = UniMoEForConditionalGeneration._from_config(
+            config, dtype=torch.float32
+        )
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+__all__ = ["PlannedModel", "PlannedRecipe", "model_bytes"]

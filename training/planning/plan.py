@@ -1,0 +1,236 @@
+"""Plans stages: their models by configuration, their batches by the data, and what a step takes by trying it out on
+nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+from transformers import TrainingArguments
+
+from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe.moe.counting import count_parameters
+
+from ..config.recipe import load_recipe, select_stages
+from ..config.stage import StageConfig
+from ..distributed.deepspeed import check_experts
+from ..trainable.parts import Trainable, trainable_table
+from .batches import PlannedBatches, batch_size, plan_stage_batches
+from .memory import GB, StepMemory, estimate, meta_model
+from .memory_parallel import HostMemory, across_processes, host_memory
+from .models import PlannedModel, PlannedRecipe
+from .traffic import Placement, Traffic, step_traffic
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage will take.
+
+    Args:
+        name: Of the stage.
+        parameters: Of its model: `total`, `active` (those that one token can meet) and `trainable`.
+        batches: What it trains on.
+        memory: Of one process, for a step.
+        traffic: Of one process, in a step.
+        host: Of one process that trains on a CPU.
+        processes: That it is spread over.
+        table: What trains, part by part.
+        advice: Changes that would make it fit, in words; empty if it fits, or nobody said what into.
+    """
+
+    name: str
+    parameters: dict[str, int]
+    batches: PlannedBatches
+    memory: StepMemory
+    traffic: Traffic
+    host: HostMemory
+    processes: int
+    table: Table
+    advice: list[str]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one step, over all processes."""
+        return self.memory.flops * self.processes
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers, for machines."""
+        return {
+            "stage": self.name,
+            "parameters": self.parameters,
+            "processes": self.processes,
+            "steps": self.batches.steps,
+            "tokens_per_batch": round(self.batches.tokens),
+            "basis": self.batches.basis,
+            "flops_per_step": self.flops,
+            "traffic": asdict(self.traffic),
+            "memory": {"total": self.memory.total, **self.memory.parts},
+            "host_memory": {**asdict(self.host), "total": self.host.total},
+            "advice": self.advice,
+        }
+
+
+def plan_stage(
+    name: str, config: StageConfig, start: PlannedModel, *, processes: int = 1, limit: float | None = None
+) -> StagePlan:
+    """Plan one stage.
+
+    Args:
+        name: Its name.
+        config: The stage.
+        start: The model that it begins with.
+        processes: That it is spread over.
+        limit: Bytes that a process may use. None: no advice is given.
+
+    Raises:
+        ConfigError: If the model has no part of a name that trains, or its experts cannot be spread so.
+        DataError: If there are data, but a row of them does not fit.
+    """
+    if config.parallel.expert_parallel_size > 1:
+        check_experts(config.parallel, start.config.text_config, processes=processes)
+    model, trainable = meta_model(config, start.config)
+    batches = plan_stage_batches(config, start.processor, processes=processes)
+    alone = worst_step(config, start.config, batches)
+    on_device, on_cpu = (
+        across_processes(alone, config, model, processes=processes, on_cpu=on_cpu)
+        for on_cpu in (bool(config.trainer.get("use_cpu")), True)
+    )
+    is_over = limit is not None and on_device.total > limit
+    return StagePlan(
+        name=name,
+        parameters=count_planned(start, model, trainable),
+        batches=batches,
+        memory=on_device,
+        traffic=plan_traffic(config, start, model, batches, processes=processes),
+        host=host_memory(config, on_cpu, model, sources=start.sources),
+        processes=processes,
+        table=trainable_table(trainable),
+        advice=list(advise(config, start, processes, limit)) if is_over and limit else [],
+    )
+
+
+def plan_traffic(
+    config: StageConfig, start: PlannedModel, model: nn.Module, batches: PlannedBatches, *, processes: int
+) -> Traffic:
+    """What a process sends in a step whose tokens all have as many experts as they may, each once."""
+    text = start.config.text_config
+    return step_traffic(
+        config,
+        Placement.of(model),
+        processes=processes,
+        choices=batches.tokens * text.num_experts_per_tok,
+        num_experts=text.num_experts,
+        hidden_size=text.hidden_size,
+    )
+
+
+def count_planned(start: PlannedModel, model: nn.Module, trainable: Trainable) -> dict[str, int]:
+    """Count parameters: all without low-rank deltas, those that one token can meet, and those that train."""
+    with torch.device("meta"):
+        plain: nn.Module = UniMoEForConditionalGeneration._from_config(start.config)
+    deltas = sum(delta.numel() for members in trainable.deltas.values() for delta in members)
+    return {
+        "total": sum(parameter.numel() for parameter in model.parameters()) - deltas,
+        "active": count_parameters(plain)["active"],
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+    }
+
+
+def step_memory(
+    config: StageConfig,
+    model_config: UniMoEConfig,
+    batches: PlannedBatches,
+    *,
+    processes: int,
+    on_cpu: bool,
+    arguments: TrainingArguments | None = None,
+) -> StepMemory:
+    """What a step takes at most in each of some processes; `arguments` as for `training.planning.memory.estimate`."""
+    model, _ = meta_model(config, model_config)
+    alone = worst_step(config, model_config, batches, arguments)
+    return across_processes(alone, config, model, processes=processes, on_cpu=on_cpu)
+
+
+def worst_step(
+    config: StageConfig,
+    model_config: UniMoEConfig,
+    batches: PlannedBatches,
+    arguments: TrainingArguments | None = None,
+) -> StepMemory:
+    """What a step takes at most in a process that trains alone, of the batches that are likely to take most."""
+    steps = (
+        estimate(config, model_config, batch, held_back=batches.held_back, arguments=arguments)
+        for batch in batches.largest
+    )
+    return max(steps, key=lambda step: step.total)
+
+
+def advise(config: StageConfig, start: PlannedModel, processes: int, limit: float) -> Iterator[str]:
+    """Try changes one on top of the other until a stage fits, and say what each would come to."""
+    changed = config
+    for what, change in possible_changes(config, processes):
+        changed = change(changed)
+        batches = plan_stage_batches(changed, start.processor, processes=processes)
+        on_cpu = bool(config.trainer.get("use_cpu"))
+        total = step_memory(changed, start.config, batches, processes=processes, on_cpu=on_cpu).total
+        yield f"{what}: {total / GB:.2f} GB"
+        if total <= limit:
+            return
+    yield "Still too much: train fewer parts, or parts by lora; shorten data.max_length; or take larger GPUs."
+
+
+def possible_changes(config: StageConfig, processes: int) -> Iterator[tuple[str, Any]]:
+    """Changes that leave the losses as they are: names, and functions that make them."""
+    if not config.trainer.get("activation_checkpointing"):
+        yield (
+            "trainer.activation_checkpointing=true",
+            lambda stage: _with_trainer(stage, activation_checkpointing=True),
+        )
+    size = batch_size(config)
+    accumulation = int(config.trainer.get("gradient_accumulation_steps", 1))
+    if size > 1:
+        values = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulation * size}
+        named = " ".join(f"trainer.{key}={value}" for key, value in values.items())
+        yield f"and {named}", lambda stage: _with_trainer(stage, **values)
+    if processes > 1 and config.parallel.zero != 2 and config.start.specialists is None:
+        yield (
+            "and parallel.zero=2",
+            lambda stage: stage.model_copy(update={"parallel": stage.parallel.model_copy(update={"zero": 2})}),
+        )
+
+
+def _with_trainer(config: StageConfig, **values: Any) -> StageConfig:
+    return config.model_copy(update={"trainer": {**config.trainer, **values}})
+
+
+def plan_recipe(
+    file: Path, overrides: list[str], *, only: list[str], processes: int, limit: float | None
+) -> Iterator[StagePlan]:
+    """Plan the stages of a file, one after the other; of those before a chosen one only the models are looked at.
+
+    Args:
+        file: The YAML file.
+        overrides: `key.sub=value` each.
+        only: Names of stages. Empty: all.
+        processes: That each stage is spread over.
+        limit: GB of a GPU.
+
+    Raises:
+        ConfigError: If something in the file, or in what it names, does not fit.
+        DataError: If a row of the data does not fit.
+    """
+    recipe = load_recipe(file, overrides)
+    chosen = select_stages(recipe, only=only, start=None)
+    models = PlannedRecipe()
+    for name, config in recipe.stages.items():
+        start = models.begin(config)
+        if name in chosen:
+            yield plan_stage(name, config, start, processes=processes, limit=limit and limit * GB)
+        models.end(config, start)
+
+
+__all__ = ["StagePlan", "plan_recipe", "plan_stage", "step_memory"]

@@ -1,0 +1,1 @@
+"""Small pretrained models as folders, from the Python package index."""

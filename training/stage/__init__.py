@@ -1,0 +1,1 @@
+"""One stage from its start to the folder that it leaves."""

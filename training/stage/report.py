@@ -1,0 +1,183 @@
+"""What is said before the first step: rows and their media, steps and tokens, a decoded sample of each modality."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from transformers import TrainingArguments
+
+from unimoe import Modality
+from unimoe.errors.terminal import plain
+from unimoe.errors.visible import visible
+
+from ..data import BatchPlan, Collator, MixtureBatches, MixtureDataset, Row, RowLengths
+from ..data.batching.collator import IGNORED
+from ..data.batching.order import Place
+from ..data.readers.sources import RowStream
+
+LOOKED_AT = 10_000
+"""Rows of a file that are looked at for their media; of a longer one, as many that are spread evenly."""
+STREAMED = 100
+MEASURED = 32
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is in a mixture.
+
+    Args:
+        kinds: For each data file, how many of the rows that were looked at have which modality; rows without media
+            count as `text`.
+        is_complete: Whether every row was looked at.
+    """
+
+    kinds: list[Counter[str]]
+    is_complete: bool
+
+    @property
+    def modalities(self) -> list[str]:
+        """Modalities that were found, in the order of `Modality`."""
+        found = sum(self.kinds, Counter[str]())
+        return [modality.key for modality in Modality if found[modality.key]]
+
+
+def look_at_rows(dataset: MixtureDataset) -> Contents:
+    """Find out which media a mixture has, without decoding any."""
+    kinds, is_complete = [], True
+    for source, size in zip(dataset.sources, dataset.sizes, strict=True):
+        if isinstance(source.rows, RowStream):
+            rows: Iterable[Row] = islice(source.rows, STREAMED)
+            is_complete = False
+        else:
+            stride = math.ceil(size / LOOKED_AT)
+            rows = (source.rows[number] for number in range(0, size, max(stride, 1)))
+            is_complete = is_complete and stride <= 1
+        kinds.append(Counter(kind for row in rows for kind in row_kinds(row)))
+    return Contents(kinds, is_complete)
+
+
+def row_kinds(row: Row) -> set[str]:
+    """Modalities of a row's media; `text` if it has none."""
+    kinds = {item["type"] for message in row.messages for item in message["content"]} - {Modality.TEXT.key}
+    return kinds or {Modality.TEXT.key}
+
+
+def data_table(dataset: MixtureDataset, contents: Contents) -> Table:
+    """Show for each data file how many rows it has, how often they are shown, and which media they have."""
+    table = Table(title="Data")
+    table.add_column("file", overflow="fold")
+    table.add_column("rows", justify="right")
+    table.add_column("share" if dataset.has_streams else "passes", justify="right")
+    table.add_column("rows with")
+    total = sum(source.weight for source in dataset.sources)
+    for source, size, kinds in zip(dataset.sources, dataset.sizes, contents.kinds, strict=True):
+        is_stream = isinstance(source.rows, RowStream)
+        weight = f"{source.weight / total:.0%}" if dataset.has_streams else f"{source.weight:g}"
+        counts = ", ".join(f"{key} {kinds[key]:,}" for key in (m.key for m in Modality) if kinds[key])
+        looked = sum(1 for _ in range(0, size, max(math.ceil(size / LOOKED_AT), 1)))
+        if is_stream or looked < size:
+            counts += f" (of {f'the first {STREAMED}' if is_stream else f'{looked:,} looked at'})"
+        table.add_row(plain(source.path), "a stream" if is_stream else f"{size:,}", weight, counts)
+    return table
+
+
+def count_steps(dataset: MixtureDataset, plan: BatchPlan, args: TrainingArguments) -> int:
+    """Steps of the optimiser in a whole stage, as transformers' trainer counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    rows = args.per_device_train_batch_size
+    batches = len(MixtureBatches(dataset, plan, batch_size=rows, processes=args.world_size))
+    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
+
+
+def describe_length(
+    dataset: MixtureDataset, plan: BatchPlan, collator: Collator, args: TrainingArguments, *, validated: int | None
+) -> str:
+    """Say how long the stage is: steps, rows or packs of a step, and about how many tokens.
+
+    Args:
+        dataset, plan, collator: Of the stage.
+        args: Of the trainer.
+        validated: Held-back rows; None if there are none.
+
+    Raises:
+        DataError: If a row that is measured cannot be.
+    """
+    steps = count_steps(dataset, plan, args)
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    what = "packs" if plan.config.packing else "rows"
+    parts = [f"{steps:,} steps of {size:,} {what}"]
+    if plan.config.packing:
+        parts.append(f"at most {steps * size * (plan.config.max_length or 0):,} tokens")
+    elif mean := mean_length(dataset, collator):
+        parts.append(f"about {steps * size * mean:,.0f} tokens ({mean:,.0f} a row, of {MEASURED} rows at most)")
+    if validated is not None:
+        parts.append(f"{validated:,} held-back rows")
+    return ", ".join(parts)
+
+
+def mean_length(dataset: MixtureDataset, collator: Collator) -> float | None:
+    """Mean tokens of some rows of the files of a mixture, spread by their weights; None if there are streams alone."""
+    if not dataset.num_rows or dataset.has_streams:
+        return None
+    lengths = RowLengths(dataset, collator.processor)
+    order = dataset.order(0)
+    rows = order[:: max(len(order) // MEASURED, 1)][:MEASURED]
+    return sum(lengths(Place(0, 0, row)) for row in rows) / len(rows) if rows else None
+
+
+def show_samples(dataset: MixtureDataset, collator: Collator, modalities: Sequence[str]) -> list[Panel]:
+    """Decode one sample of each modality, as the training shows them first: whole and unpacked.
+
+    Args:
+        dataset: The mixture.
+        collator: Of the training.
+        modalities: What to look for; a sample with two of them stands for both.
+    """
+    waiting = set(modalities)
+    plain = replace(collator, max_length=None, packing=False)
+    panels = []
+    for place in islice(dataset.places(0), LOOKED_AT):
+        if not waiting:
+            break
+        kinds = row_kinds(dataset.row(place)[0])
+        if kinds & waiting:
+            waiting -= kinds
+            panels.append(show_sample(dataset, plain, place))
+    return panels
+
+
+def show_sample(dataset: MixtureDataset, collator: Collator, place: Place) -> Panel:
+    """Decode one sample, runs of a placeholder shortened, with what is learned in bold."""
+    sample = dataset[place]
+    batch = collator([sample])
+    tokenizer = collator.processor.tokenizer
+    text = Text()
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    kinds = batch["mm_token_type_ids"][0].tolist()
+    position = 0
+    while position < len(ids):
+        end = position + 1
+        while end < len(ids) and (kinds[end], labels[end] == IGNORED) == (
+            kinds[position],
+            labels[position] == IGNORED,
+        ):
+            end += 1
+        piece = visible(tokenizer.decode(ids[position : position + 1] if kinds[position] else ids[position:end]))
+        text.append(f"{piece} x {end - position}" if kinds[position] else piece, style=_style(kinds, labels, position))
+        position = end
+    learned = sum(label != IGNORED for label in labels)
+    title = f"One sample: {plain(sample.id)} ({len(ids)} tokens; what is learned in bold, {learned} tokens)"
+    return Panel(text, title=title, expand=False)
+
+
+def _style(kinds: list[int], labels: list[int], position: int) -> str:
+    return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"
+
+
+__all__ = ["Contents", "count_steps", "data_table", "describe_length", "look_at_rows", "row_kinds", "show_samples"]

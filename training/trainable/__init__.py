@@ -1,0 +1,1 @@
+"""What trains and how: parts, LoRA, groups of the optimizer, and the schedule."""

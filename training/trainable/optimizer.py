@@ -1,0 +1,116 @@
+"""Groups of parameters: a learning rate for each part, and parts that rest while others warm up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from unimoe.errors import ConfigError
+from unimoe.errors.suggest import did_you_mean
+
+from ..config.train import TrainConfig
+from .parts import Trainable
+
+
+@dataclass
+class ParameterGroups:
+    """What a stage says of the parameters that train.
+
+    Args:
+        config: The stage's `train`.
+        parts: Trained parameters of each part, low-rank deltas among them.
+    """
+
+    config: TrainConfig
+    parts: dict[str, list[nn.Parameter]]
+
+    @classmethod
+    def of(cls, trainable: Trainable, config: TrainConfig) -> "ParameterGroups":
+        """Find the trained parameters of each part.
+
+        Raises:
+            ConfigError: If a part that has a rate, or warms up, is none of the model's, or does not train.
+        """
+        parts = {
+            part: [parameter for parameter in [*members, *trainable.deltas.get(part, [])] if parameter.requires_grad]
+            for part, members in trainable.parts.items()
+        }
+        named = {
+            "learning_rates": config.learning_rates,
+            "warm_up.parts": config.warm_up.parts if config.warm_up else [],
+        }
+        for key, names in named.items():
+            for part in names:
+                if part not in parts:
+                    raise ConfigError(f"train.{key}: this model has no part {part!r}.{did_you_mean(part, parts)}")
+                if not parts[part]:
+                    raise ConfigError(f"train.{key}: {part} does not train in this stage. Leave it out.")
+        return cls(config, parts)
+
+    def split(self, optimizer: torch.optim.Optimizer) -> None:
+        """Split the groups of a new optimizer by learning rate, and by who rests; in place.
+
+        A group with a rate of its own names its part. A parameter of several named parts has the rate of
+        the smallest of them.
+        """
+        owner = self._owners()
+        warm = {id(parameter) for part in self._warm_parts for parameter in self.parts[part]}
+        groups = optimizer.param_groups[:]
+        optimizer.param_groups.clear()
+        for group in groups:
+            members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                key = (owner.get(id(parameter), ""), bool(warm) and id(parameter) not in warm)
+                members.setdefault(key, []).append(parameter)
+            for (part, rests), parameters in sorted(members.items(), key=lambda item: item[0]):
+                rate = self.config.learning_rates.get(part, group["lr"])
+                optimizer.param_groups.append(
+                    {**group, "params": parameters, "lr": rate, "part": part, "rests_first": rests}
+                )
+
+    def schedule(self, scheduler: Any) -> None:
+        """Keep groups that rest at a rate of 0 until the others have warmed up; in place.
+
+        Raises:
+            ConfigError: If the schedule is not a function of the step.
+        """
+        if self.config.warm_up is None:
+            return
+        if not isinstance(scheduler, LambdaLR):
+            raise ConfigError(
+                "train.warm_up needs a trainer.lr_scheduler_type that is a function of the step, such as linear, "
+                "cosine or constant."
+            )
+        scheduler.lr_lambdas = [
+            _resting(factor, self.config.warm_up.steps) if group["rests_first"] else factor
+            for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, factor, rate in zip(
+            scheduler.optimizer.param_groups, scheduler.lr_lambdas, scheduler.base_lrs, strict=True
+        ):
+            group["lr"] = rate * factor(0)
+
+    @property
+    def _warm_parts(self) -> list[str]:
+        return self.config.warm_up.parts if self.config.warm_up else []
+
+    def _owners(self) -> dict[int, str]:
+        """The smallest part with a learning rate of its own that each parameter is of."""
+        by_size = sorted(self.config.learning_rates, key=lambda part: len(self.parts[part]), reverse=True)
+        return {id(parameter): part for part in by_size for parameter in self.parts[part]}
+
+
+def _resting(factor: Callable[[int], float], steps: int) -> Callable[[int], float]:
+    return lambda step: 0.0 if step < steps else factor(step)
+
+
+def group_rates(optimizer: torch.optim.Optimizer | None) -> dict[str, float]:
+    """The present learning rate of each part that has its own, as it is logged: `learning_rate/PART`."""
+    groups = optimizer.param_groups if optimizer is not None else []
+    return {f"learning_rate/{group['part']}": group["lr"] for group in groups if group.get("part")}
+
+
+__all__ = ["ParameterGroups", "group_rates"]

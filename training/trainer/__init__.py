@@ -1,0 +1,1 @@
+"""The trainer of a stage: start, data, losses, specialists, and validation."""

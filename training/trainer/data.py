@@ -1,0 +1,101 @@
+"""Opens the data of a stage: rows that train, how they become batches, and held-back rows."""
+
+from pathlib import Path
+
+from rich.console import Console
+from transformers import TrainingArguments
+
+from unimoe import UniMoEProcessor, UniMoETextConfig
+from unimoe.errors import ConfigError
+
+from ..config.data import DataConfig
+from ..config.stage import StageConfig
+from ..data import BatchPlan, Collator, MixtureDataset, plan_batches
+from ..data.dataset import read_mixture
+from ..monitor.progress import track
+from .validation import HeldBack
+
+
+def read_data(config: StageConfig) -> tuple[MixtureDataset, MixtureDataset | None]:
+    """Open the data of a stage: rows that train, and held-back rows if it has any.
+
+    Raises:
+        DataError: If a row does not fit.
+    """
+    data = config.data
+    dataset = MixtureDataset(
+        read_mixture(data), seed=config.seed, cache_media=data.cache_media, shuffle_buffer=data.shuffle_buffer
+    )
+    if not data.validation:
+        return dataset, None
+    return dataset, MixtureDataset(read_mixture(data.held_back), seed=config.seed, cache_media=data.cache_media)
+
+
+def plan_data(config: StageConfig, dataset: MixtureDataset, processor: UniMoEProcessor) -> tuple[BatchPlan, Collator]:
+    """Plan how the rows of a stage become batches."""
+    data = config.data
+    plan = plan_batches(data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
+    return plan, Collator(processor, max_length=data.max_length, packing=data.packing)
+
+
+def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
+    """Refuse to pack rows for a model that would not take them apart again.
+
+    Raises:
+        ConfigError: If its routers look at whole rows, of which a pack would be one.
+    """
+    whole_rows = {
+        "router_type: soft (its slots mix the tokens of a row)": text.router_type == "soft",
+        "router_aux_loss_scope: sequence (it balances each row apart)": text.router_aux_loss_scope == "sequence",
+    }
+    for reason, holds in whole_rows.items():
+        if data.packing and text.num_experts and holds:
+            raise ConfigError(
+                f"data.packing: the model has {reason}, and a pack of rows would be one row to it. Set packing to "
+                "false; group_by_length saves padding too."
+            )
+
+
+def measure_rows(
+    plan: BatchPlan, args: TrainingArguments, console: Console, *, checkpoint: Path | None = None
+) -> None:
+    """Measure all rows before the first step, if the number of steps depends on it; a checkpoint may know lengths.
+
+    Raises:
+        DataError: If a row cannot be measured.
+    """
+    if plan.lengths is None:
+        return
+    if checkpoint is not None:
+        plan.lengths.load(checkpoint)
+    if not plan.sized:
+        return
+    plan.lengths.measure_all(
+        process=args.process_index,
+        processes=args.world_size,
+        track=lambda rows: track(rows, len(rows), "measuring rows", console),
+    )
+
+
+def hold_back(
+    config: StageConfig, dataset: MixtureDataset | None, processor: UniMoEProcessor, args: TrainingArguments
+) -> HeldBack | None:
+    """Lay out the held-back rows of a stage, if it has any.
+
+    Raises:
+        DataError: If a row is too long.
+    """
+    if dataset is None:
+        return None
+    return HeldBack(
+        config.data,
+        dataset,
+        processor,
+        batch_size=args.per_device_eval_batch_size,
+        process=args.process_index,
+        processes=args.world_size,
+        specialists=list(config.start.specialists.modalities) if config.start.specialists else None,
+    )
+
+
+__all__ = ["check_packing", "hold_back", "measure_rows", "plan_data", "read_data"]

@@ -1,0 +1,229 @@
+"""Dense specialists in one run: forced routing, all tokens of a sample to the feed-forwards of its modality.
+
+Branch and train in one process (Li et al. 2024, Uni-MoE, arXiv 2405.11273, section 3.2; Sukhbaatar et al. 2024,
+Branch-Train-MiX, arXiv 2403.07816): in every decoder layer the dense feed-forward becomes one for each modality. A
+step's batches are of one modality, and only that specialist learns from it, as if the others were not there: they get
+no gradient, so that Adam does not move them, and each follows its own learning rate schedule.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainingArguments, get_scheduler
+
+from unimoe import UniMoEForConditionalGeneration
+from unimoe.errors import ConfigError
+from unimoe.moe import GatedMLP
+
+from ..data import BatchPlan, MixtureBatches, MixtureDataset
+from ..data.batching.measure import RowLengths
+from ..data.batching.streams import LaneBatches, LaneDataset, apportion, split_lanes, take_turns
+from .trainer import StageTrainer
+
+
+class Specialists(nn.Module):
+    """A layer's feed-forwards, one for each specialist; `chosen` computes."""
+
+    def __init__(self, mlp: GatedMLP, keys: Sequence[str]) -> None:
+        super().__init__()
+        self.specialists = nn.ModuleDict({key: copy.deepcopy(mlp) for key in keys})
+        self.chosen = keys[0]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map (B, S, D) to (B, S, D)."""
+        return self.specialists[self.chosen](hidden_states)
+
+
+def split_feed_forwards(model: UniMoEForConditionalGeneration, keys: Sequence[str]) -> None:
+    """Give each decoder layer of a dense model a feed-forward for each specialist, in place.
+
+    Raises:
+        ValueError: If the model has experts already, or no encoder for a key.
+    """
+    if number := model.config.text_config.num_experts:
+        raise ValueError(f"specialists are made of a dense model; this one has {number} experts.")
+    if strangers := sorted(set(keys) - {"text", *model.config.encoder_keys}):
+        raise ValueError(f"specialists: there is no encoder for {', '.join(strangers)} in this model.")
+    for layer in model.model.language_model.layers:
+        layer.mlp = Specialists(layer.mlp, keys)
+
+
+def choose_specialist(model: nn.Module, key: str) -> None:
+    """Let a specialist compute, in all layers."""
+    for module in model.modules():
+        if isinstance(module, Specialists):
+            module.chosen = key
+
+
+def owner(name: str, keys: Sequence[str]) -> str:
+    """The specialist that a trained parameter belongs to, by its name.
+
+    Raises:
+        ConfigError: If it belongs to none of them.
+    """
+    scope = name.split(".")
+    for place in ("specialists", "connectors", "encoders"):
+        if place in scope and (key := scope[scope.index(place) + 1]) in keys:
+            return key
+    raise ConfigError(f"train: {name} belongs to none of the specialists {', '.join(keys)}. Name its part apart.")
+
+
+def rest_others(model: nn.Module, key: str, keys: Sequence[str]) -> None:
+    """Take the gradients of all but one specialist away, zeros too, so that the optimizer leaves them alone."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and owner(name, keys) != key:
+            parameter.grad = None
+
+
+def split_groups(optimizer: torch.optim.Optimizer, model: nn.Module, keys: Sequence[str]) -> None:
+    """Split the groups of a new optimizer by specialist; each group knows its own."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = optimizer.param_groups[:]
+    optimizer.param_groups.clear()
+    for group in groups:
+        for key in keys:
+            parameters = [parameter for parameter in group["params"] if owner(names[parameter], keys) == key]
+            if parameters:
+                optimizer.param_groups.append({**group, "params": parameters, "specialist": key})
+
+
+def own_schedules(scheduler: Any, turns: Sequence[str], steps: Mapping[str, int], args: TrainingArguments) -> None:
+    """Let the learning rate of each specialist follow its own count of steps.
+
+    Args:
+        scheduler: Over groups that `split_groups` made; changed in place.
+        turns: Specialist of each step.
+        steps: Steps of each specialist.
+        args: What the schedule is made from.
+
+    Raises:
+        ConfigError: If the schedule is not a function of the step.
+    """
+    if not isinstance(scheduler, LambdaLR):
+        raise ConfigError(
+            f"trainer.lr_scheduler_type {args.lr_scheduler_type}: specialists of one run need a schedule that is a "
+            "function of the step, such as linear, cosine or constant."
+        )
+    scheduler.lr_lambdas = [
+        _own_schedule(group["specialist"], turns, steps, args) for group in scheduler.optimizer.param_groups
+    ]
+
+
+def _own_schedule(
+    key: str, turns: Sequence[str], steps: Mapping[str, int], args: TrainingArguments
+) -> Callable[[int], float]:
+    """The factor of a specialist's learning rate at each step of all."""
+    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+    alone: Any = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=stand_in,
+        num_warmup_steps=args.get_warmup_steps(steps[key]),
+        num_training_steps=steps[key],
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs,  # type: ignore[arg-type]
+    )
+    done = [0, *accumulate(turn == key for turn in turns)]
+    return lambda step: alone.lr_lambdas[0](done[min(step, len(turns))])
+
+
+def harvest(
+    model: UniMoEForConditionalGeneration, base: UniMoEForConditionalGeneration, keys: Sequence[str]
+) -> Iterator[tuple[str, UniMoEForConditionalGeneration]]:
+    """Make a dense model of each specialist: the base with its feed-forwards, connector and encoder.
+
+    Args:
+        model: What was trained, LoRA merged.
+        base: What it started from; it is changed: use each result before the next one is asked for.
+        keys: The specialists.
+    """
+    trained, places = model.state_dict(), base.state_dict()
+    initial = {name: value.clone() for name, value in places.items() if _is_own(name)}
+    for key in keys:
+        with torch.no_grad():
+            for name, value in initial.items():
+                places[name].copy_(trained.get(_name_in_run(name, key), value))
+        yield key, base
+
+
+def _is_own(name: str) -> bool:
+    """Whether a weight of a dense model is of a part that specialists have of their own."""
+    return name.startswith(("model.encoders.", "model.connectors.", "model.language_model.layers."))
+
+
+def _name_in_run(name: str, key: str) -> str:
+    """The name in a run of several specialists of a weight that one of them has of its own; of others, none."""
+    if name.startswith((f"model.encoders.{key}.", f"model.connectors.{key}.")):
+        return name
+    layer, feed_forward, rest = name.partition(".mlp.")
+    is_feed_forward = layer.startswith("model.language_model.layers.") and feed_forward
+    return f"{layer}.mlp.specialists.{key}.{rest}" if is_feed_forward else ""
+
+
+class SpecialistTrainer(StageTrainer):
+    """Trainer of several specialists in one run: each step is the turn of one of them.
+
+    Args:
+        modalities: Specialists, and their shares of the steps.
+    """
+
+    def __init__(self, *args: Any, modalities: Mapping[str, float], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.keys = list(modalities)
+        try:
+            self.steps = apportion(self.args.max_steps, modalities)
+        except ValueError as error:
+            raise ConfigError(f"start.specialists: {error}") from error
+        self.turns = take_turns(self.steps)
+
+    def make_batches(self) -> tuple[LaneDataset, LaneBatches]:
+        """Batches of one modality each, in turns."""
+        assert isinstance(self.train_dataset, MixtureDataset) and self.plan is not None
+        lanes = split_lanes(self.train_dataset, self.keys)
+        batches = {key: self._lane_batches(lane, self.plan) for key, lane in lanes.items()}
+        accumulation = self.args.gradient_accumulation_steps
+        return LaneDataset(lanes), LaneBatches(batches, self.turns, accumulation=accumulation)
+
+    def _lane_batches(self, lane: MixtureDataset, plan: BatchPlan) -> MixtureBatches:
+        lengths = RowLengths(lane, plan.lengths.counter.processor) if plan.lengths else None
+        own = BatchPlan(plan.config, lengths, report=plan.report)
+        args = self.args
+        return MixtureBatches(
+            lane, own, batch_size=self._train_batch_size, process=args.process_index, processes=args.world_size
+        )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As in Trainer, with groups by specialist."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new:
+            split_groups(optimizer, model or self.accelerator.unwrap_model(self.model), self.keys)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As in Trainer, with a schedule for each specialist."""
+        is_new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new:
+            own_schedules(scheduler, self.turns, self.steps, self.args)
+        return scheduler
+
+    def choose_specialist(self, key: str | None) -> None:
+        """Let the specialist of a held-back batch compute."""
+        assert key is not None
+        choose_specialist(self.accelerator.unwrap_model(self.model), key)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As in Trainer, for the specialist whose turn it is; the others rest."""
+        model, key = self.accelerator.unwrap_model(self.model), self.turns[self.state.global_step]
+        choose_specialist(model, key)
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            rest_others(model, key, self.keys)
+        return loss
+
+
+__all__ = ["SpecialistTrainer", "Specialists", "choose_specialist", "harvest", "split_feed_forwards"]

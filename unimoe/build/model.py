@@ -1,0 +1,401 @@
+"""Build a multimodal model from pretrained parts: a language model, towers, and connectors with random weights.
+
+What comes out is dense or sparse as its language model is, and answers text as it did; the connectors are what the
+first stage of training is for.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+from ..checkpoint.loading import LOADING_ERRORS, explain, load_weights, read_config
+from ..configuration.media_layout import MediaLayout
+from ..configuration_unimoe import UniMoEConfig, UniMoETextConfig
+from ..encoders import measure_tower
+from ..errors import UniMoEError
+from ..errors.suggest import did_you_mean
+from ..modality import MEDIA
+from ..modeling.text import UniMoEForCausalLM
+from ..modeling_unimoe import UniMoEForConditionalGeneration
+from ..processing.placeholders import CHAT_TOKENS
+from ..processing_unimoe import UniMoEProcessor, add_placeholder_tokens
+from .language_models import LANGUAGE_MODELS, build_language_model, text_config
+
+WINDOW_TOKENS = 160
+"""Most tokens that a window of sound or speech becomes where neighbours are joined and nobody says how many."""
+
+
+_EXTRACTORS = {"image": "image_processor", "audio": "audio_feature_extractor", "speech": "speech_feature_extractor"}
+# Types of connectors that join neighbours -> fields that say how many.
+_JOINING = {"mlp": {"stack"}, "pooling": {"stride", "output_grid"}, "pixel_shuffle": {"stride"}}
+
+ENCODER_FIELDS = ("feature_layer", "keep_prefix", "num_prefix_tokens")
+"""Fields of an encoder's configuration that can be chosen; the others follow from its tower."""
+
+
+class PartError(UniMoEError):
+    """A part that a model cannot be composed of; one line with its option, where it is, and what is wrong."""
+
+
+def build_model(
+    language: str | Path,
+    *,
+    vision: str | Path | None = None,
+    speech: str | Path | None = None,
+    audio: str | Path | None = None,
+    encoders: dict[str, dict[str, Any]] | None = None,
+    connectors: dict[str, dict[str, Any]] | None = None,
+    media: dict[str, Any] | None = None,
+    dtype: torch.dtype | str = "auto",
+    seed: int = 0,
+) -> tuple[UniMoEForConditionalGeneration, UniMoEProcessor]:
+    """Compose a model and its processor.
+
+    Args:
+        language: Folder or Hub id of a causal language model of a kind in `LANGUAGE_MODELS`.
+        vision: Of an image tower: CLIP, SigLIP, ViT, a CNN, any timm model.
+        speech: Of a Whisper model; its encoder is taken.
+        audio: Of a tower for sounds: an audio spectrogram transformer (AST), or BEATs.
+        encoders: Encoder key (`image`, `audio`, `speech`) -> `feature_layer`, `keep_prefix` or `num_prefix_tokens` of
+            its configuration.
+        connectors: Encoder key -> fields of `UniMoEConnectorConfig`. What is not given is its default, but for sounds
+            and speech: there neighbours are joined to at most `WINDOW_TOKENS`. The decoder of a `query_decoder` is
+            that of the encoder's Whisper, with its weights, unless it is described.
+        media: Fields of `MediaLayout` by name, e.g. `{"image_max_tiles": 4}`.
+        dtype: Of the whole model. `auto`: as the language model was saved.
+        seed: Of the connectors' random weights.
+
+    Returns:
+        A model in evaluation mode, and its processor.
+
+    Raises:
+        PartError: If a part cannot be loaded, or is of a kind that cannot be used; the message names it.
+    """
+    sources = {key: source for key, source in {"image": vision, "audio": audio, "speech": speech}.items() if source}
+    encoders, connectors, media = encoders or {}, connectors or {}, media or {}
+    refuse_strangers(sources, media, encoder=encoders, connector=connectors)
+    with naming("language", language):
+        decoder, tokenizer = load_language(language, dtype)
+        extend_vocabulary(decoder, tokenizer)
+    parts: dict[str, Part] = {}
+    for key, source in sources.items():
+        option = "vision" if key == "image" else key
+        with naming(option, source):
+            parts[key] = load_part(key, source, dtype, encoders.get(key, {}), connectors.get(key, {}))
+    described = {key: (part.encoder, part.connector) for key, part in parts.items()}
+    config = compose_config(decoder.config, tokenizer, described, media)
+    model = draw_model(config, decoder.dtype, seed)
+    copy_parts(model, decoder, parts)
+    set_generation(model, decoder, tokenizer)
+    extractors = {_EXTRACTORS[key]: part.extractor for key, part in parts.items()}
+    return model, UniMoEProcessor.from_config(config, tokenizer, **extractors)
+
+
+def describe_model(
+    language: str | Path,
+    *,
+    vision: str | Path | None = None,
+    speech: str | Path | None = None,
+    audio: str | Path | None = None,
+    encoders: dict[str, dict[str, Any]] | None = None,
+    connectors: dict[str, dict[str, Any]] | None = None,
+    media: dict[str, Any] | None = None,
+) -> tuple[UniMoEConfig, UniMoEProcessor]:
+    """Describe the model that `build_model` would compose, and make its processor; no weight is read.
+
+    Args and raises: as in `build_model`.
+    """
+    sources = {key: source for key, source in {"image": vision, "audio": audio, "speech": speech}.items() if source}
+    encoders, connectors, media = encoders or {}, connectors or {}, media or {}
+    refuse_strangers(sources, media, encoder=encoders, connector=connectors)
+    with naming("language", language):
+        text, tokenizer = describe_language(language)
+    described, extractors = {}, {}
+    for key, source in sources.items():
+        with naming("vision" if key == "image" else key, source):
+            extractor = extractors[_EXTRACTORS[key]] = load_extractor(key, source)
+            encoder = encoder_config(key, draw_tower(source), extractor, **encoders.get(key, {}))
+            connector = connector_config(key, encoder["token_grid"], connectors.get(key, {}))
+            if connector.get("type") == "query_decoder" and "decoder_config" not in connector:
+                connector["decoder_config"] = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
+            described[key] = (encoder, connector)
+    config = compose_config(text, tokenizer, described, media)
+    return config, UniMoEProcessor.from_config(config, tokenizer, **extractors)
+
+
+def describe_language(source: str | Path) -> tuple[UniMoETextConfig, PreTrainedTokenizerBase]:
+    """Configuration and tokenizer of a language model with the vocabulary that `extend_vocabulary` gives it.
+
+    Raises:
+        ValueError: As `load_language`, but that no weight is looked at.
+    """
+    if (kind := read_config(source).get("model_type")) not in LANGUAGE_MODELS:
+        raise ValueError(f"A {kind!r} language model cannot be used; {', '.join(LANGUAGE_MODELS)} models can.")
+    config = UniMoETextConfig(**text_config(AutoConfig.from_pretrained(source, trust_remote_code=False)))
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    add_placeholder_tokens(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config.vocab_size = max(config.vocab_size, len(tokenizer))
+    return config, tokenizer
+
+
+def draw_tower(source: str | Path) -> PreTrainedModel:
+    """The tower that `load_tower` would load, on the meta device, without weights."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModel.from_config(getattr(config, "vision_config", config))
+    return model.encoder if config.model_type == "whisper" else model
+
+
+def compose_config(
+    text: UniMoETextConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    parts: dict[str, tuple[dict[str, Any], dict[str, Any]]],
+    media: dict[str, Any],
+) -> UniMoEConfig:
+    """Put the configuration of a model together.
+
+    Args:
+        text: Of the language model.
+        tokenizer: With the placeholders.
+        parts: Encoder key -> fields of the configurations of encoder and connector.
+        media: Fields of `MediaLayout`.
+    """
+    values: dict[str, Any] = {
+        "text_config": text.to_dict(),
+        "tie_word_embeddings": text.tie_word_embeddings,
+        **{f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA},
+        **media,
+    }
+    for key, (encoder, connector) in parts.items():
+        option = "vision" if key == "image" else key
+        values |= {f"{option}_config": encoder, f"{key}_connector_config": connector}
+    return UniMoEConfig(**values)
+
+
+class Part(NamedTuple):
+    """One encoder and its connector: what was loaded, and the fields of their configurations."""
+
+    tower: PreTrainedModel
+    extractor: Any
+    query_decoder: PreTrainedModel | None
+    encoder: dict[str, Any]
+    connector: dict[str, Any]
+
+
+def load_part(
+    key: str, source: str | Path, dtype: torch.dtype | str, encoder: dict[str, Any], connector: dict[str, Any]
+) -> Part:
+    """Load the tower of an encoder and what goes with it; complete the chosen fields of encoder and connector."""
+    tower, extractor = load_tower(source, dtype), load_extractor(key, source)
+    encoder = encoder_config(key, tower, extractor, **encoder)
+    connector = connector_config(key, encoder["token_grid"], connector)
+    return Part(tower, extractor, borrow_decoder(connector, source, dtype), encoder, connector)
+
+
+def refuse_strangers(sources: dict[str, Any], media: dict[str, Any], **described: dict[str, Any]) -> None:
+    """Refuse fields of an encoder or connector that the model does not have, and of media that there are not.
+
+    Raises:
+        PartError: Naming it.
+    """
+    for kind, values in described.items():
+        for key in values.keys() - sources.keys():
+            have = ", ".join(sources) or "text only"
+            raise PartError(f"{kind} {key}: there is no such encoder; this model takes {have}.")
+    known = [f.name for f in fields(MediaLayout) if f.name not in ("grids", "time_axes")]
+    for name in media.keys() - set(known):
+        raise PartError(f"media {name}: there is no such field.{did_you_mean(name, known)}")
+
+
+@contextmanager
+def naming(option: str, source: str | Path) -> Iterator[None]:
+    """Turn whatever is wrong with a part into one line that starts with its name: `vision models/x: ...`."""
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        raise PartError(f"{option} {source}: {explain(source, error)}") from error
+
+
+def load_language(source: str | Path, dtype: torch.dtype | str) -> tuple[UniMoEForCausalLM, PreTrainedTokenizerBase]:
+    """Load the language model, which must have all its weights, and its tokenizer.
+
+    Raises:
+        ValueError: If `UniMoEForCausalLM` does not reproduce the decoder, or a weight or the tokenizer is missing.
+    """
+    decoder = build_language_model(source, dtype)
+    try:
+        return decoder, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError("it has no tokenizer. Save that of the language model into it (tokenizer.json).") from error
+
+
+def encoder_config(key: str, tower: PreTrainedModel, extractor: Any, **fields: Any) -> dict[str, Any]:
+    """Fields of the encoder configuration of a loaded tower, its tokens measured; some may be given.
+
+    Raises:
+        ValueError: If a field cannot be given, or the tower cannot be read so.
+    """
+    if unknown := sorted(fields.keys() - set(ENCODER_FIELDS)):
+        raise ValueError(f"encoder {key}: {unknown[0]!r} cannot be given; {', '.join(ENCODER_FIELDS)} can.")
+    measured = measure_tower(tower.config, feature_shape(key, extractor), **fields)
+    return {"tower_config": tower.config.to_dict(), **fields, **measured}
+
+
+def connector_config(key: str, grid: list[int], fields: dict[str, Any]) -> dict[str, Any]:
+    """Complete the fields of the configuration of a connector behind an encoder whose tokens lie in `grid`."""
+    kind = fields.get("type", "mlp")
+    if key == "image" or kind not in _JOINING or fields.keys() & _JOINING[kind]:
+        return dict(fields)
+    if kind == "mlp":
+        return {**fields, "stack": next(n for n in divisors(math.prod(grid)) if math.prod(grid) // n <= WINDOW_TOKENS)}
+    blocks = [block for block in product(*map(divisors, grid)) if math.prod(grid) // math.prod(block) <= WINDOW_TOKENS]
+    return {**fields, "stride": list(min(blocks, key=math.prod))}
+
+
+def divisors(number: int) -> list[int]:
+    """Numbers that divide another one, rising."""
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def draw_model(config: UniMoEConfig, dtype: torch.dtype, seed: int) -> UniMoEForConditionalGeneration:
+    """Make a model with random weights, in evaluation mode; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: UniMoEForConditionalGeneration = UniMoEForConditionalGeneration._from_config(config, dtype=dtype)
+    return model.eval()
+
+
+def extend_vocabulary(decoder: UniMoEForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add the chat template's tokens and the placeholders; transformers draws new embeddings around the old mean."""
+    add_placeholder_tokens(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if len(tokenizer) > decoder.config.vocab_size:
+        decoder.resize_token_embeddings(len(tokenizer))
+
+
+def load_tower(source: str | Path, dtype: torch.dtype | str) -> PreTrainedModel:
+    """Load a tower with its weights: a whole CLIP or SigLIP gives its vision part, a Whisper its encoder."""
+    read_config(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config_of_tower = getattr(config, "vision_config", config)
+    # An encoder reads hidden states; a classifier's checkpoint has no pooler.
+    model = load_weights(AutoModel, source, dtype=dtype, exact=False, unread="pooler", config=config_of_tower)
+    return model.encoder if config.model_type == "whisper" else model
+
+
+def borrow_decoder(connector: dict[str, Any], source: str | Path, dtype: torch.dtype | str) -> PreTrainedModel | None:
+    """Load the decoder of the encoder's Whisper, without word embeddings, for a connector that states none of its own.
+
+    Args:
+        connector: Its fields; `decoder_config` is filled in.
+        source: Folder or Hub id of the encoder.
+        dtype: Of the weights.
+
+    Returns:
+        None if the connector takes no decoder, or describes it.
+
+    Raises:
+        ValueError: If the encoder is no Whisper.
+    """
+    if connector.get("type") != "query_decoder" or "decoder_config" in connector:
+        return None
+    if (kind := read_config(source).get("model_type")) != "whisper":
+        raise ValueError(
+            f"a query_decoder connector takes the decoder of a Whisper; this is a {kind!r}. Choose another type, or "
+            "state decoder_config."
+        )
+    decoder: PreTrainedModel = load_weights(AutoModel, source, dtype=dtype, exact=False).decoder
+    del decoder.embed_tokens
+    connector["decoder_config"] = decoder.config.to_dict()
+    return decoder
+
+
+def load_extractor(key: str, source: str | Path) -> Any:
+    """Load the image processor or feature extractor that a tower was trained with.
+
+    Raises:
+        ValueError: If the source has none.
+    """
+    try:
+        extractor = (AutoImageProcessor if key == "image" else AutoFeatureExtractor).from_pretrained(
+            source, trust_remote_code=False
+        )
+        return from_timm(extractor) if isinstance(extractor, TimmWrapperImageProcessor) else extractor
+    except (OSError, ValueError) as error:
+        name = "image processor" if key == "image" else "feature extractor"
+        raise ValueError(f"it has no {name}. Give a model for {key} with its preprocessor_config.json.") from error
+
+
+def from_timm(processor: TimmWrapperImageProcessor) -> CLIPImageProcessor:
+    """Make an image processor that can be saved in a model folder out of timm's, which cannot.
+
+    Raises:
+        ValueError: If the pictures are not resized by their shorter side and cropped at the centre.
+    """
+    data = processor.data_config
+    if data["crop_mode"] != "center":
+        raise ValueError(f"its crop_mode {data['crop_mode']!r} is not supported; a tower with 'center' is.")
+    height, width = data["input_size"][1:]
+    return CLIPImageProcessor(
+        size={"shortest_edge": int(min(height, width) / data["crop_pct"])},
+        crop_size={"height": height, "width": width},
+        resample=Image.Resampling[data["interpolation"].upper()],
+        image_mean=list(data["mean"]),
+        image_std=list(data["std"]),
+    )
+
+
+def feature_shape(key: str, extractor: Any) -> tuple[int, ...]:
+    """Shape of one unit of features, found by extracting them from a blank picture or a moment of silence."""
+    if key == "image":
+        pixels = extractor(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]
+        return tuple(pixels.shape[1:])
+    silence = np.zeros(extractor.sampling_rate // 10, dtype=np.float32)
+    features = extractor(silence, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    return tuple(features[extractor.model_input_names[0]].shape[1:])
+
+
+def copy_parts(model: UniMoEForConditionalGeneration, decoder: UniMoEForCausalLM, parts: dict[str, Part]) -> None:
+    """Copy the weights of the language model, the towers and the decoders of connectors; every name must be found on
+    both sides.
+    """
+    model.model.language_model.load_state_dict(decoder.model.state_dict())
+    model.lm_head.load_state_dict(decoder.lm_head.state_dict())
+    for key, part in parts.items():
+        model.model.encoders[key].tower.load_state_dict(part.tower.state_dict())
+        if part.query_decoder is not None:
+            model.model.connectors[key].decoder.load_state_dict(part.query_decoder.state_dict())
+
+
+def set_generation(
+    model: UniMoEForConditionalGeneration, decoder: UniMoEForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Keep the language model's generation settings, and stop also where the chat template ends a turn."""
+    model.generation_config.update(**decoder.generation_config.to_diff_dict())
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    end_of_turn = tokenizer.convert_tokens_to_ids(CHAT_TOKENS[1])
+    model.generation_config.eos_token_id = [*ends, *({end_of_turn} - set(ends))]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,1 @@
+"""Loads checkpoints; their layout on disk."""

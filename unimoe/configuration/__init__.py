@@ -1,0 +1,1 @@
+"""The parts of the configuration, and what they are checked against."""

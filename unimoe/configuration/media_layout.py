@@ -1,0 +1,112 @@
+"""How media become tokens: what a processor must know of its model. Both save it, and it must be the same in both.
+
+A *unit* is one input of an encoder: a picture or a tile of it, a temporal group of a clip's frames, a window of sound
+or speech. Every medium becomes a whole number of units, and a unit a grid of tokens, row by row.
+"""
+
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any, Literal
+
+from ..errors.suggest import did_you_mean
+from ..modality import MEDIA, Modality
+
+PositionType = Literal["plain", "omni"]
+CALL_OPTIONS = (
+    "image_max_tiles",
+    "video_frame_rate",
+    "video_min_frames",
+    "video_max_frames",
+    "video_timestamps",
+    "video_sound",
+)
+"""Fields that one call of the processor may change: they decide how many units there are, not what a unit is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaLayout:
+    """Units and tokens of each kind of medium, and where its tokens are in time and space.
+
+    Args:
+        grids: Modality key -> [rows, columns] of the tokens of one unit.
+        time_axes: `audio` or `speech` -> axis of its grid along which time runs, `columns` (default) or `rows`.
+        image_max_tiles: Most tiles that a large picture is cut into; with more than one tile the whole picture comes
+            first, as a thumbnail. 1: every picture is one unit.
+        video_frame_rate: Frames sampled per second. None: `video_max_frames` from every clip.
+        video_min_frames, video_max_frames: Bounds of the number of frames of a clip.
+        video_temporal_stride: Neighbouring frames averaged into one unit.
+        video_timestamps: Write the time, such as `<1.5 seconds>`, in front of each unit of a clip.
+        video_sound: Modality, `audio` or `speech`, that the sound track of a clip becomes. None: it is not heard.
+        video_chunk_seconds: Frames and sound of a clip take turns in chunks of so many seconds.
+        position_type: `plain`: tokens are counted. `omni`: positions in time and space, see `processing.positions`.
+        positions_per_second: With `omni`, how far a second of sound or video reaches.
+
+    Raises:
+        ValueError: If fields do not fit; the message names them.
+    """
+
+    grids: dict[str, list[int]] = field(default_factory=dict)
+    time_axes: dict[str, str] = field(default_factory=dict)
+    image_max_tiles: int = 1
+    video_frame_rate: float | None = None
+    video_min_frames: int = 1
+    video_max_frames: int = 8
+    video_temporal_stride: int = 1
+    video_timestamps: bool = False
+    video_sound: str | None = None
+    video_chunk_seconds: float = 2.0
+    position_type: PositionType = "plain"
+    positions_per_second: float = 2.0
+
+    def __post_init__(self) -> None:
+        keys = [modality.key for modality in MEDIA]
+        for key, grid in self.grids.items():
+            if key not in keys:
+                raise ValueError(f"media_layout: grids has the unknown modality {key!r}.{did_you_mean(key, keys)}")
+            if len(grid) != 2 or min(grid) < 1:
+                raise ValueError(f"media_layout: grids[{key!r}] is {grid}; a unit needs [rows, columns], 1 at least.")
+        for name in ("image_max_tiles", "video_min_frames", "video_max_frames", "video_temporal_stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1.")
+        for name in ("video_frame_rate", "video_chunk_seconds", "positions_per_second"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive.")
+        self._check_frames()
+        self._check_choices()
+
+    def _check_frames(self) -> None:
+        if self.video_max_frames % self.video_temporal_stride:
+            raise ValueError(
+                f"video_temporal_stride ({self.video_temporal_stride}) does not divide video_max_frames "
+                f"({self.video_max_frames})."
+            )
+        if self.video_min_frames > self.video_max_frames:
+            raise ValueError(
+                f"video_min_frames ({self.video_min_frames}) is more than video_max_frames ({self.video_max_frames})."
+            )
+
+    def _check_choices(self) -> None:
+        if self.position_type not in ("plain", "omni"):
+            raise ValueError(f"position_type is {self.position_type!r}; choose plain or omni.")
+        sounds = [m.key for m in (Modality.AUDIO, Modality.SPEECH) if m.key in self.grids]
+        if self.video_sound is not None and self.video_sound not in sounds:
+            raise ValueError(
+                f"video_sound is {self.video_sound!r}, but the sounds that this model takes are {sounds}. Choose one "
+                "of them, or None."
+            )
+        if self.video_timestamps and self.position_type == "omni":
+            raise ValueError(
+                "video_timestamps: with position_type 'omni' the positions tell the time. Use one of both."
+            )
+
+    @property
+    def num_tokens(self) -> dict[str, int]:
+        """Tokens of one unit by modality key."""
+        return {key: prod(grid) for key, grid in self.grids.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON takes them."""
+        return asdict(self)
+
+
+__all__ = ["CALL_OPTIONS", "MediaLayout", "PositionType"]

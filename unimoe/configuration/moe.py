@@ -1,0 +1,441 @@
+"""The configuration of sparse layers: experts, routers, the modality axis and router losses, each checked."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+from ..modality import Modality
+from .checks import checked
+from .parts import CheckedConfig, require
+
+ExpertType = Literal["mlp", "lora", "latent"]
+RouterType = Literal["top_k", "noisy_top_k", "top_p", "hierarchical", "hash", "expert_choice", "soft"]
+ScoringFunction = Literal["softmax", "sigmoid"]
+RouterGradient = Literal["plain", "straight_through", "sparsemixer", "dense"]
+CapacityPriority = Literal["probability", "position"]
+SharedExpertWeighting = Literal["one", "sigmoid", "router"]
+ModalityRouting = Literal["shared", "bias", "separate", "isolated", "semi_isolated"]
+BalanceScope = Literal["layer", "modality", "sequence"]
+RouterLoss = Literal[
+    "importance",
+    "load",
+    "entropy",
+    "entropy_global",
+    "orthogonality",
+    "gram",
+    "score_variance",
+    "expert_overlap",
+]
+
+# Why a router cannot be used in `generate`.
+_OBSTACLES = {
+    "expert_choice": "each expert chooses among all tokens of the batch, later ones and those of other samples too",
+    "soft": "every slot mixes all tokens of a sequence, later ones too",
+}
+
+
+@checked
+class MoEConfig(CheckedConfig):
+    """What a sparse layer is made of. The names are those of transformers' models where they have one.
+
+    E experts, K experts per token, D hidden size, N null experts, G groups of experts.
+
+    Experts:
+        num_experts: E; 0 is the dense decoder.
+        num_experts_per_tok: K; for `top_p` the most that a token may have.
+        moe_intermediate_size: Width of an expert. None: `intermediate_size`.
+        expert_type: `mlp`: gated feed-forwards. `lora`: one frozen feed-forward of the layer and a low-rank change of
+            it for each expert (MixLoRA, arXiv 2404.15159). `latent`: projections into and out of a latent space,
+            shared by a group of experts, and small maps of each expert inside it (MoLAE, arXiv 2503.23100).
+        expert_rank, expert_lora_alpha: Of `lora`; the change is scaled by alpha / rank.
+        expert_latent_size: Of `latent`: dimensions of the latent space. None: `moe_intermediate_size`.
+        expert_latent_groups: Of `latent`: groups of neighbouring experts that share projections; divides E.
+        num_shared_experts: Experts that every token passes, if they have a width.
+        shared_expert_intermediate_size: Width of each shared expert. 0: none.
+        shared_expert_weighting: `one`: added as they are (DeepSeek). `sigmoid`: times the sigmoid of a linear map of
+            the token (Qwen2-MoE). `router`: one softmax weighs the chosen and the shared experts (Uni-MoE-2.0,
+            arXiv 2511.12609).
+        num_null_experts: N; router targets that compute nothing.
+        null_experts_keep_mass: Whether a null keeps its share of the weights, which attenuates the output
+            (Uni-MoE-2.0), or the weights are renormalised over the real experts.
+
+    Which layers are sparse (all of them, unless one of these says otherwise):
+        moe_layers: Indices of the sparse layers.
+        decoder_sparse_step: Layers n with (n + 1) divisible by this are sparse (Qwen2-MoE).
+        mlp_only_layers: Layers that are dense all the same.
+
+    Routing:
+        router_type: `top_k`, `noisy_top_k` (Shazeer et al. 2017, arXiv 1701.06538, eq. 3-5), `top_p` (Huang et al.
+            2024, arXiv 2403.07652), `hierarchical` (a group first, then an expert in it), `hash` (Roller et al. 2021,
+            arXiv 2106.04426), `expert_choice` (Zhou et al. 2022, arXiv 2202.09368), `soft` (Puigcerver et al. 2023,
+            arXiv 2308.00951).
+        scoring_func: What makes scores of router logits: `softmax`, or `sigmoid` for each expert apart (DeepSeek-V3).
+        norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1. None: if K > 1 and the tokens
+            choose; the one weight of K = 1 would be 1, and the router would get no gradient from the language loss.
+        routed_scaling_factor: Factor of the combine weights.
+        balance_bias: Add a bias to the scores for the choice of experts, not for their weights, and move it against
+            uneven loads during training (auxiliary-loss-free, Wang et al. 2024, arXiv 2408.15664).
+        balance_bias_update_rate: Its step after each optimiser step.
+        n_group, topk_group: Experts stand in this many groups; a token may use the best `topk_group` of them, by the
+            sum of the two best scores in each (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). None: all groups.
+        router_top_p: For `top_p`: the smallest set of experts whose probabilities sum to at least this.
+        min_experts_per_tok: For `top_p`: the least experts of a token.
+        slots_per_expert: For `soft`.
+        capacity_factor: Most tokens of an expert, as a multiple of what it would have if all tokens spread evenly over
+            the experts open to them (K times the tokens over E). None: no limit.
+        capacity_priority: Which tokens keep their places beyond the limit: those whose largest weight is largest
+            (batch-prioritised, Riquelme et al. 2021, arXiv 2106.05974), or the first ones.
+        router_jitter_noise: In training the router's input is multiplied by U(1 - noise, 1 + noise).
+        router_gradient: How the router learns; evaluation is the same for all. `plain`: through the weights of the
+            chosen experts. `straight_through`: as if the weights were their scores before renormalisation.
+            `sparsemixer`: sampled experts and a mid-point estimate (GRIN, arXiv 2409.12136). `dense`: through what
+            every expert would have answered (DenseMixer).
+        sparsemixer_epsilon: Experts are sampled among those within twice this relative gap of the largest logit.
+
+    The modality axis:
+        modality_routing: `shared`: one router, blind to the modality. `bias`: a learned bias for each modality and
+            expert, added to the router logits (of `hierarchical`, to those of the product). `separate`: a router for
+            each modality over one pool. `isolated`: a token sees its modality's group of experts alone.
+            `semi_isolated`: its group and the experts of no group.
+        expert_groups: For the two last, modality key -> expert indices. Groups are disjoint, or the same. A modality
+            without an entry has text's group, video that of images. A token with fewer experts than K uses all.
+        expert_group_intermediate_sizes: Modality key -> width of the experts of its group, where it is not
+            `moe_intermediate_size` (ERNIE-4.5-VL's small vision experts).
+        router_modality_projection: The router sees the token through a linear map of its modality, at first the
+            identity (Uni-MoE with 8 experts).
+
+    Losses (see `unimoe.moe.losses`):
+        router_aux_loss_coef: Coefficient of the balance loss.
+        router_aux_loss_scope: Over which tokens expert use is balanced: all tokens of a `layer`, or those of each
+            `modality` apart, within its permitted experts, or those of each `sequence` (DeepSeek-V3). None: `modality`
+            if routing is isolated, else `layer`.
+        router_aux_loss_global_batch: Take the load over the batches of all processes (Qiu et al. 2025,
+            arXiv 2501.11873).
+        router_z_loss_coef: Coefficient of the router z-loss (Zoph et al. 2022, ST-MoE, eq. 5).
+        router_losses: Name of a further router loss -> its coefficient.
+        router_entropy_min_experts: The loss `entropy_global` ends once the tokens of a modality spread as widely as
+            evenly over this many experts (LIMoE's threshold). None: it does not end.
+        output_router_logits: Whether forward returns router logits and adds the router losses. None: when labels are
+            given.
+    """
+
+    hidden_size: int = 512
+    intermediate_size: int = 1536
+    num_hidden_layers: int = 8
+
+    num_experts: int = 0
+    num_experts_per_tok: int = 2
+    moe_intermediate_size: int | None = None
+    expert_type: ExpertType = "mlp"
+    expert_rank: int = 8
+    expert_lora_alpha: float | int = 16
+    expert_latent_size: int | None = None
+    expert_latent_groups: int = 1
+    num_shared_experts: int = 1
+    shared_expert_intermediate_size: int = 0
+    shared_expert_weighting: SharedExpertWeighting = "one"
+    num_null_experts: int = 0
+    null_experts_keep_mass: bool = True
+
+    moe_layers: list[int] | None = None
+    decoder_sparse_step: int = 1
+    mlp_only_layers: list[int] | None = None
+
+    router_type: RouterType = "top_k"
+    scoring_func: ScoringFunction = "softmax"
+    norm_topk_prob: bool | None = None
+    routed_scaling_factor: float | int = 1.0
+    balance_bias: bool = False
+    balance_bias_update_rate: float = 0.001
+    n_group: int = 1
+    topk_group: int | None = None
+    router_top_p: float | int = 0.4
+    min_experts_per_tok: int = 1
+    slots_per_expert: int = 1
+    capacity_factor: float | int | None = None
+    capacity_priority: CapacityPriority = "probability"
+    router_jitter_noise: float | int = 0.0
+    router_gradient: RouterGradient = "plain"
+    sparsemixer_epsilon: float = 0.01
+
+    modality_routing: ModalityRouting = "shared"
+    expert_groups: dict[str, list[int]] | None = None
+    expert_group_intermediate_sizes: dict[str, int] | None = None
+    router_modality_projection: bool = False
+
+    router_aux_loss_coef: float | int = 0.01
+    router_aux_loss_scope: BalanceScope | None = None
+    router_aux_loss_global_batch: bool = False
+    router_z_loss_coef: float | int = 0.001
+    router_losses: dict[str, float | int] | None = None
+    router_entropy_min_experts: float | int | None = None
+    output_router_logits: bool | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.moe_intermediate_size is None:
+            self.moe_intermediate_size = self.intermediate_size
+        if self.expert_latent_size is None:
+            self.expert_latent_size = self.moe_intermediate_size
+        self.topk_group = self.topk_group or self.n_group
+        if self.norm_topk_prob is None:
+            self.norm_topk_prob = self.num_experts_per_tok > 1 and self.router_type not in ("hash", "expert_choice")
+        if self.router_aux_loss_scope is None:
+            self.router_aux_loss_scope = "modality" if self.is_isolated else "layer"
+        super().__post_init__(**kwargs)
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether a token may use some experts only, by its modality."""
+        return self.modality_routing in ("isolated", "semi_isolated")
+
+    @property
+    def num_router_targets(self) -> int:
+        """What a router chooses from: experts, then null experts."""
+        return self.num_experts + self.num_null_experts
+
+    @property
+    def generation_obstacle(self) -> str | None:
+        """Why a token's experts do not depend on that token alone, so that it cannot be generated one by one."""
+        if self.num_experts and self.capacity_factor is not None:
+            return "capacity_factor lets the tokens of a batch crowd each other out; set it to None for generation"
+        return _OBSTACLES.get(self.router_type) if self.num_experts else None
+
+    def is_sparse(self, layer_index: int) -> bool:
+        """Whether the feed-forward of this decoder layer is a mixture of experts."""
+        if self.num_experts == 0:
+            return False
+        if self.moe_layers is not None:
+            return layer_index in self.moe_layers
+        return layer_index not in (self.mlp_only_layers or []) and (layer_index + 1) % self.decoder_sparse_step == 0
+
+    def expert_group(self, modality: Modality) -> list[int] | None:
+        """The group of experts of a modality; None if it has none, or groups play no part."""
+        groups = self.expert_groups or {}
+        return groups.get(modality.key, groups.get(modality.encoder_key, groups.get("text")))
+
+    def permitted_experts(self, modality: Modality) -> list[int]:
+        """Experts that tokens of this modality may be routed to, in ascending order."""
+        if not self.is_isolated:
+            return list(range(self.num_experts))
+        grouped = {expert for group in (self.expert_groups or {}).values() for expert in group}
+        common = set(range(self.num_experts)) - grouped
+        return sorted(set(self.expert_group(modality) or ()) | common)
+
+    def expert_widths(self) -> list[int]:
+        """Width of each expert."""
+        widths = [self.moe_intermediate_size or 0] * self.num_experts
+        for key, width in (self.expert_group_intermediate_sizes or {}).items():
+            for expert in (self.expert_groups or {}).get(key, []):
+                widths[expert] = width
+        return widths
+
+    def validate_architecture(self) -> None:
+        """Check the fields against each other.
+
+        Raises:
+            ValueError: Naming the fields that do not fit, and both values.
+        """
+        if self.num_experts == 0:
+            return
+        for check in (_check_experts, _check_layers, _check_choice, _check_gradient, _check_groups, _check_losses):
+            for holds, problem in check(self):
+                require(holds, problem)
+
+
+Checks = Iterator[tuple[bool, str]]
+
+
+def _check_experts(config: MoEConfig) -> Checks:
+    experts, targets = config.num_experts, config.num_router_targets
+    yield config.num_null_experts >= 0, f"num_null_experts is {config.num_null_experts}; it cannot be negative."
+    yield (
+        1 <= config.num_experts_per_tok <= targets,
+        f"num_experts_per_tok ({config.num_experts_per_tok}) must lie between 1 and num_experts + num_null_experts "
+        f"({targets}).",
+    )
+    yield config.expert_rank >= 1, f"expert_rank is {config.expert_rank}; it is at least 1."
+    groups = config.expert_latent_groups
+    yield (
+        groups >= 1 and experts % max(groups, 1) == 0,
+        f"expert_latent_groups ({groups}) does not divide the {experts} experts.",
+    )
+    yield (
+        config.num_shared_experts >= 1,
+        f"num_shared_experts is {config.num_shared_experts}; use a width of 0 for none.",
+    )
+    yield (
+        config.shared_expert_weighting == "one" or config.shared_expert_intermediate_size > 0,
+        f"shared_expert_weighting={config.shared_expert_weighting!r} needs shared_expert_intermediate_size.",
+    )
+
+
+def _check_layers(config: MoEConfig) -> Checks:
+    for name in ("moe_layers", "mlp_only_layers"):
+        for index in getattr(config, name) or []:
+            yield (
+                0 <= index < config.num_hidden_layers,
+                f"{name} names layer {index}, but there are {config.num_hidden_layers} layers (0-based).",
+            )
+    yield config.decoder_sparse_step >= 1, f"decoder_sparse_step is {config.decoder_sparse_step}; it is at least 1."
+    yield (
+        config.moe_layers is None or (config.decoder_sparse_step == 1 and not config.mlp_only_layers),
+        "moe_layers lists the sparse layers; leave decoder_sparse_step and mlp_only_layers out.",
+    )
+
+
+def _check_choice(config: MoEConfig) -> Checks:
+    kind, experts, nulls = config.router_type, config.num_experts, config.num_null_experts
+    groups, kept, k = config.n_group, config.topk_group or config.n_group, config.num_experts_per_tok
+    yield groups >= 1 and experts % max(groups, 1) == 0, f"n_group ({groups}) does not divide the {experts} experts."
+    if groups > 1:
+        yield kind in ("top_k", "hierarchical"), f"n_group is for router_type top_k or hierarchical, not {kind}."
+        yield experts // groups >= 2, f"n_group ({groups}) leaves fewer than two experts in a group."
+        yield 1 <= kept <= groups, f"topk_group ({kept}) must lie between 1 and n_group ({groups})."
+        yield k <= kept * experts // groups, f"{kept} groups hold fewer than num_experts_per_tok ({k}) experts."
+        yield nulls == 0, "null experts belong to no group: set num_null_experts=0, or n_group=1."
+    yield kind != "hash" or k == 1, f"router_type='hash' gives each token one expert; num_experts_per_tok is {k}."
+    yield (
+        config.null_experts_keep_mass or bool(config.norm_topk_prob),
+        "null_experts_keep_mass=False renormalises over the real experts; set norm_topk_prob=True.",
+    )
+    yield kind != "hierarchical" or groups > 1, "router_type='hierarchical' needs n_group > 1."
+    yield (
+        config.scoring_func == "softmax" or kind in ("top_k", "expert_choice"),
+        f"scoring_func='sigmoid' is for router_type top_k or expert_choice; {kind} needs probabilities.",
+    )
+    yield not config.balance_bias or kind == "top_k", f"balance_bias is for router_type top_k, not {kind}."
+    yield 0 < config.router_top_p <= 1, f"router_top_p is {config.router_top_p}; it lies in (0, 1]."
+    least = config.min_experts_per_tok
+    yield 1 <= least <= k, f"min_experts_per_tok ({least}) must lie between 1 and num_experts_per_tok ({k})."
+    yield least == 1 or kind == "top_p", "min_experts_per_tok is for router_type='top_p'."
+    whole = kind in ("hash", "expert_choice", "soft")
+    yield nulls == 0 or not whole, f"router_type={kind!r} has no use for null experts; set num_null_experts=0."
+    blind = kind in ("hash", "soft")
+    yield (
+        not (blind and config.router_modality_projection),
+        f"router_type={kind!r} has no router that router_modality_projection could change.",
+    )
+    yield not (blind and config.router_jitter_noise), f"router_type={kind!r} has no router_jitter_noise."
+    yield (
+        config.shared_expert_weighting != "router" or (not whole and config.scoring_func == "softmax"),
+        "shared_expert_weighting='router' needs router_type top_k, noisy_top_k, top_p or hierarchical, and softmax.",
+    )
+    yield config.slots_per_expert >= 1, f"slots_per_expert is {config.slots_per_expert}; it is at least 1."
+    capacity = config.capacity_factor
+    yield capacity is None or capacity > 0, f"capacity_factor is {capacity}; it is positive, or None for no limit."
+    yield (
+        capacity is None or kind not in ("expert_choice", "soft"),
+        f"router_type={kind!r} fills its experts evenly by itself; leave capacity_factor out.",
+    )
+    yield (
+        0 <= config.router_jitter_noise < 1,
+        f"router_jitter_noise is {config.router_jitter_noise}; it lies in [0, 1).",
+    )
+
+
+def _check_gradient(config: MoEConfig) -> Checks:
+    kind, gradient = config.router_type, config.router_gradient
+    yield (
+        gradient == "plain" or kind in ("top_k", "noisy_top_k", "top_p", "hierarchical"),
+        f"router_gradient={gradient!r} is for routers that weigh their choice, not {kind}.",
+    )
+    yield (
+        gradient != "sparsemixer"
+        or (kind == "top_k" and config.scoring_func == "softmax" and not config.balance_bias and config.n_group == 1),
+        "router_gradient='sparsemixer' samples from one softmax: it needs router_type top_k, scoring_func softmax, no "
+        "balance_bias and no groups.",
+    )
+    yield (
+        gradient == "plain" or config.shared_expert_weighting != "router",
+        f"router_gradient={gradient!r} cannot be used with shared_expert_weighting='router'.",
+    )
+
+
+def _check_groups(config: MoEConfig) -> Checks:
+    mode, groups = config.modality_routing, config.expert_groups or {}
+    if not config.is_isolated:
+        yield not groups, "expert_groups needs modality_routing='isolated' or 'semi_isolated'."
+        yield not config.expert_group_intermediate_sizes, "expert_group_intermediate_sizes needs expert_groups."
+        yield (
+            mode == "shared" or config.router_type not in ("hash", "soft"),
+            f"router_type={config.router_type!r} has no router logits for modality_routing={mode!r} to change.",
+        )
+        return
+    yield bool(groups), f"modality_routing={mode!r} needs expert_groups."
+    yield (
+        config.router_type != "soft",
+        f"router_type='soft' mixes all tokens; modality_routing={mode!r} keeps them apart.",
+    )
+    yield (
+        config.router_aux_loss_scope == "modality",
+        f"modality_routing={mode!r} needs router_aux_loss_scope='modality': groups of different load cannot be "
+        "balanced against each other.",
+    )
+    for key, experts in groups.items():
+        Modality.from_key(key)
+        yield len(set(experts)) == len(experts), f"expert_groups[{key!r}] names an expert twice: {experts}."
+        yield (
+            all(0 <= expert < config.num_experts for expert in experts),
+            f"expert_groups[{key!r}] = {experts} goes beyond the {config.num_experts} experts (0-based).",
+        )
+        for other, theirs in groups.items():
+            yield (
+                set(experts) == set(theirs) or not set(experts) & set(theirs),
+                f"expert_groups of {key!r} and {other!r} overlap: {experts} and {theirs}. Make them disjoint or "
+                "equal; with 'semi_isolated', experts of no group are common to all.",
+            )
+    yield from _check_reach(config)
+
+
+def _check_reach(config: MoEConfig) -> Checks:
+    """What every modality can reach, and how the groups of modalities meet other groups and widths."""
+    mode, groups = config.modality_routing, config.expert_groups or {}
+    grouped = {expert for group in groups.values() for expert in group}
+    rest = sorted(set(range(config.num_experts)) - grouped)
+    yield mode == "semi_isolated" or "text" in groups, "modality_routing='isolated' needs a group for 'text'."
+    yield (
+        (mode == "semi_isolated") == bool(rest),
+        f"experts {rest} are in no group; that is for modality_routing='semi_isolated', which needs such experts.",
+    )
+    size = config.num_experts // config.n_group
+    for modality in Modality:
+        permitted = config.permitted_experts(modality)
+        yield bool(permitted), f"{modality.key} tokens may use no expert; give {modality.key!r} a group."
+        reached = {expert // size for expert in permitted}
+        yield (
+            config.n_group == 1
+            or (len(permitted) == len(reached) * size and len(reached) >= (config.topk_group or config.n_group)),
+            f"n_group ({config.n_group}): each of its groups must be open or closed to {modality.key} as a whole, and "
+            f"at least topk_group ({config.topk_group}) open.",
+        )
+    sizes = config.expert_group_intermediate_sizes or {}
+    for key in sizes:
+        yield key in groups, f"expert_group_intermediate_sizes names {key!r}, which has no entry in expert_groups."
+    yield not sizes or config.expert_type == "mlp", "expert_group_intermediate_sizes is for expert_type='mlp'."
+
+
+def _check_losses(config: MoEConfig) -> Checks:
+    for name in config.router_losses or {}:
+        yield (
+            name in get_args(RouterLoss),
+            f"router_losses: no loss {name!r}; there are {', '.join(get_args(RouterLoss))}.",
+        )
+    yield (
+        not (config.router_losses and config.router_type in ("hash", "soft")),
+        f"router_losses: router_type={config.router_type!r} has no router that a loss could teach.",
+    )
+    least = config.router_entropy_min_experts
+    yield (
+        least is None or 1 <= least <= config.num_router_targets,
+        f"router_entropy_min_experts ({least}) must lie between 1 and the {config.num_router_targets} router targets.",
+    )
+    yield (
+        not (config.router_aux_loss_global_batch and config.router_aux_loss_scope == "sequence"),
+        "router_aux_loss_global_batch: the sequences of a batch are whole in each process; use another scope.",
+    )
+    yield (
+        "load" not in (config.router_losses or {}) or config.router_type == "noisy_top_k",
+        "router_losses: 'load' needs router_type='noisy_top_k', whose noise makes loads differentiable.",
+    )
+
+
+__all__ = ["BalanceScope", "MoEConfig", "ModalityRouting", "RouterGradient", "RouterType"]

@@ -1,0 +1,1 @@
+"""The text model and what the multimodal model is built from."""

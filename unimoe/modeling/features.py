@@ -1,0 +1,94 @@
+"""Features of media: encoding them apart from the language model, and whether each placeholder has one.
+
+B batch, S sequence, D hidden size.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import torch_compilable_check
+
+from ..errors import DataError
+from ..modality import Modality
+from .outputs import EncoderOutputs, UniMoEModelOutput
+
+
+class FeatureMethods:
+    """What `UniMoEModel` offers, offered by the model around it."""
+
+    model: Any
+
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        """Encode pictures; see `UniMoEModel.encode`."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
+        """Encode clips; see `UniMoEModel.encode`."""
+        return self.model.get_video_features(pixel_values_videos, **kwargs)
+
+    def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
+        """Encode windows of sound; see `UniMoEModel.encode`."""
+        return self.model.get_audio_features(audio_features, **kwargs)
+
+    def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
+        """Encode windows of speech; see `UniMoEModel.encode`."""
+        return self.model.get_speech_features(speech_features, **kwargs)
+
+
+def units_of(encoded: EncoderOutputs, modality: Modality) -> tuple[Tensor, ...]:
+    """Embeddings (tokens, D) of each unit of a `modality` in what was `encoded`; none if there are no media of it."""
+    output = encoded.get(modality.key)
+    return () if output is None else tuple(output.pooler_output)
+
+
+def with_media(output: UniMoEModelOutput, encoded: EncoderOutputs) -> UniMoEModelOutput:
+    """The language model's `output`, with what encoders and connectors gave (`encoded`)."""
+    for key, media in encoded.items():
+        output[Modality.from_key(key).output_name] = media
+    return output
+
+
+_COMPILED_MISMATCH = (
+    "The placeholder tokens and features of a modality differ in number. Pass every feature that the processor "
+    "returned, and do not truncate the processed text; a forward that is not compiled names both counts."
+)
+
+
+def check_counts(placeholders: Mapping[Modality, Tensor], encoded: EncoderOutputs) -> None:
+    """Refuse placeholders and features that differ in number; one look at the device for all modalities.
+
+    Args:
+        placeholders: Where they stand, (B, S), by modality.
+        encoded: What encoders and connectors gave.
+
+    Raises:
+        DataError: With both counts.
+        RuntimeError: In a compiled forward, whose errors are texts that stand before it runs: without the counts.
+    """
+    if not placeholders:
+        return
+    features = {modality: sum(map(len, units_of(encoded, modality))) for modality in placeholders}
+    meet = torch.stack([mask.sum() == features[modality] for modality, mask in placeholders.items()]).all()
+    if torch.compiler.is_compiling():
+        # On the CPU: an assertion that fails on a GPU ends the process.
+        torch._assert_async(meet.cpu(), _COMPILED_MISMATCH)
+    else:
+        torch_compilable_check(meet, partial(_mismatch, placeholders, features), DataError)
+
+
+def _mismatch(placeholders: Mapping[Modality, Tensor], features: Mapping[Modality, int]) -> str:
+    """What is said of the first modality whose placeholders and features differ in number."""
+    counts = {modality: int(mask.sum()) for modality, mask in placeholders.items()}
+    modality, count = next((m, count) for m, count in counts.items() if count != features[m])
+    key, name = modality.key, modality.feature_name
+    cure = f"Pass each {key} once" if features[modality] else f"Pass the {name} that the processor returned"
+    return (
+        f"Found {count} {key} placeholder token(s) but {features[modality]} {key} feature(s). {cure}, and do not "
+        "truncate the processed text."
+    )
+
+
+__all__ = ["FeatureMethods", "check_counts", "units_of", "with_media"]

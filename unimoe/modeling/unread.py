@@ -1,0 +1,82 @@
+"""Parameters whose result nobody reads: the pooler of a ViT, layers above the one whose states are taken.
+
+They are part of pretrained towers and stay in checkpoints, but no gradient ever reaches them. Which they are is found
+by asking autograd, on the meta device: no memory, no arithmetic.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..configuration_unimoe import UniMoEConfig
+from ..connectors import build_connector
+from ..encoders.encoder import Encoder, join_layers, run_tower
+
+
+def unread_parameters(config: UniMoEConfig) -> set[str]:
+    """Names, within a `UniMoEModel` of this configuration, of the parameters of encoders and connectors that change
+    nothing of what they give. Of a tower whose features have no known shape, none.
+    """
+    return {name for key in config.encoder_keys for name in _unread(config, key)}
+
+
+def _unread(config: UniMoEConfig, key: str) -> Iterator[str]:
+    encoder, connector = config.encoder_config(key), config.connector_config(key)
+    with torch.device("meta"):
+        tokens = torch.empty(1, encoder.num_tokens, encoder.hidden_size)
+        twin = build_connector(
+            connector,
+            input_size=encoder.hidden_size,
+            output_size=config.text_config.hidden_size,
+            grid=encoder.token_grid,
+        )
+        yield from (f"connectors.{key}.{name}" for name in _without_gradient(twin.eval(), twin, tokens))
+        if (shape := features_shape(encoder.tower_config)) is None:
+            return
+        reader = _Tokens(Encoder(encoder)).eval()
+        names = _without_gradient(reader.encoder, reader, torch.empty(1, *shape))
+    yield from (f"encoders.{key}.{name}" for name in names)
+
+
+class _Tokens(nn.Module):
+    """An encoder as it reads its tower, of features of any size."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Tokens (N, L, C)."""
+        encoder = self.encoder
+        output = run_tower(encoder.tower, features, output_hidden_states=encoder.layers != [-1])
+        return join_layers(encoder.tower, output, encoder.layers, **encoder.prefix)[0]
+
+
+def features_shape(tower: Any) -> tuple[int, ...] | None:
+    """Shape of one unit of features as a tower takes it; None if its configuration does not tell."""
+    kind = tower.model_type
+    if kind == "whisper":
+        return tower.num_mel_bins, 2 * tower.max_source_positions
+    if kind in ("audio-spectrogram-transformer", "unimoe_beats"):
+        return tower.max_length, tower.num_mel_bins
+    if getattr(tower, "num_mel_bins", None):
+        return None
+    size = getattr(tower, "image_size", None) or 224
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return getattr(tower, "num_channels", None) or 3, height, width
+
+
+def _without_gradient(owner: nn.Module, module: nn.Module, inputs: Tensor) -> list[str]:
+    """Parameters of `owner` that no gradient of what `module` gives reaches; none if it cannot run on `inputs`."""
+    parameters = dict(owner.requires_grad_(True).named_parameters())
+    try:
+        with torch.enable_grad():
+            found = torch.autograd.grad(module(inputs).sum(), list(parameters.values()), allow_unused=True)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):  # of towers that cannot run without values
+        return []
+    return [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
+
+
+__all__ = ["features_shape", "unread_parameters"]

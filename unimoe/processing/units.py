@@ -1,0 +1,348 @@
+"""Media become units, the inputs of the encoders, and blocks, what stands for them in the text.
+
+    picture -> itself, or a thumbnail and tiles     clip -> temporal groups of frames, and windows of its sound track
+    sound, speech -> windows
+
+All media of a batch are added in order of appearance; then each extractor runs once. n tokens of one medium.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..configuration.media_layout import MediaLayout
+from ..media import (
+    EncodedMedium,
+    FrameSampling,
+    Limits,
+    Measures,
+    cut_windows,
+    load_clip,
+    load_clip_sound,
+    load_picture,
+    load_sound,
+    window_samples,
+)
+from ..modality import Modality
+from .positions import clip_offsets, picture_offsets, sound_offsets, sound_times
+
+EXTRACTORS = {
+    Modality.IMAGE: "image_processor",
+    Modality.VIDEO: "image_processor",
+    Modality.AUDIO: "audio_feature_extractor",
+    Modality.SPEECH: "speech_feature_extractor",
+}
+"""Part of the processor that makes the features of each modality."""
+
+
+class Block(NamedTuple):
+    """What stands in the text for one medium: placeholders, perhaps with timestamps; and their offsets (3, n)."""
+
+    text: str
+    offsets: np.ndarray
+
+
+class _Track(NamedTuple):
+    """Tokens of one modality of a clip: time in chunks (n,), offsets (3, n), and text in front of some tokens."""
+
+    modality: Modality
+    times: np.ndarray
+    offsets: np.ndarray
+    marks: dict[int, str]
+
+
+@dataclass
+class UnitCollector:
+    """Load media one after the other; gather their units by modality.
+
+    Args:
+        extractors: Modality -> image processor or feature extractor, for the modalities that the processor takes.
+        layout: How media become tokens.
+        image_options: Arguments of the image processor.
+        sampling_rate: Hz, of bare samples.
+        limits: Of the size of media. None: those of the environment.
+    """
+
+    extractors: dict[Modality, Any]
+    layout: MediaLayout
+    image_options: dict[str, Any]
+    sampling_rate: int
+    limits: Limits | None = None
+
+    def __post_init__(self) -> None:
+        self._pictures: list[tuple[Image.Image, bool]] = []  # and whether it is a tile
+        self._frames: list[Image.Image] = []
+        self._windows: dict[Modality, list[np.ndarray]] = {Modality.AUDIO: [], Modality.SPEECH: []}
+        self._states: dict[Modality, list[Tensor]] = {}
+
+    def add(self, modality: Modality, medium: Any, where: str) -> Block:
+        """Load one medium and keep its units.
+
+        Args:
+            modality: Of the medium.
+            medium: What `unimoe.media` loads, or an `EncodedMedium`.
+            where: Its place, for errors.
+
+        Raises:
+            ValueError: If it cannot be loaded, or was encoded as other units than the layout makes of it.
+        """
+        block = self.block(modality, self.load(modality, medium, where))
+        if isinstance(medium, EncodedMedium):
+            self._check_encoded(medium, block, where)
+        return block
+
+    def load(self, modality: Modality, medium: Any, where: str) -> Measures:
+        """Load one medium, keep its units and measure it; arguments as for `add`.
+
+        Raises:
+            ValueError: If it cannot be loaded.
+        """
+        if modality is Modality.VIDEO:
+            return self._keep_clip(medium, where)
+        if isinstance(medium, EncodedMedium):
+            self._keep_states(modality, medium, where)
+            return medium.measures
+        if modality is Modality.IMAGE:
+            return self._keep_picture(load_picture(medium, where=where, limits=self.limits))
+        return Measures(samples=self._keep_windows(modality, self._load_sound(modality, medium, where)))
+
+    def block(self, modality: Modality, measures: Measures) -> Block:
+        """What stands for a medium with these measures."""
+        if modality is Modality.IMAGE:
+            return self.picture_block(measures.size)
+        if modality is Modality.VIDEO:
+            return self.clip_block(measures.times, measures.samples)
+        return self.sound_block(modality, measures.samples)
+
+    def picture_block(self, size: tuple[int, int]) -> Block:
+        """What stands for a picture of this width and height (pixels)."""
+        grid, tiles = self.layout.grids["image"], self.tiles(size)
+        offsets = picture_offsets(grid)
+        if tiles != (1, 1):
+            offsets = np.concatenate([offsets, picture_offsets(grid, tiles) + offsets.max() + 1], axis=1)
+        return Block(str(Modality.IMAGE.token) * offsets.shape[1], offsets)
+
+    def sound_block(self, modality: Modality, samples: int) -> Block:
+        """What stands for a sound of so many samples at its extractor's rate."""
+        track = self._sound_track(modality, samples)
+        return Block(_text([track], np.arange(track.times.size)), track.offsets)
+
+    def clip_block(self, frame_times: np.ndarray, sound_samples: int = 0) -> Block:
+        """What stands for a clip with frames at these times (s) and a sound track of so many samples, 0 for none."""
+        layout, stride = self.layout, self.layout.video_temporal_stride
+        times = frame_times.reshape(-1, stride).mean(axis=1)  # of each unit, s
+        grid = layout.grids["video"]
+        tokens = layout.num_tokens["video"]
+        marks = {index * tokens: f"<{time:.1f} seconds>" for index, time in enumerate(times)}
+        offsets = clip_offsets(times, grid, layout.positions_per_second)
+        tracks = [_Track(Modality.VIDEO, times.repeat(tokens), offsets, marks if layout.video_timestamps else {})]
+        if layout.video_sound is not None and sound_samples:
+            tracks.append(self._sound_track(Modality.from_key(layout.video_sound), sound_samples))
+        return _interleave(tracks, layout.video_chunk_seconds)
+
+    def tiles(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tiles that a picture of this width and height (pixels) is cut into."""
+        if self.layout.image_max_tiles == 1:
+            return 1, 1
+        return tile_grid(size, self._tile_size, self.layout.image_max_tiles)
+
+    @property
+    def sampling(self) -> FrameSampling:
+        """Which frames are taken of a clip."""
+        layout = self.layout
+        return FrameSampling(
+            rate=layout.video_frame_rate,
+            minimum=layout.video_min_frames,
+            maximum=layout.video_max_frames,
+            multiple=layout.video_temporal_stride,
+        )
+
+    def features(self) -> dict[str, Tensor]:
+        """Features of all units by the name of the model's argument; of modalities without a unit, none.
+
+        Returns:
+            `pixel_values` (N, C, H, W), `pixel_values_videos` (N, stride, C, H, W), `audio_features` (AST: N, frames,
+            mel bins), `speech_features` (Whisper: N, mel bins, frames). Encoded media have none.
+        """
+        features: dict[str, Tensor] = {}
+        if self._pictures:
+            features["pixel_values"] = self._picture_pixels()
+        if self._frames:
+            pixels = self._pixels(self._frames)
+            features["pixel_values_videos"] = pixels.unflatten(0, (-1, self.layout.video_temporal_stride))
+        for modality, windows in self._windows.items():
+            if windows:
+                extractor = self.extractors[modality]
+                extracted = extractor(windows, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+                features[str(modality.feature_name)] = extracted[extractor.model_input_names[0]]
+        return features
+
+    def encoder_states(self) -> dict[str, Tensor]:
+        """Tokens (N, tokens, C) of the units of encoded media by modality key; of modalities without any, none.
+
+        Raises:
+            ValueError: If other media of the same modality are not encoded.
+        """
+        raw = {Modality.IMAGE: self._pictures, Modality.VIDEO: self._frames, **self._windows}
+        for modality in self._states:
+            if raw[modality]:
+                raise ValueError(
+                    f"Some {modality.key} of this call is encoded and some is not. Encode all of it, or none."
+                )
+        return {modality.key: torch.cat(states) for modality, states in self._states.items()}
+
+    def _keep_states(self, modality: Modality, medium: EncodedMedium, where: str) -> None:
+        if modality.key not in medium.states:
+            raise ValueError(
+                f"{where}: was encoded as {' and '.join(medium.states) or 'nothing'}, not as {modality.key}. Pass it "
+                "under the modality that it was encoded as."
+            )
+        if len(states := medium.states[modality.key]):  # a silent clip has no windows
+            self._states.setdefault(modality, []).append(states)
+
+    def _check_encoded(self, medium: EncodedMedium, block: Block, where: str) -> None:
+        """Refuse an encoded medium of which this layout would make other units."""
+        for key, states in medium.states.items():
+            tokens, size = block.text.count(str(Modality.from_key(key).token)), self.layout.num_tokens[key]
+            if tokens != len(states) * size:
+                raise ValueError(
+                    f"{where}: was encoded as {len(states)} unit(s) of {key}, but the layout makes {tokens // size} "
+                    "of it. Encode it with the processor that it is given to, and the same options."
+                )
+
+    def _keep_picture(self, picture: Image.Image) -> Measures:
+        tiles = self.tiles(picture.size)
+        self._pictures.append((picture, False))
+        if tiles != (1, 1):
+            self._pictures += [(tile, True) for tile in cut_tiles(picture, tiles, self._tile_size)]
+        return Measures(size=picture.size)
+
+    def _keep_clip(self, medium: Any, where: str) -> Measures:
+        """Keep frames and sound of a clip, of which both, one or none may be encoded."""
+        encoded = medium if isinstance(medium, EncodedMedium) else EncodedMedium(Measures(), medium=medium)
+        times, samples = encoded.measures.times, 0
+        if Modality.VIDEO.key in encoded.states:
+            self._keep_states(Modality.VIDEO, encoded, where)
+        else:
+            clip = load_clip(encoded.medium, sampling=self.sampling, where=where, limits=self.limits)
+            self._frames += clip.frames
+            times = clip.times
+        if self.layout.video_sound is not None:
+            samples = self._keep_track(Modality.from_key(self.layout.video_sound), encoded, where)
+        return Measures(times=times, samples=samples)
+
+    def _keep_track(self, modality: Modality, clip: EncodedMedium, where: str) -> int:
+        """Keep the sound track of a clip; its samples, 0 if there is none."""
+        if modality.key in clip.states:
+            self._keep_states(modality, clip, where)
+            return clip.measures.samples
+        if clip.medium is None:
+            raise ValueError(f"{where}: was encoded without its sound. Encode it with video_sound={modality.key!r}.")
+        rate = self.extractors[modality].sampling_rate
+        sound = load_clip_sound(clip.medium, sampling_rate=rate, where=where, limits=self.limits)
+        return 0 if sound is None else self._keep_windows(modality, sound)
+
+    def _load_sound(self, modality: Modality, medium: Any, where: str) -> np.ndarray:
+        rate = self.extractors[modality].sampling_rate
+        return load_sound(
+            medium, sampling_rate=rate, array_sampling_rate=self.sampling_rate, where=where, limits=self.limits
+        )
+
+    def _keep_windows(self, modality: Modality, sound: np.ndarray) -> int:
+        extractor = self.extractors[modality]
+        self._windows[modality] += cut_windows(
+            sound, window=window_samples(extractor), sampling_rate=extractor.sampling_rate
+        )
+        return len(sound)
+
+    def _sound_track(self, modality: Modality, samples: int) -> _Track:
+        extractor, grid = self.extractors[modality], self.layout.grids[modality.key]
+        axis = self.layout.time_axes.get(modality.key, "columns")
+        window = window_samples(extractor)
+        seconds = window / extractor.sampling_rate
+        times = sound_times(-(-samples // window), grid, seconds=seconds, time_axis=axis)
+        offsets = sound_offsets(times, self.layout.positions_per_second)
+        if axis == "columns" and grid[0] > 1:  # time starts anew in each row: a window stays in one piece
+            times = np.floor(times / seconds) * seconds
+        return _Track(modality, times, offsets, {})
+
+    def _picture_pixels(self) -> Tensor:
+        plain = self._pixels([picture for picture, is_tile in self._pictures if not is_tile])
+        tiles = [picture for picture, is_tile in self._pictures if is_tile]
+        if not tiles:
+            return plain
+        is_tile = torch.tensor([is_tile for _, is_tile in self._pictures])
+        pixels = plain.new_empty(len(self._pictures), *plain.shape[1:])
+        pixels[~is_tile] = plain
+        pixels[is_tile] = self._pixels(tiles, do_resize=False, do_center_crop=False)  # they have the size already
+        return pixels
+
+    def _pixels(self, pictures: list[Image.Image], **options: Any) -> Tensor:
+        processor = self.extractors.get(Modality.IMAGE) or self.extractors[Modality.VIDEO]
+        return processor(pictures, return_tensors="pt", **{**self.image_options, **options})["pixel_values"]
+
+    @cached_property
+    def _tile_size(self) -> tuple[int, int]:
+        """Width and height (pixels) of what the image tower takes."""
+        height, width = self._pixels([Image.new("RGB", (64, 64))]).shape[-2:]
+        return width, height
+
+
+def tile_grid(size: tuple[int, int], tile: tuple[int, int], most: int) -> tuple[int, int]:
+    """Rows and columns of tiles that keep most of a picture's resolution and, among those, waste the fewest pixels.
+
+    As LLaVA-NeXT chooses among its resolutions, but among all grids of at most `most` tiles.
+
+    Args:
+        size: Width and height of the picture, pixels.
+        tile: Width and height of a tile, pixels.
+        most: Largest number of tiles.
+    """
+    width, height = size
+
+    def rank(grid: tuple[int, int]) -> tuple[float, float]:
+        rows, columns = grid
+        scale = min(columns * tile[0] / width, rows * tile[1] / height, 1.0)
+        kept = width * height * scale**2
+        return -round(kept), rows * columns * tile[0] * tile[1] - kept
+
+    grids = ((rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1))
+    return min(grids, key=rank)
+
+
+def cut_tiles(picture: Image.Image, grid: tuple[int, int], tile: tuple[int, int]) -> list[Image.Image]:
+    """Fit a picture into a grid [rows, columns] of this `tile` (width, height), black around it; cut it row by row."""
+    width, height = tile
+    rows, columns = grid
+    canvas = ImageOps.pad(picture, (columns * width, rows * height), method=Image.Resampling.BICUBIC)
+    corners = ((row * height, column * width) for row in range(rows) for column in range(columns))
+    return [canvas.crop((left, top, left + width, top + height)) for top, left in corners]
+
+
+def _interleave(tracks: list[_Track], chunk_seconds: float) -> Block:
+    """Put tracks into one block: in each chunk of time the frames, then the sound."""
+    chunks = np.concatenate([np.floor(track.times / chunk_seconds + 1e-6) for track in tracks])
+    order = np.argsort(chunks, kind="stable")
+    offsets = np.concatenate([track.offsets for track in tracks], axis=1)
+    return Block(_text(tracks, order), offsets[:, order])
+
+
+def _text(tracks: list[_Track], order: np.ndarray) -> str:
+    """Placeholders of the tokens of all tracks in an order, with their marks."""
+    kinds = np.concatenate([np.full(track.times.size, int(track.modality)) for track in tracks])[order]
+    marks = {int(np.flatnonzero(order == index)[0]): mark for index, mark in tracks[0].marks.items()}
+    turns = {0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), *marks}
+    starts = sorted(turns)
+    ends = [*starts[1:], kinds.size]
+    return "".join(
+        marks.get(start, "") + str(Modality(kinds[start]).token) * (end - start)
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+__all__ = ["EXTRACTORS", "Block", "UnitCollector", "cut_tiles", "tile_grid"]
