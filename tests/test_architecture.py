@@ -1,10 +1,10 @@
 """The house stands: imports go down only, no circle, no file or function outgrows its idea, imports stay light."""
 
 import ast
-import os
-import subprocess
+import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -46,6 +46,7 @@ HEAVY = ("av", "deepspeed", "timm", "torchaudio", "peft", "datasets", "torchcode
 WALK = ("processing_unimoe", "modeling_unimoe", "connectors", "moe.block", "moe.losses")
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -137,50 +138,33 @@ def test_there_is_no_circle() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize("path", FILES, ids=describe)
-def test_file_and_functions_hold_one_idea(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
-    assert path.stem not in ("utils", "helpers")
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or 0) - node.lineno + 1
-            assert lines <= 60, f"{node.name} has {lines} lines"
+def test_files_and_functions_hold_one_idea() -> None:
+    sizes = {describe(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert not {name: lines for name, lines in sizes.items() if lines > 450}
+    assert not [name for name in sizes if Path(name).stem in ("utils", "helpers")]
+    functions = [
+        (describe(path), node.name, (node.end_lineno or 0) - node.lineno + 1)
+        for path in FILES
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert not [(name, function, lines) for name, function, lines in functions if lines > 60]
 
 
-@pytest.mark.parametrize("path", FILES, ids=describe)
-def test_libraries_neither_print_nor_swallow_errors(path: Path) -> None:
-    for node in ast.walk(parse(path)):
-        is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-        assert not is_print, f"print in line {node.lineno}"
-        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"bare except in line {node.lineno}"
+def test_libraries_neither_print_nor_swallow_errors() -> None:
+    nodes = [(path, node) for path in FILES for node in ast.walk(parse(path))]
+    assert not [
+        f"{describe(path)}:{node.lineno}"
+        for path, node in nodes
+        if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print")
+        or (isinstance(node, ast.ExceptHandler) and node.type is None)
+    ]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "unimoe")], ids=describe)
-def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
-    for target in imports(path, top_level=True):
-        assert target.split(".")[0] not in HEAVY, f"{target} is imported at the top of {describe(path)}"
-
-
-def test_unimoe_runs_without_the_heavy_libraries() -> None:
-    code = (
-        "import sys;"
-        "sys.modules.update(dict.fromkeys(['deepspeed', 'timm', 'torchaudio', 'peft', 'datasets']));"
-        "import unimoe; from tiny import tiny_inputs, tiny_model; model = tiny_model(num_experts=4);"
-        "assert model(**tiny_inputs(model.config)).logits.isfinite().all()"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT / "tests",
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+def test_heavy_libraries_are_imported_where_they_are_used() -> None:
+    files = [path for path in FILES if path.is_relative_to(ROOT / "unimoe")]
+    targets = [(describe(path), target) for path in files for target in imports(path, top_level=True)]
+    assert not [f"{name} imports {target}" for name, target in targets if target.split(".")[0] in HEAVY]
 
 
 def test_the_walk_of_a_sample_visits_each_of_its_files_once() -> None:
@@ -244,8 +228,12 @@ def stops_called(action: Callable[[], None]) -> list[str]:
     return calls
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=describe)
-def test_every_yaml_starts_with_the_command_that_runs_it(path: Path) -> None:
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first.startswith("# ") and any(word in first for word in ("python -m", "deepspeed", "make "))
-    assert describe(path) in first or "make " in first
+def test_every_yaml_starts_with_the_command_that_runs_it() -> None:
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    firsts = {describe(path): path.read_text(encoding="utf-8").splitlines()[0] for path in files}
+    assert len(firsts) > 10
+    assert not {
+        name: first
+        for name, first in firsts.items()
+        if not re.match(r"# .*(python -m|deepspeed|make )", first) or (name not in first and "make " not in first)
+    }
