@@ -4,6 +4,8 @@ from collections.abc import Callable, Hashable, Iterable
 from itertools import combinations, product
 from typing import Any
 
+import pytest
+
 Case = tuple[Any, ...]
 
 
@@ -26,3 +28,11 @@ def pairwise_array(*factors: Iterable[Any], legal: Callable[[Case], bool] = lamb
         chosen.append(max(cases, key=lambda case: len(cases[case] & missing)))
         missing -= cases[chosen[-1]]
     return chosen
+
+
+def pairs_in_fast_tests(*factors: Iterable[Any], legal: Callable[[Case], bool] = lambda case: True) -> list[Any]:
+    """All cases, for `pytest.mark.parametrize`: those of the array of pairs, and marked as slow the others."""
+    factors = tuple(tuple(factor) for factor in factors)
+    chosen = pairwise_array(*factors, legal=legal)
+    others = [case for case in product(*factors) if legal(case) and case not in chosen]
+    return [*chosen, *(pytest.param(*case, marks=pytest.mark.slow) for case in others)]
