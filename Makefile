@@ -54,6 +54,7 @@ check: $(VENV)/.unimoe-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 format: $(VENV)/.unimoe-dev

@@ -73,7 +73,7 @@ DEFECTS = {
     ),
     "chance-of-worker": Defect(
         "data",
-        "training/data/dataset.py",
+        "training/data/mixture/dataset.py",
         "sample_generator(self.seed, place.epoch, place.position)",
         "sample_generator(self.seed, place.epoch, place.position, torch.initial_seed() % 97)",
         "how a sample is augmented depends on the process that decodes it",

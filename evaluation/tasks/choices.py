@@ -4,13 +4,10 @@ import re
 from collections.abc import Sequence
 
 from ..errors import EvaluationError
-from .fields import optional_text
-from .source import Row
+from .row import COMPARE, Cell, Row
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Of the options, in order."""
-COLUMNS = LETTERS[:5]
-"""Columns of tables that have a column for each option."""
 _LABEL = re.compile(r"\(?([A-Z])[.):]\s*")
 _LINE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 
@@ -42,20 +39,29 @@ def options_in(text: str) -> tuple[str, ...]:
     return tuple(option for _, option in found) if in_order and len(found) > 1 else ()
 
 
-def options_in_columns(row: Row, where: str) -> tuple[str, ...]:
-    """Texts of the options in the columns A to E of a row, filled from A on.
+class Lettered(Row):
+    """A row that has a column for each option."""
 
-    Raises:
-        EvaluationError: If there are fewer than two, or one comes after an empty one; names the row.
-    """
-    cells = [optional_text(row, letter) for letter in COLUMNS]
-    count = next((number for number, cell in enumerate(cells) if not cell), len(cells))
-    if count < 2 or any(cells[count:]):
-        raise EvaluationError(
-            f"{where}: expected at least two options in the columns A to E, filled from A on, found {cells}. "
-            "Compare the row with the publisher's file."
-        )
-    return tuple(cells[:count])
+    A: Cell = ""
+    B: Cell = ""
+    C: Cell = ""
+    D: Cell = ""
+    E: Cell = ""
+
+    def in_columns(self) -> tuple[str, ...]:
+        """Texts of the options, whose columns are filled from A on.
+
+        Raises:
+            EvaluationError: If there are fewer than two, or one comes after an empty one; names the row.
+        """
+        cells = [self.A, self.B, self.C, self.D, self.E]
+        count = next((number for number, cell in enumerate(cells) if not cell), len(cells))
+        if count < 2 or any(cells[count:]):
+            raise EvaluationError(
+                f"{self.where}: expected at least two options in the columns A to E, filled from A on, found {cells}. "
+                f"{COMPARE}"
+            )
+        return tuple(cells[:count])
 
 
 def letter_at(index: int, choices: Sequence[str], where: str) -> str:
@@ -67,8 +73,7 @@ def letter_at(index: int, choices: Sequence[str], where: str) -> str:
     letters = LETTERS[: len(choices)]
     if not 0 <= index < len(letters):
         raise EvaluationError(
-            f"{where}: the answer {index} is none of the places 0 to {len(letters) - 1} of its options. "
-            "Compare the row with the publisher's file."
+            f"{where}: the answer {index} is none of the places 0 to {len(letters) - 1} of its options. {COMPARE}"
         )
     return letters[index]
 
@@ -97,8 +102,7 @@ def letter_of(answer: str, choices: Sequence[str], where: str) -> str:
     letter = answer.strip().strip("().:").strip()
     if len(letter) != 1 or letter not in letters:
         raise EvaluationError(
-            f"{where}: the answer {answer!r} is none of the letters {', '.join(letters)} of its options. "
-            "Compare the row with the publisher's file."
+            f"{where}: the answer {answer!r} is none of the letters {', '.join(letters)} of its options. {COMPARE}"
         )
     return letter
 
@@ -109,11 +113,11 @@ def _fold(text: str) -> str:
 
 __all__ = [
     "LETTERS",
+    "Lettered",
     "letter_at",
     "letter_of",
     "letter_of_text",
     "options",
     "options_in",
-    "options_in_columns",
     "without_labels",
 ]

@@ -15,7 +15,7 @@ class Sample:
         id: Unique within the task.
         messages: What is asked, typed items with resolved media paths; without the reference turn.
         reference: Text of the last assistant turn; of a multiple choice, the letter of the right option.
-        answers: Those of several annotators; `(reference,)` if there is one.
+        answers: Those of several annotators. None: `(reference,)`.
         cluster: Rows of one cluster are not independent (several questions about one picture).
         where: File and line, for errors.
         choices: Texts of the options A, B, ... of a multiple choice.
@@ -26,12 +26,16 @@ class Sample:
     id: str
     messages: tuple[Message, ...]
     reference: str
-    answers: tuple[str, ...]
-    cluster: str
+    answers: tuple[str, ...] = ()
+    cluster: str = ""
     where: str = ""
     choices: tuple[str, ...] = ()
     group: str = ""
     categories: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            object.__setattr__(self, "answers", (self.reference,))
 
     @property
     def media(self) -> list[Message]:

@@ -5,9 +5,10 @@ from functools import partial
 
 from ...errors import EvaluationError
 from ..benchmark import Benchmark, Hub
-from ..fields import need_texts, unpack_medium
+from ..media import Medium
+from ..row import Row, Text
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Source
 
 READ_ON = (
     "from the description, 2026-11-28 (README.TXT of the corpus, "
@@ -15,7 +16,34 @@ READ_ON = (
 )
 
 
-def read(source: Source, *, part: str) -> Iterator[Sample]:
+class Utterance(Row):
+    """What a line of a transcript says, and a row of the Hub."""
+
+    id: Text
+    text: Text
+
+
+class FileRow(Utterance):
+    """A line of a transcript, and the file beside it."""
+
+    file: str
+
+    def speech(self, source: Source) -> str:
+        """Find its file."""
+        return source.media(self.where, self.file)
+
+
+class HubRow(Utterance):
+    """A row of `openslr/librispeech_asr`."""
+
+    audio: Medium
+
+    def speech(self, source: Source) -> str:
+        """Unpack it."""
+        return source.medium(self.audio, self.where, name=self.id, ending=".flac")
+
+
+def rows(source: Source, *, part: str) -> Iterator[FileRow]:
     """Utterances of a part such as `test-clean`: lines `SPEAKER-CHAPTER-NUMBER WORDS`, a FLAC file beside each."""
     for name in source.all(f"LibriSpeech/{part}/*/*/*.trans.txt"):
         folder = name.rpartition("/")[0]
@@ -28,19 +56,13 @@ def read(source: Source, *, part: str) -> Iterator[Sample]:
                 raise EvaluationError(
                     f"{where}: expected SPEAKER-CHAPTER-NUMBER and the words that are spoken, found {line!r}"
                 )
-            yield _sample(utterance, words.strip(), source.media(where, f"{folder}/{utterance}.flac"), where)
+            yield FileRow.parse({"id": utterance, "text": words, "file": f"{folder}/{utterance}.flac"}, where)
 
 
-def from_hub(row: Row, where: str, source: Source) -> Sample:
-    """An utterance of `openslr/librispeech_asr`."""
-    utterance, words = need_texts(row, where, "id", "text")
-    path = unpack_medium(source, row, where, "audio", name=utterance, ending=".flac")
-    return _sample(utterance, words, path, where)
-
-
-def _sample(utterance: str, words: str, path: str, where: str) -> Sample:
-    speaker = utterance.partition("-")[0]
-    return Sample(utterance, ask({"type": "speech", "path": path}), words, (words,), speaker, where)
+def read(row: FileRow | HubRow, source: Source) -> Sample:
+    """Read an utterance; those of a speaker are a cluster."""
+    speech = {"type": "speech", "path": row.speech(source)}
+    return Sample(row.id, ask(speech), row.text, cluster=row.id.partition("-")[0], where=row.where)
 
 
 def _benchmark(part: str, config: str, utterances: str, measures: str) -> Benchmark:
@@ -48,7 +70,8 @@ def _benchmark(part: str, config: str, utterances: str, measures: str) -> Benchm
         name=f"librispeech_{part.replace('-', '_')}",
         title=f"LibriSpeech {part}",
         measures=measures,
-        read=partial(read, part=part),
+        rows=partial(rows, part=part),
+        read=read,
         metric="wer",
         tree=f"LibriSpeech/{part}/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt\n"
         f"LibriSpeech/{part}/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac",
@@ -57,7 +80,7 @@ def _benchmark(part: str, config: str, utterances: str, measures: str) -> Benchm
         read_on=READ_ON,
         prompt="Please recognize the speech and only output the recognized content:",
         max_new_tokens=256,
-        hub=Hub("openslr/librispeech_asr", "test", from_hub, config),
+        hub=Hub("openslr/librispeech_asr", "test", HubRow, config),
         note=f"{utterances} utterances. Through the speech encoder. A cluster is a speaker. "
         "Prompt and length as in lmms-eval.",
     )
