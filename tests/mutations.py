@@ -154,14 +154,15 @@ def first_failure(root: Path, arguments: Sequence[str]) -> str | None:
     return failed[1]
 
 
-def is_caught(name: str, tests: Sequence[str]) -> bool:
+def is_caught(name: str, tests: Sequence[str], workers: int) -> bool:
     """Plant a defect in a copy of the checkout, run the tests there, and say what came of it."""
+    spread = ["-n", str(workers), "--dist", "worksteal"] if workers > 1 else []
     defect, began = DEFECTS[name], time.monotonic()
     with copy_of_checkout() as root:
         path = root / defect.file
         original = path.read_text(encoding="utf-8")
         path.write_text(planted(name, original), encoding="utf-8")
-        failed = first_failure(root, ["-n", "2", "--dist", "worksteal", *tests])
+        failed = first_failure(root, [*spread, *tests])
         path.write_text(original, encoding="utf-8")
         verdict = f"caught by {failed}" if failed else "MISSED"
         if failed and first_failure(root, [failed]):
@@ -175,6 +176,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(DEFECTS)}; all if none is given")
     parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="run these tests instead of all")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that share the tests")
     options = parser.parse_args()
     names = options.names or list(DEFECTS)
     if unknown := sorted(set(names) - DEFECTS.keys()):
@@ -184,7 +186,7 @@ def main() -> int:
             planted(name, (ROOT / DEFECTS[name].file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    caught = sum(is_caught(name, options.tests) for name in names)
+    caught = sum(is_caught(name, options.tests, options.workers) for name in names)
     print(f"{caught} of {len(names)} defects caught")
     return int(caught < REQUIRED * len(names))
 
