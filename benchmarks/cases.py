@@ -1,4 +1,6 @@
-"""What is measured: kernels and families of experts, null experts, routers, the import, packing, encoders run once."""
+"""What is measured: kernels and families of experts, null experts, routers, operations, the import, packing, encoders
+run once.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,11 +12,12 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 
 from unimoe import UniMoETextConfig
 from unimoe.moe import RoutingContext, SparseMoeBlock
-from unimoe.moe.expert_types import build_experts
-from unimoe.moe.router_types import build_router, init_router
+from unimoe.moe.experts.build import build_experts
+from unimoe.moe.routers.build import build_router, init_router
 
 from .encoder_cache import encoder_cache
 from .imports import imports
+from .operations import operations
 from .packing import packing
 from .timing import Case
 
@@ -158,6 +161,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "families": families,
     "null_experts": null_experts,
     "routers": routers,
+    "operations": operations,
     "imports": imports,
     "packing": packing,
     "encoder_cache": encoder_cache,

@@ -10,7 +10,7 @@ from unimoe.analysis import verify
 from unimoe.analysis.verify import TOLERANCE
 from unimoe.cli import app
 from unimoe.moe.experts import Experts
-from unimoe.moe.router import Router
+from unimoe.moe.routers import TopKRouter
 
 EIGHT = {"num_experts": 8, "initializer_range": 0.3}
 BANKS = {"expert_group_intermediate_sizes": {"image": 16}}
@@ -47,8 +47,8 @@ def test_a_router_that_looks_at_the_batch_is_found(loaded, monkeypatch) -> None:
     def route(self, hidden_states, context):
         return original(self, hidden_states - hidden_states.mean(0), context)
 
-    original = Router.forward
-    monkeypatch.setattr(Router, "forward", route)
+    original = TopKRouter.forward
+    monkeypatch.setattr(TopKRouter, "forward", route)
     assert {"every row alone", "last 4 tokens decoded one by one"} <= failed(verify(*loaded))
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
-from unimoe.moe.banks import ExpertBanks
-from unimoe.moe.expert_types import build_experts, slot_outputs
-from unimoe.moe.latent_experts import LatentExperts
-from unimoe.moe.lora_experts import LoRAExperts
+from unimoe.moe.experts import GroupedExperts
+from unimoe.moe.experts.build import build_experts, outputs_of_choices
+from unimoe.moe.experts.latent import LatentExperts
+from unimoe.moe.experts.lora import LoRAExperts
 
 T, D, E, K, WIDTH = 13, 16, 6, 3, 24
 GROUPS = {"text": [0, 2, 4], "image": [1, 3, 5]}
@@ -76,7 +76,7 @@ def expert_by_hand(experts: Any, e: int, x: Tensor) -> Tensor:
         gate = experts.gate_proj[e] @ (experts.latent_gate[g] @ x)
         up = experts.up_proj[e] @ (experts.latent_up[g] @ x)
         return experts.latent_out[g] @ (experts.down_proj[e] @ (F.silu(gate) * up))
-    if isinstance(experts, ExpertBanks):
+    if isinstance(experts, GroupedExperts):
         small, large = experts.banks
         assert small.intermediate_dim == 8 and large.intermediate_dim == WIDTH
         bank, place = (small, GROUPS["image"].index(e)) if e % 2 else (large, GROUPS["text"].index(e))
@@ -170,7 +170,7 @@ def test_one_expert_and_the_slots_answer_as_the_weighted_sum_does(family: str) -
     torch.testing.assert_close(
         experts.expert_output(4, hidden), torch.stack([expert_by_hand(experts, 4, x) for x in hidden])
     )
-    outputs = slot_outputs(experts, hidden, index)
+    outputs = outputs_of_choices(experts, hidden, index)
     assert outputs.shape == (T, K, D) and (outputs[index == E] == 0).all()
     torch.testing.assert_close((outputs * weights[..., None]).sum(1), experts(hidden, index, weights))
 

@@ -160,7 +160,7 @@ def test_overlap_is_that_of_the_reference_whatever_slots_without_expert_hold() -
     expected = reference.overlap(outputs.double().tolist(), index.tolist(), E, real.tolist())
     outputs[0, 1], outputs[2] = torch.nan, torch.inf
     outputs.requires_grad_()
-    actual = expert_overlap(outputs, index, num_experts=E, real=real)
+    actual = expert_overlap(outputs, index, num_experts=E, attention_mask=real)
     assert float(actual.detach()) == pytest.approx(expected, rel=1e-5) and expected > 0
     actual.backward()
     assert outputs.grad.isfinite().all()

@@ -32,7 +32,8 @@ def tokens(seed: int = 1) -> tuple[torch.Tensor, RoutingContext]:
 def test_router_equals_a_loop_over_tokens(renormalise: bool, nulls: int) -> None:
     router = make_router(norm_topk_prob=renormalise, num_null_experts=nulls, num_experts_per_tok=3)
     hidden, context = tokens()
-    logits, weights, index, mask = router(hidden, context)[:4]
+    logits, weights, index, record = router(hidden, context)[:4]
+    mask = record.expert_mask
     for t in range(T):
         p = (router.weight @ hidden[t]).softmax(-1).detach()
         chosen = sorted(range(E + nulls), key=lambda e: -float(p[e]))[:3]
@@ -107,10 +108,12 @@ def test_routing_and_losses_are_float32_under_autocast() -> None:
     router = make_router()
     hidden, context = tokens()
     expected = router(hidden.bfloat16(), context)
-    loss = load_balancing_loss(expected.router_probs, expected.expert_mask, torch.ones(T, 1))
+    loss = load_balancing_loss(expected.record.router_probs, expected.record.expert_mask, torch.ones(T, 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = router(hidden.bfloat16(), context)
-        assert torch.equal(load_balancing_loss(actual.router_probs, actual.expert_mask, torch.ones(T, 1)), loss)
+        assert torch.equal(
+            load_balancing_loss(actual.record.router_probs, actual.record.expert_mask, torch.ones(T, 1)), loss
+        )
     assert torch.equal(actual[0], expected[0]) and torch.equal(actual[2], expected[2])
 
 

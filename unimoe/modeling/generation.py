@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..errors import DataError
 from ..modality import MEDIA, Modality
-from .features import check_counts
+from .merge import check_counts
 from .outputs import EncoderOutputs
 
 

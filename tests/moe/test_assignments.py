@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unimoe.moe.slots import make_slots, sum_by_row
+from unimoe.moe.experts.assignments import assign, sum_by_row
 
 T, K, E, WIDE, NARROW = 9, 2, 3, 8, 4
 
@@ -12,7 +12,7 @@ T, K, E, WIDE, NARROW = 9, 2, 3, 8, 4
 def test_each_slot_is_mapped_by_its_expert_and_is_zero_without_one(kernel: str) -> None:
     index = torch.randint(0, E + 1, (T, K))
     index[0] = E
-    slots = make_slots(index, torch.rand(T, K), num_experts=E, implementation=kernel)
+    slots = assign(index, torch.rand(T, K), num_experts=E, implementation=kernel)
     assert sorted(zip(slots.token.tolist(), slots.expert.tolist(), strict=True)) == sorted(
         (token, expert) for token in range(T) for expert in index[token].tolist()
     )

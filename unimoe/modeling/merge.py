@@ -1,11 +1,10 @@
-"""Features of media: encoding them apart from the language model, and whether each placeholder has one.
+"""Media among the tokens: whether each placeholder has a feature, and the modality of each token.
 
 B batch, S sequence, D hidden size.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,28 +13,6 @@ from transformers.utils import torch_compilable_check
 from ..errors import DataError
 from ..modality import Modality
 from .outputs import EncoderOutputs, UniMoEModelOutput
-
-
-class FeatureMethods:
-    """What `UniMoEModel` offers, offered by the model around it."""
-
-    model: Any
-
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """Encode pictures; see `UniMoEModel.encode`."""
-        return self.model.get_image_features(pixel_values, **kwargs)
-
-    def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
-        """Encode clips; see `UniMoEModel.encode`."""
-        return self.model.get_video_features(pixel_values_videos, **kwargs)
-
-    def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
-        """Encode windows of sound; see `UniMoEModel.encode`."""
-        return self.model.get_audio_features(audio_features, **kwargs)
-
-    def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
-        """Encode windows of speech; see `UniMoEModel.encode`."""
-        return self.model.get_speech_features(speech_features, **kwargs)
 
 
 def units_of(encoded: EncoderOutputs, modality: Modality) -> tuple[Tensor, ...]:
@@ -91,4 +68,10 @@ def _mismatch(placeholders: Mapping[Modality, Tensor], features: Mapping[Modalit
     )
 
 
-__all__ = ["FeatureMethods", "check_counts", "units_of", "with_media"]
+def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:
+    """`Modality` of each token (B, S), from the placeholder masks; None if the model takes text only."""
+    ids = [mask.long() * int(modality) for modality, mask in placeholders.items()]
+    return torch.stack(ids).sum(dim=0) if ids else None
+
+
+__all__ = ["check_counts", "modality_ids", "units_of", "with_media"]
