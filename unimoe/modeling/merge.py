@@ -5,9 +5,10 @@ B batch, S sequence, D hidden size.
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import torch_compilable_check
 
 from ..errors import DataError
@@ -68,10 +69,24 @@ def _mismatch(placeholders: Mapping[Modality, Tensor], features: Mapping[Modalit
     )
 
 
+def zero_length_pass(connector: nn.Module, encoder: Any) -> Tensor:
+    """Run a connector on no input: 0, with a gradient path to its parameters.
+
+    Processes whose batches lack a modality must still agree with the others about which parameters took part.
+
+    Args:
+        connector: Of the modality.
+        encoder: Configuration of its encoder.
+    """
+    no_tokens = next(connector.parameters()).new_zeros(0, encoder.num_tokens, encoder.hidden_size)
+    total: Tensor = connector(no_tokens).sum()
+    return total
+
+
 def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:
     """`Modality` of each token (B, S), from the placeholder masks; None if the model takes text only."""
     ids = [mask.long() * int(modality) for modality, mask in placeholders.items()]
     return torch.stack(ids).sum(dim=0) if ids else None
 
 
-__all__ = ["check_counts", "modality_ids", "units_of", "with_media"]
+__all__ = ["check_counts", "modality_ids", "units_of", "with_media", "zero_length_pass"]

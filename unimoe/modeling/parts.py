@@ -5,7 +5,7 @@ and stay in checkpoints, but no gradient ever reaches them. Which they are is fo
 device: no memory, no arithmetic.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,8 +31,16 @@ _PARTS = {
 }
 
 
-def parts_of(name: str) -> list[str]:
-    """Parts that a parameter belongs to, by its name in `UniMoEForConditionalGeneration`."""
+def group_by_part(names: Iterable[str]) -> dict[str, list[str]]:
+    """Group parameters by the parts that they belong to, by their names in `UniMoEForConditionalGeneration`."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        for part in _parts_of(name):
+            parts.setdefault(part, []).append(name)
+    return parts
+
+
+def _parts_of(name: str) -> list[str]:
     scope = name.removeprefix("model.").split(".")
     if scope[0] in ("encoders", "connectors"):
         return [scope[0], f"{scope[0]}.{scope[1]}"]
@@ -103,4 +111,4 @@ def _without_gradient(owner: nn.Module, module: nn.Module, inputs: Tensor) -> li
     return [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
 
 
-__all__ = ["features_shape", "parts_of", "unread_parameters"]
+__all__ = ["features_shape", "group_by_part", "unread_parameters"]
