@@ -284,8 +284,8 @@ def test_ernie_vl_block_is_our_isolated_block_with_small_vision_experts(seed: in
         torch.cat([part.gate.moe_statics.e_score_correction_bias for part in parts.values()], dim=-1)
     )
     assert isinstance(ours.experts, GroupedExperts)
-    for members, bank in zip(ours.experts.members, ours.experts.banks, strict=True):
-        copy_experts(parts[members[0] // 8].experts, bank)
+    for members, group in zip(ours.experts.members, ours.experts.banks, strict=True):
+        copy_experts(parts[members[0] // 8].experts, group)
     copy_mlp(theirs.shared_experts, ours.shared_expert)
     hidden = torch.randn(2, 40, 32, generator=generator)
     kinds = torch.randint(0, 3, (2, 40), generator=generator)  # text, image, video

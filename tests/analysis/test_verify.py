@@ -13,7 +13,7 @@ from unimoe.moe.experts import Experts
 from unimoe.moe.routers import TopKRouter
 
 EIGHT = {"num_experts": 8, "initializer_range": 0.3}
-BANKS = {"expert_group_intermediate_sizes": {"image": 16}}
+TWO_WIDTHS = {"expert_group_intermediate_sizes": {"image": 16}}
 
 
 def load(folder):
@@ -86,7 +86,7 @@ def test_the_command_prints_the_report_and_fails_where_a_check_does(model_folder
         {"router_type": "hierarchical", "n_group": 2, "modality_routing": "separate", "expert_type": "lora"},
         {"n_group": 2, "topk_group": 1, "expert_type": "latent", "expert_latent_groups": 4, "balance_bias": True},
         {"router_type": "hash", "num_experts_per_tok": 1},
-        {"modality_routing": "semi_isolated", "expert_groups": {"image": [0]}, **BANKS},
+        {"modality_routing": "semi_isolated", "expert_groups": {"image": [0]}, **TWO_WIDTHS},
     ],
     ids=str,
 )

@@ -98,9 +98,9 @@ def oracle_choices(config: Any, parameters: Parameters, hidden: Tensor, context:
 
 def routed_weights(output: Any, token: int) -> dict[int, float]:
     """Weight of each expert that computes for a token. No expert may stand twice, and the index E has no weight."""
-    slots = zip(output.top_k_index[token].tolist(), output.top_k_weights[token].tolist(), strict=True)
-    real = [(expert, weight) for expert, weight in slots if expert < E]
-    assert len(dict(real)) == len(real), "an expert stands in two slots of one token"
+    pairs = zip(output.top_k_index[token].tolist(), output.top_k_weights[token].tolist(), strict=True)
+    real = [(expert, weight) for expert, weight in pairs if expert < E]
+    assert len(dict(real)) == len(real), "a token chose an expert twice"
     assert not bool(output.top_k_weights[token][output.top_k_index[token] == E].any()), "the index E has a weight"
     return dict(real)
 

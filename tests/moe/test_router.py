@@ -1,5 +1,8 @@
 """The router against a per-token loop, and what each modality mode promises."""
 
+import copy
+import inspect
+import pickle
 from typing import Any
 
 import pytest
@@ -7,6 +10,9 @@ import torch
 
 from unimoe import Modality, UniMoEForCausalLM, UniMoETextConfig
 from unimoe.moe import Router, RoutingContext, build_router, load_balancing_loss
+from unimoe.moe.routers.build import ROUTERS
+from unimoe.moe.routers.features import JointWeighing, LimitedCapacity, PreparedInput
+from unimoe.moe.routers.top_k import SparseMixerRouter, TopKRouter
 
 T, D, E = 40, 16, 5
 
@@ -156,3 +162,26 @@ def test_a_hash_table_survives_loading_in_bfloat16(tmp_path) -> None:
         loaded = UniMoEForCausalLM.from_pretrained(tmp_path, dtype=dtype)
         index.append(loaded.model.layers[0].mlp.router(torch.zeros(50, D, dtype=dtype), context).top_k_index)
     assert torch.equal(*index) and len(index[0].unique()) == 7
+
+
+def test_top_k_reads_in_one_pass_and_enters_no_override() -> None:
+    steps = ["score", "restrict", "normalise", "select", "weigh", "output"]
+    source = inspect.getsource(TopKRouter.forward)
+    order = [source.index(f"self.{step}(") for step in steps]
+    assert order == sorted(order)
+    assert len(source.splitlines()) <= 40
+    kinds = {*ROUTERS.values(), SparseMixerRouter, PreparedInput, LimitedCapacity, JointWeighing}
+    for kind in kinds - {TopKRouter}:
+        assert not set(steps) & vars(kind).keys(), kind
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda router: pickle.loads(pickle.dumps(router))])
+def test_a_router_put_together_from_features_can_be_copied(copied: Any) -> None:
+    joint = {"num_shared_experts": 2, "shared_expert_intermediate_size": 4, "shared_expert_weighting": "router"}
+    router = make_router(capacity_factor=1.0, router_modality_projection=True, **joint)
+    torch.nn.init.normal_(router.projection)
+    twin = copied(router)
+    assert type(twin) is type(router)
+    hidden, context = tokens()
+    for ours, theirs in zip(router(hidden, context)[:3], twin(hidden, context)[:3], strict=True):
+        assert torch.equal(ours, theirs)

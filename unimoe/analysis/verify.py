@@ -64,7 +64,7 @@ class _Probe(NamedTuple):
         rows = list(range(len(self.conversations))) if rows is None else rows
         inputs = self.inputs(rows, **options)
         logits = self.model(**inputs, use_cache=False).logits
-        found = {row: logits[place][inputs["attention_mask"][place].bool()] for place, row in enumerate(rows)}
+        found = {row: logits[index][inputs["attention_mask"][index].bool()] for index, row in enumerate(rows)}
         return [found[row] for row in sorted(found)]
 
 
