@@ -159,7 +159,7 @@ def with_experts_in_another_order(model: UniMoETextModel) -> UniMoETextModel:
 def _permuted(name: str, value: Tensor, config: Any) -> Tensor:
     parameter = name.rsplit(".", 1)[-1]
     if ".mlp.experts.banks." in name:
-        return value[_order_of_bank(int(name.split(".banks.")[1][0]), config)]
+        return value[_order_of_group(int(name.split(".banks.")[1][0]), config)]
     if ".mlp.experts." in name:
         orders = {E: ORDER, config.expert_latent_groups: LATENT_ORDER}
         return value[orders[len(value)]] if len(value) in orders else value
@@ -172,9 +172,9 @@ def _permuted(name: str, value: Tensor, config: Any) -> Tensor:
     return value.index_select(axis, order)
 
 
-def _order_of_bank(bank: int, config: Any) -> list[int]:
+def _order_of_group(group: int, config: Any) -> list[int]:
     widths = config.expert_widths()
-    width = sorted(set(widths))[bank]
+    width = sorted(set(widths))[group]
     members = [expert for expert in range(E) if widths[expert] == width]
     return [members.index(old) for old in ORDER if old in members]
 

@@ -23,7 +23,7 @@ from ..configuration_unimoe import UniMoEConfig, UniMoETextConfig
 from ..errors import UniMoEError
 from ..errors.suggest import did_you_mean
 from ..modality import MEDIA
-from ..modeling.text import UniMoEForCausalLM
+from ..modeling.head import UniMoEForCausalLM
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..processing.placeholders import CHAT_TOKENS
 from ..processing_unimoe import UniMoEProcessor, add_placeholder_tokens

@@ -40,8 +40,7 @@ OUTPUTS_BESIDE_LOGITS = (
     "hidden_states",
     "attentions",
     "router_logits",
-    "expert_mask",
-    "router_probs",
+    "routing",
     *(modality.output_name for modality in MEDIA),
 )
 """What models return besides loss and logits; `compute_metrics` of a Trainer sees none of it."""

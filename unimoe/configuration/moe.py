@@ -193,6 +193,12 @@ class MoEConfig(CheckedConfig):
         return self.num_experts + self.num_null_experts
 
     @property
+    def may_skip_experts(self) -> bool:
+        """Whether a token can get fewer experts than K, so that the index "no expert" stands among its K."""
+        some_closed = self.num_null_experts > 0 or self.is_isolated or self.capacity_factor is not None
+        return some_closed or self.router_type in ("top_p", "expert_choice")
+
+    @property
     def generation_obstacle(self) -> str | None:
         """Why a token's experts do not depend on that token alone, so that it cannot be generated one by one."""
         if self.num_experts and self.capacity_factor is not None:

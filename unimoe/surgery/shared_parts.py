@@ -23,7 +23,7 @@ def combine_shared_parts(
     """Put the shared parts of specialists into a model that has those of the base, in place.
 
     Args:
-        model: Takes all weights but those of feed-forwards that became experts.
+        model: Has all weights but those of feed-forwards that became experts.
         base: What the specialists started from.
         specialists: Each with the modality that it is of.
         how: `base`: leave attention, norms, embeddings, head and dense feed-forwards as they are, and take encoder
