@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from unimoe.errors.terminal import fail
 from unimoe.errors.visible import visible
+from unimoe.files.writing import write_whole
 
 from ..errors import EvaluationError
-from ..exits import fail
-from ..files import write_whole
 from .comparison import compare_variants
 from .table import comparison_table, explanation, render_markdown
 from .variants import collect_variants

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unimoe.errors.visible import markdown
+from unimoe.files.writing import write_whole
 
-from ..files import write_whole
 from .terminal import baseline_title, describe_model
 
 

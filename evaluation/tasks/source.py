@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unimoe.files.writing import write_whole
 from unimoe.media.naming import shown
 
 from ..errors import EvaluationError, read_json
-from ..files import write_whole
 
 Row = dict[str, Any]
 UNPACKED = "unpacked"

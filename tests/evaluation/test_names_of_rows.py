@@ -9,10 +9,10 @@ from fixture_files import write_sound
 
 from evaluation.config import EvaluationConfig
 from evaluation.errors import EvaluationError
-from evaluation.files import write_whole
 from evaluation.tasks import BENCHMARKS
 from evaluation.tasks.fields import find_tail, unpack_medium
 from evaluation.tasks.source import Source
+from unimoe.files.writing import write_whole
 
 OUTWARD = [
     "../secret.wav",

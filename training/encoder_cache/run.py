@@ -30,6 +30,7 @@ from ..data import DataError, MixtureDataset
 from ..data.dataset import SAMPLING_RATE
 from ..data.encoded import EncodedMedia, StateStore, StoredMedium
 from ..monitor.progress import track
+from ..monitor.sizes import in_words
 from .media import MediaToEncode, MediumPlace, ReadyMedium, list_media, look_up
 from .settings import check_augmentation, choose_modalities, fingerprint, precision, resting_encoders, settings_of
 
@@ -135,10 +136,10 @@ class RestingEncoders:
         free = shutil.disk_usage(self.folder).free
         kinds = [place.kind for place in places]
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
-        size = f"about {gigabytes(needed)} in {self.folder}"
+        size = f"about {in_words(needed)} in {self.folder}"
         if needed > free:
             raise ConfigError(
-                f"data.cache_encoders: the tokens of {counts} take {size}, where {gigabytes(free)} are free. Choose "
+                f"data.cache_encoders: the tokens of {counts} take {size}, where {in_words(free)} are free. Choose "
                 "another folder, dtype: bfloat16 or fewer modalities, or leave cache_encoders out."
             )
         console.print(f"encoding {counts} once: {size}", highlight=False)
@@ -313,11 +314,6 @@ def raise_everywhere(error: DataError | None) -> None:
 def unchanged(value: Any) -> Any:
     """What a loader gives: the value as it is."""
     return value
-
-
-def gigabytes(size: int) -> str:
-    """A number of bytes as people read it."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 __all__ = ["RestingEncoders"]
