@@ -107,6 +107,14 @@ def change(path: Path, *, before: str, after: str) -> None:
     path.write_text(path.read_text().replace(before, after, 1))
 
 
+def test_an_output_of_before_a_key_was_there_is_gone_on_with(copy):
+    folder, stage = copy
+    file = folder / "output/stage.yaml"
+    file.write_text(file.read_text().replace("report:\n  memory: false\n", ""))
+    with pytest.raises(LoadsAModel):
+        run_stage(stage, resume=True)
+
+
 def test_moved_data_that_are_equal_pass(copy, workspace, tmp_path):
     folder, stage = copy
     with pytest.raises(LoadsAModel):

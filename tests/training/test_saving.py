@@ -25,7 +25,7 @@ from training.checkpoint.state import MANIFEST, CheckpointError, load_optimizer,
 from training.distributed.processes import together
 from training.distributed.sharding import put_optimizer_states
 from training.stage.run import run_stage
-from unimoe.errors import ConfigError
+from unimoe.errors import ConfigError, DataError
 
 WRITES = {
     "save_file": (saved_state, "save_file"),
@@ -224,7 +224,9 @@ def test_parameters_that_differ_between_processes_are_named(monkeypatch):
         saved_state.compare_replicas({"lm_head": 1, "experts.down_proj": 2})
 
 
-def test_an_error_of_one_process_stops_all(monkeypatch):
-    monkeypatch.setattr("training.distributed.processes.from_all", lambda value: [value, "process 1: disk full"])
-    with pytest.raises(OSError, match="process 1: disk full"):
-        together(lambda: None)
+@pytest.mark.parametrize("kind", [OSError, DataError])
+def test_an_error_of_one_process_stops_all(monkeypatch, kind):
+    said = (kind, "process 1: disk full")
+    monkeypatch.setattr("training.distributed.processes.from_all", lambda value: [value, said])
+    with pytest.raises(kind, match="process 1: disk full"):
+        together(lambda: None, errors=(OSError, DataError))

@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 
 from unimoe import UniMoEForConditionalGeneration
+from unimoe.errors import ConfigError
 
 from ..checkpoint.folder import remove_checkpoints
 from ..checkpoint.model_card import Metadata, write_history
 from ..checkpoint.state import put_weights
 from ..config.stage import StageConfig
+from ..distributed.processes import rank, together
 from ..distributed.sharding import bring_together
 from ..monitor.curves import CURVES_FILE, plot_curves
 from ..monitor.metrics_file import METRICS_FILE
@@ -21,21 +23,25 @@ from ..trainer.trainer import StageTrainer
 
 def save_stage(trainer: StageTrainer, trainable: Trainable, metadata: Metadata) -> Path:
     """Write model, processor and metadata to the stage's output; only the first process writes."""
-    config = metadata.config
-    folder, model = Path(config.output), trainer.accelerator.unwrap_model(trainer.model)
+    model = trainer.accelerator.unwrap_model(trainer.model)
     bring_together(model)
-    if config.parallel.expert_parallel_size > 1:
+    if metadata.config.parallel.expert_parallel_size > 1:
         from ..distributed.expert_parallel import settle_experts
 
         settle_experts(model)
-    if trainer.is_world_process_zero():
-        if trainer.args.load_best_model_at_end and (best := trainer.state.best_model_checkpoint):
-            put_weights(Path(best), model)
-        plot_curves({folder.name: folder}, folder / CURVES_FILE)
-        write_model(model, trainable, metadata)
-        remove_checkpoints(config)
-    trainer.accelerator.wait_for_everyone()
-    return folder
+    together(lambda: _write(trainer, trainable, metadata) if rank() == 0 else None, errors=(OSError, ConfigError))
+    return Path(metadata.config.output)
+
+
+def _write(trainer: StageTrainer, trainable: Trainable, metadata: Metadata) -> None:
+    """Write what a stage leaves; the best weights instead of the last ones where it asks for them."""
+    config, model = metadata.config, trainer.accelerator.unwrap_model(trainer.model)
+    folder = Path(config.output)
+    if trainer.args.load_best_model_at_end and (best := trainer.state.best_model_checkpoint):
+        put_weights(Path(best), model)
+    plot_curves({folder.name: folder}, folder / CURVES_FILE)
+    write_model(model, trainable, metadata)
+    remove_checkpoints(config)
 
 
 def write_model(model: UniMoEForConditionalGeneration, trainable: Trainable, metadata: Metadata) -> None:
