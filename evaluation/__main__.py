@@ -14,11 +14,11 @@ from transformers.utils import logging as transformers_logging
 from typer.core import TyperGroup
 
 from unimoe.errors import ConfigError
+from unimoe.errors.terminal import fail
 
 from .compare.command import command as compare
 from .config import load_config
 from .errors import EvaluationError
-from .exits import fail
 from .report.terminal import print_report
 from .run import Run, evaluate
 from .tasks import BENCHMARKS

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+from unimoe.files.writing import write_whole
+
 from .errors import EvaluationError, read_json
-from .files import write_whole
 from .processes import rank
 
 CHECKSUMS = "checksums.json"

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimoe.files.writing import write_whole
+
 from .errors import EvaluationError, read_json
-from .files import write_whole
 from .processes import rank, wait
 from .tasks import Sample
 

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from unimoe.files.writing import write_whole
+
 from .config import EvaluationConfig
-from .files import write_whole
 from .fingerprint import questions_hash
 from .generate import generate_predictions
 from .judge.judge import judge_rows, read_key

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from unimoe.errors.visible import visible
+from unimoe.files.writing import write_whole
 from unimoe.modality import Modality
 
-from ..files import write_whole
 from ..loading import LoadedTask
 from ..metrics import Scores
 from ..tasks import Sample

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unimoe.errors.visible import markdown
+from unimoe.files.writing import write_whole
 
-from ..files import write_whole
 from .columns import Columns, Task, count, describe_model, fill, task_columns, value_columns
 
 
