@@ -47,8 +47,8 @@ def encode_batch(
             for sample in samples:
                 encode_batch(processor, [sample], device=device, dtype=dtype)
         sample = samples[0]
-        place = f"{sample.where}: row {sample.id}" if sample.where else f"row {sample.id}"
-        raise EvaluationError(f"{place}: the processor refused it: {error}") from error
+        where = f"{sample.where}: row {sample.id}" if sample.where else f"row {sample.id}"
+        raise EvaluationError(f"{where}: the processor refused it: {error}") from error
     return {
         name: value.to(device, dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()
     }

@@ -12,10 +12,9 @@ from huggingface_hub import snapshot_download
 from unimoe.checkpoint.loading import CheckpointError, load_any
 from unimoe.moe.counting import count_parameters
 
-from .checksums import check_files
 from .config import EvaluationConfig, TaskConfig
 from .errors import EvaluationError
-from .fingerprint import file_hash, model_fingerprint
+from .fingerprint import check_files, file_hash, model_fingerprint
 from .metrics import METRICS, Metric, Scores, check_rows, without_thoughts
 from .processes import device as own_device
 from .scores.estimates import OVER_ROWS

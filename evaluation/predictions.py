@@ -86,7 +86,7 @@ def close_predictions(path: Path, header: Header, samples: Sequence[Sample]) -> 
 
 
 def read_predictions(path: Path, data_hash: str | None = None) -> dict[str, str]:
-    """Read recorded predictions by row id: lines `{"id", "prediction"}`, perhaps after a header.
+    """Read predictions by row id: lines `{"id", "prediction"}`, perhaps after a header.
 
     Args:
         path: The file.
@@ -127,7 +127,7 @@ def _refuse_other_data(header: Any, data_hash: str | None, path: Path) -> None:
 
 
 def match_predictions(path: Path, samples: Sequence[Sample], data_hash: str | None = None) -> list[str]:
-    """Recorded predictions for the rows of a task, in their order; see `read_predictions`.
+    """Read the predictions for the rows of a task, in their order; see `read_predictions`.
 
     Raises:
         EvaluationError: If a row has none, or there are some for other rows.

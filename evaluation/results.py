@@ -77,7 +77,7 @@ def task_result(
         scores: Of the model's predictions.
         config: Of the evaluation.
         prompt: What the model was asked in the first row, rendered.
-        decoding: Arguments of `model.generate`. None: the answers were recorded.
+        decoding: Arguments of `model.generate`. None: the predictions were there already.
         shuffled: Scores with other rows' media.
         baseline: Scores of the baseline.
     """

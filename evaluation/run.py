@@ -165,7 +165,7 @@ def evaluate(
     baseline: str | None = None,
     shuffled_media: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a model or recorded predictions, and write results.json and the reports.
+    """Evaluate a model, or predictions that are there already, and write results.json and the reports.
 
     Args:
         run: Configuration, output folder, console.
@@ -185,7 +185,7 @@ def evaluate(
     if run.config.judge is not None and rank() == 0 and any(task.judge for task in tasks):
         read_key(run.config.judge)  # what cannot be asked later is said now
     if predictions is not None:
-        answers = recorded_answers(predictions, tasks)
+        answers = given_answers(predictions, tasks)
     else:
         assert model is not None
         answers = model_answers(run, model, tasks, shuffled_media=shuffled_media)
@@ -262,8 +262,8 @@ def baseline_answers(run: Run, name: str | None, tasks: list[LoadedTask]) -> tup
     return run.predict_all(loaded, tasks, "baseline"), loaded.describe()
 
 
-def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
-    """Recorded predictions of all tasks.
+def given_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
+    """Read the predictions of all tasks that are there already.
 
     Raises:
         EvaluationError: If a file is missing, or does not answer just the rows of its task.

@@ -129,14 +129,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     each other.
     """
     corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
         corrected[index] = largest
     return corrected
 
 
-def judge(value: float, corrected_p: float, *, higher_is_better: bool) -> Verdict:
-    """Say what a difference shows; that none is shown does not show that there is none."""
+def decide(value: float, corrected_p: float, *, higher_is_better: bool) -> Verdict:
+    """Decide what a difference shows; that none is shown does not show that there is none."""
     if corrected_p >= LEVEL or not value:
         return "no difference shown"
     return "better" if (value > 0) == higher_is_better else "worse"
@@ -146,8 +146,8 @@ __all__ = [
     "LEVEL",
     "Difference",
     "Verdict",
+    "decide",
     "holm",
-    "judge",
     "p_value",
     "paired_difference",
     "seed_deviations",

@@ -119,7 +119,7 @@ def baseline_title(baseline: dict[str, Any]) -> str:
 def describe_model(model: dict[str, Any]) -> str:
     """Describe a model in one line: path, kind and exact parameter counts."""
     if "parameters" not in model:
-        return f"recorded predictions in {model['path']}"
+        return f"predictions in {model['path']}"
     experts = model["num_experts"]
     kind = f"{experts} experts, {model['num_experts_per_tok']} per token" if experts else "dense"
     return f"{model['path']} ({kind}): {model['active_parameters']:,} active of {model['parameters']:,} parameters"

@@ -48,9 +48,7 @@ def decoding(results: dict[str, Any]) -> str:
     tasks = defaultdict(list)
     for name, task in results["tasks"].items():
         found = task["decoding"]
-        tasks["recorded" if found is None else ", ".join(f"{key} {value}" for key, value in found.items())].append(
-            name
-        )
+        tasks["unknown" if found is None else ", ".join(f"{key} {value}" for key, value in found.items())].append(name)
     if len(tasks) == 1:
         return next(iter(tasks))
     return "; ".join(f"{', '.join(names)}: {text}" for text, names in tasks.items())

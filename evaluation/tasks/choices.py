@@ -21,7 +21,7 @@ def without_labels(labelled: Sequence[str], where: str) -> tuple[str, ...]:
     """Texts of options that carry their letters, such as `A. red` or `(A) red`.
 
     Raises:
-        EvaluationError: If an option does not begin with the letter of its place.
+        EvaluationError: If an option does not begin with its letter.
     """
     texts = []
     for letter, option in zip(LETTERS, labelled, strict=False):
@@ -65,15 +65,15 @@ class Lettered(Row):
 
 
 def letter_at(index: int, choices: Sequence[str], where: str) -> str:
-    """The letter of an option by its place, from 0.
+    """The letter of an option by its index, from 0.
 
     Raises:
-        EvaluationError: If there is no such option; names the places.
+        EvaluationError: If there is no such option; names the indices.
     """
     letters = LETTERS[: len(choices)]
     if not 0 <= index < len(letters):
         raise EvaluationError(
-            f"{where}: the answer {index} is none of the places 0 to {len(letters) - 1} of its options. {COMPARE}"
+            f"{where}: the answer {index} is none of the indices 0 to {len(letters) - 1} of its options. {COMPARE}"
         )
     return letters[index]
 

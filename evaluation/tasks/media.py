@@ -85,7 +85,7 @@ class MediaFolder:
         """A name that comes from a row, if it stays in the folder; links in the folder are its owner's own.
 
         Raises:
-            EvaluationError: If it is the place of something else.
+            EvaluationError: If it leads out of the folder.
         """
         absolute = name.startswith(("/", "\\")) or _DRIVE.match(name) is not None
         roots = (self.root.absolute(), self.root.resolve(), *self.caches)
@@ -94,7 +94,7 @@ class MediaFolder:
             raise EvaluationError(
                 where,
                 f"the path {shown(name)} is none below {self.root}, where media of {self.name} are.",
-                "Put the file there, and name it by its place below.",
+                "Put the file there, and name it by its path below that.",
             )
         return name
 

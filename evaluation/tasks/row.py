@@ -87,13 +87,13 @@ R = TypeVar("R", bound=Row)
 
 def _problem(error: ErrorDetails, values: dict[str, Any]) -> str:
     """What is wrong with a row, beginning with the column."""
-    place = ": ".join(map(repr, error["loc"]))
+    column = ": ".join(map(repr, error["loc"]))
     if error["type"] == "missing":
         found = values if len(error["loc"]) == 1 else error["input"]
-        return f"{place[: place.rfind(repr(error['loc'][-1]))]}{_missing(error['loc'][-1], found)}"
+        return f"{column[: column.rfind(repr(error['loc'][-1]))]}{_missing(error['loc'][-1], found)}"
     if error["type"] == "misfit":
-        return f"{place} {error['msg']}"
-    return f"{place}: {error['msg']}, found {error['input']!r}. {COMPARE}"
+        return f"{column} {error['msg']}"
+    return f"{column}: {error['msg']}, found {error['input']!r}. {COMPARE}"
 
 
 def _missing(key: object, found: Iterable[object]) -> str:

@@ -215,17 +215,17 @@ def test_answers_about_media_that_changed_are_not_reused(config_file: Path, colo
     assert refused.exit_code == 2 and "different: questions and media). Add --overwrite" in refused.stderr
 
 
-def test_recorded_answers_are_scored_without_thoughts_and_name_no_decoding(config_file: Path, tmp_path: Path) -> None:
+def test_given_predictions_are_scored_without_thoughts_and_name_no_decoding(config_file: Path, tmp_path: Path) -> None:
     lines = [{"id": str(number), "prediction": "<think>blue?</think> red"} for number in range(8)]
     rows = [json.loads(line)["id"] for line in (config_file.parent / "data/colour_test.jsonl").open()]
-    recorded = write_rows(tmp_path / "r.jsonl", [{**line, "id": row} for line, row in zip(lines, rows, strict=True)])
+    given = write_rows(tmp_path / "r.jsonl", [{**line, "id": row} for line, row in zip(lines, rows, strict=True)])
     output = tmp_path / "o[/x]"  # no markup of the console
-    done = command("--predictions", recorded, "--config", config_file, "--output", output)
+    done = command("--predictions", given, "--config", config_file, "--output", output)
     assert done.exit_code == 0 and str(output) in done.output
     task = json.loads((output / "results.json").read_text())["tasks"]["colour"]
     assert task["value"] == 0.25 and task["decoding"] is None
-    assert "Decoding: recorded." in (output / "report.md").read_text()
-    refused = command("--predictions", recorded, "--config", config_file, "--shuffled-media")
+    assert "Decoding: unknown." in (output / "report.md").read_text()
+    refused = command("--predictions", given, "--config", config_file, "--shuffled-media")
     assert refused.exit_code == 2 and "--shuffled-media asks a model again" in refused.stderr
 
 
