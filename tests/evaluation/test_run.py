@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from evaluation import run as run_module
 from evaluation.__main__ import app
 from evaluation.config import load_config
 from evaluation.loading import LoadedModel
+from evaluation.predictions import append_predictions
 from evaluation.report.terminal import loading_lines, print_report
 from evaluation.run import Run, evaluate
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
@@ -213,6 +215,40 @@ def test_answers_about_media_that_changed_are_not_reused(config_file: Path, colo
     Image.new("RGB", (24, 24), "black").save(colour_data / "media" / "red_0.png")
     refused = command(*arguments)
     assert refused.exit_code == 2 and "different: questions and media). Add --overwrite" in refused.stderr
+
+
+class KilledError(BaseException):
+    """What nothing catches."""
+
+
+def test_a_run_that_broke_off_goes_on_to_the_same_results(
+    config_file: Path, sparse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a real signal: test_benchmarks_run.py, in the slow tier."""
+    output = config_file.parent / "out"
+    written, asked = output / "predictions" / "colour.jsonl", ("--model", sparse, "--config", config_file)
+    assert command(*asked).exit_code == 0
+    unbroken = (output / "results.json").read_bytes(), written.read_bytes()
+    shutil.rmtree(output)
+
+    def append_once(path: Path, rows: Any) -> None:
+        if path.read_bytes().count(b"\n") > 1:
+            raise KilledError
+        append_predictions(path, rows)
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr("evaluation.generate.append_predictions", append_once)
+        command(*asked)
+    kept = written.read_text()
+    assert len(kept.splitlines()) == 4 and not (output / "results.json").exists()
+    written.write_text(kept + '{"id": "row7", "predic')
+    assert command(*asked).exit_code == 0
+    assert ((output / "results.json").read_bytes(), written.read_bytes()) == unbroken
+    header, first, *further = kept.splitlines()
+    answer = {**json.loads(first), "prediction": "an answer of the first run"}
+    written.write_text("\n".join([header, json.dumps(answer), *further, ""]))
+    assert command(*asked).exit_code == 0
+    assert answer in map(json.loads, written.read_text().splitlines())
 
 
 def test_given_predictions_are_scored_without_thoughts_and_name_no_decoding(config_file: Path, tmp_path: Path) -> None:
