@@ -85,7 +85,7 @@ def main(
 
 
 def own_console() -> Console:
-    """Where this process prints; of several, only the first one does."""
+    """Open the console of this process; of several processes, only the first one prints."""
     if int(os.environ.get("RANK", "0")):
         transformers_logging.disable_progress_bar()
         return Console(quiet=True)

@@ -20,7 +20,7 @@ _SETTINGS = (".json", ".jinja", ".py", ".model", ".txt")
 
 
 def model_fingerprint(folder: Path) -> str:
-    """Hash of a model folder.
+    """Hash a model folder.
 
     Of its settings (config, processor, tokenizer, template) the contents count, of its weights name, size and time.
 
@@ -40,7 +40,7 @@ def model_fingerprint(folder: Path) -> str:
 
 
 def questions_hash(samples: Sequence[Sample]) -> str:
-    """Hash of what is asked: every row's messages; of its media name, size and time count, wherever they are."""
+    """Hash what is asked: every row's messages; of its media name, size and time count, wherever they are."""
     digest = hashlib.sha256()
     for sample in samples:
         asked = [(message["role"], list(map(_asked, message["content"]))) for message in sample.messages]
@@ -64,7 +64,7 @@ def _identity(medium: str) -> str | tuple[str, int, int]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's contents, hexadecimal.
+    """Hash a file's contents: SHA-256, hexadecimal.
 
     Raises:
         EvaluationError: If the file cannot be read.

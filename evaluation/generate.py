@@ -19,7 +19,7 @@ from .tasks import Sample
 
 
 def make_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
-    """Rows of similar length together, longest first, so that memory runs out at once or never."""
+    """Put rows of similar length together, longest first, so that memory runs out at once or never."""
     ordered = sorted(samples, key=lambda sample: (len(sample.media), len(sample.question)), reverse=True)
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
@@ -27,7 +27,7 @@ def make_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample
 def encode_batch(
     processor: Any, samples: Sequence[Sample], *, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Prompts of the rows as model inputs, padded on the left; features in the model's dtype.
+    """Make model inputs of the rows' prompts, padded on the left; features are in the model's dtype.
 
     Raises:
         EvaluationError: If the processor refuses a row; names the rows.

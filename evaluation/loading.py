@@ -31,7 +31,7 @@ class LoadedModel:
     fingerprint: str
 
     def describe(self) -> dict[str, Any]:
-        """Name, class, fingerprint and exact parameter counts."""
+        """Return name, class, fingerprint and exact parameter counts."""
         counts = count_parameters(self.model)
         num_experts = getattr(self.model.config.get_text_config(), "num_experts", 0)
         return {
@@ -146,7 +146,7 @@ def _load_task(name: str, task: TaskConfig, config: EvaluationConfig) -> LoadedT
 def _read_rows(
     task: TaskConfig, benchmark: Benchmark | None, config: EvaluationConfig
 ) -> tuple[list[Sample], str, dict[str, str]]:
-    """Rows of a task without its prompt, where they are, and the SHA-256 of each file that they come from."""
+    """Read the rows of a task without its prompt, where they are, and the SHA-256 of each of their files."""
     if benchmark is None:
         assert task.data is not None
         path = config.resolve(task.data)

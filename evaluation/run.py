@@ -46,7 +46,7 @@ class Run:
     console: Console
 
     def predict(self, loaded: LoadedModel, task: LoadedTask, samples: list[Sample], folder: str = "") -> list[str]:
-        """Predictions of a model for these rows, kept in predictions/[folder/]NAME.jsonl."""
+        """Let a model answer these rows; its predictions are kept in predictions/[folder/]NAME.jsonl."""
         header = {
             "model": loaded.fingerprint,
             "data": task.data_hash,
@@ -73,17 +73,17 @@ class Run:
         )
 
     def predict_all(self, loaded: LoadedModel, tasks: list[LoadedTask], folder: str = "") -> Predictions:
-        """Predictions of a model for all tasks."""
+        """Let a model answer all tasks."""
         return {task.name: self.predict(loaded, task, task.samples, folder) for task in tasks}
 
     def shuffle(self, tasks: list[LoadedTask]) -> dict[str, list[Sample]]:
-        """Rows of all tasks that have media, each row with another row's media."""
+        """Give each row another row's media, in all tasks that have media."""
         return {
             task.name: shuffle_media(task.samples, seed=self.config.seed) for task in tasks if has_media(task.samples)
         }
 
     def routing(self, loaded: LoadedModel, tasks: list[LoadedTask]) -> dict[str, Any] | None:
-        """Routing of the prompts, over all tasks and task by task, with its plots; None for a dense model."""
+        """Count the routing of the prompts, over all tasks and task by task, and plot it; None for a dense model."""
         counts: dict[str, Tensor] = {}
         for task in tasks:
             counted = count_prompt_routing(
@@ -255,7 +255,7 @@ def model_answers(run: Run, name: str, tasks: list[LoadedTask], *, shuffled_medi
 
 
 def baseline_answers(run: Run, name: str | None, tasks: list[LoadedTask]) -> tuple[Predictions, dict[str, Any] | None]:
-    """Answers of the baseline to all tasks, and what results.json says of it; without one, nothing."""
+    """Let the baseline answer all tasks, and return what results.json says of it; without one, nothing."""
     if name is None:
         return {}, None
     loaded = load_model(name, device=run.config.device)
@@ -279,18 +279,18 @@ def given_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
 
 
 def score_all(tasks: list[LoadedTask], predictions: Predictions) -> dict[str, Scores]:
-    """Scores of each task that was answered."""
+    """Score each task that was answered."""
     return {task.name: task.score(predictions[task.name]) for task in tasks if task.name in predictions}
 
 
 def render_question(sample: Sample) -> str:
-    """The question of a row, with a mark for each medium."""
+    """Write the question of a row, with a mark for each medium."""
     items = (item for message in sample.messages for item in message["content"])
     return "".join(item["text"] if item["type"] == "text" else f"<{item['type']}>" for item in items)
 
 
 def render_prompt(processor: Any, sample: Sample) -> str:
-    """The prompt as text, placeholders not expanded."""
+    """Write the prompt as text, placeholders not expanded."""
     return str(processor.apply_chat_template(list(sample.messages), tokenize=False, add_generation_prompt=True))
 
 

@@ -71,7 +71,7 @@ class Report:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the report as plain values."""
         return {**asdict(self), "level": LEVEL, "correction": "Holm"}
 
 
@@ -116,7 +116,7 @@ def compare_variants(
 
 
 def _choose(variants: Variants, against: str | None) -> str:
-    """The variant that the others are compared with, once all can be compared with it."""
+    """Choose the variant that the others are compared with, once all can be compared with it."""
     if len(variants) < 2:
         raise EvaluationError(f"Found {len(variants)} variant(s) to compare; give at least two.")
     base = next(iter(variants)) if against is None else against
@@ -144,7 +144,7 @@ def _refuse_other_tasks(run: FinishedRun, first: FinishedRun, names: Sequence[st
 def _compare_task(
     task: LoadedTask, config: EvaluationConfig, runs: Mapping[str, Sequence[FinishedRun]], base: str
 ) -> list[Comparison]:
-    """All variants against the base in one task; p values not yet corrected."""
+    """Compare all variants with the base in one task; p values are not yet corrected."""
     scored = {name: [score_run(run, task, config) for run in of_variant] for name, of_variant in runs.items()}
     values = {name: np.array([score.value for score in scores]) for name, scores in scored.items()}  # (S,)
     draws = {name: np.stack([score.draws for score in scores]) for name, scores in scored.items()}  # (S, samples)

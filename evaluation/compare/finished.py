@@ -34,7 +34,7 @@ class FinishedRun:
     results: dict[str, Any]
 
     def task(self, name: str) -> dict[str, Any]:
-        """What results.json says of a task.
+        """Return what results.json says of a task.
 
         Raises:
             EvaluationError: If it was not measured.

@@ -107,7 +107,7 @@ def seed_deviations(by_seed: Floats, *, samples: int, seed: int = 1) -> Floats:
 
 
 def p_value(draws: Floats) -> float:
-    """Two-sided p value of "there is no difference": twice the smaller share of draws on one side of 0.
+    """Compute the two-sided p value of "there is no difference": twice the smaller share of draws on one side of 0.
 
     It is the level at which the percentile interval begins to leave 0 out (Efron and Tibshirani 1993, An Introduction
     to the Bootstrap, chapter 15, achieved significance level). One draw is added to each side, so it is never 0

@@ -85,7 +85,7 @@ def judge_rows(
 
 
 def read_grades(reply: str, limits: Mapping[str, float]) -> dict[str, float] | None:
-    """Grades of a reply that is a JSON object with all of them, each a number from 0 to its limit; otherwise None."""
+    """Read a reply that is a JSON object with all grades, each a number from 0 to its limit; otherwise None."""
     try:
         found = parse_json(reply[reply.index("{") : reply.rindex("}") + 1], where="reply")
     except ValueError:  # no object, or one that `parse_json` refuses
@@ -98,7 +98,7 @@ def read_grades(reply: str, limits: Mapping[str, float]) -> dict[str, float] | N
 
 
 def _ask(config: JudgeConfig, key: str | None, prompt: str) -> str:
-    """The judge's reply to a prompt; a request that failed is tried again where that may help, and time is left."""
+    """Ask the judge; a request that failed is tried again where that may help, and time is left."""
     deadline, problem = time.monotonic() + config.timeout, ""
     for pause in (*_PAUSES, None):
         try:

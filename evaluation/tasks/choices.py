@@ -13,12 +13,12 @@ _LINE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 
 
 def options(choices: Sequence[str], label: str = "{}. ") -> str:
-    """The options of a multiple choice, a line each: `A. first`."""
+    """Write the options of a multiple choice, a line each: `A. first`."""
     return "\n".join(label.format(letter) + text for letter, text in zip(LETTERS, choices, strict=False))
 
 
 def without_labels(labelled: Sequence[str], where: str) -> tuple[str, ...]:
-    """Texts of options that carry their letters, such as `A. red` or `(A) red`.
+    """Remove the letters of options that carry them, such as `A. red` or `(A) red`.
 
     Raises:
         EvaluationError: If an option does not begin with its letter.
@@ -33,7 +33,7 @@ def without_labels(labelled: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def options_in(text: str) -> tuple[str, ...]:
-    """Texts of the options that stand in a question, a line each from `A.` on; none if there are fewer than two."""
+    """Find the options that stand in a question, a line each from `A.` on; none if there are fewer than two."""
     found = _LINE.findall(text)
     in_order = "".join(letter for letter, _ in found) == LETTERS[: len(found)]
     return tuple(option for _, option in found) if in_order and len(found) > 1 else ()
@@ -49,7 +49,7 @@ class Lettered(Row):
     E: Cell = ""
 
     def in_columns(self) -> tuple[str, ...]:
-        """Texts of the options, whose columns are filled from A on.
+        """Read the texts of the options, whose columns are filled from A on.
 
         Raises:
             EvaluationError: If there are fewer than two, or one comes after an empty one; names the row.
@@ -65,7 +65,7 @@ class Lettered(Row):
 
 
 def letter_at(index: int, choices: Sequence[str], where: str) -> str:
-    """The letter of an option by its index, from 0.
+    """Return the letter of an option by its index, from 0.
 
     Raises:
         EvaluationError: If there is no such option; names the indices.
@@ -79,7 +79,7 @@ def letter_at(index: int, choices: Sequence[str], where: str) -> str:
 
 
 def letter_of_text(answer: str, choices: Sequence[str], where: str) -> str:
-    """The letter of the option whose text is the answer, whatever its case and spaces; of equal options, the first.
+    """Find the option whose text is the answer, whatever its case and spaces; of equal options, the first.
 
     Raises:
         EvaluationError: If the answer is no option; names both.
@@ -93,7 +93,7 @@ def letter_of_text(answer: str, choices: Sequence[str], where: str) -> str:
 
 
 def letter_of(answer: str, choices: Sequence[str], where: str) -> str:
-    """The letter that an answer is, such as `B`, `(B)` or `B.`.
+    """Read the letter that an answer is, such as `B`, `(B)` or `B.`.
 
     Raises:
         EvaluationError: If it is none of the letters of the options; names them.

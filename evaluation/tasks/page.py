@@ -34,7 +34,7 @@ appended to the question; `⏎` is a line break.
 
 
 def render_page(benchmarks: Iterable[Benchmark]) -> str:
-    """The whole page: introduction, a line for each benchmark, how to read what follows, a section for each."""
+    """Write the page: introduction, a line for each benchmark, how to read what follows, a section for each."""
     listed = list(benchmarks)
     rows = [f"| [`{b.name}`](#{b.name}) | {b.title} | {b.measures} | {_score(b)} |" for b in listed]
     table = "\n".join(["| name | benchmark | what it measures | score |", "|---|---|---|---|", *rows])
@@ -42,7 +42,7 @@ def render_page(benchmarks: Iterable[Benchmark]) -> str:
 
 
 def render_section(benchmark: Benchmark) -> str:
-    """The section of one benchmark."""
+    """Write the section of one benchmark."""
     facts = {
         "score": _score(benchmark),
         "prompt": _prompt(benchmark),

@@ -86,7 +86,7 @@ R = TypeVar("R", bound=Row)
 
 
 def _problem(error: ErrorDetails, values: dict[str, Any]) -> str:
-    """What is wrong with a row, beginning with the column."""
+    """Say what is wrong with a row, beginning with the column."""
     column = ": ".join(map(repr, error["loc"]))
     if error["type"] == "missing":
         found = values if len(error["loc"]) == 1 else error["input"]
@@ -101,7 +101,7 @@ def _missing(key: object, found: Iterable[object]) -> str:
 
 
 def misfit(why: str) -> PydanticCustomError:
-    """The refusal of a value, in words that follow the name of its column: `must be ..., found ...`."""
+    """Refuse a value, in words that follow the name of its column: `must be ..., found ...`."""
     return PydanticCustomError("misfit", "{why}", {"why": why})
 
 
@@ -143,7 +143,7 @@ def _texts(value: Any, *, at_least: int, may_be_empty: bool = False) -> tuple[st
 
 
 def _parsed(text: str) -> Any:
-    """What a text is in JSON or Python; None if it is neither."""
+    """Parse a text as JSON or Python; None if it is neither."""
     parsers: tuple[Callable[[str], Any], ...] = (partial(read_json, where="list"), ast.literal_eval)
     for parse in parsers:
         try:
@@ -194,7 +194,7 @@ _ONE_RELEASE = "Both files must be of one split and release."
 
 
 def unique(rows: Iterable[R], key: str) -> dict[str, R]:
-    """Rows by a column.
+    """Sort rows by a column, in which each value must come once.
 
     Raises:
         EvaluationError: If a value comes twice; names both rows.

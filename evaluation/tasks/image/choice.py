@@ -40,7 +40,7 @@ class MMBenchFileRow(MMBenchQuestion):
     path: str = ""
 
     def picture(self, _: Source) -> str:
-        """Its file, which `mmbench_rows` has unpacked."""
+        """Return its file, which `mmbench_rows` has unpacked."""
         return self.path
 
 
@@ -55,7 +55,7 @@ class MMBenchHubRow(MMBenchQuestion):
 
 
 def mmbench_rows(source: Source, *, names: tuple[str, ...]) -> Iterator[MMBenchFileRow]:
-    """Rows of the first of these files that is there.
+    """Read the rows of the first of these files that is there.
 
     Raises:
         EvaluationError: If a row is not as expected; names row and cure.
@@ -138,7 +138,7 @@ class SeedQuestion(Row):
 
 
 def seedbench_rows(source: Source) -> Iterator[SeedQuestion]:
-    """Rows of the dimensions 1 to 9, whose `data_type` is image; those of videos are left out."""
+    """Read the rows of the dimensions 1 to 9, whose `data_type` is image; those of videos are left out."""
     name = source.first("SEED-Bench.json")
     dimensions = _dimensions(source, name)
     for kind in source.listed(name, "questions", SeedKind):

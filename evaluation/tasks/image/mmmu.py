@@ -74,7 +74,7 @@ class OpenAnswers(Row):
 
 
 def mmmu_rows(source: Source, *, kind: str) -> Iterator[Question]:
-    """Rows of one kind, `multiple-choice` or `open`, of the files of all subjects.
+    """Read the rows of one kind, `multiple-choice` or `open`, of the files of all subjects.
 
     Raises:
         EvaluationError: If a subject is missing or a row is not as expected; names it and the cure.
@@ -127,7 +127,7 @@ def _sample(
 
 
 def interleave(row: Question, source: Source, asked: str) -> list[Message | str]:
-    """The text with the picture of the column `image_1` in place of each `<image 1>`, and so on.
+    """Put the picture of the column `image_1` in place of each `<image 1>`, and so on.
 
     Raises:
         EvaluationError: If the row lacks a picture that the text names.

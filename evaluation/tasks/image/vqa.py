@@ -84,7 +84,7 @@ class HubRow(OpenQuestion):
 
 
 def vqa_rows(source: Source, *, prefix: str = "") -> Iterator[CocoRow]:
-    """Rows of VQA's layout: a file of questions and a file of annotations, told together by `question_id`."""
+    """Read the rows of VQA's layout: a file of questions and one of annotations, joined by `question_id`."""
     names = (f"{prefix}OpenEnded_mscoco_val2014_questions.json", f"{prefix}mscoco_val2014_annotations.json")
     questions = source.listed(names[0], "questions", Question)
     annotations = source.listed(names[1], "annotations", Annotation)
@@ -135,7 +135,7 @@ class GQARow(Row):
 
 
 def gqa_rows(source: Source) -> Iterator[GQARow]:
-    """Rows of the file, which may lie in a folder of its release."""
+    """Read the rows of the file, which may lie in a folder of its release."""
     names = ("testdev_balanced_questions.json", "questions*/testdev_balanced_questions.json")
     return source.keyed(source.first(*names), GQARow, "number")
 

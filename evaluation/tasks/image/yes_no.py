@@ -72,7 +72,7 @@ class PopeHubRow(Row):
 
 
 def pope_rows(source: Source) -> Iterator[PopeFileRow]:
-    """Rows of the three files, a JSON object a line although they are called .json."""
+    """Read the rows of the three files, a JSON object a line although they are called .json."""
     for category in POPE_CATEGORIES:
         yield from source.lines(f"coco_pope_{category}.json", PopeFileRow, category=category)
 
@@ -106,7 +106,7 @@ class MmeRow(Row):
 
 
 def mme_rows(source: Source, *, subtasks: tuple[str, ...]) -> Iterator[MmeRow]:
-    """Two questions about each picture of the folders of these subtasks."""
+    """Read two questions about each picture of the folders of these subtasks."""
     for subtask in subtasks:
         folder = _mme_folder(source, subtask)
         texts = source.first(f"{folder}/*.txt", f"{folder}/questions_answers_YN/*.txt")

@@ -69,7 +69,7 @@ class HubRow(Row):
 
 
 def question_rows(source: Source) -> Iterator[FileRow]:
-    """Questions on whose answer all three annotators agree."""
+    """Read the questions on whose answer all three annotators agree."""
     questions: dict[tuple[str, str], list[Answer]] = defaultdict(list)
     for row in source.rows("clotho_aqa_test.csv", Answer):
         questions[row.file_name, row.QuestionText].append(row)

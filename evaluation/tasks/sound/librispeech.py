@@ -44,7 +44,7 @@ class HubRow(Utterance):
 
 
 def rows(source: Source, *, part: str) -> Iterator[FileRow]:
-    """Utterances of a part such as `test-clean`: lines `SPEAKER-CHAPTER-NUMBER WORDS`, a FLAC file beside each."""
+    """Read a part such as `test-clean`: lines `SPEAKER-CHAPTER-NUMBER WORDS`, a FLAC file beside each transcript."""
     for name in source.all(f"LibriSpeech/{part}/*/*/*.trans.txt"):
         folder = name.rpartition("/")[0]
         for number, line in enumerate(source.text(name).splitlines(), start=1):

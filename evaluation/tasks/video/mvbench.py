@@ -47,7 +47,7 @@ class Question(Row):
 
 
 def rows(source: Source) -> Iterator[Question]:
-    """The rows of all subsets, numbered in each."""
+    """Read the rows of all subsets, numbered in each."""
     for subset in FOLDERS:
         for number, row in enumerate(source.rows(f"json/{subset}.json", Question, subset=subset)):
             yield row.model_copy(update={"number": number})
