@@ -80,10 +80,17 @@ def generate_predictions(
     """Answer all rows, going on where an earlier run of the same header stopped; all processes must call this.
 
     Args:
+        model: In evaluation mode.
+        processor: Of the model.
+        samples: The rows.
         path: predictions.jsonl: `{"id", "prediction", "reference"}` a line.
         header: What the answers depend on; see `open_predictions`.
         decoding: Arguments of `model.generate`.
+        batch_size: Rows of a batch.
         seed: With sampling, batch i is drawn with seed + i, so a resumed run draws as an unbroken one.
+        overwrite: Answer anew, whatever is there.
+        description: Of the progress bar.
+        console: Where progress goes.
 
     Returns:
         Predictions in the order of the rows.

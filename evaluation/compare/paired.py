@@ -51,8 +51,10 @@ def paired_difference(values: Floats, others: Floats, draws: Floats, other_draws
     they share nothing any pairing is as good as another.
 
     Args:
-        values, others: Scores of the first and the second variant from each seed, (S,).
-        draws, other_draws: Bootstrap values of each, (S, samples), of the same rows in both.
+        values: Scores of the first variant from each seed, (S,).
+        others: Scores of the second variant.
+        draws: Bootstrap values of the first, (S, samples).
+        other_draws: Bootstrap values of the second, of the same rows.
 
     Returns:
         The first minus the second. With one seed (S = 1) nothing is said of other seeds.

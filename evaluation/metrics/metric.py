@@ -76,6 +76,8 @@ def check_rows(name: str, metric: Metric, samples: Sequence[Sample]) -> None:
 
     Args:
         name: Of the metric.
+        metric: The metric.
+        samples: The rows.
 
     Raises:
         EvaluationError: Naming the first row that cannot, and what it lacks.

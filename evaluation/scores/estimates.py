@@ -86,6 +86,7 @@ def value_of(scores: Floats, cut: Cut) -> float:
 
     Args:
         scores: Numerator and denominator of each row, (rows, 2).
+        cut: Rows that get one value.
     """
     parts = divide(np.stack([scores[rows].sum(axis=0) for rows in cut.parts]))  # (parts,)
     return float(parts.sum() if cut.total else parts.mean())
@@ -98,6 +99,8 @@ def resampled(scores: Floats, cuts: Sequence[Cut], draws: Draws) -> list[Floats]
 
     Args:
         scores: Numerator and denominator of each row, (rows, 2).
+        cuts: Rows that get one value each.
+        draws: How rows are drawn.
     """
     index, clusters = number_clusters(draws.clusters)
     columns = [cluster_sums(scores[rows], index[rows], clusters) for cut in cuts for rows in cut.parts]
@@ -118,6 +121,8 @@ def estimate(scores: Floats, cuts: Sequence[Cut], draws: Draws) -> list[Estimate
 
     Args:
         scores: Numerator and denominator of each row, (rows, 2).
+        cuts: Rows that get one value each.
+        draws: How rows are drawn.
     """
     values = (value_of(scores, cut) for cut in cuts)
     return [_as_json(value, drawn) for value, drawn in zip(values, resampled(scores, cuts, draws), strict=True)]

@@ -173,10 +173,11 @@ def join(
     """Put the rows of two files together that have the same key, in the order of the first file.
 
     Args:
-        first, second: Their rows.
+        first: Rows of the first file.
+        second: Rows of the second file.
         layout: Of the joined rows; a column that both have is that of the first.
         key: Name of the column that says which belong together.
-        files: Where the first and the second are, for errors.
+        files: Paths of both, for errors.
 
     Raises:
         EvaluationError: If a key comes twice, or one file has a row that the other lacks; names it.

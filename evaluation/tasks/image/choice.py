@@ -39,19 +39,11 @@ class MMBenchFileRow(MMBenchQuestion):
     image: Text
     path: str = ""
 
-    def picture(self, _: Source) -> str:
-        """Return its file, which `mmbench_rows` has unpacked."""
-        return self.path
-
 
 class MMBenchHubRow(MMBenchQuestion):
     """A row of lmms-eval's copy."""
 
     image: Medium
-
-    def picture(self, source: Source) -> str:
-        """Unpack it."""
-        return source.medium(self.image, self.where)
 
 
 def mmbench_rows(source: Source, *, names: tuple[str, ...]) -> Iterator[MMBenchFileRow]:
@@ -83,7 +75,8 @@ def read_mmbench(row: MMBenchFileRow | MMBenchHubRow, source: Source) -> Sample:
         raise EvaluationError(
             f"{row.where}: no answer. The test split is scored by its publisher alone: use the dev split."
         )
-    choices, path = row.in_columns(), row.picture(source)
+    choices = row.in_columns()
+    path = source.medium(row.image, row.where) if isinstance(row, MMBenchHubRow) else row.path
     asked = "\n".join(filter(None, (row.hint, row.question, options(choices))))
     return Sample(
         str(row.index),

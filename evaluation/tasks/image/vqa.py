@@ -58,29 +58,17 @@ class CocoRow(OpenQuestion):
 
     image_id: Whole
 
-    def picture(self, source: Source) -> str:
-        """Find its file."""
-        return source.media(self.where, f"val2014/COCO_val2014_{self.image_id:012d}.jpg")
-
 
 class TextVQARow(OpenQuestion):
     """A row of TextVQA's file."""
 
     image_id: Text
 
-    def picture(self, source: Source) -> str:
-        """Find its file."""
-        return source.media(self.where, f"train_images/{self.image_id}.jpg")
-
 
 class HubRow(OpenQuestion):
     """A row of lmms-eval's copies, with question, answers and picture together."""
 
     image: Medium
-
-    def picture(self, source: Source) -> str:
-        """Unpack it."""
-        return source.medium(self.image, self.where)
 
 
 def vqa_rows(source: Source, *, prefix: str = "") -> Iterator[CocoRow]:
@@ -100,7 +88,11 @@ def read_open(row: CocoRow | HubRow, source: Source, *, category: str) -> Sample
         source: Of the benchmark.
         category: Name of the column that becomes a category.
     """
-    return open_question(row, row.picture(source), categories={category: row.need(category)})
+    if isinstance(row, HubRow):
+        path = source.medium(row.image, row.where)
+    else:
+        path = source.media(row.where, f"val2014/COCO_val2014_{row.image_id:012d}.jpg")
+    return open_question(row, path, categories={category: row.need(category)})
 
 
 def open_question(row: OpenQuestion, path: str, **further: Any) -> Sample:
@@ -114,7 +106,11 @@ def open_question(row: OpenQuestion, path: str, **further: Any) -> Sample:
 
 def read_textvqa(row: TextVQARow | HubRow, source: Source) -> Sample:
     """Read a question of TextVQA, with a capital."""
-    return open_question(row.model_copy(update={"question": row.question.capitalize()}), row.picture(source))
+    if isinstance(row, HubRow):
+        path = source.medium(row.image, row.where)
+    else:
+        path = source.media(row.where, f"train_images/{row.image_id}.jpg")
+    return open_question(row.model_copy(update={"question": row.question.capitalize()}), path)
 
 
 class Types(Row):

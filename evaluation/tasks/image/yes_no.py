@@ -52,10 +52,6 @@ class PopeFileRow(Row):
     answer: YesOrNo = Field(alias="label")
     image: Text
 
-    def picture(self, source: Source) -> str:
-        """Find its file."""
-        return source.media(self.where, f"val2014/{self.image}")
-
 
 class PopeHubRow(Row):
     """A row of lmms-eval's copy."""
@@ -65,10 +61,6 @@ class PopeHubRow(Row):
     question: Text
     answer: YesOrNo
     image: Medium
-
-    def picture(self, source: Source) -> str:
-        """Unpack it."""
-        return source.medium(self.image, self.where)
 
 
 def pope_rows(source: Source) -> Iterator[PopeFileRow]:
@@ -83,7 +75,10 @@ def read_pope(row: PopeFileRow | PopeHubRow, source: Source) -> Sample:
         raise EvaluationError(
             f"{row.where}: unknown category {row.category!r}; there are {', '.join(POPE_CATEGORIES)}"
         )
-    path = row.picture(source)
+    if isinstance(row, PopeHubRow):
+        path = source.medium(row.image, row.where)
+    else:
+        path = source.media(row.where, f"val2014/{row.image}")
     return Sample(
         f"{row.category}/{row.question_id}",
         ask({"type": "image", "path": path}, row.question),
