@@ -1,4 +1,6 @@
-"""What is measured: kernels and families of experts, null experts, routers, the import, packing, encoders run once."""
+"""What is measured: kernels and families of experts, null experts, routers, operations, the import, packing, encoders
+run once.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,11 +12,12 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 
 from unimoe import UniMoETextConfig
 from unimoe.moe import RoutingContext, SparseMoeBlock
-from unimoe.moe.expert_types import build_experts
-from unimoe.moe.router_types import build_router, init_router
+from unimoe.moe.experts.build import build_experts
+from unimoe.moe.routers.build import build_router, init_router
 
 from .encoder_cache import encoder_cache
 from .imports import imports
+from .operations import operations
 from .packing import packing
 from .timing import Case
 
@@ -23,6 +26,7 @@ EXPERTS, CHOSEN = 8, 2
 
 
 def text_config(implementation: str = "grouped_mm", **fields: Any) -> UniMoETextConfig:
+    """Configure sparse layers of SmolLM2-135M's width."""
     config = UniMoETextConfig(**{**SIZES, "num_experts": EXPERTS, "num_experts_per_tok": CHOSEN, **fields})
     config._experts_implementation = implementation
     return config
@@ -46,6 +50,7 @@ def timed(module: nn.Module, *inputs: Any) -> Callable[[], Any]:
 
 
 def text_tokens(number: int) -> tuple[Tensor, RoutingContext]:
+    """Draw hidden states of so many text tokens."""
     return torch.randn(number, SIZES["hidden_size"]), RoutingContext(torch.zeros(number, dtype=torch.long))
 
 
@@ -81,7 +86,7 @@ def kernels() -> Iterator[Case]:
         peers = {}
         for name in ("grouped_mm", "eager", "batched_mm"):
             if name == "batched_mm" and number > 16:
-                continue  # it copies an expert's weights for every slot
+                continue  # it copies an expert's weights for every assignment
             experts = ready(build_experts(text_config(name)))
             experts.load_state_dict(shared.state_dict())
             peers[name] = timed(experts, hidden, index, weights)
@@ -113,21 +118,21 @@ def families() -> Iterator[Case]:
 
 
 def null_experts() -> Iterator[Case]:
-    """What slots that ask no expert save: the share of them against the time of grouped_mm."""
-    number, slots = 512, 4
+    """What assignments that ask no expert save: the share of them against the time of grouped_mm."""
+    number, choices = 512, 4
     for name, fields in FAMILIES.items():
         experts = ready(build_experts(text_config(**fields)))
         hidden, _ = text_tokens(number)
-        index = torch.rand(number, EXPERTS).topk(slots).indices
-        weights = torch.full((number, slots), 1 / slots)
+        index = torch.rand(number, EXPERTS).topk(choices).indices
+        weights = torch.full((number, choices), 1 / choices)
         own, every = experts.expert_sizes()[0], sum(p.numel() for p in experts.parameters())
         shared = every - EXPERTS * own
         peers, facts = {}, {}
-        for idle in range(slots + 1):
-            fewer = index.masked_fill(torch.arange(slots) < idle, EXPERTS)
-            label = f"{idle / slots:.0%} null"
+        for none in range(choices + 1):
+            fewer = index.masked_fill(torch.arange(choices) < none, EXPERTS)
+            label = f"{none / choices:.0%} null"
             peers[label] = timed(experts, hidden, fewer, weights)
-            facts[label] = {"MFLOPs per token": 2 * (shared + (slots - idle) * own) / 1e6}
+            facts[label] = {"MFLOPs per token": 2 * (shared + (choices - none) * own) / 1e6}
         yield Case(f"null experts, {name}, {number} tokens, grouped_mm", peers, facts)
 
 
@@ -158,6 +163,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "families": families,
     "null_experts": null_experts,
     "routers": routers,
+    "operations": operations,
     "imports": imports,
     "packing": packing,
     "encoder_cache": encoder_cache,

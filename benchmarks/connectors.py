@@ -146,7 +146,7 @@ def training_batch(run: Run, processor: Any) -> dict[str, Any]:
     """Collate one batch of the first stage's mixture, as training would."""
     from training.config.recipe import load_recipe
     from training.data import Collator, MixtureDataset, MixtureSampler
-    from training.data.dataset import read_mixture
+    from training.data.mixture.dataset import read_mixture
 
     config = load_recipe(RECIPE, [f"output={run.folder}"]).stages[STAGES[0]]
     dataset = MixtureDataset(read_mixture(config.data), seed=0)

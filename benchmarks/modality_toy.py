@@ -16,9 +16,9 @@ from rich.table import Table
 from torch import Tensor
 
 from unimoe import UniMoETextConfig
-from unimoe.moe import RoutingContext, RoutingRecord, SparseMoeBlock, router_losses, weighted_router_loss
-from unimoe.moe.expert_types import init_experts
-from unimoe.moe.router_types import init_router
+from unimoe.moe import RoutingContext, SparseMoeBlock, router_losses, stack_layers, weighted_router_loss
+from unimoe.moe.experts.build import init_experts
+from unimoe.moe.routers.build import init_router
 
 WIDTH, EXPERTS, CLUSTERS, TOKENS = 32, 8, 3, 256
 TEXT, IMAGE = 0, 1
@@ -64,6 +64,7 @@ class Outcome(NamedTuple):
 
 
 def make_block(fields: dict[str, Any]) -> SparseMoeBlock:
+    """Make the sparse block of a variant."""
     config = UniMoETextConfig(
         **{
             "hidden_size": WIDTH,
@@ -92,8 +93,7 @@ def run(fields: dict[str, Any], seed: int, steps: int) -> Outcome:
         tokens, modality, answers = world.sample(TOKENS)
         routing = block.router(tokens, RoutingContext(modality))
         output = block.experts(tokens, routing.top_k_index, routing.top_k_weights)
-        record = RoutingRecord(*([tensor] for tensor in (routing[0], routing[3], routing[4], routing[5])))
-        losses = router_losses(block.config, record, modality_ids=modality[None])
+        losses = router_losses(block.config, stack_layers([routing.record]), modality_ids=modality[None])
         loss = F.mse_loss(output, answers) + weighted_router_loss(block.config, losses)
         optimizer.zero_grad()
         loss.backward()
@@ -108,7 +108,7 @@ def measure(block: SparseMoeBlock, world: World) -> Outcome:
     routing = block.router(tokens, RoutingContext(modality))
     output = block.experts(tokens, routing.top_k_index, routing.top_k_weights)
     error = (output - answers).square().mean(dim=-1)
-    counts = F.one_hot(modality, 2).double().T @ routing.expert_mask.double()  # (2, E)
+    counts = F.one_hot(modality, 2).double().T @ routing.record.expert_mask.double()  # (2, E)
     joint = counts / counts.sum()
     ratio = joint / (joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True)).clamp(min=1e-30)
     information = torch.where(joint > 0, joint * ratio.clamp(min=1e-30).log2(), 0.0).sum()

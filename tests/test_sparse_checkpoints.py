@@ -19,7 +19,7 @@ from unimoe.build.language_models import convert_language_model
 from unimoe.checkpoint.loading import load_model
 from unimoe.cli import app
 from unimoe.moe import GatedMLP, RoutingContext, SparseMoeBlock
-from unimoe.moe.banks import ExpertBanks
+from unimoe.moe.experts import GroupedExperts
 
 TOKENS = len(byte_tokenizer(placeholders=False))
 QWEN2_MOE = {
@@ -283,9 +283,9 @@ def test_ernie_vl_block_is_our_isolated_block_with_small_vision_experts(seed: in
     ours.router.balance_bias.copy_(
         torch.cat([part.gate.moe_statics.e_score_correction_bias for part in parts.values()], dim=-1)
     )
-    assert isinstance(ours.experts, ExpertBanks)
-    for members, bank in zip(ours.experts.members, ours.experts.banks, strict=True):
-        copy_experts(parts[members[0] // 8].experts, bank)
+    assert isinstance(ours.experts, GroupedExperts)
+    for members, group in zip(ours.experts.members, ours.experts.banks, strict=True):
+        copy_experts(parts[members[0] // 8].experts, group)
     copy_mlp(theirs.shared_experts, ours.shared_expert)
     hidden = torch.randn(2, 40, 32, generator=generator)
     kinds = torch.randint(0, 3, (2, 40), generator=generator)  # text, image, video

@@ -27,7 +27,8 @@ from .encoders.beats.configuration import UniMoEBeatsConfig
 from .encoders.beats.feature_extraction import BeatsFeatureExtractor
 from .encoders.beats.modeling import BeatsModel
 from .modality import MEDIA, Modality
-from .modeling.text import UniMoEForCausalLM, UniMoETextModel
+from .modeling.head import UniMoEForCausalLM
+from .modeling.text import UniMoETextModel
 from .modeling_unimoe import UniMoEForConditionalGeneration, UniMoEModel
 from .processing_unimoe import CHAT_TEMPLATE, UniMoEProcessor, add_placeholder_tokens
 

@@ -20,11 +20,12 @@ from .encoders import Encoder
 from .errors import DataError
 from .modality import Modality
 from .modeling.base import UniMoEPreTrainedModel, asked_for, require_one
-from .modeling.features import FeatureMethods, check_counts, units_of, with_media
 from .modeling.generation import MultimodalGeneration, require_positions
+from .modeling.head import LanguageHead
+from .modeling.merge import check_counts, modality_ids, units_of, with_media, zero_length_pass
 from .modeling.outputs import EncoderOutputs, UniMoEModelOutput, UniMoEOutput, formerly_past_key_values
-from .modeling.text import LanguageHead, UniMoETextModel
-from .modeling.unread import unread_parameters
+from .modeling.parts import group_by_part, unread_parameters
+from .modeling.text import UniMoETextModel
 
 INPUT_MODALITIES: Any = ("image", "video", "audio", "text")  # those that transformers knows, and as a tuple
 
@@ -243,10 +244,10 @@ class UniMoEModel(UniMoEPreTrainedModel):
         require_positions(self.config, position_ids, encoded)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        placeholders = self.placeholders(input_ids, inputs_embeds)
-        if mm_token_type_ids is None:
-            mm_token_type_ids = modality_ids(placeholders)
-        inputs_embeds = self.merge(inputs_embeds, placeholders, encoded, require_media=require_media)
+        if encoded or require_media or self.training or mm_token_type_ids is None:  # not in a step of generation
+            placeholders = self.placeholders(input_ids, inputs_embeds)
+            inputs_embeds = self.merge(inputs_embeds, placeholders, encoded, require_media=require_media)
+            mm_token_type_ids = modality_ids(placeholders) if mm_token_type_ids is None else mm_token_type_ids
         output = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -289,24 +290,17 @@ class UniMoEModel(UniMoEPreTrainedModel):
         for modality, mask in placeholders.items():
             if not (units := units_of(encoded, modality)):
                 if self.training:
-                    inputs_embeds = inputs_embeds + self.idle(modality)
+                    key = modality.encoder_key
+                    inputs_embeds = inputs_embeds + zero_length_pass(
+                        self.connectors[key], self.config.encoder_config(key)
+                    )
                 continue
             features = torch.cat(units).to(inputs_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(mask[..., None], features)
         return inputs_embeds
 
-    def idle(self, modality: Modality) -> Tensor:
-        """Run a connector on no input: 0, with a gradient path to its parameters.
 
-        Ranks whose batches lack a modality must still agree with the others about which parameters took part.
-        """
-        key = modality.encoder_key
-        config = self.config.encoder_config(key)
-        parameter = next(self.connectors[key].parameters())
-        return self.connectors[key](parameter.new_zeros(0, config.num_tokens, config.hidden_size)).sum()
-
-
-class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, LanguageHead):
+class UniMoEForConditionalGeneration(MultimodalGeneration, LanguageHead):
     """Answers in text to images, video, audio, speech and text. See `UniMoEProcessor` for its inputs."""
 
     config_class = UniMoEConfig
@@ -373,50 +367,33 @@ class UniMoEForConditionalGeneration(FeatureMethods, MultimodalGeneration, Langu
             **kwargs,
         )
 
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        """Encode pictures; see `UniMoEModel.encode`."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
+        """Encode clips; see `UniMoEModel.encode`."""
+        return self.model.get_video_features(pixel_values_videos, **kwargs)
+
+    def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
+        """Encode windows of sound; see `UniMoEModel.encode`."""
+        return self.model.get_audio_features(audio_features, **kwargs)
+
+    def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
+        """Encode windows of speech; see `UniMoEModel.encode`."""
+        return self.model.get_speech_features(speech_features, **kwargs)
+
     def parts(self) -> dict[str, list[str]]:
-        """Names of the parameters of each part that can be trained or frozen; a parameter may stand in several
-        parts. Those that change nothing (`unread_parameters`) stand in none.
+        """Name the parameters of each part that can be trained or frozen; a parameter may stand in several parts.
+
+        Those that change nothing (`unread_parameters`) stand in none.
         """
-        parts: dict[str, list[str]] = {}
         unread = self.unread_parameters()
-        for name, _ in self.named_parameters():
-            for part in parts_of(name) if name not in unread else ():
-                parts.setdefault(part, []).append(name)
-        return parts
+        return group_by_part(name for name, _ in self.named_parameters() if name not in unread)
 
     def unread_parameters(self) -> set[str]:
         """Names of the parameters that change nothing of what the model gives, such as the pooler of a ViT."""
         return {f"model.{name}" for name in unread_parameters(self.config)}
-
-
-def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:
-    """`Modality` of each token (B, S), from the placeholder masks; None if the model takes text only."""
-    ids = [mask.long() * int(modality) for modality, mask in placeholders.items()]
-    return torch.stack(ids).sum(dim=0) if ids else None
-
-
-# Module name within a parameter's name -> part. The first that matches decides.
-_PARTS = {
-    "lm_head": "lm_head",
-    "embed_tokens": "embeddings",
-    "self_attn": "attention",
-    "mlp.router": "router",
-    "mlp.slots": "router",
-    "mlp.scale": "router",
-    "mlp.experts.base": "expert_base",
-    "mlp.experts": "experts",
-    "mlp.shared_expert": "shared_experts",
-    "mlp": "mlp",
-    "norm": "norms",
-}
-
-
-def parts_of(name: str) -> list[str]:
-    """Parts that a parameter belongs to, by its name in `UniMoEForConditionalGeneration`."""
-    scope = name.removeprefix("model.").split(".")
-    if scope[0] in ("encoders", "connectors"):
-        return [scope[0], f"{scope[0]}.{scope[1]}"]
-    return [next(part for module, part in _PARTS.items() if module in name)]
 
 
 __all__ = ["UniMoEForConditionalGeneration", "UniMoEModel"]

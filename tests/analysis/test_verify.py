@@ -10,10 +10,10 @@ from unimoe.analysis import verify
 from unimoe.analysis.verify import TOLERANCE
 from unimoe.cli import app
 from unimoe.moe.experts import Experts
-from unimoe.moe.router import Router
+from unimoe.moe.routers import TopKRouter
 
 EIGHT = {"num_experts": 8, "initializer_range": 0.3}
-BANKS = {"expert_group_intermediate_sizes": {"image": 16}}
+TWO_WIDTHS = {"expert_group_intermediate_sizes": {"image": 16}}
 
 
 def load(folder):
@@ -47,8 +47,8 @@ def test_a_router_that_looks_at_the_batch_is_found(loaded, monkeypatch) -> None:
     def route(self, hidden_states, context):
         return original(self, hidden_states - hidden_states.mean(0), context)
 
-    original = Router.forward
-    monkeypatch.setattr(Router, "forward", route)
+    original = TopKRouter.forward
+    monkeypatch.setattr(TopKRouter, "forward", route)
     assert {"every row alone", "last 4 tokens decoded one by one"} <= failed(verify(*loaded))
 
 
@@ -86,7 +86,7 @@ def test_the_command_prints_the_report_and_fails_where_a_check_does(model_folder
         {"router_type": "hierarchical", "n_group": 2, "modality_routing": "separate", "expert_type": "lora"},
         {"n_group": 2, "topk_group": 1, "expert_type": "latent", "expert_latent_groups": 4, "balance_bias": True},
         {"router_type": "hash", "num_experts_per_tok": 1},
-        {"modality_routing": "semi_isolated", "expert_groups": {"image": [0]}, **BANKS},
+        {"modality_routing": "semi_isolated", "expert_groups": {"image": [0]}, **TWO_WIDTHS},
     ],
     ids=str,
 )

@@ -99,10 +99,10 @@ def dot(left: Sequence[float], right: Sequence[float]) -> float:
 
 def overlap(outputs: Sequence[Matrix], index: Sequence[Sequence[int]], experts: int, real: Sequence[bool]) -> float:
     values = []
-    for slots, chosen, counts in zip(outputs, index, real, strict=True):
+    for answers, chosen, counts in zip(outputs, index, real, strict=True):
         if not counts:
             continue
-        vectors = [vector for vector, expert in zip(slots, chosen, strict=True) if expert < experts]
+        vectors = [vector for vector, expert in zip(answers, chosen, strict=True) if expert < experts]
         value = 0.0
         for i, this in enumerate(vectors):
             for k, other in enumerate(vectors):

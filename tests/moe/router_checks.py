@@ -77,7 +77,7 @@ def make_tokens(count: int = 24, seed: int = 1, padded: int = 0) -> tuple[Tensor
     return torch.randn(count, D, generator=generator, dtype=torch.float64), RoutingContext(
         modality_ids=torch.randint(0, len(KEYS), (count,), generator=generator),
         token_ids=torch.randint(0, VOCABULARY, (count,), generator=generator),
-        real=real if padded else None,
+        attention_mask=real if padded else None,
     )
 
 
@@ -90,7 +90,7 @@ def arrays(router: nn.Module) -> Parameters:
 def oracle_choices(config: Any, parameters: Parameters, hidden: Tensor, context: RoutingContext) -> list[Choice]:
     """What the oracle does with these tokens."""
     assert context.token_ids is not None
-    real = [True] * len(hidden) if context.real is None else context.real.tolist()
+    real = [True] * len(hidden) if context.attention_mask is None else context.attention_mask.tolist()
     rows = zip(hidden.detach(), context.modality_ids.tolist(), context.token_ids.tolist(), real, strict=True)
     tokens = [Token(np.asarray(row.double()), *rest) for row, *rest in rows]
     return route_batch(tokens, parameters, config)
@@ -98,9 +98,9 @@ def oracle_choices(config: Any, parameters: Parameters, hidden: Tensor, context:
 
 def routed_weights(output: Any, token: int) -> dict[int, float]:
     """Weight of each expert that computes for a token. No expert may stand twice, and the index E has no weight."""
-    slots = zip(output.top_k_index[token].tolist(), output.top_k_weights[token].tolist(), strict=True)
-    real = [(expert, weight) for expert, weight in slots if expert < E]
-    assert len(dict(real)) == len(real), "an expert stands in two slots of one token"
+    pairs = zip(output.top_k_index[token].tolist(), output.top_k_weights[token].tolist(), strict=True)
+    real = [(expert, weight) for expert, weight in pairs if expert < E]
+    assert len(dict(real)) == len(real), "a token chose an expert twice"
     assert not bool(output.top_k_weights[token][output.top_k_index[token] == E].any()), "the index E has a weight"
     return dict(real)
 
@@ -119,9 +119,9 @@ def check_parity(
         output = route(hidden, context)
     choices = oracle_choices(config, parameters, hidden, context)
     for t, choice in enumerate(choices):
-        if context.real is not None and not context.real[t]:
+        if context.attention_mask is not None and not context.attention_mask[t]:
             continue
-        chosen = output.expert_mask[t].nonzero().flatten().tolist()
+        chosen = output.record.expert_mask[t].nonzero().flatten().tolist()
         assert chosen == sorted(choice.chosen), f"token {t} chose {chosen}, the oracle {sorted(choice.chosen)}"
         weights = routed_weights(output, t)
         assert weights == pytest.approx(choice.weights, abs=tolerance), f"weights of token {t}"
@@ -135,8 +135,8 @@ def _check_recorded(output: Any, token: int, choice: Choice, config: Any) -> Non
     if choice.logits is not None:
         logits, expected = output.router_logits[token].tolist(), choice.logits
         assert logits == pytest.approx(expected, abs=1e-5), f"logits of token {token}"
-        assert output.router_probs[token].tolist() == pytest.approx(choice.probabilities, abs=1e-6)
-    gates = {target: gate for target, gate in enumerate(output.router_gates[token].tolist()) if gate}
+        assert output.record.router_probs[token].tolist() == pytest.approx(choice.probabilities, abs=1e-6)
+    gates = {target: gate for target, gate in enumerate(output.record.router_gates[token].tolist()) if gate}
     expected_gates = {target: gate for target, gate in {**choice.weights, **choice.nulls}.items() if gate}
     if config.capacity_factor is None:
         assert gates == pytest.approx(expected_gates, abs=1e-6), f"gates of token {token}"
@@ -150,7 +150,7 @@ def check_balance_bias_steers_choice_only(route: Route, router: nn.Module, token
     with torch.no_grad():
         router.balance_bias += torch.randn(router.balance_bias.shape, generator=generator) * 0.3  # type: ignore
     after = route(hidden, context)
-    same = (before.expert_mask == after.expert_mask).all(dim=-1)
+    same = (before.record.expert_mask == after.record.expert_mask).all(dim=-1)
     assert 0 < int(same.sum()) < len(same), "the bias has to move some tokens and leave others"
     for t in same.nonzero().flatten().tolist():
         assert routed_weights(before, t) == pytest.approx(routed_weights(after, t), abs=1e-12), "bias in the weights"
@@ -163,7 +163,7 @@ def check_top_p_is_minimal(route: Route, tokens: tuple[Tensor, RoutingContext], 
     targets = output.router_logits.shape[-1]
     probabilities = output.router_logits.detach().double().softmax(dim=-1)
     for t, p in enumerate(probabilities.tolist()):
-        chosen = output.expert_mask[t].nonzero().flatten().tolist()
+        chosen = output.record.expert_mask[t].nonzero().flatten().tolist()
         assert sum(p[e] for e in chosen) >= top_p - 1e-12, f"token {t}: {chosen} hold less than {top_p}"
         smaller = itertools.combinations(range(targets), len(chosen) - 1)
         assert all(sum(p[e] for e in subset) < top_p for subset in smaller), f"token {t} needs fewer than {chosen}"

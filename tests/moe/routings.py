@@ -7,7 +7,7 @@ from tiny import TEXT
 from torch import Tensor
 
 from unimoe import UniMoETextConfig
-from unimoe.moe import RoutingRecord
+from unimoe.moe import RoutingRecord, stack_layers
 
 B, S, E, K = 3, 8, 5, 2
 T = B * S
@@ -29,7 +29,7 @@ def make_record(
 ) -> RoutingRecord:
     """Route random logits; `closed` names for a modality the targets that it may not choose."""
     generator = torch.Generator().manual_seed(seed)
-    record: tuple[list[Tensor], ...] = ([], [], [], [], [])
+    layers_of: list[RoutingRecord] = []
     for _ in range(layers):
         logits = 2 * torch.randn(tokens, E, generator=generator)
         logits[: tokens // 3, 0] += 2  # parts of the batch differ
@@ -39,12 +39,10 @@ def make_record(
         values = logits.softmax(-1) if scores == "softmax" else logits.sigmoid()
         probs = values / values.sum(-1, keepdim=True)
         chosen = logits.topk(top_k).indices
-        mask = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, chosen, True)
-        gates = probs * mask / (probs * mask).sum(-1, keepdim=True)
+        weights = probs.gather(-1, chosen)
         noise = torch.rand(tokens, E, generator=generator) * torch.isfinite(logits)
-        for kept, tensor in zip(record, (logits, mask, probs, gates, noise), strict=True):
-            kept.append(tensor)
-    return RoutingRecord(*record)
+        layers_of.append(RoutingRecord(logits, probs, chosen, weights / weights.sum(-1, keepdim=True), noise))
+    return stack_layers(layers_of)
 
 
 def random_modalities(number: int = 3, *, seed: int = 1) -> Tensor:
@@ -53,7 +51,7 @@ def random_modalities(number: int = 3, *, seed: int = 1) -> Tensor:
 
 def part(record: RoutingRecord, start: int, stop: int) -> RoutingRecord:
     """The record of some of the tokens."""
-    return RoutingRecord(*([tensor[start:stop] for tensor in field or ()] for field in record))
+    return RoutingRecord(*(field[:, start:stop] for field in record if field is not None))
 
 
 def group_list(modality_ids: Tensor, attention_mask: Tensor | None, *, per_modality: bool) -> list[int | None]:

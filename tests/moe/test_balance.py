@@ -48,13 +48,13 @@ def max_violation(load: torch.Tensor) -> float:
 def test_uneven_loads_become_even_in_two_thousand_steps() -> None:
     router, tokens = skewed("softmax")
     context = RoutingContext(torch.zeros(len(tokens), dtype=torch.long))
-    scores = router(tokens, context).router_probs.detach()
+    scores = router(tokens, context).record.router_probs.detach()
     loads = []
     for _ in range(2000):  # what the router does with these scores, without the products
         load = torch.bincount((scores + router.balance_bias).topk(2, dim=-1).indices.flatten(), minlength=16)
         loads.append(load)
         router.balance_bias.copy_(update_balance_bias(router.balance_bias, load[None], 0.001))
-    chosen = count_routing([router(tokens, context).expert_mask], torch.zeros(1, len(tokens), dtype=torch.long))
+    chosen = count_routing([router(tokens, context).record.expert_mask], torch.zeros(1, len(tokens), dtype=torch.long))
     assert max_violation(loads[0]) > 1.0
     assert max_violation(chosen[0, 0]) < 0.2
 
@@ -66,11 +66,11 @@ def test_the_bias_changes_the_choice_and_never_a_weight(scoring: str) -> None:
     before = router(tokens, context)
     router.balance_bias.copy_(torch.linspace(-0.3, 0.3, 16)[None])
     after = router(tokens, context)
-    assert not torch.equal(before.expert_mask, after.expert_mask)
-    assert torch.equal(before.router_probs, after.router_probs)
-    same = (before.expert_mask == after.expert_mask).all(-1)
+    assert not torch.equal(before.record.expert_mask, after.record.expert_mask)
+    assert torch.equal(before.record.router_probs, after.record.router_probs)
+    same = (before.record.expert_mask == after.record.expert_mask).all(-1)
     assert 0 < same.sum() < len(tokens)
-    assert torch.equal(before.router_gates[same], after.router_gates[same])
+    assert torch.equal(before.record.router_gates[same], after.record.router_gates[same])
 
 
 def test_a_modality_has_a_bias_of_its_own() -> None:

@@ -30,9 +30,8 @@ GROUPED = {"scoring_func": "sigmoid", "balance_bias": True, "num_experts_per_tok
 
 def chosen_again(output: RouterOutput, chosen: Tensor, weights: Tensor) -> RouterOutput:
     """The output of a router that chose these targets (T, K) with these weights (T, K)."""
-    mask = torch.zeros_like(output.expert_mask).scatter(-1, chosen, True)
-    gates = torch.zeros_like(output.router_gates).scatter(-1, chosen, weights.to(output.router_gates.dtype))
-    return output._replace(top_k_weights=weights, top_k_index=chosen, expert_mask=mask, router_gates=gates)
+    record = output.record._replace(targets=chosen, target_weights=weights)
+    return output._replace(top_k_weights=weights, top_k_index=chosen, record=record)
 
 
 def without_renormalisation(config: Any, router: nn.Module) -> Route:
@@ -79,7 +78,7 @@ def with_one_target_more(config: Any, router: nn.Module) -> Route:
         probabilities, order = output.router_logits.softmax(dim=-1).sort(dim=-1, descending=True)
         needed = (probabilities.cumsum(dim=-1) < config.router_top_p).sum(dim=-1) + 2
         mask = (torch.arange(order.shape[-1]) < needed[:, None]) & (probabilities > 0)
-        return output._replace(expert_mask=torch.zeros_like(mask).scatter(-1, order, mask))
+        return output._replace(record=output.record._replace(targets=order.where(mask, E)))
 
     return route
 

@@ -19,7 +19,7 @@ def test_a_dense_model_is_all_active() -> None:
 
 
 @pytest.mark.parametrize(("experts", "top_k", "nulls"), [(4, 1, 0), (4, 2, 1), (3, 3, 0), (2, 3, 2)])
-def test_only_the_experts_that_a_token_is_not_sent_to_are_idle(experts: int, top_k: int, nulls: int) -> None:
+def test_only_the_experts_that_a_token_is_not_sent_to_are_left_out(experts: int, top_k: int, nulls: int) -> None:
     model = tiny_model(num_experts=experts, num_experts_per_tok=top_k, num_null_experts=nulls)
     text = model.config.text_config
     expert = 3 * text.hidden_size * text.moe_intermediate_size
@@ -38,14 +38,14 @@ def test_only_the_experts_that_a_token_is_not_sent_to_are_idle(experts: int, top
     ],
     ids=str,
 )
-def test_of_every_family_all_but_k_experts_are_idle(moe, one) -> None:
+def test_of_every_family_all_but_k_experts_are_left_out(moe, one) -> None:
     model = tiny_model(num_experts=6, num_experts_per_tok=2, **moe)
     counts = count_parameters(model)
     assert counts["total"] == sum(parameter.numel() for parameter in model.parameters())
     assert counts["total"] - counts["active"] == model.config.text_config.num_hidden_layers * one * (6 - 2)
 
 
-def test_of_banks_the_small_experts_are_idle_first() -> None:
+def test_of_two_widths_the_small_experts_are_left_out_first() -> None:
     groups = {"modality_routing": "isolated", "expert_groups": {"text": [0, 1], "image": [2, 3, 4]}}
     model = tiny_model(num_experts=5, num_experts_per_tok=2, **groups, expert_group_intermediate_sizes={"image": 12})
     counts, costs = count_parameters(model), count_per_token(model)

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
-from unimoe.moe.banks import ExpertBanks
-from unimoe.moe.expert_types import build_experts, slot_outputs
-from unimoe.moe.latent_experts import LatentExperts
-from unimoe.moe.lora_experts import LoRAExperts
+from unimoe.moe.experts import GroupedExperts
+from unimoe.moe.experts.build import build_experts, outputs_of_choices
+from unimoe.moe.experts.latent import LatentExperts
+from unimoe.moe.experts.lora import LoRAExperts
 
 T, D, E, K, WIDTH = 13, 16, 6, 3, 24
 GROUPS = {"text": [0, 2, 4], "image": [1, 3, 5]}
@@ -21,13 +21,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mlp": {},
     "lora": {"expert_type": "lora", "expert_rank": 4, "expert_lora_alpha": 6},
     "latent": {"expert_type": "latent", "expert_latent_size": 8, "expert_latent_groups": 3},
-    "banks": {
+    "two widths": {
         "modality_routing": "isolated",
         "expert_groups": GROUPS,
         "expert_group_intermediate_sizes": {"image": 8},
     },
 }
-ALONE = {  # one expert in the bank of images
+ALONE = {  # one expert in the group of images
     "modality_routing": "isolated",
     "expert_groups": {"text": [0, 1, 2, 3, 4], "image": [5]},
     "expert_group_intermediate_sizes": {"image": 8},
@@ -49,7 +49,7 @@ def make(family: str, dtype: torch.dtype = torch.float32, kernel: str = "eager")
 
 
 def routing(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, experts and weights; some slots and one whole token ask no expert."""
+    """Tokens, experts and weights; some assignments and one whole token ask no expert."""
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(T, D, generator=generator, dtype=torch.float64).to(dtype)
     index = torch.rand(T, E, generator=generator).topk(K).indices
@@ -76,11 +76,11 @@ def expert_by_hand(experts: Any, e: int, x: Tensor) -> Tensor:
         gate = experts.gate_proj[e] @ (experts.latent_gate[g] @ x)
         up = experts.up_proj[e] @ (experts.latent_up[g] @ x)
         return experts.latent_out[g] @ (experts.down_proj[e] @ (F.silu(gate) * up))
-    if isinstance(experts, ExpertBanks):
+    if isinstance(experts, GroupedExperts):
         small, large = experts.banks
         assert small.intermediate_dim == 8 and large.intermediate_dim == WIDTH
-        bank, place = (small, GROUPS["image"].index(e)) if e % 2 else (large, GROUPS["text"].index(e))
-        return expert_by_hand(bank, place, x)
+        group, local_index = (small, GROUPS["image"].index(e)) if e % 2 else (large, GROUPS["text"].index(e))
+        return expert_by_hand(group, local_index, x)
     gate, up = experts.gate_up_proj[e].chunk(2)
     return mlp(x, gate, up, experts.down_proj[e])
 
@@ -165,12 +165,12 @@ def _poison() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_expert_and_the_slots_answer_as_the_weighted_sum_does(family: str) -> None:
+def test_one_expert_and_the_choices_answer_as_the_weighted_sum_does(family: str) -> None:
     experts, (hidden, index, weights) = make(family, torch.float64), routing(torch.float64)
     torch.testing.assert_close(
         experts.expert_output(4, hidden), torch.stack([expert_by_hand(experts, 4, x) for x in hidden])
     )
-    outputs = slot_outputs(experts, hidden, index)
+    outputs = outputs_of_choices(experts, hidden, index)
     assert outputs.shape == (T, K, D) and (outputs[index == E] == 0).all()
     torch.testing.assert_close((outputs * weights[..., None]).sum(1), experts(hidden, index, weights))
 
@@ -190,7 +190,7 @@ def test_the_parameters_are_those_of_the_closed_form(family: str) -> None:
         "mlp": (3 * WIDTH * D * E, 0),
         "lora": (3 * E * 4 * (D + WIDTH), 3 * WIDTH * D),
         "latent": (3 * E * WIDTH * 8, 3 * 3 * 8 * D),
-        "banks": (3 * 3 * D * (WIDTH + 8), 0),
+        "two widths": (3 * 3 * D * (WIDTH + 8), 0),
     }[family]
     assert sum(p.numel() for p in experts.parameters()) == own + shared
     assert sum(experts.expert_sizes()) == own
@@ -213,10 +213,10 @@ def flops(experts: Any, hidden: Tensor, index: Tensor) -> int:
 
 @pytest.mark.parametrize("kernel", ["eager", "grouped_mm"])
 @pytest.mark.parametrize("family", [*FAMILIES, "alone"])
-def test_flops_fall_with_the_share_of_slots_that_ask_no_expert(
+def test_flops_fall_with_the_share_of_assignments_that_ask_no_expert(
     family: str, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shared products cost the same however many experts a token asks; idle banks cost nothing."""
+    """Shared products cost the same however many experts a token asks; expert groups that nobody asks cost nothing."""
     monkeypatch.setitem(FAMILIES, "alone", ALONE)
     experts = make(family, kernel=kernel)
     sizes = experts.expert_sizes()
@@ -293,8 +293,8 @@ def test_loaded_lora_weights_are_not_drawn_again_when_others_are_missing(tmp_pat
 
 
 @pytest.mark.parametrize("kernel", ["eager", "grouped_mm"])
-def test_an_idle_bank_is_not_read_and_not_trained(kernel: str) -> None:
-    experts = make("banks", kernel=kernel)
+def test_an_expert_group_that_nobody_asks_is_not_read_and_not_trained(kernel: str) -> None:
+    experts = make("two widths", kernel=kernel)
     hidden, index, weights = routing()
     index = torch.tensor(GROUPS["text"]).repeat(T, 1)
     before = experts(hidden, index, weights)

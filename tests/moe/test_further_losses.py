@@ -153,14 +153,14 @@ def test_descending_the_orthogonality_loss_turns_rows_apart() -> None:
     assert orthogonality_loss(rows - 0.1 * rows.grad) < before
 
 
-def test_overlap_is_that_of_the_reference_whatever_slots_without_expert_hold() -> None:
+def test_overlap_is_that_of_the_reference_whatever_choices_of_no_expert_hold() -> None:
     generator = torch.Generator().manual_seed(0)
     outputs, index = torch.randn(6, 3, 4, generator=generator), torch.randint(0, E, (6, 3), generator=generator)
     index[0, 1], index[2], real = E, E, torch.tensor([True] * 5 + [False])
     expected = reference.overlap(outputs.double().tolist(), index.tolist(), E, real.tolist())
     outputs[0, 1], outputs[2] = torch.nan, torch.inf
     outputs.requires_grad_()
-    actual = expert_overlap(outputs, index, num_experts=E, real=real)
+    actual = expert_overlap(outputs, index, num_experts=E, attention_mask=real)
     assert float(actual.detach()) == pytest.approx(expected, rel=1e-5) and expected > 0
     actual.backward()
     assert outputs.grad.isfinite().all()

@@ -1,7 +1,9 @@
 """Router losses: balanced is 1, collapse is seen in each layer and modality, padding takes no part, parts add up."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import patch
 
 import pytest
 import reference_losses as reference
@@ -14,6 +16,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.functional import one_hot
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
+from unimoe import UniMoEForCausalLM
 from unimoe.configuration.moe import RouterLoss
 from unimoe.moe import (
     RoutingRecord,
@@ -25,6 +28,8 @@ from unimoe.moe import (
     router_loss_coefficients,
     router_losses,
     router_z_loss,
+    stack_layers,
+    statistics,
     token_groups,
     weighted_router_loss,
 )
@@ -36,14 +41,14 @@ ALL_REAL = torch.ones(T, 1)
 
 
 def collapsed(experts: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, mask and probabilities of tokens that are each sure of one expert."""
-    mask = one_hot(experts, number).bool()
-    return 100.0 * mask, mask, mask.float()
+    """Logits, choices and probabilities of tokens that are each sure of one expert."""
+    mask = one_hot(experts, number).float()
+    return 100.0 * mask, experts[:, None], mask
 
 
 def as_record(*layers: tuple[Tensor, Tensor, Tensor]) -> RoutingRecord:
-    logits, mask, probs = (list(field) for field in zip(*layers, strict=True))
-    return RoutingRecord(logits, mask, probs, probs)
+    records = [RoutingRecord(logits, probs, chosen, probs.gather(-1, chosen)) for logits, chosen, probs in layers]
+    return stack_layers(records)
 
 
 def balance(record: RoutingRecord, modality_ids: Tensor, scope: str = "layer") -> float:
@@ -69,7 +74,7 @@ def test_balance_is_that_of_the_reference(scope: str, scores: str, top_k: int) -
     groups = group_list(ids, attention, per_modality=scope == "modality")
     layers = [
         reference.balance(logits.tolist(), probs.double().tolist(), mask.tolist(), groups)
-        for logits, mask, probs in zip(*record[:3], strict=True)
+        for logits, mask, probs in zip(record.router_logits, record.expert_mask, record.router_probs, strict=True)
     ]
     assert losses["balance"] == pytest.approx(reference.average(layers), rel=1e-5)
     assert losses["balance"].dtype == torch.float32
@@ -91,9 +96,9 @@ def test_text_and_images_that_collapse_on_different_experts_are_seen_per_modalit
 
 def test_the_worst_balance_of_a_modality_is_the_number_of_experts_open_to_it() -> None:
     ids = torch.arange(B * S).view(B, S) % 2
-    logits, mask, probs = collapsed(2 * ids.flatten(), E)  # text on the first of 2 experts, images on that of 3
+    logits, chosen, probs = collapsed(2 * ids.flatten(), E)  # text on the first of 2 experts, images on that of 3
     is_open = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]])[ids.flatten()] > 0
-    record = as_record((logits.masked_fill(~is_open, -torch.inf), mask, probs))
+    record = as_record((logits.masked_fill(~is_open, -torch.inf), chosen, probs))
     assert balance(record, ids, "modality") == pytest.approx((2 + 3) / 2)
 
 
@@ -140,10 +145,11 @@ def test_padding_does_not_change_any_loss(scope: str) -> None:
 
     def losses(extra: int) -> dict[str, Tensor]:
         def pad(tensor: Tensor) -> Tensor:
-            junk = 10 * torch.rand(B, extra, E)
-            return torch.cat([tensor.view(B, S, E), junk > 5 if tensor.dtype == torch.bool else junk], 1).flatten(0, 1)
+            junk = 10 * torch.rand(len(tensor), B, extra, tensor.shape[-1])
+            junk = (junk.long() % E if tensor.dtype == torch.long else junk).to(tensor.dtype)
+            return torch.cat([tensor.unflatten(1, (B, S)), junk], 2).flatten(1, 2)
 
-        padded = RoutingRecord(*([pad(tensor) for tensor in field] for field in record))
+        padded = RoutingRecord(*map(pad, record))
         return router_losses(
             settings,
             padded,
@@ -249,10 +255,10 @@ def learn(settings: dict[str, Any], start: int, stop: int) -> dict[str, Tensor]:
     """Balance loss of some of the tokens, weighted by their share, and its gradient."""
     record, ids, _ = uneven_parts()
     record, ids = part(record, start, stop), ids[:, start:stop]
-    probs = [tensor.clone().requires_grad_() for tensor in record.router_probs]
+    probs = record.router_probs.clone().requires_grad_()
     losses = router_losses(config(**settings), record._replace(router_probs=probs), modality_ids=ids)
     loss = losses["balance"] * (stop - start) / T
-    return {"loss": loss.detach(), "gradient": torch.stack(torch.autograd.grad(loss, probs))}
+    return {"loss": loss.detach(), "gradient": torch.autograd.grad(loss, probs)[0]}
 
 
 def process_of_two(rank: int, settings: dict[str, Any], folder: str) -> None:
@@ -263,13 +269,54 @@ def process_of_two(rank: int, settings: dict[str, Any], folder: str) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.distributed
-@pytest.mark.smoke
+class OneOfTwo:
+    """What `torch.distributed` is to one of two processes, when the other's counts are known."""
+
+    def __init__(self, of_other: Sequence[Tensor] = ()) -> None:
+        self.own: list[Tensor] = []
+        self.of_other = list(of_other)
+
+    def is_available(self) -> bool:
+        return True
+
+    is_initialized = is_available
+
+    def get_world_size(self) -> int:
+        return 2
+
+    def all_reduce(self, counts: Tensor) -> None:
+        self.own.append(counts.clone())
+        if self.of_other:
+            counts += self.of_other.pop(0)
+
+
+def learn_apart(settings: dict[str, Any], folder: Path) -> list[dict[str, Tensor]]:
+    """What each of two processes learns from its part."""
+    mp.spawn(process_of_two, (settings, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def learn_in_turn(settings: dict[str, Any], _: Path) -> list[dict[str, Tensor]]:
+    """The same in one process: each part is gone through once for its counts, and once with those of the other."""
+    parts, counts = uneven_parts()[2], []
+    for bounds in parts:
+        with patch.object(statistics, "dist", OneOfTwo()) as process:
+            learn(settings, *bounds)
+        counts.append(process.own)
+    results = []
+    for bounds, of_other in zip(parts, reversed(counts), strict=True):
+        with patch.object(statistics, "dist", OneOfTwo(of_other)):
+            results.append(learn(settings, *bounds))
+    return results
+
+
+@pytest.mark.parametrize("learn_parts", [learn_in_turn, pytest.param(learn_apart, marks=pytest.mark.distributed)])
 @pytest.mark.parametrize("scope", ["layer", "modality"])
-def test_two_processes_with_a_global_load_get_loss_and_gradient_of_one_batch(scope: str, tmp_path: Path) -> None:
+def test_two_processes_with_a_global_load_get_loss_and_gradient_of_one_batch(
+    scope: str, learn_parts: Callable[..., list[dict[str, Tensor]]], tmp_path: Path
+) -> None:
     settings = {"router_aux_loss_scope": scope, "router_aux_loss_global_batch": True}
-    mp.spawn(process_of_two, (settings, str(tmp_path)), nprocs=2)
-    of_parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    of_parts = learn_parts(settings, tmp_path)
     expected = learn(settings, 0, T)
     torch.testing.assert_close(sum(result["loss"] for result in of_parts), expected["loss"])
     gradient = torch.cat([result["gradient"] for result in of_parts], dim=1)
@@ -284,16 +331,19 @@ def test_only_losses_with_a_coefficient_are_computed() -> None:
     record = make_record()
     settings = config(router_losses={"entropy": 0.0, "importance": 0.1})
     assert set(router_losses(settings, record, modality_ids=TEXT)) == {"balance", "z", "importance"}
-    assert router_losses(settings, RoutingRecord((), (), (), ()), modality_ids=TEXT) == {}
+
+
+def test_a_model_without_routers_has_a_language_loss_alone() -> None:
+    output = UniMoEForCausalLM(config(num_experts=0))(TEXT, labels=TEXT)
+    assert set(output.losses) == {"language"} and output.aux_loss is None
 
 
 def test_the_load_loss_is_left_out_where_no_noise_was_drawn() -> None:
     settings = config(router_type="noisy_top_k", router_losses={"load": 0.1})
     record = make_record()
     assert "load" in router_losses(settings, record, modality_ids=TEXT)
-    for nothing in (None, ()):
-        losses = router_losses(settings, record._replace(load_probability=nothing), modality_ids=TEXT)
-        assert set(losses) == {"balance", "z"}
+    losses = router_losses(settings, record._replace(load_probability=None), modality_ids=TEXT)
+    assert set(losses) == {"balance", "z"}
 
 
 @pytest.mark.parametrize("scope", ["layer", "modality"])
@@ -314,14 +364,15 @@ def test_every_further_loss_is_the_mean_of_the_reference_over_layers(scope: str)
     )
     groups = {wanted: group_list(ids, attention, per_modality=wanted) for wanted in (False, True)}
     scoped = groups[scope == "modality"]
-    layers = [[tensor.double().tolist() for tensor in layer] for layer in zip(*record, strict=True)]
+    fields = (record.router_logits, record.router_probs, record.router_gates, record.load_probability)
+    layers = [[tensor.double().tolist() for tensor in layer] for layer in zip(*fields, strict=True)]
     rows = [weight.double().tolist() for weight in weights]
     expected = {
-        "importance": [reference.variation(logits, gates, scoped) for logits, _, _, gates, _ in layers],
-        "load": [reference.variation(logits, noise, scoped) for logits, _, _, _, noise in layers],
-        "entropy": [reference.entropy(probs, groups[False]) for _, _, probs, _, _ in layers],
-        "entropy_global": [reference.global_entropy(probs, groups[True]) for _, _, probs, _, _ in layers],
-        "score_variance": [reference.score_variance(logits, probs, scoped) for logits, _, probs, _, _ in layers],
+        "importance": [reference.variation(logits, gates, scoped) for logits, _, gates, _ in layers],
+        "load": [reference.variation(logits, noise, scoped) for logits, _, _, noise in layers],
+        "entropy": [reference.entropy(probs, groups[False]) for _, probs, _, _ in layers],
+        "entropy_global": [reference.global_entropy(probs, groups[True]) for _, probs, _, _ in layers],
+        "score_variance": [reference.score_variance(logits, probs, scoped) for logits, probs, _, _ in layers],
         "orthogonality": [reference.distance_from_identity(reference.unit(weight), 2) for weight in rows],
         "gram": [reference.distance_from_identity(weight, 1) for weight in rows],
         "expert_overlap": [1.0, 2.0],
@@ -370,7 +421,7 @@ def test_no_loss_reads_a_tensor_back() -> None:
     settings = config(router_losses=EVERYTHING, router_type="noisy_top_k", router_aux_loss_scope="modality")
     real = make_record()
     with FakeTensorMode() as fake:
-        record = RoutingRecord(*([fake.from_tensor(tensor) for tensor in field or ()] for field in real))
+        record = RoutingRecord(*map(fake.from_tensor, real))
         losses = router_losses(
             settings,
             record,

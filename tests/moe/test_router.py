@@ -1,5 +1,8 @@
 """The router against a per-token loop, and what each modality mode promises."""
 
+import copy
+import inspect
+import pickle
 from typing import Any
 
 import pytest
@@ -7,6 +10,9 @@ import torch
 
 from unimoe import Modality, UniMoEForCausalLM, UniMoETextConfig
 from unimoe.moe import Router, RoutingContext, build_router, load_balancing_loss
+from unimoe.moe.routers.build import ROUTERS
+from unimoe.moe.routers.features import JointWeighing, LimitedCapacity, PreparedInput
+from unimoe.moe.routers.top_k import SparseMixerRouter, TopKRouter
 
 T, D, E = 40, 16, 5
 
@@ -32,7 +38,8 @@ def tokens(seed: int = 1) -> tuple[torch.Tensor, RoutingContext]:
 def test_router_equals_a_loop_over_tokens(renormalise: bool, nulls: int) -> None:
     router = make_router(norm_topk_prob=renormalise, num_null_experts=nulls, num_experts_per_tok=3)
     hidden, context = tokens()
-    logits, weights, index, mask = router(hidden, context)[:4]
+    logits, weights, index, record = router(hidden, context)[:4]
+    mask = record.expert_mask
     for t in range(T):
         p = (router.weight @ hidden[t]).softmax(-1).detach()
         chosen = sorted(range(E + nulls), key=lambda e: -float(p[e]))[:3]
@@ -107,10 +114,12 @@ def test_routing_and_losses_are_float32_under_autocast() -> None:
     router = make_router()
     hidden, context = tokens()
     expected = router(hidden.bfloat16(), context)
-    loss = load_balancing_loss(expected.router_probs, expected.expert_mask, torch.ones(T, 1))
+    loss = load_balancing_loss(expected.record.router_probs, expected.record.expert_mask, torch.ones(T, 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = router(hidden.bfloat16(), context)
-        assert torch.equal(load_balancing_loss(actual.router_probs, actual.expert_mask, torch.ones(T, 1)), loss)
+        assert torch.equal(
+            load_balancing_loss(actual.record.router_probs, actual.record.expert_mask, torch.ones(T, 1)), loss
+        )
     assert torch.equal(actual[0], expected[0]) and torch.equal(actual[2], expected[2])
 
 
@@ -153,3 +162,26 @@ def test_a_hash_table_survives_loading_in_bfloat16(tmp_path) -> None:
         loaded = UniMoEForCausalLM.from_pretrained(tmp_path, dtype=dtype)
         index.append(loaded.model.layers[0].mlp.router(torch.zeros(50, D, dtype=dtype), context).top_k_index)
     assert torch.equal(*index) and len(index[0].unique()) == 7
+
+
+def test_top_k_reads_in_one_pass_and_enters_no_override() -> None:
+    steps = ["score", "restrict", "normalise", "select", "weigh", "output"]
+    source = inspect.getsource(TopKRouter.forward)
+    order = [source.index(f"self.{step}(") for step in steps]
+    assert order == sorted(order)
+    assert len(source.splitlines()) <= 40
+    kinds = {*ROUTERS.values(), SparseMixerRouter, PreparedInput, LimitedCapacity, JointWeighing}
+    for kind in kinds - {TopKRouter}:
+        assert not set(steps) & vars(kind).keys(), kind
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda router: pickle.loads(pickle.dumps(router))])
+def test_a_router_put_together_from_features_can_be_copied(copied: Any) -> None:
+    joint = {"num_shared_experts": 2, "shared_expert_intermediate_size": 4, "shared_expert_weighting": "router"}
+    router = make_router(capacity_factor=1.0, router_modality_projection=True, **joint)
+    torch.nn.init.normal_(router.projection)
+    twin = copied(router)
+    assert type(twin) is type(router)
+    hidden, context = tokens()
+    for ours, theirs in zip(router(hidden, context)[:3], twin(hidden, context)[:3], strict=True):
+        assert torch.equal(ours, theirs)

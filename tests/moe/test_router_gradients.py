@@ -8,8 +8,8 @@ import torch
 from transformers.models.phimoe.modeling_phimoe import sparsemixer as phimoe_sparsemixer
 
 from unimoe import UniMoETextConfig
-from unimoe.moe import RoutingContext, SparseMoeBlock
-from unimoe.moe.router_gradients import probability_of_choice, sparsemixer
+from unimoe.moe import RoutingContext, SparseMoeBlock, build_block
+from unimoe.moe.routers.gradients import probability_of_choice, sparsemixer
 
 T, D, E = 24, 8, 5
 GRADIENTS = ["plain", "straight_through", "sparsemixer", "dense"]
@@ -18,7 +18,8 @@ GRADIENTS = ["plain", "straight_through", "sparsemixer", "dense"]
 def make_block(gradient: str, **text: Any) -> SparseMoeBlock:
     """A block in float64 whose weights do not depend on the estimator."""
     values = {"num_experts": E, "num_experts_per_tok": 2, "router_gradient": gradient, **text}
-    block = SparseMoeBlock(UniMoETextConfig(hidden_size=D, num_attention_heads=2, intermediate_size=12, **values))
+    block = build_block(UniMoETextConfig(hidden_size=D, num_attention_heads=2, intermediate_size=12, **values))
+    assert isinstance(block, SparseMoeBlock)
     generator = torch.Generator().manual_seed(0)
     for parameter in block.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.5

@@ -126,7 +126,7 @@ def test_expert_choice_equals_the_oracle(mode: str, scoring: str, padded: int) -
 def test_expert_choice_loads_experts_alike() -> None:
     config = make_config(router_type="expert_choice", num_experts_per_tok=2)
     output = make_router(config)(*make_tokens(count=40))
-    assert output.expert_mask.sum(dim=0).tolist() == [2 * 40 // E] * E
+    assert output.record.expert_mask.sum(dim=0).tolist() == [2 * 40 // E] * E
 
 
 # R10 -----------------------------------------------------------------------------------------------------------------
@@ -185,15 +185,15 @@ def test_top_1_learns_from_the_language_loss() -> None:
 def test_noise_changes_the_choice_in_training_only() -> None:
     router = make_router(make_config(**ROUTERS["noisy"]))
     tokens = make_tokens()
-    assert torch.equal(router(*tokens).expert_mask, router(*tokens).expert_mask)
+    assert torch.equal(router(*tokens).record.expert_mask, router(*tokens).record.expert_mask)
     router.train()
-    assert not torch.equal(router(*tokens).expert_mask, router(*tokens).expert_mask)
+    assert not torch.equal(router(*tokens).record.expert_mask, router(*tokens).record.expert_mask)
 
 
 @pytest.mark.parametrize("name", [name for name in ROUTERS if "group" in name or name in ("deepseek", "hierarchical")])
 def test_experts_of_a_token_lie_in_the_best_groups(name: str) -> None:
     output = make_router(make_config(**ROUTERS[name]))(*make_tokens(200))
-    for row in output.expert_mask:
+    for row in output.record.expert_mask:
         assert len({expert // 2 for expert in row.nonzero().flatten().tolist()}) <= GROUPED["topk_group"]
 
 
@@ -227,7 +227,7 @@ def test_balance_bias_evens_skewed_loads_in_2000_steps() -> None:
 
     def load(hidden: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return router(hidden, context).expert_mask.sum(dim=0, keepdim=True)  # (1, E)
+            return router(hidden, context).record.expert_mask.sum(dim=0, keepdim=True)  # (1, E)
 
     def violation(hidden: torch.Tensor) -> float:
         return float(load(hidden).max() / load(hidden).float().mean()) - 1
@@ -280,14 +280,14 @@ def test_top_p_of_1_takes_all_experts_in_float32() -> None:
         output = router(hidden.float() * 0.3, context)
     cumulated = output.router_logits.softmax(-1).sort(-1, descending=True).values.cumsum(-1)
     assert bool((cumulated[:, -1] < 1).any()), "no token whose probabilities sum to less than 1 in float32"
-    assert bool(output.expert_mask.all())
+    assert bool(output.record.expert_mask.all())
 
 
 def test_top_p_breaks_ties_towards_the_lower_index() -> None:
     router = make_router(make_config(router_type="top_p", router_top_p=0.5, num_experts_per_tok=E))
     with torch.no_grad():
         router.weight.zero_()
-    assert all(row.nonzero().flatten().tolist() == [0, 1, 2, 3] for row in router(*make_tokens()).expert_mask)
+    assert all(row.nonzero().flatten().tolist() == [0, 1, 2, 3] for row in router(*make_tokens()).record.expert_mask)
 
 
 @pytest.mark.parametrize("keep_mass", [True, False])

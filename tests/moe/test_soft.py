@@ -34,7 +34,7 @@ def states() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def context(real: torch.Tensor) -> RoutingContext:
-    return RoutingContext(torch.zeros(real.numel(), dtype=torch.long), real=real.flatten())
+    return RoutingContext(torch.zeros(real.numel(), dtype=torch.long), attention_mask=real.flatten())
 
 
 def unit(vector: torch.Tensor) -> torch.Tensor:

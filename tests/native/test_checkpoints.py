@@ -62,7 +62,7 @@ def test_the_text_model_loads_both_layouts(auto_class, tmp_path) -> None:
 OTHER_EXPERTS = {
     "lora": {"num_experts": 4, "expert_type": "lora", "expert_rank": 2},
     "latent": {"num_experts": 4, "expert_type": "latent", "expert_latent_size": 8},
-    "banks": {
+    "two widths": {
         "num_experts": 4,
         "modality_routing": "isolated",
         "expert_groups": {"text": [0, 1], "image": [2, 3]},
@@ -103,7 +103,7 @@ def test_generation_settings_are_saved_beside_the_configuration_and_not_in_it(mo
 KINDS = {
     "everything": {"num_experts": 4, "num_null_experts": 1, "modality_routing": "bias", "balance_bias": True},
     "separate": {"num_experts": 4, "modality_routing": "separate", "router_modality_projection": True},
-    "isolated": OTHER_EXPERTS["banks"],
+    "isolated": OTHER_EXPERTS["two widths"],
     "lora": OTHER_EXPERTS["lora"],
     "latent": OTHER_EXPERTS["latent"],
     "hash": {"num_experts": 4, "num_experts_per_tok": 1, "router_type": "hash"},

@@ -14,7 +14,7 @@ from unimoe import UniMoEForCausalLM, UniMoETextConfig
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.distributed
 SPARSE = {"num_experts": 4, "shared_expert_intermediate_size": 8}
-BANKS = {
+TWO_WIDTHS = {
     "num_experts": 4,
     "modality_routing": "isolated",
     "expert_groups": {"text": [0, 1], "image": [2, 3]},
@@ -57,7 +57,7 @@ def run(folder: Path, kind: str, split: str) -> dict:
     return torch.load(folder / "result.pt")
 
 
-# "No expert" (nulls, another bank) is an index that transformers' all-to-all does not know; its all-reduce does.
+# "No expert" (nulls, another group) is an index that transformers' all-to-all does not know; its all-reduce does.
 CASES = {
     "tensor": ("text", "tp", SPARSE),
     "tensor, with media": ("multimodal", "tp", {**SPARSE, "num_null_experts": 1}),
@@ -65,7 +65,7 @@ CASES = {
     "expert": ("text", "all_to_all", SPARSE),
     "expert, nulls": ("text", "all_reduce", {**SPARSE, "num_null_experts": 2}),
     "expert, media": ("multimodal", "all_to_all", SPARSE),
-    "expert, banks": ("text", "all_reduce", BANKS),
+    "expert, two widths": ("text", "all_reduce", TWO_WIDTHS),
     "pipeline": ("text", "pp", SPARSE),
 }
 

@@ -8,7 +8,7 @@ from tiny import TEXT, tiny_model
 
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 
-BANKS = {
+TWO_WIDTHS = {
     "num_experts": 4,
     "modality_routing": "isolated",
     "expert_groups": {"text": [0, 1], "image": [2, 3]},
@@ -25,7 +25,7 @@ KINDS = {
     "lora": {"num_experts": 4, "expert_type": "lora", "expert_rank": 2},
     "latent": {"num_experts": 4, "expert_type": "latent", "expert_latent_size": 8},
     "dense gradient": {**SPARSE, "router_gradient": "dense"},
-    "banks": BANKS,
+    "two widths": TWO_WIDTHS,
 }
 
 

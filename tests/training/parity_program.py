@@ -10,10 +10,11 @@ from rich.console import Console
 
 from training.config.stage import StageConfig
 from training.distributed.processes import from_all, rank
-from training.distributed.sharding import join
+from training.distributed.sharding import unshard
 from training.stage.run import run_stage
 from training.trainer.trainer import StageTrainer
 from unimoe.modality import Modality
+from unimoe.moe.experts import DispatchedExperts, TokenDispatcher
 
 noted: dict[str, list[Any]] = {}
 prepare, check, compute = StageTrainer._prepare_for_training, StageTrainer._check_gradients, StageTrainer.compute_loss
@@ -22,7 +23,7 @@ prepare, check, compute = StageTrainer._prepare_for_training, StageTrainer._chec
 def note_gradients(trainer: Any, read: Any) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    whole = {name: join(parameter, read(parameter)).detach().clone() for name, parameter in trained}
+    whole = {name: unshard(parameter, read(parameter)).detach().clone() for name, parameter in trained}
     noted["gradients"].append(whole)
 
 
@@ -33,9 +34,10 @@ def prepare_and_watch(self: Any, *args: Any) -> Any:
 
         engine = self.model_wrapped
         assert type(engine).__name__ == "DeepSpeedEngine"
-        spread = [module for module in engine.module.modules() if type(module).__name__.startswith("Spread")]
-        assert bool(spread) == (self.expert_parallel_size > 1)
-        noted["local_experts"] = [module.num_experts for module in spread]
+        stacks = [module for module in engine.module.modules() if isinstance(module, DispatchedExperts)]
+        sharded = [stack for stack in stacks if type(stack.token_dispatcher) is not TokenDispatcher]
+        assert bool(sharded) == (self.expert_parallel_size > 1)
+        noted["local_experts"] = [stack.num_experts for stack in sharded]
         step = engine.step
 
         def note_and_step(*args: Any, **kwargs: Any) -> Any:

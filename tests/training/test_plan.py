@@ -258,7 +258,7 @@ FAMILIES = {
     "sparsemixer": {"router_gradient": "sparsemixer"},
     "dense gradient": {"router_gradient": "dense"},
     "capacity": {"capacity_factor": 1.0, "capacity_priority": "probability"},
-    "banks": {
+    "two widths": {
         "expert_groups": {"text": [0, 1], "image": [2]},
         "expert_group_intermediate_sizes": {"image": 8},
         **GROUPS,

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from training.__main__ import app
 from training.config.data import DataConfig
 from training.data import Collator, MixtureDataset
-from training.data.dataset import read_mixture
+from training.data.mixture.dataset import read_mixture
 from training.exits import fail
 from training.monitor.progress import StageProgress, track
 from training.planning.models import PlannedRecipe

@@ -12,7 +12,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.config.stage import StageConfig
 from training.data import Collator, DataError, MixtureDataset
-from training.data.dataset import read_mixture
+from training.data.mixture.dataset import read_mixture
 from training.stage.run import run_stage, training_arguments
 from training.trainer.trainer import NonFiniteLoss, StageTrainer
 from training.trainer.validation import source_names

@@ -118,7 +118,7 @@ def load_counter(model: str) -> "TokenCounter":
 
     from unimoe.processing.lengths import TokenCounter
 
-    from ..data.dataset import SAMPLING_RATE
+    from ..data.mixture.dataset import SAMPLING_RATE
 
     try:
         return TokenCounter(AutoProcessor.from_pretrained(model), sampling_rate=SAMPLING_RATE)

@@ -13,7 +13,7 @@ from transformers import Trainer
 from unimoe import UniMoETextConfig
 from unimoe.errors import ConfigError
 from unimoe.moe.block import SparseMoeBlock
-from unimoe.moe.router import Router
+from unimoe.moe.routers.router import Router
 from unimoe.moe.soft import SoftMoeBlock
 
 from ..config.stage import ParallelConfig, StageConfig

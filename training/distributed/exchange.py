@@ -72,7 +72,7 @@ def run_experts(
     num_experts: int,
     group: Any,
 ) -> Tensor:
-    """Compute what experts that are spread over processes answer; every process of the group must call this.
+    """Compute what experts that are sharded over processes answer; every process of the group must call this.
 
     Answers are weighed where the tokens are, so that gradients of routers stay in their process. Under autocast, rows
     travel in its dtype, in which experts compute.
@@ -92,8 +92,8 @@ def run_experts(
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
     splits = plan_splits(top_k_index.flatten(), num_experts, group)
     order = top_k_index.flatten().argsort(stable=True)[: sum(splits.sent)]  # choices of none are last
-    slots = top_k_index.shape[1]
-    rows = Exchange.apply(hidden_states.to(kind)[order // slots], splits.sent, splits.received, group)
+    top_k = top_k_index.shape[1]
+    rows = Exchange.apply(hidden_states.to(kind)[order // top_k], splits.sent, splits.received, group)
     every = torch.arange(splits.counts.shape[1], device=rows.device).repeat(len(splits.sent))
     index = every.repeat_interleave(splits.counts.flatten(), output_size=len(rows))[:, None]  # (rows, 1)
     answers = experts(rows, index, torch.ones_like(index, dtype=rows.dtype))

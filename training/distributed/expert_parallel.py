@@ -1,14 +1,13 @@
-"""Expert parallelism for training: the experts of each layer are spread over processes; routers and all else are not.
+"""Expert parallelism for training: the experts of each layer are sharded over processes; routers and all else are not.
 
-A model is loaded whole, its experts are spread in place before the optimizer is made and DeepSpeed begins, and they
-are joined before it is saved: names of parameters never change, only how many experts a stack holds. DeepSpeed must
-know which gradients it may not average over all processes; it asks for a subclass of its own layer, of which nothing
-else is used. E experts, P processes that share them, n = E / P of each.
+A model is loaded whole. Its experts are sharded in place before the optimizer is made and DeepSpeed begins, and they
+are unsharded before it is saved: names of parameters never change, only how many experts a stack holds. Tokens reach
+the experts of other processes through the stack's token dispatcher. E experts, P processes that share them, n = E / P
+of each.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,70 +15,28 @@ import torch.distributed as dist
 from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer
 from torch import Tensor, nn
 
-from unimoe.moe import Experts
-from unimoe.moe.experts import LoneExpert
-from unimoe.moe.latent_experts import LatentExperts
-from unimoe.moe.lora_experts import LoRAExperts
+from unimoe.moe.experts import DispatchedExperts, TokenDispatcher
+from unimoe.moe.experts.dispatch import Compute
+from unimoe.moe.experts.latent import LatentExperts
 
 from .exchange import run_experts
 from .processes import launched
-from .sharding import share_of
-
-_STACKS = (Experts, LoRAExperts, LatentExperts)
 
 
-@dataclass
-class Share:
-    """Which part of a parameter each of P processes has.
+class AllToAllDispatcher(TokenDispatcher):
+    """Send tokens to the processes that have their experts, and the answers back."""
 
-    Args:
-        shape: Of the whole parameter, with the experts in a dimension of their own.
-        dim: That dimension.
-        experts: Whose parameter it is; they know the group of processes.
-    """
-
-    shape: tuple[int, ...]
-    dim: int
-    experts: "SpreadExperts"
-
-    def cut(self, whole: Tensor) -> Tensor:
-        """This process's part of a whole value."""
-        part = whole.view(self.shape).chunk(self.experts.ep_size, dim=self.dim)[self.experts.ep_rank]
-        shape = list(whole.shape)
-        shape[0 if self.dim == 0 else -1] //= self.experts.ep_size
-        return part.reshape(shape).contiguous()
-
-    def join(self, part: Tensor) -> Tensor:
-        """The whole value, of which each process of the group has a part; all of them must call this."""
-        parts = [torch.empty_like(part) for _ in range(self.experts.ep_size)]
-        dist.all_gather(parts, part.contiguous(), group=self.experts.ep_group)
-        apart = list(self.shape)
-        apart[self.dim] //= self.experts.ep_size
-        whole = torch.cat([each.view(apart) for each in parts], dim=self.dim)
-        shape = list(part.shape)
-        shape[0 if self.dim == 0 else -1] *= self.experts.ep_size
-        return whole.reshape(shape)
-
-
-class SpreadExperts(nn.Module):
-    """What a layer's experts become: their own class, whose `forward` sends tokens to where their experts are."""
-
-    kind: type[nn.Module]
-    num_all: int
-    num_experts: int
-    ep_size: int
-    ep_rank: int
     ep_group: Any
 
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """See `Experts.forward`; the index is of all E experts."""
+    def __init__(self, num_experts: int, ep_size: int) -> None:
+        nn.Module.__init__(self)  # not that of DeepSpeed's layer, which a subclass inherits
+        self.num_experts, self.ep_size, self.ep_rank = num_experts, ep_size, launched()[0] % ep_size
+        self.ep_group, self.ep_group_name, self.folding_group_handles = None, f"ep_size_{ep_size}", None
+
+    def forward(self, compute: Compute, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """See `TokenDispatcher.forward`; the index is of all E experts."""
         return run_experts(
-            partial(self.kind.forward, self),
-            hidden_states,
-            top_k_index,
-            top_k_weights,
-            num_experts=self.num_all,
-            group=self.ep_group,
+            compute, hidden_states, top_k_index, top_k_weights, num_experts=self.num_experts, group=self.ep_group
         )
 
     def set_deepspeed_parallelism(self, *args: Any, **kwargs: Any) -> None:
@@ -87,60 +44,96 @@ class SpreadExperts(nn.Module):
         AutoEPMoELayer.set_deepspeed_parallelism(self, *args, **kwargs)
 
 
-def spread_experts(model: nn.Module, size: int, *, partitions: bool) -> None:
-    """Leave each process its share of every layer's experts, and of their low-rank deltas, in place.
+class AutoEPDispatcher(AllToAllDispatcher, AutoEPMoELayer):
+    """The dispatcher by which DeepSpeed learns that it may not average some gradients over all processes.
+
+    DeepSpeed looks for its own layer, of which nothing else is used here. It need not own the experts' parameters:
+    ZeRO reads from marks on each parameter which processes have the same one (see `_mark`).
+    """
+
+
+@dataclass
+class Shard:
+    """Which part of a parameter each of P processes has.
+
+    Args:
+        shape: Of the whole parameter, with the experts in a dimension of their own.
+        dim: That dimension.
+        dispatcher: Of the experts; it knows the group of processes.
+    """
+
+    shape: tuple[int, ...]
+    dim: int
+    dispatcher: AllToAllDispatcher
+
+    def shard(self, whole: Tensor) -> Tensor:
+        """This process's part of a whole value."""
+        part = whole.view(self.shape).chunk(self.dispatcher.ep_size, dim=self.dim)[self.dispatcher.ep_rank]
+        shape = list(whole.shape)
+        shape[0 if self.dim == 0 else -1] //= self.dispatcher.ep_size
+        return part.reshape(shape).contiguous()
+
+    def unshard(self, part: Tensor) -> Tensor:
+        """All-gather the whole value, of which each process of the group has a part; all of them must call this."""
+        parts = [torch.empty_like(part) for _ in range(self.dispatcher.ep_size)]
+        dist.all_gather(parts, part.contiguous(), group=self.dispatcher.ep_group)
+        apart = list(self.shape)
+        apart[self.dim] //= self.dispatcher.ep_size
+        whole = torch.cat([each.view(apart) for each in parts], dim=self.dim)
+        shape = list(part.shape)
+        shape[0 if self.dim == 0 else -1] *= self.dispatcher.ep_size
+        return whole.reshape(shape)
+
+
+def shard_experts(model: nn.Module, size: int, *, partitions: bool) -> None:
+    """Leave each process its shard of every layer's experts, and of their low-rank deltas, in place.
 
     Args:
         model: Whole, and the same in all processes; what trains in it is chosen already. `check_spread` has passed.
         size: P; neighbouring processes share the experts of a model.
         partitions: Whether ZeRO-3 is going to partition all parameters, frozen ones too.
     """
-    for experts in [module for module in model.modules() if isinstance(module, _STACKS)]:
-        _spread(experts, size)
+    layouts = list(_layouts(model))
+    # ZeRO-1 and ZeRO-2 would miss sharded parameters in the optimizer if none trained.
+    is_marked = partitions or any(parameter.requires_grad for _, parameter, _, _ in layouts)
+    kind = AutoEPDispatcher if is_marked else AllToAllDispatcher
+    for experts in _stacks(model):
+        experts.token_dispatcher = kind(experts.num_experts, size)
+        experts.num_experts //= size
+        if isinstance(experts, LatentExperts) and experts.num_groups > 1:
+            experts.num_groups //= size
+    for experts, parameter, shape, dim in layouts:
+        _mark(parameter, Shard(shape, dim, experts.token_dispatcher))
+    for wrapper in _wrappers(model):
+        wrapper.num_experts = wrapper.get_base_layer().num_experts
+
+
+def _stacks(model: nn.Module) -> list[Any]:
+    """Stacks of experts of a model."""
+    return [module for module in model.modules() if isinstance(module, DispatchedExperts)]
+
+
+def _layouts(model: nn.Module) -> Iterator[tuple[Any, nn.Parameter, tuple[int, ...], int]]:
+    """Parameters that are sharded: their experts, they, their shape with experts apart, and the experts' dimension."""
+    for experts in _stacks(model):
+        by_group = getattr(experts, "num_groups", 1) > 1  # else all experts share the only group
+        for parameter in experts.parameters(recurse=False):
+            if len(parameter) == experts.num_experts or by_group:
+                yield experts, parameter, tuple(parameter.shape), 0
     for wrapper in _wrappers(model):
         experts = wrapper.get_base_layer()
         down, up = wrapper.lora_A["default"].weight, wrapper.lora_B["default"].weight
-        _cut(down, Share((experts.num_all, -1, down.shape[1]), 0, experts))
-        _cut(up, Share((up.shape[0], -1, experts.num_all), 2, experts))
-        wrapper.num_experts = experts.num_experts
-    trains = any(share_of(parameter) and parameter.requires_grad for parameter in model.parameters())
-    if trains or partitions:  # else ZeRO-1 and ZeRO-2 would miss spread parameters in the optimizer
-        for spread in _spread_ones(model):
-            spread.__class__ = _spread_class(spread.kind, AutoEPMoELayer)
+        yield experts, down, (experts.num_experts, -1, down.shape[1]), 0
+        yield experts, up, (up.shape[0], -1, experts.num_experts), 2
 
 
-def _spread_class(kind: type[nn.Module], *bases: type[nn.Module]) -> type[nn.Module]:
-    """The class of spread experts of a kind."""
-    return type(f"Spread{kind.__name__}", (SpreadExperts, *bases, kind), {"kind": kind})
-
-
-def _spread(experts: Any, size: int) -> None:
-    """Turn the experts of a layer into the share of this process, as objects of a class that exchanges tokens."""
-    experts.num_all, experts.num_experts = experts.num_experts, experts.num_experts // size
-    experts.ep_size, experts.ep_rank, experts.ep_group = size, launched()[0] % size, None
-    experts.ep_group_name, experts.folding_group_handles = f"ep_size_{size}", None
-    kind = LoneExpert if type(experts) is Experts and experts.num_experts == 1 else type(experts)
-    experts.__class__ = _spread_class(kind)
-    groups = getattr(experts, "num_groups", None)
-    for parameter in experts.parameters(recurse=False):
-        if len(parameter) == experts.num_all or groups not in (None, 1):  # else all experts share the only group
-            _cut(parameter, Share(tuple(parameter.shape), 0, experts))
-    if groups not in (None, 1):
-        experts.num_groups = groups // size
-
-
-def _spread_ones(model: nn.Module) -> list[Any]:
-    """Spread experts of a model."""
-    return [module for module in model.modules() if isinstance(module, SpreadExperts)]
-
-
-def _cut(parameter: nn.Parameter, share: Share) -> None:
+def _mark(parameter: nn.Parameter, shard: Shard) -> None:
     """Leave a parameter this process's part, and tell DeepSpeed that it is another one in each of P processes."""
     marked: Any = parameter
-    marked.share, marked.allreduce = share, False
+    marked.shard, marked.allreduce = shard, False
     marked.ds_zero_placement_family = "autoep_expert"
-    marked.group_name = marked.ds_zero_partition_group_name = share.experts.ep_group_name
-    parameter.data = share.cut(parameter.data).clone()
+    marked.group_name = marked.ds_zero_partition_group_name = shard.dispatcher.ep_group_name
+    parameter.data = shard.shard(parameter.data).clone()
 
 
 def _wrappers(model: nn.Module) -> Iterator[Any]:
@@ -148,36 +141,37 @@ def _wrappers(model: nn.Module) -> Iterator[Any]:
     from peft.tuners.lora.layer import ParamWrapper
 
     for module in model.modules():
-        if isinstance(module, ParamWrapper) and isinstance(module.get_base_layer(), SpreadExperts):
+        if isinstance(module, ParamWrapper) and isinstance(module.get_base_layer(), DispatchedExperts):
             yield module
 
 
 def check_groups(model: nn.Module) -> None:
-    """See to it that DeepSpeed has made the groups of processes by which experts were spread.
+    """See to it that DeepSpeed has made the groups of processes by which experts were sharded.
 
     Raises:
-        RuntimeError: If this process has another place in its group.
+        RuntimeError: If this process has another rank in its group.
     """
-    for experts in _spread_ones(model):
-        if (place := dist.get_rank(experts.ep_group)) != experts.ep_rank:
+    for experts in _stacks(model):
+        dispatcher = experts.token_dispatcher
+        if (rank := dist.get_rank(dispatcher.ep_group)) != dispatcher.ep_rank:
             raise RuntimeError(
-                f"This process has share {experts.ep_rank} of the experts, but place {place} in its group."
+                f"This process has shard {dispatcher.ep_rank} of the experts, but rank {rank} in its group."
             )
 
 
-def settle_experts(model: nn.Module) -> None:
-    """Let experts whose parameters are whole again be what they were before they were spread, in place."""
-    for wrapper in _wrappers(model):
-        wrapper.num_experts = wrapper.get_base_layer().num_all
-    for experts in _spread_ones(model):
+def unshard_experts(model: nn.Module) -> None:
+    """Let experts whose parameters are whole again be what they were before they were sharded, in place."""
+    for experts in _stacks(model):
+        experts.num_experts = experts.token_dispatcher.num_experts
+        experts.token_dispatcher = TokenDispatcher()
         if isinstance(experts, LatentExperts):
             experts.num_groups = experts.config.expert_latent_groups
-        experts.num_experts = experts.num_all
-        experts.__class__ = Experts if experts.kind is LoneExpert else experts.kind
+    for wrapper in _wrappers(model):
+        wrapper.num_experts = wrapper.get_base_layer().num_experts
 
 
-def split_spread(optimizer: torch.optim.Optimizer) -> None:
-    """Put spread parameters into groups of their own, as DeepSpeed wants them; in place."""
+def split_sharded(optimizer: torch.optim.Optimizer) -> None:
+    """Put sharded parameters into groups of their own, as DeepSpeed wants them; in place."""
     groups = optimizer.param_groups[:]
     optimizer.param_groups.clear()
     for group in groups:
@@ -187,4 +181,12 @@ def split_spread(optimizer: torch.optim.Optimizer) -> None:
             optimizer.param_groups.append({**group, **own, "params": members})
 
 
-__all__ = ["Share", "SpreadExperts", "check_groups", "settle_experts", "split_spread", "spread_experts"]
+__all__ = [
+    "AllToAllDispatcher",
+    "AutoEPDispatcher",
+    "Shard",
+    "check_groups",
+    "shard_experts",
+    "split_sharded",
+    "unshard_experts",
+]

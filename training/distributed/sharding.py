@@ -1,6 +1,6 @@
-"""Parameters and optimizer states whole, whoever has which part of them: spread experts, ZeRO's shards, or neither.
+"""Parameters and optimizer states whole, whoever has which part of them: sharded experts, ZeRO's parts, or neither.
 
-Every function that goes through parameters is to be called by all processes, which join their parts in one order.
+Every function that goes through parameters is to be called by all processes, which gather their parts in one order.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,21 +16,21 @@ from unimoe.errors import ConfigError
 from .processes import processes, rank
 
 
-def share_of(parameter: Tensor) -> Any:
-    """Which part of a parameter of spread experts this process has, a `Share`. None: all of it."""
-    return getattr(parameter, "share", None)
+def shard_of(parameter: Tensor) -> Any:
+    """Say which part of a parameter of sharded experts this process has, a `Shard`. None: all of it."""
+    return getattr(parameter, "shard", None)
 
 
-def join(parameter: Tensor, part: Tensor) -> Tensor:
-    """A value of a parameter whose experts are spread, whole; of other parameters, as it is."""
-    share = share_of(parameter)
-    return part if share is None else share.join(part)
+def unshard(parameter: Tensor, part: Tensor) -> Tensor:
+    """All-gather a value of a parameter whose experts are sharded; of other parameters, return it as it is."""
+    shard = shard_of(parameter)
+    return part if shard is None else shard.unshard(part)
 
 
-def cut(parameter: Tensor, whole: Tensor) -> Tensor:
-    """This process's part of a value of a parameter whose experts are spread; of other parameters, as it is."""
-    share = share_of(parameter)
-    return whole if share is None else share.cut(whole)
+def shard(parameter: Tensor, whole: Tensor) -> Tensor:
+    """Take this process's part of a value of a parameter whose experts are sharded; of others, return it as it is."""
+    own = shard_of(parameter)
+    return whole if own is None else own.shard(whole)
 
 
 def whole_weights(model: Any, away: Mapping[str, nn.Module] | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -40,14 +40,14 @@ def whole_weights(model: Any, away: Mapping[str, nn.Module] | None = None) -> It
         model: The model.
         away: Modules that were taken out of it, by their names in it.
     """
-    for room, module in (away or {}).items():
+    for scope, module in (away or {}).items():
         for name, value in module.state_dict().items():
-            yield f"{room}.{name}", value
+            yield f"{scope}.{name}", value
     for name, value in model.state_dict(keep_vars=True).items():
         if name in model.all_tied_weights_keys:
             continue
         with _gathered(value):
-            yield name, join(value, value.detach())
+            yield name, unshard(value, value.detach())
 
 
 def _gathered(value: Any) -> Any:
@@ -77,11 +77,11 @@ def bring_together(model: nn.Module) -> None:
     parameters: Iterator[Any] = model.parameters()
     for parameter in parameters:
         with _gathered(parameter):
-            whole = join(parameter, parameter.detach())
+            whole = unshard(parameter, parameter.detach())
             value = whole.to("cpu", copy=True) if rank() == 0 else torch.empty(0)
         parameter.data = value
-        if share_of(parameter) is not None:
-            del parameter.share
+        if shard_of(parameter) is not None:
+            del parameter.shard
     for buffer in model.buffers():
         buffer.data = buffer.data.cpu()
 
@@ -107,7 +107,7 @@ def optimizer_states(model: nn.Module, optimizer: Any) -> Iterator[tuple[str, Te
             else:
                 from deepspeed.utils import safe_get_full_optimizer_state
 
-                yield f"{key}/{name}", join(parameter, safe_get_full_optimizer_state(parameter, key))
+                yield f"{key}/{name}", unshard(parameter, safe_get_full_optimizer_state(parameter, key))
 
 
 def put_optimizer_states(
@@ -134,7 +134,7 @@ def put_optimizer_states(
             for parameter in group["params"]:
                 name = names[id(parameter)]
                 inner.state[parameter] = {
-                    key: _place(read(key, name), parameter, inner) for key in states.get(name, ())
+                    key: _on_device(read(key, name), parameter, inner) for key in states.get(name, ())
                 }
         return
     members: dict[int, tuple[Tensor, list[str]]] = {}
@@ -144,13 +144,13 @@ def put_optimizer_states(
             members.setdefault(id(flat), (flat, []))[1].append(name)
     for flat, own in members.values():
         state = _flat_state(flat, own, states, read)
-        inner.state[flat] = {key: _place(value, flat, inner) for key, value in state.items()}
+        inner.state[flat] = {key: _on_device(value, flat, inner) for key, value in state.items()}
     _link(optimizer)
     for name, parameter in model.named_parameters():
         for key in sorted(states.get(name, ())):
             value = read(key, name)
             if value.dim():
-                _put_part(parameter, cut(parameter, value), key)
+                _put_part(parameter, shard(parameter, value), key)
 
 
 def _flats(optimizer: Any) -> tuple[torch.optim.Optimizer, dict[int, Tensor]]:
@@ -214,7 +214,7 @@ def _put_part(parameter: Any, value: Tensor, key: str) -> None:
     safe_set_local_optimizer_state(parameter, nn.functional.pad(part, (0, size - len(part))), key)
 
 
-def _place(value: Tensor, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+def _on_device(value: Tensor, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     """A state where torch's own loading puts it: numbers such as `step` stay on the CPU unless a kernel reads them."""
     by_kernel = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     return value.to(parameter.device) if value.dim() or by_kernel else value
@@ -230,11 +230,11 @@ def _link(optimizer: Any) -> None:
 
 __all__ = [
     "bring_together",
-    "cut",
-    "join",
     "optimizer_states",
     "put_optimizer_states",
+    "shard",
+    "shard_of",
     "share_buffers",
-    "share_of",
+    "unshard",
     "whole_weights",
 ]

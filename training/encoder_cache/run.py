@@ -27,8 +27,8 @@ from unimoe.processing.lengths import TokenCounter
 from ..config.data import EncoderCache
 from ..config.stage import StageConfig
 from ..data import DataError, MixtureDataset
-from ..data.dataset import SAMPLING_RATE
 from ..data.encoded import EncodedMedia, StateStore, StoredMedium
+from ..data.mixture.dataset import SAMPLING_RATE
 from ..monitor.progress import track
 from .media import MediaToEncode, MediumPlace, ReadyMedium, list_media, look_up
 from .settings import check_augmentation, choose_modalities, fingerprint, precision, resting_encoders, settings_of

@@ -23,9 +23,9 @@ from ..data import Collator, DataError, MixtureBatches, MixtureDataset
 from ..data.batching.batches import BatchPlan
 from ..data.batching.collator import pack_rows
 from ..data.batching.measure import RowLengths
-from ..data.batching.order import Place
 from ..data.batching.streams import split_lanes
-from ..data.dataset import SAMPLING_RATE
+from ..data.mixture.dataset import SAMPLING_RATE
+from ..data.mixture.order import Place
 from ..trainer.data import plan_data, read_data
 from ..trainer.validation import validation_arguments
 

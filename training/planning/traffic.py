@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from unimoe.moe.block import SparseMoeBlock
-from unimoe.moe.router import Router
+from unimoe.moe.routers.router import Router
 from unimoe.moe.soft import SoftMoeBlock
 
 from ..config.stage import StageConfig

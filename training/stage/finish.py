@@ -26,9 +26,9 @@ def save_stage(trainer: StageTrainer, trainable: Trainable, papers: Papers) -> P
     folder, model = Path(config.output), trainer.accelerator.unwrap_model(trainer.model)
     bring_together(model)
     if config.parallel.expert_parallel_size > 1:
-        from ..distributed.expert_parallel import settle_experts
+        from ..distributed.expert_parallel import unshard_experts
 
-        settle_experts(model)
+        unshard_experts(model)
     if trainer.is_world_process_zero():
         if trainer.args.load_best_model_at_end and (best := trainer.state.best_model_checkpoint):
             put_weights(Path(best), model)

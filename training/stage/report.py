@@ -17,7 +17,7 @@ from unimoe.errors.visible import visible
 
 from ..data import BatchPlan, Collator, MixtureBatches, MixtureDataset, Row, RowLengths
 from ..data.batching.collator import IGNORED
-from ..data.batching.order import Place
+from ..data.mixture.order import Place
 from ..data.readers.sources import RowStream
 
 LOOKED_AT = 10_000

@@ -11,7 +11,7 @@ from unimoe.errors import ConfigError
 from ..config.data import DataConfig
 from ..config.stage import StageConfig
 from ..data import BatchPlan, Collator, MixtureDataset, plan_batches
-from ..data.dataset import read_mixture
+from ..data.mixture.dataset import read_mixture
 from ..monitor.progress import track
 from .validation import HeldBack
 

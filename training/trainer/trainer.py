@@ -87,9 +87,9 @@ class StageTrainer(Trainer):
         if is_new and self.groups is not None:
             self.groups.split(optimizer)
         if is_new and self.expert_parallel_size > 1:
-            from ..distributed.expert_parallel import split_spread
+            from ..distributed.expert_parallel import split_sharded
 
-            split_spread(optimizer)
+            split_sharded(optimizer)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -158,13 +158,13 @@ class StageTrainer(Trainer):
         """The best weights are put into the model when it is whole again."""
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        """As in Trainer, with experts spread before, and with states of the optimizer from our own checkpoints."""
+        """As in Trainer, with experts sharded before, and with states of the optimizer from our own checkpoints."""
         model: Any = self.accelerator.unwrap_model(self.model)
         partitions = self.is_deepspeed_enabled and self.args.hf_deepspeed_config.is_zero3()
         if self.expert_parallel_size > 1:
-            from ..distributed.expert_parallel import check_groups, spread_experts
+            from ..distributed.expert_parallel import check_groups, shard_experts
 
-            spread_experts(model, self.expert_parallel_size, partitions=partitions)
+            shard_experts(model, self.expert_parallel_size, partitions=partitions)
         if partitions:
             make_leaves(model)
         self._began = time.monotonic()

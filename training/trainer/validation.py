@@ -21,9 +21,9 @@ from unimoe.errors import ConfigError
 from ..config.data import DataConfig
 from ..data import Collator, MixtureBatches, MixtureDataset, plan_batches
 from ..data.batching.collator import IGNORED
-from ..data.batching.order import Place
 from ..data.batching.packing import chunk
 from ..data.batching.streams import row_lane
+from ..data.mixture.order import Place
 from ..distributed.processes import from_all
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from ..moe.router import Router, RouterOutput
+from ..moe import Router, RouterOutput
 
 
 @dataclass
@@ -78,8 +79,8 @@ def replay(model: nn.Module, routing: Routing) -> Iterator[None]:
 
 def _each(output: RouterOutput, change: Callable[[Tensor], Tensor]) -> RouterOutput:
     """Change every tensor of an output."""
-    changed: list[Any] = [tensor if tensor is None else change(tensor) for tensor in output]
-    return RouterOutput(*changed)
+    changed: RouterOutput = tree_map_only(Tensor, change, output)
+    return changed
 
 
 def _routers(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import SparseMoeBlock
-from ..moe.banks import ExpertBanks
-from ..moe.router import Router
-from ..moe.router_types import HashRouter
+from ..moe.experts import GroupedExperts
+from ..moe.routers import HashRouter, Router
 from ..processing_unimoe import UniMoEProcessor
 from .replay import record, replay
 
@@ -65,7 +64,7 @@ class _Probe(NamedTuple):
         rows = list(range(len(self.conversations))) if rows is None else rows
         inputs = self.inputs(rows, **options)
         logits = self.model(**inputs, use_cache=False).logits
-        found = {row: logits[place][inputs["attention_mask"][place].bool()] for place, row in enumerate(rows)}
+        found = {row: logits[index][inputs["attention_mask"][index].bool()] for index, row in enumerate(rows)}
         return [found[row] for row in sorted(found)]
 
 
@@ -253,9 +252,9 @@ def _reorder(block: SparseMoeBlock, order: Tensor) -> None:
 
 
 def _movable(model: nn.Module) -> list[SparseMoeBlock]:
-    """Blocks whose experts have no fixed place: not a hash table's, nor one in a bank of its width."""
+    """Blocks whose experts have no fixed place: not a hash table's, nor one in a group of its width."""
     blocks = [module for module in model.modules() if isinstance(module, SparseMoeBlock)]
-    fixed = (HashRouter, ExpertBanks)
+    fixed = (HashRouter, GroupedExperts)
     return [block for block in blocks if not isinstance(block.router, fixed) and not isinstance(block.experts, fixed)]
 
 

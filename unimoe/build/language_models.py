@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..checkpoint.loading import load_weights, read_config
 from ..configuration_unimoe import UniMoETextConfig
-from ..modeling.text import UniMoEForCausalLM
+from ..modeling.head import UniMoEForCausalLM
 
 # None of these decoders has a z-loss. Mixtral's router always renormalises; its jitter, if any, moves what the experts
 # see too, ours what the router sees alone.

@@ -15,8 +15,8 @@ from ..errors import DataError
 from ..files.folder import check_folder, local_folder
 from ..files.weights import check_weights
 from ..moe import Router, SoftMoeBlock
-from ..moe.expert_types import AnyExperts, init_experts
-from ..moe.router_types import init_router
+from ..moe.experts import AnyExperts, init_experts
+from ..moe.routers import init_router
 
 _RECORDINGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..errors import DataError
 from ..modality import MEDIA, Modality
-from .features import check_counts
+from .merge import check_counts
 from .outputs import EncoderOutputs
 
 
@@ -158,7 +158,7 @@ class MultimodalGeneration(GenerationMixin):
 
 
 def new_units(total: list[int], cached: list[int], size: int, modality: Modality) -> list[int]:
-    """Places of the units that the cache lacks, among those of all rows in order.
+    """Indices of the units that the cache lacks, among those of all rows in order.
 
     Args:
         total: Placeholder tokens of each row.
@@ -169,7 +169,7 @@ def new_units(total: list[int], cached: list[int], size: int, modality: Modality
     Raises:
         DataError: If the cache ends within a unit.
     """
-    places: list[int] = []
+    indices: list[int] = []
     start = 0
     for row, (tokens, old) in enumerate(zip(total, cached, strict=True)):
         if old % size:
@@ -177,9 +177,9 @@ def new_units(total: list[int], cached: list[int], size: int, modality: Modality
                 f"Row {row}: the cache ends within a medium; it holds {old} {modality.key} tokens, and a unit has "
                 f"{size}. Crop the cache to where a medium ends."
             )
-        places += range(start + old // size, start + tokens // size)
+        indices += range(start + old // size, start + tokens // size)
         start += tokens // size
-    return places
+    return indices
 
 
 def require_positions(config: Any, position_ids: Tensor | None, encoded: EncoderOutputs | None) -> None:

@@ -1,4 +1,4 @@
-"""What the models return, and the router losses that are added to the language loss. T = B*S tokens, E targets."""
+"""What the models return. T = B*S tokens, E router targets, L sparse layers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +13,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import ModelOutput
 from transformers.utils.deprecation import deprecate_kwarg
 
-from ..configuration_unimoe import UniMoETextConfig
-from ..moe import RoutingRecord, router_losses, weighted_router_loss
+from ..moe import RoutingRecord
 
 # Results of `UniMoEModel.encode` by modality key. transformers types `pooler_output` as one tensor; it is a tuple, one
 # a unit.
@@ -35,13 +34,10 @@ class _WithMedia(MultimodalModelOutput):
 @dataclass
 class UniMoEModelOutput(MoeModelOutputWithPast, _WithMedia):
     """Hidden states, what the encoders and connectors gave for the media of this call (`image_outputs`...), and what
-    the routers recorded: for each sparse layer `router_logits` and `expert_mask` (T, E).
+    the routers recorded: for each sparse layer `router_logits` (T, E) and all else (`routing`).
     """
 
-    expert_mask: tuple[Tensor, ...] | None = None
-    router_probs: tuple[Tensor, ...] | None = None
-    router_gates: tuple[Tensor, ...] | None = None
-    load_probability: tuple[Tensor, ...] | None = None
+    routing: tuple[RoutingRecord, ...] | None = None
     expert_overlaps: tuple[Tensor, ...] | None = None
     image_outputs: BaseModelOutputWithPooling | None = None
     video_outputs: BaseModelOutputWithPooling | None = None
@@ -55,45 +51,22 @@ class UniMoEOutput(MoeCausalLMOutputWithPast, _WithMedia):
     loss; the rest as in `UniMoEModelOutput`.
     """
 
-    expert_mask: tuple[Tensor, ...] | None = None
-    router_probs: tuple[Tensor, ...] | None = None
+    routing: tuple[RoutingRecord, ...] | None = None
     losses: dict[str, Tensor] | None = None
     image_outputs: BaseModelOutputWithPooling | None = None
     video_outputs: BaseModelOutputWithPooling | None = None
     audio_outputs: BaseModelOutputWithPooling | None = None
     speech_outputs: BaseModelOutputWithPooling | None = None
 
+    @property
+    def expert_mask(self) -> tuple[Tensor, ...]:
+        """For each sparse layer, which targets each token chose, bool, (T, E); computed when read."""
+        return tuple(record.expert_mask for record in self.routing or ())
 
-def add_router_losses(
-    config: UniMoETextConfig,
-    loss: Tensor,
-    outputs: UniMoEModelOutput,
-    *,
-    modality_ids: Tensor,
-    attention_mask: Tensor | None,
-    router_weights: list[Tensor],
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Add the router losses, with their coefficients, to the language loss.
+    @property
+    def router_probs(self) -> tuple[Tensor, ...]:
+        """For each sparse layer, the scores normalised to a sum of 1, (T, E)."""
+        return tuple(record.router_probs for record in self.routing or ())
 
-    Returns:
-        The total, and the unweighted parts by name.
-    """
-    losses = {"language": loss}
-    if not outputs.router_logits or outputs.expert_mask is None:
-        return loss, losses
-    record = RoutingRecord(
-        outputs.router_logits,
-        outputs.expert_mask,
-        outputs.router_probs or (),
-        outputs.router_gates or (),
-        outputs.load_probability,
-    )
-    losses |= router_losses(
-        config,
-        record,
-        modality_ids=modality_ids,
-        attention_mask=attention_mask,
-        router_weights=router_weights,
-        overlaps=outputs.expert_overlaps or (),
-    )
-    return loss + weighted_router_loss(config, losses), losses
+
+__all__ = ["EncoderOutputs", "UniMoEModelOutput", "UniMoEOutput", "formerly_past_key_values"]

@@ -1,96 +1,28 @@
-"""The language model: embeddings -> decoder layers (attention, then dense or sparse feed-forward) -> norm -> logits.
+"""The language model without its head: embeddings -> decoder layers (attention, then feed-forward) -> norm.
 
 Weight for weight it is Llama, Mistral, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE or OLMoE, as configured.
 B batch, S sequence, D hidden size, T = B*S tokens.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin
+from transformers import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
-from transformers.models.llama.modeling_llama import (
-    LlamaRMSNorm,
-    apply_rotary_pos_emb,
-    eager_attention_forward,
-)
-from transformers.utils import can_return_tuple
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration_unimoe import UniMoETextConfig
 from ..errors import DataError
-from ..modality import MEDIA
-from ..moe import GatedMLP, Router, RoutingContext, SoftMoeBlock, SparseMoeBlock
+from ..moe import GatedMLP, Router, RoutingContext, build_block
 from ..moe.block import ExpertOverlap
-from ..moe.router_types import router_weights
+from .attention import Attention
 from .base import UniMoEPreTrainedModel, require_one
-from .outputs import UniMoEModelOutput, UniMoEOutput, add_router_losses, formerly_past_key_values
+from .outputs import UniMoEModelOutput, formerly_past_key_values
 from .rotary import RotaryEmbedding, plain_positions
-
-
-class Attention(nn.Module):
-    """Causal grouped-query attention with rotary positions; queries and keys may be normalised (`qk_norm`)."""
-
-    def __init__(self, config: UniMoETextConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        key_value_heads = config.num_key_value_heads or config.num_attention_heads
-        self.head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
-        self.num_key_value_groups = config.num_attention_heads // key_value_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = True
-        query_size = config.num_attention_heads * self.head_dim
-        key_size = key_value_heads * self.head_dim
-        bias = config.attention_bias or config.qkv_bias
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
-        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
-        norm_sizes = (query_size, key_size) if config.qk_norm == "projection" else (self.head_dim, self.head_dim)
-        self.q_norm, self.k_norm = (
-            LlamaRMSNorm(size, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity() for size in norm_sizes
-        )
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None,
-        cache: Cache | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Map (B, S, D) to (B, S, D) and, if the implementation gives them, attention weights (B, heads, S, S)."""
-        query, key, value = self.project(hidden_states)  # (B, heads, S, head_dim) each
-        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        dropout = self.config.attention_dropout if self.training else 0.0
-        output, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-        )
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
-
-    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of hidden states (B, S, D), split into heads (B, heads, S, head_dim)."""
-        query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        if self.config.qk_norm == "projection":
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key, value = (states.unflatten(-1, (-1, self.head_dim)) for states in (query, key, value))
-        if self.config.qk_norm == "head":
-            query, key = self.q_norm(query), self.k_norm(key)
-        if (limit := self.config.clip_qkv) is not None:
-            query, key, value = (states.clamp(-limit, limit) for states in (query, key, value))
-        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -100,8 +32,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.is_sparse = config.is_sparse(layer_idx)
         self.self_attn = Attention(config, layer_idx)
-        sparse = SoftMoeBlock if config.router_type == "soft" else SparseMoeBlock
-        self.mlp = sparse(config) if self.is_sparse else GatedMLP(config, config.intermediate_size)
+        self.mlp = build_block(config) if self.is_sparse else GatedMLP(config, config.intermediate_size)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
@@ -118,10 +49,7 @@ class UniMoETextModel(UniMoEPreTrainedModel):
     config_class = UniMoETextConfig
     _can_record_outputs = {
         "router_logits": OutputRecorder(Router, index=0),
-        "expert_mask": OutputRecorder(Router, index=3),
-        "router_probs": OutputRecorder(Router, index=4),
-        "router_gates": OutputRecorder(Router, index=5),
-        "load_probability": OutputRecorder(Router, index=6),
+        "routing": OutputRecorder(Router, index=3),
         "expert_overlaps": OutputRecorder(ExpertOverlap),
         "hidden_states": DecoderLayer,
         "attentions": OutputRecorder(Attention, index=1),
@@ -182,7 +110,7 @@ class UniMoETextModel(UniMoEPreTrainedModel):
             past = cache.get_seq_length() if cache is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
         context = routing_context(
-            _text_if_none(mm_token_type_ids, inputs_embeds),
+            modality_ids_or_text(mm_token_type_ids, inputs_embeds),
             token_ids=input_ids if token_ids is None else token_ids,
             attention_mask=attention_mask,
         )
@@ -204,12 +132,12 @@ class UniMoETextModel(UniMoEPreTrainedModel):
 def routing_context(
     modality_ids: Tensor, *, token_ids: Tensor | None, attention_mask: Tensor | None
 ) -> RoutingContext:
-    """What routers may know of the tokens (B, S): their modality, ids, and which are padding."""
-    real = None
+    """Say what routers may know of the tokens (B, S): their modality, ids, and which are padding."""
+    mask = None
     if attention_mask is not None and attention_mask.dim() == 2:  # prepared masks (4-D) come in generation
-        real = attention_mask[:, -modality_ids.shape[1] :].bool().reshape(-1)
+        mask = attention_mask[:, -modality_ids.shape[1] :].bool().reshape(-1)
     ids = None if token_ids is None else token_ids.reshape(-1)
-    return RoutingContext(modality_ids.reshape(-1), token_ids=ids, real=real)
+    return RoutingContext(modality_ids.reshape(-1), token_ids=ids, attention_mask=mask)
 
 
 def _require_rows(position_ids: Tensor | None, inputs_embeds: Tensor) -> None:
@@ -222,169 +150,20 @@ def _require_rows(position_ids: Tensor | None, inputs_embeds: Tensor) -> None:
         )
 
 
-def _text_if_none(mm_token_type_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
-    """Modality ids (B, S) for embeddings (B, S, D): those given, or all text."""
+def modality_ids_or_text(mm_token_type_ids: Tensor | None, tokens: Tensor) -> Tensor:
+    """Give modality ids (B, S) for tokens, their ids (B, S) or embeddings (B, S, D): those given, or all text.
+
+    Raises:
+        DataError: If those given are of another batch.
+    """
     if mm_token_type_ids is None:
-        return torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-    if mm_token_type_ids.shape != inputs_embeds.shape[:2]:
+        return torch.zeros(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+    if mm_token_type_ids.shape != tokens.shape[:2]:
         raise DataError(
             f"mm_token_type_ids of shape {tuple(mm_token_type_ids.shape)} do not fit a batch of "
-            f"{tuple(inputs_embeds.shape[:2])} tokens. Pass those that the processor returned, uncut."
+            f"{tuple(tokens.shape[:2])} tokens. Pass those that the processor returned, uncut."
         )
     return mm_token_type_ids
 
 
-class LanguageHead(UniMoEPreTrainedModel, GenerationMixin):
-    """Logits and losses on top of `self.model`; shared by the text-only and the multimodal model."""
-
-    lm_head: nn.Linear
-
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Generate as every transformers model does.
-
-        Raises:
-            DataError: If the router lets a token's experts depend on other tokens, so that there is no next token.
-        """
-        text_config = self.config.get_text_config()
-        if reason := text_config.generation_obstacle:
-            raise DataError(f"A model with router_type={text_config.router_type!r} cannot generate: {reason}.")
-        return super().generate(*args, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        inputs_embeds: Tensor | None = None,
-        mm_token_type_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Prepare a step as transformers does. Tokens after those that have a modality id are text: candidates of
-        assisted decoding, to which transformers gives none.
-        """
-        if mm_token_type_ids is not None:
-            missing = max(input_ids.shape[1] - mm_token_type_ids.shape[1], 0)
-            mm_token_type_ids = F.pad(mm_token_type_ids, (0, missing))
-        inherited: Any = super()
-        return inherited.prepare_inputs_for_generation(
-            input_ids, inputs_embeds=inputs_embeds, mm_token_type_ids=mm_token_type_ids, **kwargs
-        )
-
-    def predict(
-        self,
-        *,
-        text_config: UniMoETextConfig,
-        labels: Tensor | None,
-        output_router_logits: bool | None,
-        logits_to_keep: int | Tensor,
-        inputs: dict[str, Any],
-        **loss_kwargs: Any,
-    ) -> UniMoEOutput:
-        """Run `self.model` on `inputs` and put logits and losses on top."""
-        for config in (self.config, text_config):
-            if output_router_logits is None:
-                output_router_logits = config.output_router_logits
-        if output_router_logits is None:
-            output_router_logits = labels is not None
-        outputs = self.model(
-            **inputs,
-            **loss_kwargs,
-            output_router_logits=output_router_logits,
-            output_expert_mask=output_router_logits,
-            output_router_probs=output_router_logits,
-            output_router_gates=output_router_logits,
-            output_load_probability=output_router_logits,
-            output_expert_overlaps=output_router_logits,
-            return_dict=True,
-        )
-        hidden_states = outputs.last_hidden_state
-        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
-        loss: Tensor | None = None
-        losses: dict[str, Tensor] = {}
-        if labels is not None:
-            loss, losses = add_router_losses(
-                text_config,
-                self.loss_function(logits, labels, text_config.vocab_size, **loss_kwargs),
-                outputs,
-                modality_ids=_text_if_none(inputs.get("mm_token_type_ids"), hidden_states),
-                attention_mask=inputs.get("attention_mask"),
-                router_weights=router_weights(self),
-            )
-        return UniMoEOutput(
-            loss=loss,
-            aux_loss=losses.get("balance"),
-            losses=losses or None,
-            logits=logits,
-            cache=outputs.cache,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            router_logits=outputs.router_logits,
-            expert_mask=outputs.expert_mask,
-            router_probs=outputs.router_probs,
-            **{modality.output_name: outputs.get(modality.output_name) for modality in MEDIA},
-        )
-
-
-class UniMoEForCausalLM(LanguageHead):
-    """The language model alone, dense or sparse."""
-
-    config_class = UniMoETextConfig
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-
-    def __init__(self, config: UniMoETextConfig) -> None:
-        super().__init__(config)
-        self.model = UniMoETextModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
-
-    @can_return_tuple
-    @formerly_past_key_values
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        mm_token_type_ids: Tensor | None = None,
-        output_router_logits: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> UniMoEOutput:
-        """Predict the next token at every position.
-
-        Args:
-            labels: Token ids, (B, S); -100 takes no part in the language loss.
-            mm_token_type_ids: `Modality` of each token, (B, S). None: all text.
-            output_router_logits: Return router logits and, with labels, add the router losses. None: as configured,
-                else when labels are given.
-            logits_to_keep: Compute logits for the last so many positions only (0: all), or for these positions.
-            The others are those of `UniMoETextModel.forward`.
-        """
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "cache": cache,
-            "inputs_embeds": inputs_embeds,
-            "use_cache": use_cache,
-            "mm_token_type_ids": mm_token_type_ids,
-        }
-        return self.predict(
-            text_config=self.config,
-            labels=labels,
-            output_router_logits=output_router_logits,
-            logits_to_keep=logits_to_keep,
-            inputs=inputs,
-            **kwargs,
-        )
-
-
-__all__ = [
-    "UniMoEForCausalLM",
-    "UniMoEModelOutput",
-    "UniMoEOutput",
-    "UniMoEPreTrainedModel",
-    "UniMoETextModel",
-]
+__all__ = ["DecoderLayer", "UniMoETextModel", "modality_ids_or_text"]

@@ -1,7 +1,7 @@
 """Sparse mixture-of-experts layers: router, experts, block, losses and statistics. Knows no encoder."""
 
 from .balance import balance_routers, update_balance_bias
-from .block import SparseMoeBlock
+from .block import SparseMoeBlock, build_block
 from .experts import Experts, GatedMLP
 from .further_losses import (
     entropy_loss,
@@ -14,7 +14,6 @@ from .further_losses import (
 )
 from .language_loss import token_balanced_loss
 from .losses import (
-    RoutingRecord,
     anneal,
     load_balancing_loss,
     router_loss_coefficients,
@@ -22,8 +21,7 @@ from .losses import (
     router_z_loss,
     weighted_router_loss,
 )
-from .router import Router, RouterOutput, RoutingContext
-from .router_types import build_router
+from .routers import Router, RouterOutput, RoutingContext, RoutingRecord, build_router, stack_layers
 from .soft import SoftMoeBlock
 from .statistics import count_routing, router_load, token_groups
 
@@ -38,6 +36,7 @@ __all__ = [
     "SparseMoeBlock",
     "anneal",
     "balance_routers",
+    "build_block",
     "build_router",
     "count_routing",
     "entropy_loss",
@@ -51,6 +50,7 @@ __all__ = [
     "router_losses",
     "router_z_loss",
     "score_variance_loss",
+    "stack_layers",
     "token_balanced_loss",
     "token_groups",
     "update_balance_bias",

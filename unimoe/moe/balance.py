@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .router import Router
+from .routers import Router
 
 
 def update_balance_bias(bias: Tensor, load: Tensor, rate: float, permitted: Tensor | None = None) -> Tensor:

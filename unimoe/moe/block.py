@@ -4,20 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from ..configuration_unimoe import UniMoETextConfig
-from .expert_types import build_experts, slot_outputs
-from .experts import GatedMLP
+from .experts import GatedMLP, build_experts, outputs_of_choices
 from .further_losses import expert_overlap
-from .router import RoutingContext
-from .router_gradients import dense_gradient
-from .router_types import build_router
-
-
-class ExpertOverlap(nn.Module):
-    """How alike the chosen experts of a token answer; a module, so that models can record what it returns."""
-
-    def forward(self, outputs: Tensor, top_k_index: Tensor, num_experts: int, real: Tensor | None) -> Tensor:
-        """Scalar, see `expert_overlap`, for outputs (T, K, D) of experts (T, K)."""
-        return expert_overlap(outputs, top_k_index, num_experts=num_experts, real=real)
+from .routers import RouterOutput, RoutingContext, build_router
+from .routers.gradients import dense_gradient
+from .soft import SoftMoeBlock
 
 
 class SparseMoeBlock(nn.Module):
@@ -34,24 +25,17 @@ class SparseMoeBlock(nn.Module):
         super().__init__()
         self.config = config
         self.router = build_router(config)
-        self.experts = build_experts(config)
+        self.experts = build_experts(config, may_skip=config.may_skip_experts)
         width = config.num_shared_experts * config.shared_expert_intermediate_size
         gated = config.shared_expert_weighting == "sigmoid"
         self.shared_expert = GatedMLP(config, width) if width else None
         self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False) if gated else None
-        self.overlap = ExpertOverlap()
 
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
         """Map hidden states (B, S, D), of whose B*S tokens the context tells, to (B, S, D)."""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])  # (T, D)
-        routing = self.router(tokens, context)
+        routing: RouterOutput = self.router(tokens, context)
         output = self.experts(tokens, routing.top_k_index, routing.top_k_weights)
-        if self.training and self.config.router_gradient == "dense":
-            probs = routing.router_probs[:, : self.router.num_experts] * self.config.routed_scaling_factor
-            output = output + dense_gradient(probs, tokens, self.experts.expert_output)
-        if self.training and (self.config.router_losses or {}).get("expert_overlap"):
-            outputs = slot_outputs(self.experts, tokens, routing.top_k_index)
-            self.overlap(outputs, routing.top_k_index, self.router.num_experts, context.real)
         if self.shared_expert is not None:
             output = output + self.shared_output(tokens, routing.shared_weights)
         return output.view_as(hidden_states)
@@ -70,4 +54,46 @@ class SparseMoeBlock(nn.Module):
         return self.config.shared_expert_intermediate_size
 
 
-__all__ = ["SparseMoeBlock"]
+class ExpertOverlap(nn.Module):
+    """How alike the chosen experts of a token answer; a module, so that models can record what it returns."""
+
+    def forward(self, outputs: Tensor, top_k_index: Tensor, num_experts: int, attention_mask: Tensor | None) -> Tensor:
+        """Scalar, see `expert_overlap`, for outputs (T, K, D) of experts (T, K)."""
+        return expert_overlap(outputs, top_k_index, num_experts=num_experts, attention_mask=attention_mask)
+
+
+class TrainedMoeBlock(SparseMoeBlock):
+    """A block whose training asks more of its experts: a dense gradient, or how alike they answer."""
+
+    def __init__(self, config: UniMoETextConfig) -> None:
+        super().__init__(config)
+        self.is_dense = config.router_gradient == "dense"
+        self.overlap = ExpertOverlap() if (config.router_losses or {}).get("expert_overlap") else None
+
+    def forward(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
+        """Map hidden states (B, S, D) to (B, S, D); in evaluation as any block does."""
+        if not self.training:
+            return super().forward(hidden_states, context)
+        tokens = hidden_states.reshape(-1, hidden_states.shape[-1])  # (T, D)
+        routing: RouterOutput = self.router(tokens, context)
+        output = self.experts(tokens, routing.top_k_index, routing.top_k_weights)
+        if self.is_dense:
+            probs = routing.record.router_probs[:, : self.router.num_experts] * self.config.routed_scaling_factor
+            output = output + dense_gradient(probs, tokens, self.experts.expert_output)
+        if self.overlap is not None:
+            outputs = outputs_of_choices(self.experts, tokens, routing.top_k_index)
+            self.overlap(outputs, routing.top_k_index, self.router.num_experts, context.attention_mask)
+        if self.shared_expert is not None:
+            output = output + self.shared_output(tokens, routing.shared_weights)
+        return output.view_as(hidden_states)
+
+
+def build_block(config: UniMoETextConfig) -> SparseMoeBlock | SoftMoeBlock:
+    """Make the sparse feed-forward that a configuration describes."""
+    if config.router_type == "soft":
+        return SoftMoeBlock(config)
+    asks_more = config.router_gradient == "dense" or (config.router_losses or {}).get("expert_overlap")
+    return TrainedMoeBlock(config) if asks_more else SparseMoeBlock(config)
+
+
+__all__ = ["ExpertOverlap", "SparseMoeBlock", "TrainedMoeBlock", "build_block"]

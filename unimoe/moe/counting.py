@@ -7,7 +7,7 @@ from torch import nn
 
 from ..modality import Modality
 from .block import SparseMoeBlock
-from .router import Router
+from .routers import Router
 from .soft import SoftMoeBlock
 
 
@@ -42,7 +42,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     total = sum(parameter.numel() for parameter in model.parameters())
     names = _unread(model)
     unread = sum(parameter.numel() for name, parameter in model.named_parameters() if name in names)
-    return {"total": total, "active": total - unread - sum(_idle(block) for block in _blocks(model))}
+    return {"total": total, "active": total - unread - sum(_unmet(block) for block in _blocks(model))}
 
 
 def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCost]:
@@ -84,12 +84,12 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
     for modality in Modality:
         if modality is not Modality.TEXT and modality.encoder_key not in own:
             continue
-        idle = [_idle(block, modality) for block in _blocks(model)]
-        idle_bytes = [number * _element_size(block) for number, block in zip(idle, _blocks(model), strict=True)]
+        unmet = [_unmet(block, modality) for block in _blocks(model)]
+        unmet_bytes = [number * _element_size(block) for number, block in zip(unmet, _blocks(model), strict=True)]
         costs[modality.key] = TokenCost(
-            parameters=parameters - sum(idle) + own.get(modality.encoder_key or "", 0),
-            flops=flops - 2 * sum(idle),
-            weight_bytes=weight_bytes - sum(idle_bytes),
+            parameters=parameters - sum(unmet) + own.get(modality.encoder_key or "", 0),
+            flops=flops - 2 * sum(unmet),
+            weight_bytes=weight_bytes - sum(unmet_bytes),
         )
     return costs
 
@@ -102,8 +102,8 @@ def _flops(model: nn.Module, context: int) -> Iterator[int]:
         if isinstance(module, nn.Linear):
             yield 2 * module.weight.numel()
         elif isinstance(module, Router):
-            idle = ("modality_bias", "noise_weight")  # added, and for training
-            yield 2 * sum(p.numel() for name, p in module.named_parameters() if name not in idle)
+            added = ("modality_bias", "noise_weight")  # added, and for training
+            yield 2 * sum(p.numel() for name, p in module.named_parameters() if name not in added)
         elif isinstance(module, SparseMoeBlock):
             yield 2 * sum(parameter.numel() for parameter in module.experts.parameters())
         elif name.endswith("self_attn"):  # queries with keys, and weights with values
@@ -120,7 +120,7 @@ def _blocks(model: nn.Module) -> list[SparseMoeBlock]:
     return [module for module in model.modules() if isinstance(module, SparseMoeBlock)]
 
 
-def _idle(block: SparseMoeBlock, modality: Modality | None = None) -> int:
+def _unmet(block: SparseMoeBlock, modality: Modality | None = None) -> int:
     """Parameters of the experts that a token is not routed to; with a modality, of the experts open to it."""
     sizes = block.experts.expert_sizes()
     reach = range(len(sizes)) if modality is None else block.config.permitted_experts(modality)

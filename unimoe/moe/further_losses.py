@@ -1,6 +1,7 @@
-"""Router losses beyond balance and z-loss, each of one layer: variation, entropy, orthogonality, score variance.
+"""Router losses beyond balance and z-loss: variation, entropy, orthogonality, score variance.
 
-All are in float32. `token_groups` (T, G) holds 1 where a token belongs to a group; padding belongs to none.
+All are in float32. `token_groups` (T, G) holds 1 where a token belongs to a group; padding belongs to none. Dimensions
+in front of (T, E) are layers, and what a loss returns has them too.
 T tokens, E router targets (experts and null experts), K experts per token, G groups of tokens, D hidden size.
 """
 
@@ -17,9 +18,9 @@ _EPSILON = 1e-10
 
 
 def mean_over_groups(per_group: Tensor, tokens: Tensor) -> Tensor:
-    """Average values (G,) over the groups that have tokens, by their numbers (G,); 0 if none has."""
+    """Average values (..., G) over the groups that have tokens, by their numbers (G,); 0 if none has."""
     present = (tokens > 0).to(per_group.dtype)
-    return (per_group * present).sum() / present.sum().clamp(min=1)
+    return (per_group * present).sum(dim=-1) / present.sum().clamp(min=1)
 
 
 def variation_loss(weights: Tensor, token_groups: Tensor, *, is_open: Tensor | None = None) -> Tensor:
@@ -30,15 +31,15 @@ def variation_loss(weights: Tensor, token_groups: Tensor, *, is_open: Tensor | N
     one group; here only the targets open to a group are compared. E - 1 if one target of E gets all.
 
     Args:
-        weights: Gates or probabilities of the targets, (T, E).
+        weights: Gates or probabilities of the targets, (..., T, E).
         token_groups: (T, G).
-        is_open: Targets that a token may choose, bool, (T, E). None: all.
+        is_open: Targets that a token may choose, bool, (..., T, E). None: all.
 
     Returns:
-        Mean over the groups that have tokens; scalar, dimensionless.
+        Mean over the groups that have tokens, (...); dimensionless.
     """
     is_open = torch.ones_like(weights, dtype=torch.bool) if is_open is None else is_open
-    opened = (group_sums(is_open, token_groups) > 0).float()  # (G, E)
+    opened = (group_sums(is_open, token_groups) > 0).float()  # (..., G, E)
     number = opened.sum(dim=-1, keepdim=True).clamp(min=1)
     sums = group_sums(weights, token_groups) * opened
     mean = sums.sum(dim=-1, keepdim=True) / number
@@ -54,14 +55,14 @@ def entropy_loss(router_probs: Tensor, token_groups: Tensor) -> Tensor:
     sets of a top-p router small (Huang et al. 2024, https://arxiv.org/abs/2403.07652).
 
     Args:
-        router_probs: (T, E); a row sums to 1.
+        router_probs: (..., T, E); a row sums to 1.
         token_groups: (T, G).
 
     Returns:
-        Mean over the groups that have tokens; scalar, nats.
+        Mean over the groups that have tokens, (...); nats.
     """
     tokens = token_groups.sum(dim=0)
-    sums = group_sums(_entropy(router_probs.float())[:, None], token_groups)  # (G, 1)
+    sums = group_sums(_entropy(router_probs.float())[..., None], token_groups)  # (..., G, 1)
     return mean_over_groups(sums.squeeze(-1) / tokens.clamp(min=1), tokens)
 
 
@@ -72,16 +73,16 @@ def global_entropy_loss(router_probs: Tensor, token_groups: Tensor, *, min_exper
     threshold, `entropy_loss` plus this is minus the mutual information of token and expert within a group.
 
     Args:
-        router_probs: (T, E); a row sums to 1.
+        router_probs: (..., T, E); a row sums to 1.
         token_groups: (T, G).
         min_experts: S of the threshold max(0, log S - entropy): the loss ends once a group spreads as widely as evenly
             over S experts. None: no threshold.
 
     Returns:
-        Mean over the groups that have tokens; scalar, nats.
+        Mean over the groups that have tokens, (...); nats.
     """
     tokens = token_groups.sum(dim=0)
-    entropy = _entropy(group_sums(router_probs, token_groups) / tokens.clamp(min=1)[:, None])  # (G,)
+    entropy = _entropy(group_sums(router_probs, token_groups) / tokens.clamp(min=1)[:, None])  # (..., G)
     return mean_over_groups(-entropy if min_experts is None else F.relu(math.log(min_experts) - entropy), tokens)
 
 
@@ -92,26 +93,26 @@ def score_variance_loss(router_probs: Tensor, token_groups: Tensor, *, is_open: 
     the coefficient does not depend on the size of the batch.
 
     Args:
-        router_probs: (T, E).
+        router_probs: (..., T, E).
         token_groups: (T, G).
-        is_open: Targets that a token may choose, bool, (T, E). None: all.
+        is_open: Targets that a token may choose, bool, (..., T, E). None: all.
 
     Returns:
-        Mean over open targets, then over the groups that have tokens; scalar, dimensionless, never positive.
+        Mean over open targets, then over the groups that have tokens, (...); dimensionless, never positive.
     """
     tokens = token_groups.sum(dim=0)
     is_open = torch.ones_like(router_probs, dtype=torch.bool) if is_open is None else is_open
-    open_targets = (group_sums(is_open, token_groups) > 0).sum(dim=-1).clamp(min=1)  # (G,)
-    means = group_sums(router_probs, token_groups) / tokens.clamp(min=1)[:, None]  # (G, E)
+    open_targets = (group_sums(is_open, token_groups) > 0).sum(dim=-1).clamp(min=1)  # (..., G)
+    means = group_sums(router_probs, token_groups) / tokens.clamp(min=1)[:, None]  # (..., G, E)
     # a token is in one group at most; where it is in none, its deviation counts nowhere
     with torch.autocast(router_probs.device.type, enabled=False):
-        deviations = router_probs.float() - token_groups.float() @ means  # (T, E)
+        deviations = router_probs.float() - token_groups.float() @ means  # (..., T, E)
     variance = group_sums(deviations.square(), token_groups).sum(dim=-1) / tokens.clamp(min=1)
     return mean_over_groups(-variance / open_targets, tokens)
 
 
 def expert_overlap(
-    expert_outputs: Tensor, top_k_index: Tensor, *, num_experts: int, real: Tensor | None = None
+    expert_outputs: Tensor, top_k_index: Tensor, *, num_experts: int, attention_mask: Tensor | None = None
 ) -> Tensor:
     """Make the experts of one token answer differently: squared projection of each one's output on each other's.
 
@@ -120,14 +121,14 @@ def expert_overlap(
     depend on the data and sometimes to do harm (https://arxiv.org/abs/2605.06415): off unless asked for.
 
     Args:
-        expert_outputs: Unweighted output of the expert in each slot, (T, K, D).
-        top_k_index: Expert of each slot, (T, K); a slot with an index of `num_experts` or more is no expert's, and
-            whatever its output holds takes no part.
+        expert_outputs: Unweighted output of each chosen expert, (T, K, D).
+        top_k_index: These experts, (T, K); an index of `num_experts` or more is no expert's, and whatever its output
+            holds takes no part.
         num_experts: How many experts there are.
-        real: False for padding, (T,). None: all tokens are real.
+        attention_mask: False for padding, (T,). None: all tokens are real.
 
     Returns:
-        Sum over ordered pairs of slots, mean over real tokens; scalar, in squared units of the outputs.
+        Sum over ordered pairs of chosen experts, mean over real tokens; scalar, in squared units of the outputs.
     """
     outputs = expert_outputs.float().masked_fill((top_k_index >= num_experts)[..., None], 0.0)
     inner = _inner_products(outputs)  # (T, K, K)
@@ -135,7 +136,7 @@ def expert_overlap(
     projections = (inner / (squares + _EPSILON)).square() * squares
     others = 1 - torch.eye(inner.shape[-1], device=inner.device)
     per_token = (projections * others).sum(dim=(-2, -1))
-    weight = torch.ones_like(per_token) if real is None else real.reshape(-1).float()
+    weight = torch.ones_like(per_token) if attention_mask is None else attention_mask.reshape(-1).float()
     return (per_token * weight).sum() / weight.sum().clamp(min=1)
 
 

@@ -2,10 +2,10 @@
 
 `router_losses` gives all losses of a model by name, unweighted, and `weighted_router_loss` adds them up. Each is
 computed in each layer, over each group of tokens, and averaged over the layers and the groups that have tokens.
-T tokens (B*S, row-major), E router targets (experts and null experts), G groups of tokens, M modalities.
+T tokens (B*S, row-major), E router targets (experts and null experts), L layers, G groups of tokens, M modalities.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,38 +21,38 @@ from .further_losses import (
     score_variance_loss,
     variation_loss,
 )
+from .routers import RoutingRecord
 from .statistics import group_sums, router_load, sum_over_processes, token_groups
 
 
-class RoutingRecord(NamedTuple):
-    """What the routers of a model recorded: for each sparse layer one tensor, as `RouterOutput` describes it."""
-
-    router_logits: Sequence[Tensor]
-    """(T, E) each; -inf for targets closed to a token."""
-    expert_mask: Sequence[Tensor]
-    """(T, E) each, bool."""
-    router_probs: Sequence[Tensor]
-    """(T, E) each; a row sums to 1."""
-    router_gates: Sequence[Tensor]
-    """(T, E) each."""
-    load_probability: Sequence[Tensor] | None = None
-    """(T, experts) or (T, E) each; None or empty where no noise was drawn."""
-
-
-class _Inputs(NamedTuple):
-    """What the losses of `_LAYERS` choose from."""
+class LossInputs(NamedTuple):
+    """What a router loss reads."""
 
     config: MoEConfig
     record: RoutingRecord
-    is_open: Sequence[Tensor]
-    real: Tensor  # (T, 1)
-    modalities: Tensor  # (T, M)
-    scoped: Tensor  # one of the two, as `router_aux_loss_scope` says
+    """Of all layers, (L, T, ...)."""
+    expert_mask: Tensor
+    """(L, T, E)."""
+    is_open: Tensor
+    """Targets that a token may choose, (L, T, E)."""
+    tokens: Tensor
+    """One group of all real tokens, (T, 1)."""
+    modalities: Tensor
+    """A group for each modality, (T, M)."""
+    scoped: Tensor
+    """One of the two, as `router_aux_loss_scope` says."""
+    balanced: Tensor
+    """That, or a group for each sequence, (T, B)."""
     load: Tensor | None
     group_tokens: Tensor | None
-    sequences: Tensor | None  # (T, B), if each is balanced apart
-    router_weights: Sequence[Tensor] | None
-    overlaps: Sequence[Tensor] | None
+    router_weights: Tensor
+    """(L, E, D), or (L, M, E, D) of separate routers."""
+    overlaps: Tensor
+    """(L,)."""
+
+
+RouterLoss = Callable[[LossInputs], Tensor]
+"""A loss of each layer, (L,), or the mean over layers."""
 
 
 def router_losses(
@@ -75,46 +75,70 @@ def router_losses(
 
     Args:
         config: Which losses (`router_losses`, those with a coefficient other than 0), and their scope.
-        record: What the routers recorded.
+        record: What the routers of all layers recorded, (L, T, ...), see `stack_layers`.
         modality_ids: `Modality` of each token, (B, S).
         attention_mask: 1 for real tokens, (B, S). None: all tokens count.
         router_weights: Of each layer, (E, D), or (M, E, D) of separate routers; for `orthogonality` and `gram`.
         overlaps: `expert_overlap` of each layer; for the loss of that name. Empty: none was computed (evaluation).
-        load, group_tokens: For the balance loss of a part of a batch, see `load_balancing_loss`; (layers, G, E), (G,).
+        load, group_tokens: For the balance loss of a part of a batch, see `load_balancing_loss`; (L, G, E), (G,).
             None: counted in these tokens or, with `router_aux_loss_global_batch`, over all processes.
 
     Returns:
-        Name -> scalar, float32. `balance` and `z` are always there if the model has routers, `load` and
-        `expert_overlap` only in training, where noise is drawn and overlaps are computed.
+        Name -> scalar, float32. `balance` and `z` are always there, `load` and `expert_overlap` only in training,
+        where noise is drawn and overlaps are computed.
 
     Raises:
         ValueError: If T is not B*S, or if a loss lacks `router_weights` or `overlaps`.
     """
-    if not record.router_logits:
-        return {}
-    real = token_groups(modality_ids, attention_mask)
-    modalities = token_groups(modality_ids, attention_mask, per_modality=True)
-    if len(record.router_logits[0]) != len(real):
+    tokens = token_groups(modality_ids, attention_mask)
+    if record.router_logits.shape[-2] != len(tokens):
         raise ValueError(
-            f"Router logits of {len(record.router_logits[0])} tokens do not fit modality ids of shape "
+            f"Router logits of {record.router_logits.shape[-2]} tokens do not fit modality ids of shape "
             f"{tuple(modality_ids.shape)}."
         )
-    scoped = modalities if config.router_aux_loss_scope == "modality" else real
-    is_open = [torch.isfinite(logits) for logits in record.router_logits]
-    if load is None and config.router_aux_loss_global_batch:
-        load = router_load(record.expert_mask, scoped, global_batch=True)
-        group_tokens = sum_over_processes(scoped.sum(dim=0))
-    sequences = None
+    names = _wanted(config, record, router_weights, overlaps)
+    modalities = token_groups(modality_ids, attention_mask, per_modality=True)
+    scoped = balanced = modalities if config.router_aux_loss_scope == "modality" else tokens
     if config.router_aux_loss_scope == "sequence":
-        sequences = torch.eye(len(modality_ids), device=real.device).repeat_interleave(modality_ids.shape[1], 0) * real
-    inputs = _Inputs(
-        config, record, is_open, real, modalities, scoped, load, group_tokens, sequences, router_weights, overlaps
+        rows, length = modality_ids.shape
+        balanced = torch.eye(rows, device=tokens.device).repeat_interleave(length, 0) * tokens
+    expert_mask = record.expert_mask
+    if load is None and config.router_aux_loss_global_batch:
+        load = router_load(expert_mask, scoped, global_batch=True)
+        group_tokens = sum_over_processes(scoped.sum(dim=0))
+    inputs = LossInputs(
+        config,
+        record,
+        expert_mask,
+        torch.isfinite(record.router_logits),
+        tokens,
+        modalities,
+        scoped,
+        balanced,
+        load,
+        group_tokens,
+        torch.stack(list(router_weights)) if router_weights else tokens,
+        torch.stack(list(overlaps)) if overlaps else tokens,
     )
-    coefficients = config.router_losses or {}
-    names = ["balance", "z", *(name for name, coefficient in coefficients.items() if coefficient)]
-    absent = {"load": not record.load_probability, "expert_overlap": overlaps is not None and not overlaps}
-    names = [name for name in names if not absent.get(name)]
-    return {name: _over_layers(name, inputs) for name in names}
+    return {name: LOSSES[name](inputs).mean() for name in names}
+
+
+def _wanted(
+    config: MoEConfig,
+    record: RoutingRecord,
+    router_weights: Sequence[Tensor] | None,
+    overlaps: Sequence[Tensor] | None,
+) -> list[str]:
+    """Names of the losses that are asked for and can be there."""
+    asked = {name for name, coefficient in (config.router_losses or {}).items() if coefficient}
+    lacking = {"router_weights": {"orthogonality", "gram"} & asked if not router_weights else set()}
+    lacking["overlaps"] = {"expert_overlap"} & asked if overlaps is None else set()
+    for argument, names in lacking.items():
+        if names:
+            raise ValueError(f"router_losses asks for {min(names)!r}; pass {argument} of each sparse layer.")
+    absent = {"load"} if record.load_probability is None else set()
+    absent |= set() if overlaps else {"expert_overlap"}
+    return ["balance", "z", *(name for name in config.router_losses or {} if name in asked - absent)]
 
 
 def weighted_router_loss(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor:
@@ -159,36 +183,36 @@ def load_balancing_loss(
     up to that of the batch only if `load` (and, with several groups, `group_tokens`) of the whole batch is given.
 
     Args:
-        router_probs: Scores normalised over the targets open to the token, (T, E).
-        expert_mask: Which targets each token chose, (T, E).
+        router_probs: Scores normalised over the targets open to the token, (..., T, E), of any number of layers.
+        expert_mask: Which targets each token chose, (..., T, E).
         token_groups: 1 where a token belongs to a group, (T, G). A token in no group (padding) takes no part.
-        is_open: Targets that a token may choose, bool, (T, E). None: all.
-        load: How often the tokens of each group chose each target (`router_load`), or fractions of that, (G, E).
+        is_open: Targets that a token may choose, bool, (..., T, E). None: all.
+        load: How often the tokens of each group chose each target (`router_load`), or fractions of that, (..., G, E).
             None: counted here.
         group_tokens: Tokens of each group in the whole batch, (G,). None: these tokens are the whole batch.
         by_tokens: Weigh each group by its tokens, so that the losses of parts made of whole groups, weighted by their
             shares of the tokens, add up to that of the batch.
 
     Returns:
-        Mean over the groups that have tokens; scalar, dimensionless, float32. 0 if all groups are empty.
+        Mean over the groups that have tokens, (...); dimensionless, float32. 0 if all groups are empty.
 
     Raises:
-        ValueError: If `load` has another shape than (G, E).
+        ValueError: If `load` has another shape than (..., G, E).
     """
     tokens = token_groups.sum(dim=0)  # (G,)
     counts = group_sums(expert_mask, token_groups) if load is None else load.float()
-    if counts.shape != (len(tokens), router_probs.shape[-1]):
+    if counts.shape[-2:] != (len(tokens), router_probs.shape[-1]):
         raise ValueError(
-            f"A load of shape {tuple(counts.shape)} does not fit {len(tokens)} group(s) of tokens and "
+            f"A load of shape {tuple(counts.shape[-2:])} does not fit {len(tokens)} group(s) of tokens and "
             f"{router_probs.shape[-1]} router targets."
         )
     fractions = counts / counts.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    probability = group_sums(router_probs, token_groups) / tokens.clamp(min=1)[:, None]  # (G, E)
+    probability = group_sums(router_probs, token_groups) / tokens.clamp(min=1)[:, None]  # (..., G, E)
     is_open = torch.ones_like(expert_mask) if is_open is None else is_open
-    open_targets = (group_sums(is_open, token_groups) > 0).sum(dim=-1)  # (G,)
+    open_targets = (group_sums(is_open, token_groups) > 0).sum(dim=-1)  # (..., G)
     per_group = open_targets * (fractions.detach() * probability).sum(dim=-1)
     if by_tokens:
-        return (per_group * tokens).sum() / tokens.sum().clamp(min=1)
+        return (per_group * tokens).sum(dim=-1) / tokens.sum().clamp(min=1)
     if group_tokens is None:
         return mean_over_groups(per_group, tokens)
     # A part that holds the share s of the batch's tokens, but s_g of those of group g, is to count s_g of that group.
@@ -198,63 +222,76 @@ def load_balancing_loss(
 
 
 def router_z_loss(router_logits: Tensor, token_groups: Tensor) -> Tensor:
-    """Keep `router_logits` of a layer (T, E) small: mean over the tokens of a group of squared log-sum-exp.
+    """Keep `router_logits` (..., T, E) small: mean over the tokens of a group of squared log-sum-exp.
 
     `token_groups` (T, G) is 1 where a token is in a group. Zoph et al. 2022, ST-MoE, eq. 5
     (https://arxiv.org/abs/2202.08906).
     """
-    squares = router_logits.float().logsumexp(dim=-1, keepdim=True).square()  # (T, 1)
+    squares = router_logits.float().logsumexp(dim=-1, keepdim=True).square()  # (..., T, 1)
     tokens = token_groups.sum(dim=0)
     return mean_over_groups(group_sums(squares, token_groups).squeeze(-1) / tokens.clamp(min=1), tokens)
 
 
-def _over_layers(name: str, inputs: _Inputs) -> Tensor:
-    if not getattr(inputs, _NEEDS.get(name, "record")):
-        raise ValueError(f"router_losses asks for {name!r}; pass {_NEEDS[name]} of each sparse layer.")
-    return torch.stack(list(_LAYERS[name](inputs))).mean()
+def _balance(x: LossInputs) -> Tensor:
+    return load_balancing_loss(
+        x.record.router_probs,
+        x.expert_mask,
+        x.balanced,
+        is_open=x.is_open,
+        load=x.load,
+        group_tokens=x.group_tokens,
+        by_tokens=x.config.router_aux_loss_scope == "sequence",
+    )
 
 
-_NEEDS = {"orthogonality": "router_weights", "gram": "router_weights", "expert_overlap": "overlaps"}
+def _z(x: LossInputs) -> Tensor:
+    return router_z_loss(x.record.router_logits, x.tokens)
 
-# Name of a loss -> its value in each layer.
-_LAYERS: dict[str, Callable[[_Inputs], Iterable[Tensor]]] = {
-    "balance": lambda x: (
-        load_balancing_loss(
-            probs,
-            mask,
-            x.scoped if x.sequences is None else x.sequences,
-            is_open=is_open,
-            load=load,
-            group_tokens=x.group_tokens,
-            by_tokens=x.sequences is not None,
-        )
-        for probs, mask, is_open, load in zip(
-            x.record.router_probs,
-            x.record.expert_mask,
-            x.is_open,
-            [None] * len(x.is_open) if x.load is None else x.load,
-            strict=True,
-        )
-    ),
-    "z": lambda x: (router_z_loss(logits, x.real) for logits in x.record.router_logits),
-    "importance": lambda x: (
-        variation_loss(gates, x.scoped, is_open=is_open)
-        for gates, is_open in zip(x.record.router_gates, x.is_open, strict=True)
-    ),
-    "load": lambda x: (
-        variation_loss(probability, x.scoped, is_open=is_open[:, : probability.shape[-1]])
-        for probability, is_open in zip(x.record.load_probability or (), x.is_open, strict=True)
-    ),
-    "entropy": lambda x: (entropy_loss(probs, x.real) for probs in x.record.router_probs),
-    "entropy_global": lambda x: (
-        global_entropy_loss(probs, x.modalities, min_experts=x.config.router_entropy_min_experts)
-        for probs in x.record.router_probs
-    ),
-    "orthogonality": lambda x: (orthogonality_loss(weight) for weight in x.router_weights or ()),
-    "gram": lambda x: (gram_loss(weight) for weight in x.router_weights or ()),
-    "score_variance": lambda x: (
-        score_variance_loss(probs, x.scoped, is_open=is_open)
-        for probs, is_open in zip(x.record.router_probs, x.is_open, strict=True)
-    ),
-    "expert_overlap": lambda x: x.overlaps or (),
+
+def _importance(x: LossInputs) -> Tensor:
+    return variation_loss(x.record.router_gates, x.scoped, is_open=x.is_open)
+
+
+def _load(x: LossInputs) -> Tensor:
+    assert x.record.load_probability is not None
+    return variation_loss(x.record.load_probability, x.scoped, is_open=x.is_open)
+
+
+def _entropy(x: LossInputs) -> Tensor:
+    return entropy_loss(x.record.router_probs, x.tokens)
+
+
+def _entropy_global(x: LossInputs) -> Tensor:
+    least = x.config.router_entropy_min_experts
+    return global_entropy_loss(x.record.router_probs, x.modalities, min_experts=least)
+
+
+def _orthogonality(x: LossInputs) -> Tensor:
+    return orthogonality_loss(x.router_weights)
+
+
+def _gram(x: LossInputs) -> Tensor:
+    return gram_loss(x.router_weights)
+
+
+def _score_variance(x: LossInputs) -> Tensor:
+    return score_variance_loss(x.record.router_probs, x.scoped, is_open=x.is_open)
+
+
+def _expert_overlap(x: LossInputs) -> Tensor:
+    return x.overlaps
+
+
+LOSSES: dict[str, RouterLoss] = {
+    "balance": _balance,
+    "z": _z,
+    "importance": _importance,
+    "load": _load,
+    "entropy": _entropy,
+    "entropy_global": _entropy_global,
+    "orthogonality": _orthogonality,
+    "gram": _gram,
+    "score_variance": _score_variance,
+    "expert_overlap": _expert_overlap,
 }
+"""Router losses by name."""

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration_unimoe import UniMoETextConfig
-from .expert_types import build_experts
-from .router import RoutingContext
+from .experts import build_experts
+from .routers import RoutingContext
 
 
 class SoftMoeBlock(nn.Module):
@@ -28,15 +28,15 @@ class SoftMoeBlock(nn.Module):
 
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
         """Map hidden states (B, S, D) to (B, S, D); padding enters no slot."""
-        real = None if context.real is None else context.real.view(hidden_states.shape[:2])
-        dispatch, combine = self.mixing(hidden_states, real)
+        mask = None if context.attention_mask is None else context.attention_mask.view(hidden_states.shape[:2])
+        dispatch, combine = self.mixing(hidden_states, mask)
         inputs = torch.einsum("bsp,bsd->bpd", dispatch, hidden_states)
         expert = torch.arange(self.num_slots, device=inputs.device) // self.slots_per_expert  # (P,)
         index = expert.repeat(len(inputs))[:, None]  # (B*P, 1)
         outputs = self.experts(inputs.flatten(0, 1), index, torch.ones_like(index, dtype=inputs.dtype))
         return torch.einsum("bsp,bpd->bsd", combine, outputs.view_as(inputs))
 
-    def mixing(self, hidden_states: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def mixing(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Dispatch and combine weights, (B, S, P) each: columns of the first and rows of the second sum to 1."""
         precise = torch.promote_types(hidden_states.dtype, torch.float32)
         with torch.autocast(hidden_states.device.type, enabled=False):
@@ -44,8 +44,8 @@ class SoftMoeBlock(nn.Module):
             slots = self.scale.to(precise) * F.normalize(self.slots.to(precise), dim=-1)
             logits = F.linear(tokens, slots)  # (B, S, P)
             combine = logits.softmax(dim=-1)
-            if real is not None:
-                logits = logits.masked_fill(~real[..., None], torch.finfo(precise).min)
+            if attention_mask is not None:
+                logits = logits.masked_fill(~attention_mask[..., None], torch.finfo(precise).min)
             dispatch = logits.softmax(dim=1)
         return dispatch.to(hidden_states.dtype), combine.to(hidden_states.dtype)
 

@@ -1,13 +1,12 @@
 """What routing did, counted: tokens per layer, group of tokens and expert.
 
-T tokens (B*S, row-major), E router targets (experts and null experts), G groups of tokens, M modalities.
+T tokens (B*S, row-major), E router targets (experts and null experts), L layers, G groups of tokens, M modalities.
 """
 
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..modality import Modality
@@ -50,29 +49,32 @@ def token_groups(modality_ids: Tensor, attention_mask: Tensor | None = None, *, 
             f"Modality ids of shape {tuple(modality_ids.shape)} do not fit an attention mask of shape "
             f"{tuple(mask.shape)}. Pass both as the processor returned them."
         )
-    real = mask.reshape(-1, 1).float()
-    return F.one_hot(modality_ids.reshape(-1), len(Modality)) * real if per_modality else real
+    is_token = mask.reshape(-1, 1).float()
+    if not per_modality:
+        return is_token
+    every = torch.arange(len(Modality), device=modality_ids.device)  # `one_hot` would read the ids back
+    return (modality_ids.reshape(-1, 1) == every) * is_token
 
 
 def group_sums(values: Tensor, token_groups: Tensor) -> Tensor:
-    """Sum values of tokens (T, C) over each group of `token_groups` (T, G), in float32: (G, C)."""
+    """Sum values of tokens (..., T, C) over each group of `token_groups` (T, G), in float32: (..., G, C)."""
     with torch.autocast(values.device.type, enabled=False):  # bf16 cannot count beyond 256
         return token_groups.T.float() @ values.float()
 
 
-def router_load(expert_mask: Sequence[Tensor], token_groups: Tensor, *, global_batch: bool = False) -> Tensor:
+def router_load(expert_mask: Tensor, token_groups: Tensor, *, global_batch: bool = False) -> Tensor:
     """Count how many tokens of each group chose each target in each layer, for `load_balancing_loss`.
 
     Args:
-        expert_mask: For each sparse layer, which targets each token chose, (T, E).
+        expert_mask: Which targets each token chose in each sparse layer, (L, T, E).
         token_groups: As `token_groups` returns them, (T, G).
         global_batch: Sum over all processes (Qiu et al. 2025, https://arxiv.org/abs/2501.11873); every process must
             call this then.
 
     Returns:
-        Counts (layers, G, E), float32, without gradient.
+        Counts (L, G, E), float32, without gradient.
     """
-    counts = torch.stack([group_sums(mask, token_groups) for mask in expert_mask]).detach()
+    counts = group_sums(expert_mask, token_groups).detach()
     return sum_over_processes(counts) if global_batch else counts
 
 

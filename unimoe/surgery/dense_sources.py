@@ -41,16 +41,16 @@ def source_name(source: Source) -> str:
 
 
 def sparse_like(dense: UniMoEForConditionalGeneration, config: UniMoEConfig) -> UniMoEForConditionalGeneration:
-    """Build a model of a configuration, in evaluation mode, with the weights of a dense one that it has places for."""
+    """Build a model of a configuration, in evaluation mode, with the weights of a dense one that it has too."""
     model = UniMoEForConditionalGeneration._from_config(config, dtype=dense.dtype).eval()
     if dense.dtype == torch.float64:  # for which the default, grouped_mm, has no kernel
         model.set_experts_implementation("eager")
     model.generation_config = copy.deepcopy(dense.generation_config)
-    places = model.state_dict()
+    own = model.state_dict()
     with torch.no_grad():
         for name, value in dense.state_dict().items():
-            if name in places:
-                places[name].copy_(value)
+            if name in own:
+                own[name].copy_(value)
     return model
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..moe import Experts, GatedMLP, SparseMoeBlock
-from ..moe.lora_experts import LoRAExperts
-from ..moe.router_types import TABLE_NUMBERS, HashRouter
+from ..moe.experts.lora import LoRAExperts
+from ..moe.routers import HashRouter
+from ..moe.routers.build import TABLE_NUMBERS
 
 
 @torch.no_grad()

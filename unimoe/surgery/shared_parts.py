@@ -23,7 +23,7 @@ def combine_shared_parts(
     """Put the shared parts of specialists into a model that has those of the base, in place.
 
     Args:
-        model: Has places for all weights but those of feed-forwards that became experts.
+        model: Has all weights but those of feed-forwards that became experts.
         base: What the specialists started from.
         specialists: Each with the modality that it is of.
         how: `base`: leave attention, norms, embeddings, head and dense feed-forwards as they are, and take encoder
@@ -33,18 +33,18 @@ def combine_shared_parts(
     Returns:
         Modality -> weights of its specialists outside experts that differ from the base's, and were not taken.
     """
-    places, before = model.state_dict(), base.state_dict()
+    weights, before = model.state_dict(), base.state_dict()
     states = [(key, specialist.state_dict()) for key, specialist in specialists]
     left: dict[str, int] = {}
     for name, value in before.items():
-        if name not in places:
+        if name not in weights:
             continue
         is_media = name.startswith(_MEDIA)
         own = [state[name] for key, state in states if f".{key}." in name] if is_media else []
         all_of_it = own if is_media else [value, *(state[name] for _, state in states)]
         taken = all_of_it if how == "average" else own[:1]
         if taken:
-            places[name].copy_(_mean(taken))
+            weights[name].copy_(_mean(taken))
         for key, state in states:
             is_taken = any(state[name] is weight for weight in taken)
             left[key] = left.get(key, 0) + (not is_taken and not torch.equal(state[name], value))

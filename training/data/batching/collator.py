@@ -9,10 +9,10 @@ from torch import Tensor
 
 from unimoe import MEDIA, Modality, UniMoEProcessor
 
-from ..dataset import Sample
+from ..mixture.augment import mask_windows
+from ..mixture.dataset import Sample
+from ..mixture.fitting import name_rows, too_long
 from ..schema import DataError
-from .augment import mask_windows
-from .fitting import name_rows, too_long
 
 IGNORED = -100
 """Label that takes no part in the loss."""

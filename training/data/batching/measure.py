@@ -14,10 +14,10 @@ from unimoe.media import sound_length
 from unimoe.processing.lengths import TokenCounter
 
 from ...config.data import AugmentConfig, SoundAugment
-from ..dataset import SAMPLING_RATE, MixtureDataset, medium_of
+from ..mixture.dataset import SAMPLING_RATE, MixtureDataset, medium_of
+from ..mixture.fitting import Cut, Messages, longest_cut
+from ..mixture.order import Place
 from ..schema import DataError, Row
-from .fitting import Cut, Messages, longest_cut
-from .order import Place
 
 _SOUNDS = (Modality.AUDIO.key, Modality.SPEECH.key)
 

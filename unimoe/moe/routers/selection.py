@@ -54,20 +54,20 @@ def fair_load(is_open: Tensor, experts_per_token: int) -> Tensor:
     return experts_per_token * share.sum(dim=0)
 
 
-def within_capacity(gates: Tensor, chosen: Tensor, *, places: Tensor, by_weight: bool) -> Tensor:
-    """Give the places of each expert to the first tokens of a queue.
+def within_capacity(gates: Tensor, chosen: Tensor, *, capacity: Tensor, by_weight: bool) -> Tensor:
+    """Fill the capacity of each expert with the first tokens of a queue.
 
     Args:
         gates: Weight of each expert for each token, (T, E).
         chosen: Which experts each token chose, bool, (T, E); none for padding.
-        places: Places of each expert, rounded up, (E,).
+        capacity: Tokens of each expert at most, rounded up, (E,).
         by_weight: Queue by the largest weight of each token (batch-prioritised, Riquelme et al. 2021,
             arXiv 2106.05974, section 4.1), else by position. Equal weights: by position.
 
     Returns:
-        Which choices have a place, bool, (T, E).
+        Which choices are within it, bool, (T, E).
     """
-    capacity = _round_up(places)
+    capacity = _round_up(capacity)
     if not by_weight:
         return chosen & (chosen.cumsum(dim=0) <= capacity)
     queue = gates.masked_fill(~chosen, 0.0).amax(dim=-1).sort(descending=True, stable=True).indices  # (T,)
@@ -92,8 +92,8 @@ def expert_choice(scores: Tensor, is_open: Tensor, *, experts_per_token: int) ->
     return is_open & (torch.empty_like(order).scatter_(0, order, numbers) < capacity)
 
 
-def _round_up(places: Tensor) -> Tensor:
-    return (places - 1e-6).ceil()  # a sum of thirds must not become one place more
+def _round_up(capacity: Tensor) -> Tensor:
+    return (capacity - 1e-6).ceil()  # a sum of thirds must not become one token more
 
 
 __all__ = ["expert_choice", "fair_load", "limit_to_groups", "smallest_prefix", "within_capacity"]

@@ -1,10 +1,11 @@
-"""Parameters whose result nobody reads: the pooler of a ViT, layers above the one whose states are taken.
+"""Parameters by name: the parts that can be trained or frozen, and those whose result nobody reads.
 
-They are part of pretrained towers and stay in checkpoints, but no gradient ever reaches them. Which they are is found
-by asking autograd, on the meta device: no memory, no arithmetic.
+The latter are the pooler of a ViT, or layers above the one whose states are taken. They are part of pretrained towers
+and stay in checkpoints, but no gradient ever reaches them. Which they are is found by asking autograd, on the meta
+device: no memory, no arithmetic.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,37 @@ from torch import Tensor, nn
 from ..configuration_unimoe import UniMoEConfig
 from ..connectors import build_connector
 from ..encoders.encoder import Encoder, join_layers, run_tower
+
+# Module name within a parameter's name -> part. The first that matches decides.
+_PARTS = {
+    "lm_head": "lm_head",
+    "embed_tokens": "embeddings",
+    "self_attn": "attention",
+    "mlp.router": "router",
+    "mlp.slots": "router",
+    "mlp.scale": "router",
+    "mlp.experts.base": "expert_base",
+    "mlp.experts": "experts",
+    "mlp.shared_expert": "shared_experts",
+    "mlp": "mlp",
+    "norm": "norms",
+}
+
+
+def group_by_part(names: Iterable[str]) -> dict[str, list[str]]:
+    """Group parameters by the parts that they belong to, by their names in `UniMoEForConditionalGeneration`."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        for part in _parts_of(name):
+            parts.setdefault(part, []).append(name)
+    return parts
+
+
+def _parts_of(name: str) -> list[str]:
+    scope = name.removeprefix("model.").split(".")
+    if scope[0] in ("encoders", "connectors"):
+        return [scope[0], f"{scope[0]}.{scope[1]}"]
+    return [next(part for module, part in _PARTS.items() if module in name)]
 
 
 def unread_parameters(config: UniMoEConfig) -> set[str]:
@@ -79,4 +111,4 @@ def _without_gradient(owner: nn.Module, module: nn.Module, inputs: Tensor) -> li
     return [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
 
 
-__all__ = ["features_shape", "unread_parameters"]
+__all__ = ["features_shape", "group_by_part", "unread_parameters"]

@@ -7,29 +7,27 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from ..configuration_unimoe import UniMoETextConfig
-from .banks import ExpertBanks
-from .experts import Experts, stacked_experts
-from .latent_experts import LatentExperts
-from .lora_experts import LoRAExperts
+from ...configuration_unimoe import UniMoETextConfig
+from .groups import GroupedExperts
+from .latent import LatentExperts
+from .lora import LoRAExperts
+from .mlp import Experts, stacked_experts
 
-AnyExperts = Experts | ExpertBanks | LoRAExperts | LatentExperts
+AnyExperts = Experts | GroupedExperts | LoRAExperts | LatentExperts
 
-EXPERTS: dict[str, Callable[[UniMoETextConfig], AnyExperts]] = {
-    "mlp": stacked_experts,
-    "lora": LoRAExperts,
-    "latent": LatentExperts,
-}
+EXPERTS: dict[str, Callable[[UniMoETextConfig], AnyExperts]] = {"lora": LoRAExperts, "latent": LatentExperts}
 
 
-def build_experts(config: UniMoETextConfig) -> AnyExperts:
-    """Make the experts of a layer that a configuration describes."""
+def build_experts(config: UniMoETextConfig, *, may_skip: bool = True) -> AnyExperts:
+    """Make the experts of a layer that a configuration describes; see `stacked_experts` for `may_skip`."""
     if len(set(config.expert_widths())) > 1:
-        return ExpertBanks(config)
+        return GroupedExperts(config)
+    if config.expert_type == "mlp":
+        return stacked_experts(config, may_skip=may_skip)
     return EXPERTS[config.expert_type](config)
 
 
-def slot_outputs(experts: AnyExperts, hidden_states: Tensor, top_k_index: Tensor) -> Tensor:
+def outputs_of_choices(experts: AnyExperts, hidden_states: Tensor, top_k_index: Tensor) -> Tensor:
     """What each chosen one of `experts` answers, unweighed, (T, K, D): to `hidden_states` (T, D), for `top_k_index`
     (T, K); 0 where the index is E.
     """
@@ -47,8 +45,8 @@ def init_experts(experts: nn.Module, std: float) -> None:
         else:  # `init.kaiming_uniform_(a=sqrt(5))` of each matrix; a slice would not tell `init` that it was loaded
             bound = 1 / math.sqrt(parameter.shape[-1])
             init.uniform_(parameter, -bound, bound)
-    if isinstance(experts, ExpertBanks):
-        init.copy_(experts.places, experts.find_places())
+    if isinstance(experts, GroupedExperts):
+        init.copy_(experts.local_index, experts.find_local_index())
 
 
-__all__ = ["AnyExperts", "build_experts", "init_experts", "slot_outputs"]
+__all__ = ["AnyExperts", "build_experts", "init_experts", "outputs_of_choices"]

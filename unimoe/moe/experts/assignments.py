@@ -1,6 +1,6 @@
-"""Slots: (token, expert) pairs, and linear maps of slots by the weights of their expert, in three implementations.
+"""Assignments: (token, expert) pairs, and linear maps of them by the weights of their expert, in three ways.
 
-For experts that transformers' kernels do not know. T tokens, K experts per token, S = T*K slots, E experts.
+For experts that transformers' kernels do not know. T tokens, K experts per token, A = T*K assignments, E experts.
 """
 
 from collections.abc import Callable
@@ -12,30 +12,30 @@ from torch import Tensor
 from transformers.integrations.moe import _grouped_linear
 
 
-class Slots(NamedTuple):
-    """What each token asks of which expert. A slot with the expert E asks nothing."""
+class Assignments(NamedTuple):
+    """What each token asks of which expert. An assignment to the expert E asks nothing."""
 
     token: Tensor
-    """Token of each slot, (S,)."""
+    """Token of each assignment, (A,)."""
     expert: Tensor
-    """Expert of each slot, (S,); sorted for `grouped_mm`."""
+    """Expert of each assignment, (A,); sorted for `grouped_mm`."""
     weight: Tensor
-    """Combine weight of each slot, (S, 1); 0 where nothing is asked."""
+    """Combine weight of each assignment, (A, 1); 0 where nothing is asked."""
     offsets: Tensor | None
-    """How many slots ask for the experts up to each, (E,), if sorted."""
+    """How many ask for the experts up to each, (E,), if sorted."""
     implementation: str
 
     def linear(self, inputs: Tensor, weights: Tensor) -> Tensor:
-        """Map inputs (S, i) of the slots by the weights (E, o, i) of their experts to (S, o); 0 where E."""
+        """Map inputs (A, i) by the weights (E, o, i) of their experts to (A, o); 0 where E."""
         return _LINEAR[self.implementation](inputs, weights, self)
 
     def combine(self, outputs: Tensor, num_tokens: int) -> Tensor:
-        """Sum outputs (S, C) of the slots by token, (T, C)."""
+        """Sum outputs (A, C) by token, (T, C)."""
         return sum_by_row(outputs, self.token, num_tokens)
 
 
-def make_slots(top_k_index: Tensor, top_k_weights: Tensor, *, num_experts: int, implementation: str | None) -> Slots:
-    """Lay out the slots of tokens (T, K).
+def assign(top_k_index: Tensor, top_k_weights: Tensor, *, num_experts: int, implementation: str | None) -> Assignments:
+    """Lay out the assignments of tokens (T, K).
 
     Args:
         top_k_index, top_k_weights: As routers give them, (T, K).
@@ -60,49 +60,49 @@ def make_slots(top_k_index: Tensor, top_k_weights: Tensor, *, num_experts: int, 
         token, weight = token[order], weight[order]
         every = torch.arange(num_experts, device=expert.device)
         offsets = torch.searchsorted(expert, every, right=True, out_int32=True)
-    return Slots(token, expert, weight, offsets, implementation)
+    return Assignments(token, expert, weight, offsets, implementation)
 
 
 def sum_by_row(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    """Sum values (S, C) that go to the same of `num_rows` R rows, given for each as (S,), to (R, C).
+    """Sum values (A, C) that go to the same of `num_rows` R rows, given for each as (A,), to (R, C).
 
-    In the order of the slots, hence the same each time; `index_add` on a GPU adds in any order.
+    In the order of the assignments, hence the same each time; `index_add` on a GPU adds in any order.
     """
     ordered, order = rows.sort(stable=True)
     starts = torch.searchsorted(ordered, torch.arange(num_rows, device=rows.device))
     return F.embedding_bag(order, values, starts, mode="sum")
 
 
-def _eager(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
-    rows = [torch.where(slots.expert == expert)[0] for expert in range(len(weights))]
+def _eager(inputs: Tensor, weights: Tensor, chosen: Assignments) -> Tensor:
+    rows = [torch.where(chosen.expert == expert)[0] for expert in range(len(weights))]
     outputs = torch.cat([F.linear(inputs[own], weight) for own, weight in zip(rows, weights, strict=True)])
     return outputs.new_zeros(len(inputs), weights.shape[1]).index_copy(0, torch.cat(rows), outputs)
 
 
-def _grouped(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
-    assert slots.offsets is not None
+def _grouped(inputs: Tensor, weights: Tensor, chosen: Assignments) -> Tensor:
+    assert chosen.offsets is not None
     if weights.stride(1) * weights.element_size() % 16:
         raise ValueError(
             f"grouped_mm needs rows of a multiple of 16 bytes; {weights.shape[2]} values (a rank or latent size) in "
             f"{weights.dtype} are none. Choose a multiple of {16 // weights.element_size()}, or with "
             "set_experts_implementation another."
         )
-    idle = slots.expert[:, None] >= len(weights)
+    no_expert = chosen.expert[:, None] >= len(weights)
     # The kernel leaves the rows past the last offset as they are in memory, forward and backward.
-    return _grouped_linear(inputs.masked_fill(idle, 0.0), weights, slots.offsets).masked_fill(idle, 0.0)
+    return _grouped_linear(inputs.masked_fill(no_expert, 0.0), weights, chosen.offsets).masked_fill(no_expert, 0.0)
 
 
-def _batched(inputs: Tensor, weights: Tensor, slots: Slots) -> Tensor:
-    idle = slots.expert[:, None] >= len(weights)
-    own = weights[slots.expert.clamp(max=len(weights) - 1)]  # (S, o, i)
-    return torch.bmm(own, inputs[..., None].to(own.dtype)).squeeze(-1).masked_fill(idle, 0.0)
+def _batched(inputs: Tensor, weights: Tensor, chosen: Assignments) -> Tensor:
+    no_expert = chosen.expert[:, None] >= len(weights)
+    own = weights[chosen.expert.clamp(max=len(weights) - 1)]  # (A, o, i)
+    return torch.bmm(own, inputs[..., None].to(own.dtype)).squeeze(-1).masked_fill(no_expert, 0.0)
 
 
-_LINEAR: dict[str, Callable[[Tensor, Tensor, Slots], Tensor]] = {
+_LINEAR: dict[str, Callable[[Tensor, Tensor, Assignments], Tensor]] = {
     "eager": _eager,
     "grouped_mm": _grouped,
     "batched_mm": _batched,
 }
 
 
-__all__ = ["Slots", "make_slots", "sum_by_row"]
+__all__ = ["Assignments", "assign", "sum_by_row"]

@@ -1,6 +1,6 @@
 """Latent experts: projections into and out of a latent space, shared by a group, and small maps of each expert in it.
 
-MoLAE (Liu et al. 2025, arXiv 2503.23100). E experts in G groups, I width, D hidden size, r latent size, S slots.
+MoLAE (Liu et al. 2025, arXiv 2503.23100). E experts in G groups, I width, D hidden size, r latent size, S chosen.
 """
 
 import torch
@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from ..configuration_unimoe import UniMoETextConfig
-from .experts import Experts, stacked_experts
-from .slots import make_slots, sum_by_row
+from ...configuration_unimoe import UniMoETextConfig
+from .assignments import assign, sum_by_row
+from .dispatch import DispatchedExperts, TokenDispatcher
+from .mlp import Experts, stacked_experts
 
 
-class LatentExperts(nn.Module):
+class LatentExperts(DispatchedExperts):
     """Expert e of group g computes `C_g F_e (act(A_e B_g x) * A'_e B'_g x)`.
 
     `B_g x` and `B'_g x` are computed once for a token and group, `C_g` is applied once to the weighted sum over the
@@ -23,6 +24,7 @@ class LatentExperts(nn.Module):
     def __init__(self, config: UniMoETextConfig) -> None:
         super().__init__()
         self.config = config
+        self.token_dispatcher = TokenDispatcher()
         self.num_experts, self.hidden_dim = config.num_experts, config.hidden_size
         self.intermediate_dim, latent = config.moe_intermediate_size or 0, config.expert_latent_size or 0
         self.num_groups, self.latent_dim = config.expert_latent_groups, latent
@@ -34,21 +36,21 @@ class LatentExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(self.num_experts, latent, self.intermediate_dim))
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Return the weighted sum of the chosen experts, (T, D), for (T, D), (T, K), (T, K)."""
-        slots = make_slots(
+    def compute(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """See `DispatchedExperts.forward`."""
+        chosen = assign(
             top_k_index,
             top_k_weights,
             num_experts=self.num_experts,
             implementation=self.config._experts_implementation,
         )
-        group = (slots.expert * self.num_groups // self.num_experts).clamp(max=self.num_groups - 1)
-        place = slots.token * self.num_groups + group  # (S,)
-        gate = slots.linear(self.latent(hidden_states, self.latent_gate)[place], self.gate_proj)  # (S, I)
-        up = slots.linear(self.latent(hidden_states, self.latent_up)[place], self.up_proj)
-        answers = slots.linear(self.act_fn(gate) * up * slots.weight, self.down_proj)  # (S, r)
+        group = (chosen.expert * self.num_groups // self.num_experts).clamp(max=self.num_groups - 1)
+        row = chosen.token * self.num_groups + group  # (A,)
+        gate = chosen.linear(self.latent(hidden_states, self.latent_gate)[row], self.gate_proj)  # (A, I)
+        up = chosen.linear(self.latent(hidden_states, self.latent_up)[row], self.up_proj)
+        answers = chosen.linear(self.act_fn(gate) * up * chosen.weight, self.down_proj)  # (A, r)
         tokens = len(hidden_states)
-        by_group = sum_by_row(answers, place, tokens * self.num_groups)  # (T*G, r)
+        by_group = sum_by_row(answers, row, tokens * self.num_groups)  # (T*G, r)
         side_by_side = by_group.view(tokens, self.num_groups * self.latent_dim)
         return F.linear(side_by_side, self.latent_out.transpose(0, 1).flatten(1)).to(hidden_states.dtype)
 

@@ -11,8 +11,9 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.integrations import use_experts_implementation
 
-from ..configuration_unimoe import UniMoETextConfig
-from .slots import make_slots
+from ...configuration_unimoe import UniMoETextConfig
+from .assignments import assign
+from .dispatch import DispatchedExperts, TokenDispatcher
 
 
 class GatedMLP(nn.Module):
@@ -32,14 +33,10 @@ class GatedMLP(nn.Module):
 
 
 @use_experts_implementation
-class Experts(nn.Module):
-    """A layer's gated MLP experts. `forward` is the `eager` implementation: one expert after the other.
+class ExpertKernels(nn.Module):
+    """Weights of a layer's gated MLP experts. `forward` is the `eager` kernel: one expert after the other."""
 
-    An index of E means "no expert": that slot contributes nothing, whichever implementation runs.
-    """
-
-    # The decorator sets these after construction; True makes transformers' kernels honour the index E (see
-    # `stacked_experts`).
+    # The decorator sets these after construction; see `stacked_experts` for the second.
     config: PreTrainedConfig
     _is_expert_parallel: bool
 
@@ -56,14 +53,10 @@ class Experts(nn.Module):
         """Return the weighted sum of the chosen experts, (T, D), for (T, D), (T, K), (T, K)."""
         output = torch.zeros_like(hidden_states)
         for expert in range(self.num_experts):
-            token, slot = torch.where(top_k_index == expert)
+            token, choice = torch.where(top_k_index == expert)
             expert_output = self.expert_output(expert, hidden_states[token])  # (tokens of this expert, D)
-            output.index_add_(0, token, expert_output * top_k_weights[token, slot, None])
+            output.index_add_(0, token, expert_output * top_k_weights[token, choice, None])
         return output
-
-    def expert_sizes(self) -> list[int]:
-        """Parameters of each expert."""
-        return [3 * self.intermediate_dim * self.hidden_dim] * self.num_experts
 
     def expert_output(self, expert: int, hidden_states: Tensor) -> Tensor:
         """What one expert answers to every token, (T, D) for (T, D)."""
@@ -71,30 +64,50 @@ class Experts(nn.Module):
         return F.linear(self.act_fn(gate) * up, self.down_proj[expert])
 
 
-class LoneExpert(Experts):
-    """A stack of one, whose `grouped_mm` skips slots that ask no expert.
+class Experts(DispatchedExperts, ExpertKernels):
+    """A layer's gated MLP experts.
 
-    That of transformers computes them and throws the result away: it counts slots by a histogram over [0, E-1], which
-    for E = 1 is empty, and means to torch "from the least to the largest".
+    An index of E means "no expert": that assignment contributes nothing, whichever implementation runs.
     """
 
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """See `Experts.forward`."""
-        if self.config._experts_implementation != "grouped_mm":
-            return super().forward(hidden_states, top_k_index, top_k_weights)
-        slots = make_slots(top_k_index, top_k_weights, num_experts=1, implementation="grouped_mm")
-        gate, up = slots.linear(hidden_states[slots.token], self.gate_up_proj).chunk(2, dim=-1)  # (S, I)
-        inner = self.act_fn(gate) * up * slots.weight
-        output = slots.combine(slots.linear(inner, self.down_proj), len(hidden_states))
+    def __init__(self, config: PreTrainedConfig, num_experts: int | None = None, width: int | None = None) -> None:
+        super().__init__(config, num_experts, width)
+        self.token_dispatcher = TokenDispatcher()
+
+    def compute(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Run the kernel that the configuration names.
+
+        transformers' `grouped_mm` counts assignments by a histogram over [0, E-1], which for one expert is empty, and
+        means to torch "from the least to the largest": it would compute what asks no expert, and throw it away.
+        """
+        if self.num_experts > 1 or self.config._experts_implementation != "grouped_mm":
+            return ExpertKernels.forward(self, hidden_states, top_k_index, top_k_weights)
+        chosen = assign(top_k_index, top_k_weights, num_experts=1, implementation="grouped_mm")
+        gate, up = chosen.linear(hidden_states[chosen.token], self.gate_up_proj).chunk(2, dim=-1)  # (S, I)
+        inner = self.act_fn(gate) * up * chosen.weight
+        output = chosen.combine(chosen.linear(inner, self.down_proj), len(hidden_states))
         return output.to(hidden_states.dtype)
 
+    def expert_sizes(self) -> list[int]:
+        """Parameters of each expert."""
+        return [3 * self.intermediate_dim * self.hidden_dim] * self.num_experts
 
-def stacked_experts(config: UniMoETextConfig, num_experts: int | None = None, width: int | None = None) -> Experts:
-    """Build MLP experts so that every implementation skips slots with the index E.
 
-    transformers honours that index in `grouped_mm` and `batched_mm` only for experts that it believes to be sharded.
+def stacked_experts(
+    config: UniMoETextConfig, num_experts: int | None = None, width: int | None = None, *, may_skip: bool = True
+) -> Experts:
+    """Build MLP experts.
+
+    Args:
+        config: Of the text model.
+        num_experts: E. None: as configured.
+        width: I. None: as configured.
+        may_skip: Whether the index E may come. transformers' `grouped_mm` and `batched_mm` honour it only for experts
+            that they believe to be sharded, with masks that cost six operations.
     """
-    number = num_experts or config.num_experts
-    experts = (LoneExpert if number == 1 else Experts)(config, number, width)
-    experts._is_expert_parallel = True
+    experts = Experts(config, num_experts, width)
+    experts._is_expert_parallel = may_skip
     return experts
+
+
+__all__ = ["ExpertKernels", "Experts", "GatedMLP", "stacked_experts"]

@@ -1,17 +1,18 @@
 """LoRA experts: one frozen feed-forward of the layer, and a low-rank change of it for each expert.
 
-MixLoRA (Li et al. 2024, arXiv 2404.15159, eq. 3-5). E experts, I width, D hidden size, r rank, T tokens, S slots.
+MixLoRA (Li et al. 2024, arXiv 2404.15159, eq. 3-5). E experts, I width, D hidden size, r rank, T tokens, S chosen.
 """
 
 import torch
 from torch import Tensor, nn
 
-from ..configuration_unimoe import UniMoETextConfig
-from .experts import Experts, GatedMLP, stacked_experts
-from .slots import make_slots
+from ...configuration_unimoe import UniMoETextConfig
+from .assignments import assign
+from .dispatch import DispatchedExperts, TokenDispatcher
+from .mlp import Experts, GatedMLP, stacked_experts
 
 
-class LoRAExperts(nn.Module):
+class LoRAExperts(DispatchedExperts):
     """Expert e computes `(W_d + s B_d A_d)(act((W_g + s B_g A_g) x) * (W_u + s B_u A_u) x)`, s = alpha / rank.
 
     The products with W are computed once for a token, not for each of its experts: those with W_g and W_u before the
@@ -22,6 +23,7 @@ class LoRAExperts(nn.Module):
     def __init__(self, config: UniMoETextConfig) -> None:
         super().__init__()
         self.config = config
+        self.token_dispatcher = TokenDispatcher()
         self.num_experts, self.hidden_dim = config.num_experts, config.hidden_size
         self.intermediate_dim, self.rank = config.moe_intermediate_size or 0, config.expert_rank
         self.scale = config.expert_lora_alpha / config.expert_rank
@@ -33,22 +35,22 @@ class LoRAExperts(nn.Module):
         self.down_a = nn.Parameter(torch.empty(*shape, self.intermediate_dim))
         self.down_b = nn.Parameter(torch.zeros(shape[0], self.hidden_dim, self.rank))
 
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Return the weighted sum of the chosen experts, (T, D), for (T, D), (T, K), (T, K)."""
-        slots = make_slots(
+    def compute(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """See `DispatchedExperts.forward`."""
+        chosen = assign(
             top_k_index,
             top_k_weights,
             num_experts=self.num_experts,
             implementation=self.config._experts_implementation,
         )
         gate, up = self.base.gate_proj(hidden_states), self.base.up_proj(hidden_states)  # (T, I)
-        low_gate, low_up = slots.linear(hidden_states[slots.token], self.gate_up_a).chunk(2, dim=-1)  # (S, r)
-        gate = gate[slots.token] + self.scale * slots.linear(low_gate, self.gate_b)
-        up = up[slots.token] + self.scale * slots.linear(low_up, self.up_b)
-        inner = self.base.act_fn(gate) * up * slots.weight  # (S, I)
-        change = self.scale * slots.linear(slots.linear(inner, self.down_a), self.down_b)  # (S, D)
+        low_gate, low_up = chosen.linear(hidden_states[chosen.token], self.gate_up_a).chunk(2, dim=-1)  # (A, r)
+        gate = gate[chosen.token] + self.scale * chosen.linear(low_gate, self.gate_b)
+        up = up[chosen.token] + self.scale * chosen.linear(low_up, self.up_b)
+        inner = self.base.act_fn(gate) * up * chosen.weight  # (A, I)
+        change = self.scale * chosen.linear(chosen.linear(inner, self.down_a), self.down_b)  # (A, D)
         tokens = len(hidden_states)
-        output = self.base.down_proj(slots.combine(inner, tokens)) + slots.combine(change, tokens)
+        output = self.base.down_proj(chosen.combine(inner, tokens)) + chosen.combine(change, tokens)
         return output.to(hidden_states.dtype)
 
     def expert_sizes(self) -> list[int]:

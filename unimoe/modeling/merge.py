@@ -1,4 +1,4 @@
-"""Features of media: encoding them apart from the language model, and whether each placeholder has one.
+"""Media among the tokens: whether each placeholder has a feature, and the modality of each token.
 
 B batch, S sequence, D hidden size.
 """
@@ -8,34 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import torch_compilable_check
 
 from ..errors import DataError
 from ..modality import Modality
 from .outputs import EncoderOutputs, UniMoEModelOutput
-
-
-class FeatureMethods:
-    """What `UniMoEModel` offers, offered by the model around it."""
-
-    model: Any
-
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """Encode pictures; see `UniMoEModel.encode`."""
-        return self.model.get_image_features(pixel_values, **kwargs)
-
-    def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
-        """Encode clips; see `UniMoEModel.encode`."""
-        return self.model.get_video_features(pixel_values_videos, **kwargs)
-
-    def get_audio_features(self, audio_features: Tensor, **kwargs: Any) -> Any:
-        """Encode windows of sound; see `UniMoEModel.encode`."""
-        return self.model.get_audio_features(audio_features, **kwargs)
-
-    def get_speech_features(self, speech_features: Tensor, **kwargs: Any) -> Any:
-        """Encode windows of speech; see `UniMoEModel.encode`."""
-        return self.model.get_speech_features(speech_features, **kwargs)
 
 
 def units_of(encoded: EncoderOutputs, modality: Modality) -> tuple[Tensor, ...]:
@@ -91,4 +69,24 @@ def _mismatch(placeholders: Mapping[Modality, Tensor], features: Mapping[Modalit
     )
 
 
-__all__ = ["FeatureMethods", "check_counts", "units_of", "with_media"]
+def zero_length_pass(connector: nn.Module, encoder: Any) -> Tensor:
+    """Run a connector on no input: 0, with a gradient path to its parameters.
+
+    Processes whose batches lack a modality must still agree with the others about which parameters took part.
+
+    Args:
+        connector: Of the modality.
+        encoder: Configuration of its encoder.
+    """
+    no_tokens = next(connector.parameters()).new_zeros(0, encoder.num_tokens, encoder.hidden_size)
+    total: Tensor = connector(no_tokens).sum()
+    return total
+
+
+def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:
+    """`Modality` of each token (B, S), from the placeholder masks; None if the model takes text only."""
+    ids = [mask.long() * int(modality) for modality, mask in placeholders.items()]
+    return torch.stack(ids).sum(dim=0) if ids else None
+
+
+__all__ = ["check_counts", "modality_ids", "units_of", "with_media", "zero_length_pass"]

@@ -1,26 +1,26 @@
-"""Linear maps and sums of slots against loops, where some ask no expert and some rows get nothing."""
+"""Linear maps and sums of assignments against loops, where some ask no expert and some rows get nothing."""
 
 import pytest
 import torch
 
-from unimoe.moe.slots import make_slots, sum_by_row
+from unimoe.moe.experts.assignments import assign, sum_by_row
 
 T, K, E, WIDE, NARROW = 9, 2, 3, 8, 4
 
 
 @pytest.mark.parametrize("kernel", ["eager", "grouped_mm", "batched_mm"])
-def test_each_slot_is_mapped_by_its_expert_and_is_zero_without_one(kernel: str) -> None:
+def test_each_assignment_is_mapped_by_its_expert_and_is_zero_without_one(kernel: str) -> None:
     index = torch.randint(0, E + 1, (T, K))
     index[0] = E
-    slots = make_slots(index, torch.rand(T, K), num_experts=E, implementation=kernel)
-    assert sorted(zip(slots.token.tolist(), slots.expert.tolist(), strict=True)) == sorted(
+    chosen = assign(index, torch.rand(T, K), num_experts=E, implementation=kernel)
+    assert sorted(zip(chosen.token.tolist(), chosen.expert.tolist(), strict=True)) == sorted(
         (token, expert) for token in range(T) for expert in index[token].tolist()
     )
     inputs, weights = torch.randn(T * K, WIDE), torch.randn(E, NARROW, WIDE)
-    outputs = slots.linear(inputs, weights)
-    for output, x, expert in zip(outputs, inputs, slots.expert.tolist(), strict=True):
+    outputs = chosen.linear(inputs, weights)
+    for output, x, expert in zip(outputs, inputs, chosen.expert.tolist(), strict=True):
         torch.testing.assert_close(output, weights[expert] @ x if expert < E else torch.zeros(NARROW))
-    assert (slots.weight[slots.expert == E] == 0).all() and (slots.weight[slots.expert < E] > 0).all()
+    assert (chosen.weight[chosen.expert == E] == 0).all() and (chosen.weight[chosen.expert < E] > 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

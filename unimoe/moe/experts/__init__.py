@@ -1,0 +1,19 @@
+"""Experts: (hidden_states, top_k_index, top_k_weights) -> hidden_states, in several families."""
+
+from .build import AnyExperts, build_experts, init_experts, outputs_of_choices
+from .dispatch import DispatchedExperts, TokenDispatcher
+from .groups import GroupedExperts
+from .mlp import Experts, GatedMLP, stacked_experts
+
+__all__ = [
+    "AnyExperts",
+    "DispatchedExperts",
+    "Experts",
+    "GatedMLP",
+    "GroupedExperts",
+    "TokenDispatcher",
+    "build_experts",
+    "init_experts",
+    "outputs_of_choices",
+    "stacked_experts",
+]
