@@ -189,23 +189,10 @@ def evaluate(
     else:
         assert model is not None
         answers = model_answers(run, model, tasks, shuffled_media=shuffled_media)
-    others, baseline_description = baseline_answers(run, baseline, tasks)
-    scores, shuffled, of_baseline = (
-        score_all(tasks, said) for said in (answers.predictions, answers.shuffled, others)
-    )
+    of_baseline, baseline_description = baseline_answers(run, baseline, tasks)
+    scores = score_all(tasks, answers.predictions)
     results: dict[str, Any] = {
-        "tasks": {
-            task.name: task_result(
-                task,
-                scores[task.name],
-                config=run.config,
-                prompt=answers.prompts[task.name],
-                decoding=task.decoding if predictions is None else None,
-                shuffled=shuffled.get(task.name),
-                baseline=of_baseline.get(task.name),
-            )
-            for task in tasks
-        },
+        "tasks": task_results(run, tasks, answers, scores, of_baseline),
         "model": answers.model,
         "baseline": baseline_description,
         "config": run.config.model_dump(mode="json"),
@@ -226,6 +213,7 @@ class Answers:
         predictions: Of all tasks.
         shuffled: Those with other rows' media.
         prompts: The first question of each task, rendered.
+        decoding: Arguments of `model.generate` by task; empty where no model was asked.
         routing: Of the prompts. None: there is none.
         model: What results.json says of the model.
     """
@@ -233,6 +221,7 @@ class Answers:
     predictions: Predictions
     shuffled: Predictions
     prompts: dict[str, str]
+    decoding: dict[str, dict[str, Any]]
     routing: dict[str, Any] | None
     model: dict[str, Any]
 
@@ -249,6 +238,7 @@ def model_answers(run: Run, name: str, tasks: list[LoadedTask], *, shuffled_medi
             if task.name in shuffled
         },
         prompts={task.name: render_prompt(loaded.processor, task.samples[0]) for task in tasks},
+        decoding={task.name: task.decoding for task in tasks},
         routing=run.routing(loaded, tasks),
         model=loaded.describe(),
     )
@@ -275,7 +265,34 @@ def given_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
         for task in tasks
     }
     prompts = {task.name: render_question(task.samples[0]) for task in tasks}
-    return Answers(found, shuffled={}, prompts=prompts, routing=None, model={"path": str(path)})
+    return Answers(found, shuffled={}, prompts=prompts, decoding={}, routing=None, model={"path": str(path)})
+
+
+def task_results(
+    run: Run, tasks: list[LoadedTask], answers: Answers, scores: dict[str, Scores], baseline: Predictions
+) -> dict[str, Any]:
+    """Put together what results.json says of each task.
+
+    Args:
+        run: The run.
+        tasks: Its tasks.
+        answers: What is measured.
+        scores: Of the answers.
+        baseline: Predictions of the baseline; empty if there is none.
+    """
+    shuffled, others = score_all(tasks, answers.shuffled), score_all(tasks, baseline)
+    return {
+        task.name: task_result(
+            task,
+            scores[task.name],
+            config=run.config,
+            prompt=answers.prompts[task.name],
+            decoding=answers.decoding.get(task.name),
+            shuffled=shuffled.get(task.name),
+            baseline=others.get(task.name),
+        )
+        for task in tasks
+    }
 
 
 def score_all(tasks: list[LoadedTask], predictions: Predictions) -> dict[str, Scores]:
