@@ -1,16 +1,19 @@
 # make quickstart: from a clone to a trained, measured model.  make test: the fast tests.  make check: format, lint, types.
+# make test-distributed, make test-slow, make test-all: the other tiers of tests, and all three.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/quickstart
 MODELS ?= models
 # Multiplies the number of training steps of the quickstart: `make quickstart SCALE=0.2` trains a fifth as long.
 SCALE ?= 1
+# How many of the slowest tests are listed.
+DURATIONS ?= 10
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 # Threads that wait for each other sleep: spinning ones make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart real-parts bench test test-distributed test-slow transformers-tests check format clean
+.PHONY: quickstart real-parts bench test test-distributed test-slow test-all transformers-tests check format clean
 
 quickstart: $(VENV)/.unimoe-dev
 	$(BIN)/python -m training.quickstart $(OUT)
@@ -26,15 +29,21 @@ real-parts: $(VENV)/.unimoe-dev
 bench: $(VENV)/.unimoe-dev
 	$(BIN)/python -m benchmarks --out runs/benchmarks.json
 
-# Two processes of one thread each: small models gain nothing from more threads.
-test: $(VENV)/.unimoe-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# Two processes of one thread each: small models gain nothing from more threads. A free one takes tests from the other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=$(DURATIONS)
+TWO := -n 2 --dist worksteal
 
+test: $(VENV)/.unimoe-dev
+	$(PYTEST) $(TWO)
+
+# One after the other: each launches two processes or more.
 test-distributed: $(VENV)/.unimoe-dev
-	$(BIN)/python -m pytest -q -m distributed
+	$(PYTEST) -m "distributed and not slow and not gpu"
 
 test-slow: $(VENV)/.unimoe-dev
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) $(TWO) -m "slow and not gpu"
+
+test-all: test test-distributed test-slow
 
 # transformers' own common tests, of the installed version's source distribution, on our classes; fetched, not kept.
 transformers-tests: $(VENV)/.unimoe-dev
@@ -45,6 +54,7 @@ check: $(VENV)/.unimoe-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 format: $(VENV)/.unimoe-dev

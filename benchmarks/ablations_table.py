@@ -11,6 +11,7 @@ import numpy as np
 
 from evaluation.compare.comparison import Report, compare_variants
 from evaluation.compare.table import render_markdown
+from evaluation.report.columns import number
 
 Folders = Mapping[str, Sequence[Path]]
 """Variant -> evaluation of each seed."""
@@ -132,13 +133,9 @@ def facts_table(finding: Finding) -> str:
     lines = [titles, ["---"] * len(titles)]
     for name, facts in finding.facts.items():
         sizes = [f"{facts.parameters:,}", f"{facts.active_parameters:,}"]
-        shares = [_number(value) for value in (facts.calls, facts.experts_used, facts.least_load)]
+        shares = [number(value, digits=2) for value in (facts.calls, facts.experts_used, facts.least_load)]
         lines.append([name, *sizes, *shares])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def put_section(file: Path, heading: str, text: str) -> None:

@@ -26,6 +26,7 @@ EXPERTS, CHOSEN = 8, 2
 
 
 def text_config(implementation: str = "grouped_mm", **fields: Any) -> UniMoETextConfig:
+    """Configure sparse layers of SmolLM2-135M's width."""
     config = UniMoETextConfig(**{**SIZES, "num_experts": EXPERTS, "num_experts_per_tok": CHOSEN, **fields})
     config._experts_implementation = implementation
     return config
@@ -49,6 +50,7 @@ def timed(module: nn.Module, *inputs: Any) -> Callable[[], Any]:
 
 
 def text_tokens(number: int) -> tuple[Tensor, RoutingContext]:
+    """Draw hidden states of so many text tokens."""
     return torch.randn(number, SIZES["hidden_size"]), RoutingContext(torch.zeros(number, dtype=torch.long))
 
 

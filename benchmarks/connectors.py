@@ -146,12 +146,12 @@ def training_batch(run: Run, processor: Any) -> dict[str, Any]:
     """Collate one batch of the first stage's mixture, as training would."""
     from training.config.recipe import load_recipe
     from training.data import Collator, MixtureDataset, MixtureSampler
-    from training.data.dataset import read_mixture
+    from training.data.mixture.dataset import read_mixture
 
     config = load_recipe(RECIPE, [f"output={run.folder}"]).stages[STAGES[0]]
     dataset = MixtureDataset(read_mixture(config.data), seed=0)
-    places = islice(MixtureSampler(dataset), config.trainer["per_device_train_batch_size"])
-    return Collator(processor, max_length=config.data.max_length)([dataset[place] for place in places])
+    indices = islice(MixtureSampler(dataset), config.trainer["per_device_train_batch_size"])
+    return Collator(processor, max_length=config.data.max_length)([dataset[index] for index in indices])
 
 
 def describe(run: Run) -> dict[str, Any]:

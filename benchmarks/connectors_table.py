@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from evaluation.compare.paired import seed_deviations
 from evaluation.config import load_config
 from evaluation.loading import LoadedTask, load_tasks
+from evaluation.report.columns import interval as interval_text
+from evaluation.report.columns import number
 from evaluation.scores.intervals import bootstrap, interval
 
 Floats = NDArray[np.float64]
@@ -26,7 +28,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{number(self.value)} ({interval_text(self.low, self.high, between=' to ')})"
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Outcome(NamedTuple):
 
 
 def make_block(fields: dict[str, Any]) -> SparseMoeBlock:
+    """Make the sparse block of a variant."""
     config = UniMoETextConfig(
         **{
             "hidden_size": WIDTH,

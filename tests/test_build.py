@@ -22,7 +22,8 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from typer.testing import CliRunner
 
 from unimoe import UniMoEForConditionalGeneration
-from unimoe.build.model import build_model, connector_config, encoder_config, from_timm
+from unimoe.build import build_model
+from unimoe.build.towers import connector_config, encoder_config, from_timm
 from unimoe.cli import app
 
 

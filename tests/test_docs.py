@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,19 +31,21 @@ PYTHON = [block for path in DOCS for block in blocks(path) if block.language == 
 BUILDS = [arguments for path in DOCS for arguments in unimoe_commands(path) if arguments[0] == "build"]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=describe)
-def test_links_and_anchors_lead_somewhere(path: Path) -> None:
-    for file, anchor in links(path):
-        target = (path.parent / file).resolve() if file else path
-        assert target.exists(), f"{describe(path)} links {file}, which does not exist"
-        if anchor:
-            assert anchor in anchors(target), f"{describe(path)}: {describe(target)} has no heading #{anchor}"
+def test_links_and_anchors_lead_somewhere() -> None:
+    found = [
+        (describe(path), file, anchor, (path.parent / file).resolve() if file else path)
+        for path in DOCUMENTS
+        for file, anchor in links(path)
+    ]
+    assert not [(document, file) for document, file, _, target in found if not target.exists()]
+    assert not [
+        (document, f"{file}#{anchor}") for document, file, anchor, to in found if anchor and anchor not in anchors(to)
+    ]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=describe)
-def test_commands_name_programs_options_and_files_that_exist(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_name_programs_options_and_files_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for words in commands(path):
+    for words in (words for path in DOCUMENTS for words in commands(path)):
         line = " ".join(words)
         assert line.startswith(PROGRAMS) or words[0] == "pip", line
         if words[0] == "make":
@@ -88,17 +91,20 @@ def test_python_of_the_docs_runs(block, model_folder: Path, monkeypatch: pytest.
         exec(code, {})
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=describe)
-def test_tests_files_modules_and_targets_named_in_the_text_exist(path: Path) -> None:
-    text = prose(path)
+def test_tests_files_modules_and_targets_named_in_the_text_exist() -> None:
+    assert not [f"{describe(path)} names {name}" for path in DOCUMENTS for name in absent_names(prose(path))]
+
+
+def absent_names(text: str) -> Iterator[str]:
+    """Names in a text of tests, files, modules and targets of make that do not exist."""
     for file, name in re.findall(r"(\w+\.py)::(\w+)", text):
         sources = [source.read_text(encoding="utf-8") for source in (ROOT / "tests").rglob(file)]
-        assert any(f"def {name}(" in source for source in sources), f"{describe(path)} names {file}::{name}"
-    for file in re.findall(
-        r"`((?:unimoe|training|evaluation|benchmarks|tests|configs|docs)/[\w/.-]*\w)(?:::\w+)?/?`", text
-    ):
-        assert (ROOT / file).exists(), f"{describe(path)} names {file}"
-    for module in re.findall(r"`[^`\n]*python -m ([\w.]+)", text):
-        assert importlib.util.find_spec(module) is not None, f"{describe(path)} names python -m {module}"
-    for target in re.findall(r"`make ([\w-]+)", text):
-        assert target in makefile_targets(), f"{describe(path)} names make {target}"
+        if not any(f"def {name}(" in source for source in sources):
+            yield f"{file}::{name}"
+    folders = "unimoe|training|evaluation|benchmarks|tests|configs|docs"
+    files = re.findall(rf"`((?:{folders})/[\w/.-]*\w)(?:::\w+)?/?`", text)
+    yield from (file for file in files if not (ROOT / file).exists())
+    modules = re.findall(r"`[^`\n]*python -m ([\w.]+)", text)
+    yield from (f"python -m {module}" for module in modules if importlib.util.find_spec(module) is None)
+    targets = re.findall(r"`make ([\w-]+)", text)
+    yield from (f"make {target}" for target in targets if target not in makefile_targets())

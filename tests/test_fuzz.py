@@ -17,7 +17,7 @@ from evaluation.tasks import read_task
 from training.config.data import SourceConfig
 from training.data.checking.check import Checker
 from training.data.formats import parse_row
-from training.data.readers.rows import Faults
+from training.data.rows import Faults
 from unimoe.errors import UniMoEError
 from unimoe.integrations.lmms_eval_media import to_messages
 

@@ -15,8 +15,8 @@ def test_the_page_shows_the_table_that_rows_are_read_by() -> None:
 
 
 def test_no_key_of_a_place_stands_in_two_tables() -> None:
-    for place in ("row", "turn", "item"):
-        read = [set(entry.keys) for entry in keys.entries() if entry.place == place]
+    for level in ("row", "turn", "item"):
+        read = [set(entry.keys) for entry in keys.entries() if entry.level == level]
         doubles = {key for number, one in enumerate(read) for other in read[number + 1 :] for key in one & other}
         usual = {*keys.WEIGHTS, *keys.JUDGEMENTS, *keys.USUAL_WITHOUT_TOOLS, "index"}
-        assert doubles <= usual, place  # of which some values pass
+        assert doubles <= usual, level  # of which some values pass

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from films import write_film
+from pairwise import pairs_in_fast_tests
 from PIL import Image
 from tiny_processor import AST_WINDOW, NUM_TOKENS, RATE, first, item, make_processor, process, runs, turn
 
@@ -173,9 +174,10 @@ def sound_tokens(samples: int, rate: int, kind: str) -> int:
     return math.ceil(math.ceil(samples * RATE / rate) / WINDOWS[kind]) * NUM_TOKENS[kind]
 
 
-@pytest.mark.parametrize("kind", ["audio", "speech"])
-@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000, 192_000])
-@pytest.mark.parametrize("channels", [1, 2, 6])
+RATES = (8_000, 16_000, 44_100, 48_000, 192_000)
+
+
+@pytest.mark.parametrize(("kind", "rate", "channels"), pairs_in_fast_tests(WINDOWS, RATES, (1, 2, 6)))
 def test_sounds_of_every_rate_and_layout_fill_their_windows(processor, kind, rate, channels, tmp_path):
     samples = wave(1.7, rate, channels)
     expected = sound_tokens(len(samples), rate, kind)
@@ -224,10 +226,10 @@ def test_sounds_of_every_length_fill_their_windows(processor, kind, name, sample
 
 
 def test_ten_minutes_of_sound_are_kept_whole(processor, tmp_path):
-    samples = wave(600, 44_100, 2)
-    soundfile.write(tmp_path / "long.wav", samples, 44_100, subtype="PCM_16")
-    assert tokens(processor, "speech", tmp_path / "long.wav") == sound_tokens(len(samples), 44_100, "speech")
-    assert tokens(processor, "audio", samples[: 600 * RATE]) == sound_tokens(600 * RATE, RATE, "audio")
+    samples = wave(600, RATE, 1)
+    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="PCM_16")
+    assert tokens(processor, "speech", tmp_path / "long.wav") == sound_tokens(len(samples), RATE, "speech")
+    assert tokens(processor, "audio", samples[:, 0]) == sound_tokens(len(samples), RATE, "audio")
 
 
 @pytest.mark.parametrize("kind", ["audio", "speech"])

@@ -1,8 +1,5 @@
 """The multimodal model: merging, invariances, generation, saving."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -236,20 +233,6 @@ def test_features_without_an_encoder_are_refused() -> None:
     model = UniMoEForConditionalGeneration(config)
     with pytest.raises(ValueError, match="Got audio_features, but this model takes image, speech"):
         model(input_ids=torch.tensor([[5]]), audio_features=torch.zeros(1, 56, 32))
-
-
-@pytest.mark.parametrize("auto_class", ["AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextToText"])
-def test_a_saved_folder_loads_with_remote_code_where_unimoe_was_not_imported(
-    model, tmp_path: Path, auto_class
-) -> None:
-    model.save_pretrained(tmp_path)
-    code = (
-        f"import transformers as t; m = t.{auto_class}.from_pretrained({str(tmp_path)!r}, trust_remote_code=True);"
-        "print(type(m).__module__, type(m.config).__name__)"
-    )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    assert result.stdout.split() == ["unimoe.modeling_unimoe", "UniMoEConfig"], result.stderr
 
 
 def test_the_cache_has_its_former_name_too(model, inputs) -> None:

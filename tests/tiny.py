@@ -1,5 +1,6 @@
 """Tiny models for tests: every kind of tower and connector, random weights, a fraction of a second on a CPU."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,14 +49,19 @@ TEXT = {
 PLACEHOLDERS = {"image_token_id": 60, "video_token_id": 61, "audio_token_id": 62, "speech_token_id": 63}
 
 
+@cache
+def measured_resnet() -> dict[str, Any]:
+    """What the tower of pictures gives; measured once."""
+    return measure_tower(AutoConfig.for_model(**RESNET), (3, 32, 32))
+
+
 def tiny_config(**text: Any) -> UniMoEConfig:
     """All modalities, a CNN, an AST and a Whisper encoder, both kinds of connector. `text` changes the language
     model.
     """
-    tower = AutoConfig.for_model(**RESNET)
     return UniMoEConfig(
         text_config={**TEXT, **text},
-        vision_config={"tower_config": RESNET, **measure_tower(tower, (3, 32, 32))},
+        vision_config={"tower_config": RESNET, **measured_resnet()},
         audio_config={"tower_config": AST},
         speech_config={"tower_config": WHISPER},
         audio_connector_config={"type": "qformer", "num_queries": 3, "num_attention_heads": 4},

@@ -14,18 +14,13 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_rope_utils import RopeParameters
 
+from .configuration.base import CheckedConfig, require
 from .configuration.checks import checked
+from .configuration.connectors import UniMoEConnectorConfig
+from .configuration.encoders import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig
 from .configuration.media_layout import MediaLayout, PositionType
 from .configuration.moe import MoEConfig
 from .configuration.parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel_plan
-from .configuration.parts import (
-    CheckedConfig,
-    UniMoEAudioConfig,
-    UniMoEConnectorConfig,
-    UniMoESpeechConfig,
-    UniMoEVisionConfig,
-    require,
-)
 from .configuration.remote_code import AUTO_MAP, write_remote_code
 from .modality import MEDIA, Modality
 

@@ -14,16 +14,22 @@ from os import PathLike
 from typing import Any
 
 from transformers import BatchFeature, PreTrainedTokenizerBase
-from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
+from transformers.processing_utils import ProcessorMixin
 
-from .configuration.media_layout import CALL_OPTIONS, MediaLayout
+from .configuration.media_layout import MediaLayout
 from .configuration.remote_code import AUTO_MAP, write_remote_code
 from .errors import DataError
-from .errors.suggest import did_you_mean
 from .files.folder import check_folder, local_folder
-from .media import window_samples
 from .modality import MEDIA, Modality
-from .processing.arguments import SAMPLING_RATE, Options, explaining, in_order, pad_for_generation
+from .processing.arguments import (
+    SAMPLING_RATE,
+    Options,
+    explaining,
+    in_order,
+    known_options,
+    pad_for_generation,
+    sort_options,
+)
 from .processing.lengths import TokenCounter
 from .processing.messages import Message
 from .processing.placeholders import (
@@ -31,21 +37,16 @@ from .processing.placeholders import (
     add_placeholder_tokens,
     arrange_media,
     check_kept,
+    check_placeholder_ids,
     collect_media,
     count_placeholders,
     expand_placeholders,
-    find_placeholders,
-    placeholder_id,
+    order_of_appearance,
     require_placeholder_id,
 )
 from .processing.positions import position_rows
 from .processing.templates import check_arguments, check_media, messages_for
-from .processing.units import EXTRACTORS, Block, UnitCollector
-
-_UNSUPPORTED = "text_pair text_target text_pair_target is_split_into_words return_overflowing_tokens stride"
-_TEXT_OPTIONS = frozenset(TextKwargs.__annotations__).difference(_UNSUPPORTED.split(), ["return_tensors"])
-_FLAGS = ("return_mm_token_type_ids", "return_text_replacement_offsets")
-_OWN_OPTIONS = (*_FLAGS, *CALL_OPTIONS, "sampling_rate", "limits", "text_kwargs", "images_kwargs")
+from .processing.units import EXTRACTORS, Block, UnitCollector, check_extractor
 
 
 class UniMoEProcessor(ProcessorMixin):
@@ -109,21 +110,13 @@ class UniMoEProcessor(ProcessorMixin):
         Raises:
             ValueError: If the tokenizer's placeholder ids are not the configuration's, and as the class does.
         """
-        media_layout = config.media_layout.to_dict()
-        for modality in (m for m in MEDIA if m.key in media_layout["grids"]):
-            wanted, found = getattr(config, f"{modality.key}_token_id"), placeholder_id(tokenizer, modality)
-            if found != wanted:
-                raise ValueError(
-                    f"The tokenizer's id of {modality.token} is {found}, the configuration's {modality.key}_token_id "
-                    f"is {wanted}. Call add_placeholder_tokens(tokenizer) if it is None, then set "
-                    f"config.{modality.key}_token_id to the tokenizer's."
-                )
+        check_placeholder_ids(tokenizer, config)
         return cls(
             tokenizer,
             image_processor,
             audio_feature_extractor,
             speech_feature_extractor,
-            media_layout=media_layout,
+            media_layout=config.media_layout.to_dict(),
             chat_template=chat_template,
         )
 
@@ -159,7 +152,7 @@ class UniMoEProcessor(ProcessorMixin):
             ValueError: If placeholders and media do not match in a row, a medium cannot be loaded or the processor
                 has no part for it, truncation would cut a block of placeholders, or an argument is unknown.
         """
-        options = self._sort_options(kwargs)
+        options = sort_options(kwargs, self.image_processor, return_mm_token_type_ids=self.return_mm_token_type_ids)
         images, texts = in_order(images, text)
         media = {Modality.IMAGE: images, Modality.VIDEO: videos, Modality.AUDIO: audio, Modality.SPEECH: speech}
         if not texts and all(medium is None for medium in media.values()):
@@ -215,7 +208,7 @@ class UniMoEProcessor(ProcessorMixin):
             ValueError: If an argument would be dropped, and as `__call__` does.
         """
         template = self._resolve_chat_template(chat_template)
-        known = {*_TEXT_OPTIONS, *_OWN_OPTIONS, *self._image_options()} - {"sanitize_control_tokens"}
+        known = known_options(self.image_processor) - {"sanitize_control_tokens"}
         check_arguments(kwargs, template, known)
         sanitized = bool(kwargs.get("sanitize_control_tokens"))
         conversations, is_batched = self.read_conversations(conversation, template=template, sanitized=sanitized)
@@ -322,45 +315,9 @@ class UniMoEProcessor(ProcessorMixin):
 
     def _check_parts(self) -> None:
         for name in sorted(set(EXTRACTORS.values())):
-            if (part := getattr(self, name)) is None:
-                continue
-            self.check_argument_for_proper_class(name, part)
-            served = [modality.key for modality in MEDIA if EXTRACTORS[modality] == name]
-            if not any(key in self.layout.grids for key in served):
-                raise ValueError(
-                    f"There is an {name}, but media_layout has no grid for {' or '.join(map(repr, served))} (only "
-                    f"{sorted(self.layout.grids)}). State the tokens of a unit, as config.media_layout does."
-                )
-            if name != "image_processor":
-                window_samples(part)
-
-    def _image_options(self) -> frozenset[str]:
-        own = getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", {})
-        return frozenset({*ImagesKwargs.__annotations__, *own} - {"return_tensors"})
-
-    def _sort_options(self, kwargs: dict[str, Any]) -> Options:
-        kwargs, image_options = dict(kwargs), self._image_options()
-        options = Options(return_mm_token_type_ids=self.return_mm_token_type_ids)
-        options.text.update(kwargs.pop("text_kwargs", {}))
-        options.images.update(kwargs.pop("images_kwargs", {}))
-        for nested in (options.text, options.images):
-            if "return_tensors" in nested:
-                kwargs.setdefault("return_tensors", nested.pop("return_tensors"))
-        for key, value in kwargs.items():
-            if key in CALL_OPTIONS:
-                options.layout[key] = value
-            elif key in _OWN_OPTIONS or key == "return_tensors":
-                setattr(options, key, value)
-            elif key in _TEXT_OPTIONS:
-                options.text[key] = value
-            elif key in image_options:
-                options.images[key] = value
-            else:
-                known = {*_TEXT_OPTIONS, *_OWN_OPTIONS, *image_options, "images", "videos", "audio", "speech"}
-                raise ValueError(f"{type(self).__name__} got the unknown argument {key!r}.{did_you_mean(key, known)}")
-        for flag in _FLAGS:
-            setattr(options, flag, options.text.pop(flag, getattr(options, flag)))
-        return options
+            if (part := getattr(self, name)) is not None:
+                self.check_argument_for_proper_class(name, part)
+                check_extractor(name, part, self.layout)
 
     def _media_by_row(self, media: dict[Modality, Any], texts: list[str] | None) -> dict[Modality, list[list[Any]]]:
         """Assign media to rows and check each row's count against its placeholders."""
@@ -388,13 +345,10 @@ class UniMoEProcessor(ProcessorMixin):
         self, media: dict[Modality, list[list[Any]]], texts: list[str] | None, units: UnitCollector
     ) -> list[list[Block]]:
         """Load all media in order of appearance; the blocks of each row, without texts of all rows together."""
-        if texts is None:
-            orders = [
-                [(m, row, i) for m, rows in media.items() for row, held in enumerate(rows) for i in range(len(held))]
-            ]
-        else:
-            orders = [[(m, row, i) for m, i in find_placeholders(text)] for row, text in enumerate(texts)]
-        return [[units.add(m, media[m][row][i], f"row {row}, {m.key} {i}") for m, row, i in order] for order in orders]
+        return [
+            [units.add(m, media[m][row][i], f"row {row}, {m.key} {i}") for m, row, i in order]
+            for order in order_of_appearance(media, texts)
+        ]
 
     def _tokenize(self, texts: list[str], blocks: list[list[Block]], options: Options) -> dict[str, Any]:
         expanded, offsets = zip(

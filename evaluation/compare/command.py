@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from unimoe.errors.visible import visible
+from unimoe.errors.terminal import fail
+from unimoe.files.writing import write_whole
 
 from ..errors import EvaluationError
-from ..exits import fail
-from ..files import write_whole
+from ..report.terminal import print_lines
 from .comparison import compare_variants
 from .table import comparison_table, explanation, render_markdown
 from .variants import collect_variants
@@ -42,8 +42,7 @@ def command(
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     console.print(comparison_table(report))
-    for line in explanation(report):
-        console.print(visible(line), highlight=False, markup=False, soft_wrap=True)
+    print_lines(explanation(report), console=console)
     texts = {markdown: render_markdown(report), json_file: json.dumps(report.to_json(), indent=2) + "\n"}
     for path, text in texts.items():
         if path is not None:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from unimoe.errors.visible import visible
+from unimoe.files.writing import write_whole
 from unimoe.modality import Modality
 
-from ..files import write_whole
 from ..loading import LoadedTask
 from ..metrics import Scores
 from ..tasks import Sample
+from .columns import count, describe_model, number, span, unparsed
 from .embed import embed
-from .markdown import decoding, number, span, table_cells
-from .terminal import describe_model
+from .markdown import decoding, table_cells
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _CATEGORIES = 40
@@ -42,7 +42,7 @@ class Answered:
 
 
 def worst_answers(task: LoadedTask, predictions: Sequence[str], scores: Scores, *, most: int) -> list[Answered]:
-    """The rows whose answers are worth least, of equal ones the first.
+    """Find the rows whose answers are worth least, of equal ones the first.
 
     Args:
         task: With the rows.
@@ -99,7 +99,7 @@ def _task(name: str, task: dict[str, Any], worst: list[Answered]) -> dict[str, A
     return {
         "name": name,
         "metric": task["metric"],
-        "summary": f"{metric}{values}. {task['n']:,} rows, {task['unparsed_rate']:.1%} unparsed. {notes}",
+        "summary": f"{metric}{values}. {count(task)} rows, {unparsed(task)} unparsed. {notes}",
         "categories": {axis: _lines(found) for axis, found in task["categories"].items()},
         "worst": [_row(answered) for answered in worst],
         "how": f"{task['data']} (SHA-256 {task['data_hash'][:16]}), normalised: {task['normaliser']}",
@@ -112,7 +112,7 @@ def _values(found: dict[str, dict[str, Any]]) -> str:
 
 
 def _lines(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of the table of an axis, with bars up to the largest value."""
+    """Make the lines of the table of an axis, with bars up to the largest value."""
     top = max([1.0, *(entry["high"] or 0.0 for entry in found.values())])
     lines = sorted(found.items(), key=lambda item: item[1]["value"] or 0.0)[:_CATEGORIES]
     return [
@@ -120,7 +120,7 @@ def _lines(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             "name": name,
             "value": number(entry["value"]),
             "interval": span(entry),
-            "n": f"{entry['n']:,}",
+            "n": count(entry),
             "width": f"{100 * (entry['value'] or 0.0) / top:.1f}",
             "low_at": f"{100 * (entry['low'] or 0.0) / top:.1f}",
             "span": f"{100 * ((entry['high'] or 0.0) - (entry['low'] or 0.0)) / top:.1f}",
@@ -163,7 +163,7 @@ def _routing(routing: dict[str, Any] | None, plots: Sequence[Path]) -> dict[str,
 
 def _numbers(found: dict[str, Any]) -> list[str]:
     means = [np.mean(found[key]) for key in ("entropy", "specialisation", "null_share")]
-    return [f"{found['mean_experts_used']:.2f}", *(f"{mean:.3f}" for mean in means)]
+    return [number(found["mean_experts_used"], digits=2), *map(number, means)]
 
 
 __all__ = ["Answered", "worst_answers", "write_page"]

@@ -4,27 +4,24 @@ import re
 from collections.abc import Sequence
 
 from ..errors import EvaluationError
-from .fields import optional_text
-from .source import Row
+from .row import COMPARE, Cell, Row
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Of the options, in order."""
-COLUMNS = LETTERS[:5]
-"""Columns of tables that have a column for each option."""
 _LABEL = re.compile(r"\(?([A-Z])[.):]\s*")
 _LINE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 
 
 def options(choices: Sequence[str], label: str = "{}. ") -> str:
-    """The options of a multiple choice, a line each: `A. first`."""
+    """Write the options of a multiple choice, a line each: `A. first`."""
     return "\n".join(label.format(letter) + text for letter, text in zip(LETTERS, choices, strict=False))
 
 
 def without_labels(labelled: Sequence[str], where: str) -> tuple[str, ...]:
-    """Texts of options that carry their letters, such as `A. red` or `(A) red`.
+    """Remove the letters of options that carry them, such as `A. red` or `(A) red`.
 
     Raises:
-        EvaluationError: If an option does not begin with the letter of its place.
+        EvaluationError: If an option does not begin with its letter.
     """
     texts = []
     for letter, option in zip(LETTERS, labelled, strict=False):
@@ -36,45 +33,53 @@ def without_labels(labelled: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def options_in(text: str) -> tuple[str, ...]:
-    """Texts of the options that stand in a question, a line each from `A.` on; none if there are fewer than two."""
+    """Find the options that stand in a question, a line each from `A.` on; none if there are fewer than two."""
     found = _LINE.findall(text)
     in_order = "".join(letter for letter, _ in found) == LETTERS[: len(found)]
     return tuple(option for _, option in found) if in_order and len(found) > 1 else ()
 
 
-def options_in_columns(row: Row, where: str) -> tuple[str, ...]:
-    """Texts of the options in the columns A to E of a row, filled from A on.
+class Lettered(Row):
+    """A row that has a column for each option."""
 
-    Raises:
-        EvaluationError: If there are fewer than two, or one comes after an empty one; names the row.
-    """
-    cells = [optional_text(row, letter) for letter in COLUMNS]
-    count = next((number for number, cell in enumerate(cells) if not cell), len(cells))
-    if count < 2 or any(cells[count:]):
-        raise EvaluationError(
-            f"{where}: expected at least two options in the columns A to E, filled from A on, found {cells}. "
-            "Compare the row with the publisher's file."
-        )
-    return tuple(cells[:count])
+    A: Cell = ""
+    B: Cell = ""
+    C: Cell = ""
+    D: Cell = ""
+    E: Cell = ""
+
+    def in_columns(self) -> tuple[str, ...]:
+        """Read the texts of the options, whose columns are filled from A on.
+
+        Raises:
+            EvaluationError: If there are fewer than two, or one comes after an empty one; names the row.
+        """
+        cells = [self.A, self.B, self.C, self.D, self.E]
+        count = next((number for number, cell in enumerate(cells) if not cell), len(cells))
+        if count < 2 or any(cells[count:]):
+            raise EvaluationError(
+                f"{self.where}: expected at least two options in the columns A to E, filled from A on, found {cells}. "
+                f"{COMPARE}"
+            )
+        return tuple(cells[:count])
 
 
 def letter_at(index: int, choices: Sequence[str], where: str) -> str:
-    """The letter of an option by its place, from 0.
+    """Return the letter of an option by its index, from 0.
 
     Raises:
-        EvaluationError: If there is no such option; names the places.
+        EvaluationError: If there is no such option; names the indices.
     """
     letters = LETTERS[: len(choices)]
     if not 0 <= index < len(letters):
         raise EvaluationError(
-            f"{where}: the answer {index} is none of the places 0 to {len(letters) - 1} of its options. "
-            "Compare the row with the publisher's file."
+            f"{where}: the answer {index} is none of the indices 0 to {len(letters) - 1} of its options. {COMPARE}"
         )
     return letters[index]
 
 
 def letter_of_text(answer: str, choices: Sequence[str], where: str) -> str:
-    """The letter of the option whose text is the answer, whatever its case and spaces; of equal options, the first.
+    """Find the option whose text is the answer, whatever its case and spaces; of equal options, the first.
 
     Raises:
         EvaluationError: If the answer is no option; names both.
@@ -88,7 +93,7 @@ def letter_of_text(answer: str, choices: Sequence[str], where: str) -> str:
 
 
 def letter_of(answer: str, choices: Sequence[str], where: str) -> str:
-    """The letter that an answer is, such as `B`, `(B)` or `B.`.
+    """Read the letter that an answer is, such as `B`, `(B)` or `B.`.
 
     Raises:
         EvaluationError: If it is none of the letters of the options; names them.
@@ -97,8 +102,7 @@ def letter_of(answer: str, choices: Sequence[str], where: str) -> str:
     letter = answer.strip().strip("().:").strip()
     if len(letter) != 1 or letter not in letters:
         raise EvaluationError(
-            f"{where}: the answer {answer!r} is none of the letters {', '.join(letters)} of its options. "
-            "Compare the row with the publisher's file."
+            f"{where}: the answer {answer!r} is none of the letters {', '.join(letters)} of its options. {COMPARE}"
         )
     return letter
 
@@ -109,11 +113,11 @@ def _fold(text: str) -> str:
 
 __all__ = [
     "LETTERS",
+    "Lettered",
     "letter_at",
     "letter_of",
     "letter_of_text",
     "options",
     "options_in",
-    "options_in_columns",
     "without_labels",
 ]

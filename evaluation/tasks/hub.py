@@ -40,8 +40,8 @@ def read_hub(benchmark: Benchmark, source: Source) -> tuple[list[Sample], str]:
     media = [name for name, feature in rows.features.items() if isinstance(feature, _decoded(datasets))]
     for name in media:
         rows = rows.cast_column(name, type(rows.features[name])(decode=False))  # bytes and path, as in parquet
-    samples = (hub.row(row, f"{hub.dataset}[{number}]", source) for number, row in enumerate(rows))
-    return benchmark.whole(samples, f"{hub.dataset}, split {hub.split}"), str(rows._fingerprint)
+    parsed = (hub.layout.parse(row, f"{hub.dataset}[{number}]") for number, row in enumerate(rows))
+    return benchmark.whole(parsed, source, where=f"{hub.dataset}, split {hub.split}"), str(rows._fingerprint)
 
 
 def _decoded(datasets: object) -> tuple[type, ...]:

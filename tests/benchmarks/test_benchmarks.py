@@ -8,6 +8,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
+from benchmarks import cases, encoder_cache, packing
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES
 from benchmarks.timing import Case, measure
@@ -34,23 +35,46 @@ def test_too_few_rounds_are_refused() -> None:
         measure(Case("x", {"a": int}, {}), rounds=2)
 
 
+SMALL = [
+    (cases.SIZES, {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 64}),
+    (packing.MODEL, {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 64}),
+    (encoder_cache.TEXT, {"hidden_size": 96, "intermediate_size": 32, "num_hidden_layers": 1}),
+    (encoder_cache.VISION, {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1}),
+    (encoder_cache.SPEECH, {"d_model": 24, "encoder_ffn_dim": 32, "encoder_layers": 1}),
+]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the models of the benchmarks so small that their peers run in no time."""
+    for sizes, smaller in SMALL:
+        for name, size in smaller.items():
+            monkeypatch.setitem(sizes, name, size)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "imports"])
+def test_peers_of_every_benchmark_run(name: str, small: None) -> None:
+    check_peers(name)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_peers_of_every_benchmark_run(name: str) -> None:
+def test_peers_of_every_benchmark_run_as_they_are_measured(name: str) -> None:
+    check_peers(name)
+
+
+def check_peers(name: str) -> None:
+    """Run each peer once; peers that do the same work give the same answer."""
     for case in CASES[name]():
         outputs = [run() for run in case.peers.values()]
         assert len(outputs) >= 2 and set(case.facts) <= set(case.peers)
-        if name in (
-            "blocks",
-            "kernels",
-            "packing",
-            "encoder_cache",
-        ):  # peers that do the same work give the same answer
+        if name in ("blocks", "kernels", "packing", "encoder_cache"):
             first, *others = [output[0] if isinstance(output, tuple) else output for output in outputs]
             for other in others:
                 assert (other.reshape(-1) - first.reshape(-1)).abs().max() <= 1e-5 * first.abs().max()
 
 
-def test_the_command_writes_a_table_and_json(tmp_path) -> None:
+def test_the_command_writes_a_table_and_json(tmp_path, small: None) -> None:
     result = CliRunner().invoke(app, ["null_experts", "--rounds", "3", "--out", str(tmp_path / "b.json")])
     assert result.exit_code == 0 and "100% null" in result.output, result.output
     saved = json.loads((tmp_path / "b.json").read_text())

@@ -8,8 +8,8 @@ import pytest
 from tiny import WHISPER
 
 from unimoe import UniMoEConnectorConfig
-from unimoe.build.model import connector_config
-from unimoe.configuration.parts import ConnectorType
+from unimoe.build.towers import connector_config
+from unimoe.configuration.connectors import ConnectorType
 
 PAGE = (Path(__file__).parents[2] / "docs" / "connectors.md").read_text(encoding="utf-8")
 

@@ -3,8 +3,9 @@
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 from benchmark_fixtures import FIXTURES
@@ -71,6 +72,15 @@ def read_fixture(name: str, data_root: Path) -> list[Sample]:
     """Rows of the fixture of a benchmark, in order."""
     write(name, data_root)
     return list(read(name, data_root).values())
+
+
+def read_hub_row(name: str, row: Row, data_root: Path, *, where: str = "row 0", **source: Any) -> Sample:
+    """A row of the Hub."""
+    benchmark = BENCHMARKS[name]
+    assert benchmark.hub is not None
+    sample = benchmark.read(benchmark.hub.layout.parse(row, where), replace(benchmark.source(data_root), **source))
+    assert sample is not None
+    return sample
 
 
 def complaint(name: str, data_root: Path) -> str:

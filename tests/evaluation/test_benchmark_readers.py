@@ -89,10 +89,12 @@ def test_rows_of_the_hub_have_one_fingerprint_and_are_checked_like_files(tmp_pat
 
 
 def test_questions_of_the_hub_must_have_all_rotations(tmp_path: Path) -> None:
-    rows = list(read_fixture("mmbench", tmp_path))
+    samples = list(read_fixture("mmbench", tmp_path))
     benchmark = BENCHMARKS["mmbench"]
-    assert benchmark.whole(rows, "here") == rows
+    source = benchmark.source(tmp_path)
+    rows = list(benchmark.rows(source))
+    assert benchmark.whole(rows, source, where="here") == samples
     with pytest.raises(EvaluationError, match="rotations of its options"):
-        benchmark.whole([row for row in rows if int(row.id) < 1_000_000], "here")
+        benchmark.whole(rows[:1], source, where="here")
     with pytest.raises(EvaluationError, match="here: no rows of MMBench"):
-        benchmark.whole([], "here")
+        benchmark.whole([], source, where="here")

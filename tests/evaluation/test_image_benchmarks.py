@@ -1,16 +1,15 @@
 """What each image benchmark reads from its publisher's layout."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_damage import read, write
+from benchmark_damage import read, read_hub_row, write
 from fixture_files import picture_bytes
 
 from evaluation.errors import EvaluationError
 from evaluation.tasks import BENCHMARKS, Sample, ask, image
 from evaluation.tasks.choices import LETTERS
-from evaluation.tasks.source import UNPACKED
+from evaluation.tasks.media import UNPACKED
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -208,9 +207,7 @@ def hub_rows() -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", [benchmark.name for benchmark in image.BENCHMARKS if benchmark.hub])
 def test_rows_of_the_hub_carry_their_pictures(name: str, tmp_path: Path) -> None:
-    hub, source = BENCHMARKS[name].hub, BENCHMARKS[name].source(tmp_path)
-    assert hub is not None
-    sample = hub.row(hub_rows()[name], "row 0", source)
+    sample = read_hub_row(name, hub_rows()[name], tmp_path)
     assert sample.id == ("popular/7" if name == "pope" else "7")
     assert sample.reference in ("red", "B", "yes")
     assert Path(sample.media[0]["path"]).read_bytes() == picture_bytes("red")
@@ -218,14 +215,11 @@ def test_rows_of_the_hub_carry_their_pictures(name: str, tmp_path: Path) -> None
 
 def test_pictures_that_the_hub_gives_as_paths_stay_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(picture_bytes("red"))
-    hub, row = BENCHMARKS["okvqa"].hub, hub_rows()["okvqa"]
-    assert hub is not None
-    picture = {"bytes": None, "path": str(tmp_path / "1.png")}
-    source = replace(BENCHMARKS["okvqa"].source(tmp_path / "none"), caches=(tmp_path,))
-    sample = hub.row({**row, "image": picture}, "row 0", source)
+    row = {**hub_rows()["okvqa"], "image": {"bytes": None, "path": str(tmp_path / "1.png")}}
+    sample = read_hub_row("okvqa", row, tmp_path / "none", caches=(tmp_path,))
     assert sample.media == [{"type": "image", "path": str(tmp_path / "1.png")}]
     with pytest.raises(EvaluationError, match=r"row 0: the path .*1\.png' is none below"):
-        hub.row({**row, "image": picture}, "row 0", replace(source, caches=(tmp_path / "other",)))
+        read_hub_row("okvqa", row, tmp_path / "none", caches=(tmp_path / "other",))
 
 
 def test_pictures_of_mmbench_may_stand_in_later_rows(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_damage import Rows, complaint, damaged, write
+from benchmark_damage import Rows, complaint, damaged, read_hub_row, write
 from fixture_files import Row
 
 from evaluation.tasks import BENCHMARKS, image
@@ -120,15 +120,15 @@ def damages() -> dict[str, tuple[str, Rows, Change, str]]:
     return {
         "annotation without question": (
             *("vqav2", VQA_QUESTIONS, lambda rows: rows.pop()),
-            "annotations[0]: annotates question 73000, which",
+            "questions.json has no question_id '73000'. Both files must be of one split",
         ),
         "question without annotation": (
             *("vqav2", VQA_ANNOTATIONS, lambda rows: rows.pop()),
-            "questions[0]: question 42000 has no annotation in",
+            "annotations.json has no question_id '42000'. Both files must be of one split",
         ),
         "annotated twice": (
             *("okvqa", OKVQA_ANNOTATIONS, lambda rows: rows.append(rows[0])),
-            "annotations[3]: annotates question 73000 again, before at",
+            "annotations[3]: question_id '73000' appears twice, before at",
         ),
         "picture of no number": (
             "vqav2",
@@ -142,11 +142,16 @@ def damages() -> dict[str, tuple[str, Rows, Change, str]]:
         "answers as a text": ("textvqa", ROWS["textvqa"], setting("answers", "['a']"), "must list the annotators'"),
         "no such option": (
             *("aokvqa_mc", ROWS["aokvqa"], setting("correct_choice_idx", 4)),
-            "[0]: the answer 4 is none of the places 0 to 3",
+            "[0]: the answer 4 is none of the indices 0 to 3",
         ),
         "option below the first": ("aokvqa_mc", ROWS["aokvqa"], setting("correct_choice_idx", -1), "the answer -1"),
         "options as a text": ("aokvqa_mc", ROWS["aokvqa"], setting("choices", "ab"), "'choices' must be a list"),
-        "neither yes nor no": ("pope", ROWS["pope"], setting("label", "maybe", row=1), ":2: the answer 'maybe'"),
+        "neither yes nor no": (
+            "pope",
+            ROWS["pope"],
+            setting("label", "maybe", row=1),
+            ":2: 'label' must be yes or no, found 'maybe'",
+        ),
         "letter of SEED-Bench": ("seedbench", seed, setting("answer", "E"), "questions[0]: the answer 'E'"),
         "dimension without a name": (
             "seedbench",
@@ -188,7 +193,12 @@ def damages() -> dict[str, tuple[str, Rows, Change, str]]:
             "'options' number 1 must be a text",
         ),
         "unknown subject": ("mmmu", mmmu, setting("id", "validation_Maths_1"), "'validation_Maths_1' is not"),
-        "unknown kind": ("mmmu", mmmu, setting("question_type", "essay"), "unknown question_type 'essay'"),
+        "unknown kind": (
+            "mmmu",
+            mmmu,
+            setting("question_type", "essay"),
+            "'question_type': Input should be 'multiple-choice' or 'open', found 'essay'",
+        ),
         "picture not there": ("mmmu", mmmu, setting("image_2", None, row=1), "[1]: 'image_2' is missing"),
         "capability as a text": ("mmvet", ROWS["mmvet"], setting("capability", "ocr"), "'capability' must be a list"),
         "types without semantic": (
@@ -234,7 +244,7 @@ def test_a_file_of_another_form_is_named(name: str, content: str, expected: str,
     [
         ("Is it red?\tYes\n", "expected two questions, a line each, found 1"),
         ("Is it red? Yes\nIs it blue?\tNo\n", ":1: expected a question, a tab and Yes or No"),
-        ("Is it red?\tYes\nIs it blue?\tPerhaps\n", ":2: the answer 'Perhaps' is neither yes nor no"),
+        ("Is it red?\tYes\nIs it blue?\tPerhaps\n", ":2: 'answer' must be yes or no, found 'Perhaps'"),
     ],
 )
 def test_questions_of_mme_are_two_lines_with_yes_or_no(content: str, expected: str, tmp_path: Path) -> None:
@@ -251,11 +261,9 @@ def test_a_picture_of_mme_about_which_nothing_is_asked_is_named(tmp_path: Path) 
 
 
 def test_a_category_of_pope_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    hub = BENCHMARKS["pope"].hub
-    assert hub is not None
     row = {"category": "easy", "question_id": 1, "question": "?", "answer": "yes", "image": {"bytes": b"\x89PNG"}}
     with pytest.raises(Exception, match="row 0: unknown category 'easy'; there are random, popular, adversarial"):
-        hub.row(row, "row 0", BENCHMARKS["pope"].source(tmp_path))
+        read_hub_row("pope", row, tmp_path)
 
 
 def test_a_damaged_picture_is_left_to_the_processor(tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ import os
 from pathlib import Path
 
 import pytest
+from benchmark_damage import read_hub_row
 from fixture_files import write_sound
 
 from evaluation.config import EvaluationConfig
 from evaluation.errors import EvaluationError
-from evaluation.files import write_whole
-from evaluation.tasks import BENCHMARKS
-from evaluation.tasks.fields import find_tail, unpack_medium
+from evaluation.tasks.media import Medium
+from evaluation.tasks.row import Row
 from evaluation.tasks.source import Source
+from unimoe.files.writing import write_whole
 
 OUTWARD = [
     "../secret.wav",
@@ -46,6 +47,15 @@ NAMES = [
 ]
 
 
+class Clip(Row):
+    audio: Medium
+
+
+def unpack(source: Source, content: bytes | None, path: str | None = None, **naming: str) -> str:
+    """Where a medium of a row is."""
+    return source.medium(Clip.parse({"audio": {"bytes": content, "path": path}}, "row 1").audio, "row 1", **naming)
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
     write_sound(tmp_path / "secret.wav")
@@ -64,15 +74,15 @@ def test_no_medium_is_read_outside_of_a_benchmarks_folder(source: Source, name: 
         with pytest.raises(EvaluationError, match=r"row 1: the path .* is none below .*mmau"):
             source.media("row 1", given)
         with pytest.raises(EvaluationError, match=r"row 1: "):
-            unpack_medium(source, {"audio": {"bytes": None, "path": given}}, "row 1", "audio")
+            unpack(source, None, given)
 
 
 @pytest.mark.parametrize("name", [name for name in OUTWARD if "etc" not in name and "\0" not in name])
 def test_the_end_of_a_path_is_looked_for_within_the_folder_alone(source: Source, name: str) -> None:
     with pytest.raises(EvaluationError, match=r"^row 1: "):
-        find_tail(source, "row 1", name)
+        source.tail("row 1", name)
     write_sound(source.root / "secret.wav")
-    assert find_tail(source, "row 1", "../../secret.wav") == str((source.root / "secret.wav").resolve())
+    assert source.tail("row 1", "../../secret.wav") == str((source.root / "secret.wav").resolve())
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a/" * 3000 + "b.wav", "\ud800.wav"])
@@ -92,9 +102,7 @@ def test_what_is_unpacked_stays_in_its_folder_whatever_a_row_calls_it(
     source: Source, tmp_path: Path, name: str
 ) -> None:
     before = files(tmp_path)
-    path = Path(
-        unpack_medium(source, {"audio": {"bytes": b"sound", "path": name}}, "r", "audio", name=name, ending=".wav")
-    )
+    path = Path(unpack(source, b"sound", name, name=name, ending=".wav"))
     direct = Path(source.unpack(name, b"sound"))
     assert path.parent == direct.parent == source.root.resolve() / "unpacked"
     assert path.read_bytes() == direct.read_bytes() == b"sound"
@@ -105,19 +113,15 @@ def test_what_is_unpacked_stays_in_its_folder_whatever_a_row_calls_it(
 def test_ids_of_rows_of_the_hub_are_no_paths(source: Source, tmp_path: Path, identity: str) -> None:
     row = {"id": identity, "question": "q", "choices": ["x", "y"], "answer": "x", "task": "t", "difficulty": "d"}
     row |= {"sub-category": "s", "audio": {"bytes": b"sound", "path": None}}
-    hub = BENCHMARKS["mmau"].hub
-    assert hub is not None
     before = files(tmp_path)
-    (item,) = hub.row(row, "row 1", source).media
+    (item,) = read_hub_row("mmau", row, source.root.parent).media
     assert Path(item["path"]).parent == source.root.resolve() / "unpacked"
     assert all(new.startswith("data/mmau/unpacked/") for new in files(tmp_path) - before)
 
 
 def test_names_that_differ_in_case_alone_or_not_at_all_are_two_files(source: Source) -> None:
     contents = {b"one": "Clip", b"two": "clip", b"three": "CLIP", b"four": "clip"}
-    paths = [
-        unpack_medium(source, {"a": {"bytes": content}}, "r", "a", name=name) for content, name in contents.items()
-    ]
+    paths = [unpack(source, content, name=name) for content, name in contents.items()]
     assert [Path(path).read_bytes() for path in paths] == [*contents]
     assert len({Path(path).name.casefold() for path in paths}) == 4
 
@@ -138,7 +142,7 @@ def test_links_in_the_place_of_what_is_unpacked_are_not_written_through(source: 
         (folder / place).symlink_to(victim)
     unpacked = [
         source.unpack("a.wav", b"sound"),
-        unpack_medium(source, {"a": {"bytes": b"sound"}}, "r", "a", ending=".wav"),
+        unpack(source, b"sound", ending=".wav"),
     ]
     assert victim.read_text() == "kept" and [Path(path).read_bytes() for path in unpacked] == [b"sound"] * 2
 

@@ -151,9 +151,9 @@ def test_a_clip_with_fewer_than_five_captions_is_named(tmp_path: Path) -> None:
 
 def test_an_answer_without_a_question_and_a_question_without_an_answer_are_named(tmp_path: Path) -> None:
     said = damaged("activitynet_qa", tmp_path / "a", Rows("test_q.json"), lambda rows: rows.pop())
-    assert "test_a.json[0]: test_q.json has no question 'v_-9eniCub7u_2'" in said
+    assert "test_a.json[0]: test_q.json has no question_id 'v_-9eniCub7u_2'" in said
     said = damaged("activitynet_qa", tmp_path / "b", Rows("test_a.json"), lambda rows: rows.pop())
-    assert "test_q.json[0]: test_a.json has no answer to 'v_1QIUV7WYKXg_3'" in said
+    assert "test_q.json[0]: test_a.json has no question_id 'v_1QIUV7WYKXg_3'" in said
 
 
 def test_an_unknown_type_of_activitynet_is_named(tmp_path: Path) -> None:

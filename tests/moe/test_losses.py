@@ -1,7 +1,9 @@
 """Router losses: balanced is 1, collapse is seen in each layer and modality, padding takes no part, parts add up."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import patch
 
 import pytest
 import reference_losses as reference
@@ -27,6 +29,7 @@ from unimoe.moe import (
     router_losses,
     router_z_loss,
     stack_layers,
+    statistics,
     token_groups,
     weighted_router_loss,
 )
@@ -266,13 +269,54 @@ def process_of_two(rank: int, settings: dict[str, Any], folder: str) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.distributed
-@pytest.mark.smoke
+class OneOfTwo:
+    """What `torch.distributed` is to one of two processes, when the other's counts are known."""
+
+    def __init__(self, of_other: Sequence[Tensor] = ()) -> None:
+        self.own: list[Tensor] = []
+        self.of_other = list(of_other)
+
+    def is_available(self) -> bool:
+        return True
+
+    is_initialized = is_available
+
+    def get_world_size(self) -> int:
+        return 2
+
+    def all_reduce(self, counts: Tensor) -> None:
+        self.own.append(counts.clone())
+        if self.of_other:
+            counts += self.of_other.pop(0)
+
+
+def learn_apart(settings: dict[str, Any], folder: Path) -> list[dict[str, Tensor]]:
+    """What each of two processes learns from its part."""
+    mp.spawn(process_of_two, (settings, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def learn_in_turn(settings: dict[str, Any], _: Path) -> list[dict[str, Tensor]]:
+    """The same in one process: each part is gone through once for its counts, and once with those of the other."""
+    parts, counts = uneven_parts()[2], []
+    for bounds in parts:
+        with patch.object(statistics, "dist", OneOfTwo()) as process:
+            learn(settings, *bounds)
+        counts.append(process.own)
+    results = []
+    for bounds, of_other in zip(parts, reversed(counts), strict=True):
+        with patch.object(statistics, "dist", OneOfTwo(of_other)):
+            results.append(learn(settings, *bounds))
+    return results
+
+
+@pytest.mark.parametrize("learn_parts", [learn_in_turn, pytest.param(learn_apart, marks=pytest.mark.distributed)])
 @pytest.mark.parametrize("scope", ["layer", "modality"])
-def test_two_processes_with_a_global_load_get_loss_and_gradient_of_one_batch(scope: str, tmp_path: Path) -> None:
+def test_two_processes_with_a_global_load_get_loss_and_gradient_of_one_batch(
+    scope: str, learn_parts: Callable[..., list[dict[str, Tensor]]], tmp_path: Path
+) -> None:
     settings = {"router_aux_loss_scope": scope, "router_aux_loss_global_batch": True}
-    mp.spawn(process_of_two, (settings, str(tmp_path)), nprocs=2)
-    of_parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    of_parts = learn_parts(settings, tmp_path)
     expected = learn(settings, 0, T)
     torch.testing.assert_close(sum(result["loss"] for result in of_parts), expected["loss"])
     gradient = torch.cat([result["gradient"] for result in of_parts], dim=1)

@@ -8,6 +8,7 @@ from transformers import AutoModelForMultimodalLM
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 
 MEDIA = ("pixel_values", "speech_features", "audio_features", "pixel_values_videos")
+IMPLEMENTATIONS = ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)]  # which is compiled first
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def folder(model, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
 @torch.no_grad()
 def test_implementations_of_attention_agree(model, folder, inputs, attention) -> None:
     """Also with padding on the left, which each masks in its own way."""
@@ -66,7 +67,7 @@ def pack(rows: list[dict]) -> tuple[dict, list[int]]:
     return packed, lengths
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
 @torch.no_grad()
 def test_packed_rows_equal_rows_apart(sparse, attention) -> None:
     model = tiny_model(**sparse)

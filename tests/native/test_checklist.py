@@ -1,11 +1,12 @@
-"""docs/transformers.md names tests that exist, and every file of this folder."""
+"""README.md of this folder names tests that exist, every file here, and the lines of docs/transformers.md."""
 
 import ast
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")
 
 
 def named() -> set[tuple[Path, str | None]]:
@@ -28,3 +29,11 @@ def test_every_test_that_the_page_names_exists() -> None:
 def test_the_page_names_every_file_of_native_behaviour() -> None:
     files = set(Path(__file__).parent.glob("test_*.py")) - {Path(__file__)}
     assert files <= {path for path, _ in named()}
+
+
+def test_every_line_of_the_document_is_shown() -> None:
+    items = set(re.findall(r"^\| ([^|]+) \| `", PAGE, re.MULTILINE))
+    promised = re.findall(
+        r"^\| ([^|]+) \| [^|]", DOCUMENT.partition("## The checklist")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    assert set(promised) - {"item"} <= items

@@ -1,8 +1,10 @@
 """`torch.compile(fullgraph=True)`: the decode step with a static cache, and forward without and with media.
 
-The backend `aot_eager` traces as the default one does and leaves out the minutes of C++ compilation; `inductor` itself
-is run by the slow tests.
+The backend `aot_eager` traces as the default one does and leaves out the minutes of C++ compilation. The fast tests
+compile one model with it; the slow tests compile every case, with `inductor` itself too.
 """
+
+from itertools import product
 
 import pytest
 import torch
@@ -11,13 +13,14 @@ from transformers import CompileConfig, StaticCache
 
 IMPLEMENTATIONS = ("grouped_mm", "batched_mm")
 GREEDY = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 4}
+BACKENDS = ("aot_eager", "inductor")
+FAST = ("aot_eager", "grouped_mm")
+CASES = list(product(BACKENDS, IMPLEMENTATIONS))
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+each_case = pytest.mark.parametrize(("backend", "compiled_kind"), SLOW, indirect=["compiled_kind"])
 
 
-BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
-pytestmark = pytest.mark.parametrize("backend", BACKENDS)
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
+@pytest.fixture
 def compiled_kind(request, sparse):
     torch._dynamo.reset()
     model = tiny_model(**sparse)
@@ -27,6 +30,11 @@ def compiled_kind(request, sparse):
     return model
 
 
+@pytest.mark.parametrize(
+    ("backend", "compiled_kind"),
+    [FAST, *(case for case in SLOW if case.values != FAST)],
+    indirect=["compiled_kind"],
+)
 @torch.no_grad()
 def test_the_decode_step_compiles_whole_and_equals_eager(compiled_kind, inputs, backend) -> None:
     model = compiled_kind
@@ -44,6 +52,7 @@ def test_the_decode_step_compiles_whole_and_equals_eager(compiled_kind, inputs, 
     torch.testing.assert_close(steps["compiled"], steps["eager"], atol=1e-5, rtol=1e-4)
 
 
+@each_case
 def test_generation_with_a_static_cache_compiles_by_itself_and_gives_the_same_tokens(
     compiled_kind, inputs, backend
 ) -> None:
@@ -58,6 +67,7 @@ def test_generation_with_a_static_cache_compiles_by_itself_and_gives_the_same_to
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+@each_case
 @torch.no_grad()
 def test_text_alone_compiles_whole(compiled_kind, backend) -> None:
     ids = torch.randint(3, 60, (2, 9))
@@ -66,6 +76,7 @@ def test_text_alone_compiles_whole(compiled_kind, backend) -> None:
     torch.testing.assert_close(compiled(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-4)
 
 
+@each_case
 @torch.no_grad()
 def test_a_compiled_forward_without_its_media_says_what_to_do(compiled_kind, inputs, backend) -> None:
     compiled = torch.compile(compiled_kind.forward, fullgraph=True, backend=backend)
@@ -74,6 +85,7 @@ def test_a_compiled_forward_without_its_media_says_what_to_do(compiled_kind, inp
         compiled(**given)
 
 
+@each_case
 @torch.no_grad()
 def test_a_forward_with_media_compiles_whole(compiled_kind, inputs, backend) -> None:
     """Through a ResNet, an AST and a Whisper encoder, too."""
@@ -83,6 +95,7 @@ def test_a_forward_with_media_compiles_whole(compiled_kind, inputs, backend) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_training_step_of_text_compiles_with_the_same_gradients(sparse, backend) -> None:
     torch._dynamo.reset()
     ids = torch.randint(3, 60, (2, 9))

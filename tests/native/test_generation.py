@@ -93,6 +93,19 @@ def test_assisted_decoding_gives_the_greedy_answer_and_encodes_once(model, input
     assert dict(encoded) == ONCE
 
 
+def test_drafted_tokens_are_text(model, typed) -> None:
+    """Seen in what the model is given: the answer alone seldom depends on the modality of a few tokens."""
+    seen = []
+    hook = model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["mm_token_type_ids"]), with_kwargs=True
+    )
+    model.generate(**typed, **GREEDY, assistant_model=text_assistant())
+    hook.remove()
+    prompt = typed["mm_token_type_ids"]
+    assert torch.equal(seen[0][:, : prompt.shape[1]], prompt) and seen[0].shape[1] > prompt.shape[1]
+    assert not any(ids.any() for ids in (seen[0][:, prompt.shape[1] :], *seen[1:]))
+
+
 def test_the_model_itself_as_assistant_drafts_without_media_and_is_corrected(model, inputs) -> None:
     expected = model.generate(**inputs, **GREEDY)
     assert torch.equal(model.generate(**inputs, **GREEDY, assistant_model=model), expected)

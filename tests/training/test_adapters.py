@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from training.__main__ import app
 from training.config.train import LoraTraining
 from training.data import Collator, MixtureDataset
-from training.data.dataset import read_mixture
+from training.data.mixture.dataset import read_mixture
 from training.stage.run import run_stage
 from training.trainer.start import load_start
 from unimoe.errors import ConfigError

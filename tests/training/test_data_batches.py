@@ -16,7 +16,7 @@ from training.config.data import DataConfig
 from training.config.stage import StageConfig
 from training.data import Collator, DataError, MixtureBatches, MixtureDataset, MixtureSampler, plan_batches
 from training.data.batching.measure import LENGTHS_FILE, longest_sound
-from training.data.dataset import read_mixture
+from training.data.mixture.dataset import read_mixture
 from training.data.readers.sources import RowStream
 from training.stage.run import run_stage
 from unimoe import UniMoEProcessor

@@ -13,10 +13,10 @@ from row_formats import FORMATS, HEARD, QUESTION, SEEN, SHOWN, Columns, Llava, M
 
 from training.config.data import SourceConfig
 from training.data import DataError, read_rows
-from training.data.dataset import medium_of
+from training.data.mixture.dataset import medium_of
 from training.data.readers.json_files import JsonFile
-from training.data.readers.rows import Faults
 from training.data.readers.sources import open_source, open_stream
+from training.data.rows import Faults
 from training.stage.run import run_stage
 from unimoe.errors import ConfigError
 from unimoe.files.settings import validate

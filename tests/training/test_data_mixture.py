@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from training.config.data import AugmentConfig, DataConfig, ImageAugment, SoundAugment
 from training.data import Collator, DataError, MixtureDataset, MixtureSampler
-from training.data.batching.augment import augment_image, augment_sound, sample_generator
-from training.data.dataset import Place, read_mixture
+from training.data.mixture.augment import augment_image, augment_sound, sample_generator
+from training.data.mixture.dataset import Place, read_mixture
 from unimoe import UniMoEProcessor
 
 AUGMENT = {

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from training.__main__ import app
 from training.config.data import DataConfig
 from training.data import Collator, DataError, MixtureDataset
-from training.data.dataset import load_picture, read_mixture
+from training.data.mixture.dataset import load_picture, read_mixture
 from unimoe import UniMoEProcessor
 from unimoe.errors import MediaError
 
@@ -106,7 +106,7 @@ def test_a_medium_that_a_worker_cannot_read_is_told_in_one_line_with_file_and_ro
             raise MediaError(where, f"{Path(medium).name} cannot be read: it ends early.", "Save it again.")
         return load_picture(medium, where=where)
 
-    monkeypatch.setattr("training.data.dataset.load_picture", broken)
+    monkeypatch.setattr("training.data.mixture.dataset.load_picture", broken)
     said = run()
     assert "image_kind_train.jsonl:" in said and ".png cannot be read: it ends early. Save it again." in said
     assert "Caught" not in said and "DataLoader" not in said

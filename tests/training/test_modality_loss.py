@@ -12,7 +12,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.config.data import DataConfig
 from training.data import Collator, MixtureDataset
-from training.data.dataset import read_mixture
+from training.data.mixture.dataset import read_mixture
 from training.stage.run import run_stage
 from training.trainer.losses import GROUPS, count_labels, label_weights, row_groups, weighted_loss
 from unimoe import Modality

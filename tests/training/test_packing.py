@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.batching.augment import sample_generator
-from training.data.batching.fitting import Cut, LengthReport, cuts, keep, longest_cut
 from training.data.batching.packing import chunk, first_fit_decreasing, groups, packs, share_out
+from training.data.mixture.augment import sample_generator
+from training.data.mixture.fitting import Cut, LengthReport, cuts, keep, longest_cut
 
 CAPACITY = 50
 LENGTHS = st.lists(st.integers(1, CAPACITY), max_size=120)

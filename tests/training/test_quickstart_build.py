@@ -9,7 +9,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.config.recipe import load_recipe
 from training.data import Collator, MixtureDataset
-from training.data.dataset import read_mixture
+from training.data.mixture.dataset import read_mixture
 from training.data.schema import read_rows
 from training.quickstart.build import ModelConfig, build_config, build_model, train_tokenizer, training_texts
 from training.quickstart.rows import DEMO_TASKS, MEDIA_FOLDER, QUICKSTART_TASKS, write_data

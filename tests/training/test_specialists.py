@@ -14,7 +14,7 @@ from training.config.recipe import merge
 from training.config.stage import StageConfig
 from training.data import MixtureDataset
 from training.data.batching.streams import apportion, split_lanes, take_turns
-from training.data.dataset import read_mixture
+from training.data.mixture.dataset import read_mixture
 from training.data.schema import DataError
 from training.stage.run import run_stage
 from training.trainer.validation import HeldBack

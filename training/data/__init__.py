@@ -5,8 +5,8 @@ from unimoe.errors import DataError
 from .batching.batches import BatchPlan, MixtureBatches, plan_batches
 from .batching.collator import Collator
 from .batching.measure import RowLengths
-from .dataset import MixtureDataset, MixtureSampler, Sample
-from .readers.rows import Row
+from .mixture.dataset import MixtureDataset, MixtureSampler, Sample
+from .rows import Row
 from .schema import read_rows
 
 __all__ = [

@@ -16,8 +16,8 @@ from unimoe.processing.messages import EXAMPLE, Turn, read_turn
 from unimoe.processing.rows import dialogue_texts, read_id, read_system, unread_keys
 from unimoe.processing.values import holds_nothing, name_of, plain
 
-from .readers.rows import Faults, Row
-from .readers.turns import Column, Media, read_turns, tags_first
+from .rows import Faults, Row
+from .turns import Column, Media, read_turns, tags_first
 
 Format = Literal["messages", "columns", "llava", "uni_moe", "pairs"]
 

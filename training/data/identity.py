@@ -12,11 +12,11 @@ from typing import BinaryIO
 from unimoe.errors import DataError
 
 from ..config.data import SourceConfig
-from .dataset import Source
 from .media_digest import Facts
-from .readers.rows import Row
+from .mixture.dataset import Source
 from .readers.sources import Rows, RowStream
 from .readers.tables import Table, parquet_files
+from .rows import Row
 
 BLOCK, BLOCKS = 2**20, 64
 """Of a stream, whose file may be larger than a disk of ours: bytes of a block, and blocks that are looked at."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from unimoe import Modality
 
-from .readers.rows import Row
+from .rows import Row
 
 Facts = dict[str, Any]
 

@@ -10,8 +10,8 @@ from unimoe.errors import DataError
 
 from ..config.data import SourceConfig
 from .formats import parse_row
-from .readers.rows import Row
 from .readers.sources import open_source
+from .rows import Row
 
 
 def read_rows(path: str | Path, *, media_root: str | Path | None = None) -> Sequence[Row]:

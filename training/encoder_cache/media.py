@@ -11,9 +11,9 @@ from unimoe import Modality, UniMoEProcessor
 from unimoe.processing.units import EXTRACTORS, UnitCollector
 
 from ..config.data import AugmentConfig
-from ..data.batching.order import Place
-from ..data.dataset import SAMPLING_RATE, MixtureDataset, medium_of
 from ..data.encoded import EncodedMedia, medium_key, stored_measures
+from ..data.mixture.dataset import SAMPLING_RATE, MixtureDataset, medium_of
+from ..data.mixture.order import Place
 from ..data.schema import DataError
 
 

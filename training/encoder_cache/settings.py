@@ -13,7 +13,7 @@ from unimoe.errors import ConfigError
 from unimoe.processing.units import EXTRACTORS
 
 from ..data import MixtureDataset
-from ..data.dataset import SAMPLING_RATE
+from ..data.mixture.dataset import SAMPLING_RATE
 
 FORMAT = 1
 """Of the files; another number has them made anew."""

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..configuration.parts import UniMoEConnectorConfig
+from ..configuration.connectors import UniMoEConnectorConfig
 from .mlp import MLPConnector
 from .pixel_shuffle import PixelShuffleConnector
 from .pooling import PoolingConnector

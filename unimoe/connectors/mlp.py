@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from ..configuration.parts import UniMoEConnectorConfig
+from ..configuration.connectors import UniMoEConnectorConfig
 
 
 class MLPConnector(nn.Module):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from ..configuration.parts import UniMoEConnectorConfig
+from ..configuration.connectors import UniMoEConnectorConfig
 
 
 class PoolingConnector(nn.Module):

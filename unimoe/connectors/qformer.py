@@ -7,7 +7,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.whisper.modeling_whisper import eager_attention_forward
 
-from ..configuration.parts import UniMoEConnectorConfig
+from ..configuration.connectors import UniMoEConnectorConfig
 from .queries import QueryConnector
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperDecoder
 
-from ..configuration.parts import UniMoEConnectorConfig
+from ..configuration.connectors import UniMoEConnectorConfig
 from .queries import QueryConnector
 
 

@@ -11,7 +11,13 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ..configuration.parts import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig, prefix_tokens, token_grid
+from ..configuration.encoders import (
+    UniMoEAudioConfig,
+    UniMoESpeechConfig,
+    UniMoEVisionConfig,
+    prefix_tokens,
+    token_grid,
+)
 
 # Model types of which only a part is the tower.
 _TOWERS: dict[str, type[PreTrainedModel]] = {"whisper": WhisperEncoder}

@@ -90,10 +90,10 @@ def answer_all(
     answers: list[Answer | None] = [None] * len(prompts)
     groups = [f"{prompt.task}\n{prompt.decoding.key}" for prompt in prompts]
     with tqdm(total=len(prompts), desc="answers", disable=quiet) as bar:
-        for places in make_batches([prompt.length for prompt in prompts], groups, batch_size):
-            batch = [prompts[place] for place in places]
-            for place, answer in zip(places, _answer_batch(model, processor, batch), strict=True):
-                answers[place] = answer
+        for indices in make_batches([prompt.length for prompt in prompts], groups, batch_size):
+            batch = [prompts[index] for index in indices]
+            for index, answer in zip(indices, _answer_batch(model, processor, batch), strict=True):
+                answers[index] = answer
             bar.update(len(batch))
     return [answer for answer in answers if answer is not None]
 
@@ -116,16 +116,16 @@ def score_all(
     """
     scores = [(0.0, False)] * len(choices)
     with tqdm(total=len(choices), desc="likelihoods", disable=quiet) as bar:
-        for places in make_batches([choice.length for choice in choices], [c.task for c in choices], batch_size):
-            batch = [choices[place] for place in places]
-            for place, score in zip(places, _score_batch(model, processor, batch), strict=True):
-                scores[place] = score
+        for indices in make_batches([choice.length for choice in choices], [c.task for c in choices], batch_size):
+            batch = [choices[index] for index in indices]
+            for index, score in zip(indices, _score_batch(model, processor, batch), strict=True):
+                scores[index] = score
             bar.update(len(batch))
     return scores
 
 
 def make_batches(lengths: Sequence[int], groups: Sequence[str], batch_size: int) -> Iterator[list[int]]:
-    """Places of the rows of each batch: one group alone, longest first, so that memory runs out at once or never.
+    """Indices of the rows of each batch: one group alone, longest first, so that memory runs out at once or never.
 
     Args:
         lengths: Of the rows.
@@ -133,9 +133,9 @@ def make_batches(lengths: Sequence[int], groups: Sequence[str], batch_size: int)
         batch_size: Largest number of rows in a batch.
     """
     for group in dict.fromkeys(groups):
-        places = [place for place, other in enumerate(groups) if other == group]
-        places.sort(key=lambda place: lengths[place], reverse=True)
-        yield from (places[start : start + batch_size] for start in range(0, len(places), batch_size))
+        indices = [index for index, other in enumerate(groups) if other == group]
+        indices.sort(key=lambda index: lengths[index], reverse=True)
+        yield from (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
 
 
 def _answer_batch(model: Any, processor: Any, batch: Sequence[Prompt]) -> list[Answer]:

@@ -98,20 +98,20 @@ class UniMoEChat(lmms):
         """
         outputs: list[Any] = [[] for _ in requests]
         notes: list[Any] = [None] * len(requests)
-        prompts = {place: self._first_prompt(request) for place, request in enumerate(requests)}
+        prompts = {index: self._first_prompt(request) for index, request in enumerate(requests)}
         for number in range(1, MAX_ROUNDS + 1):
-            for place, answer in zip(prompts, self._answer(list(prompts.values())), strict=True):
-                outputs[place].append(answer.text)
+            for index, answer in zip(prompts, self._answer(list(prompts.values())), strict=True):
+                outputs[index].append(answer.text)
             asked_again = list(prompts)
             prompts = {}
-            for place in asked_again:
-                messages, is_end, result, notes[place] = self._next_round(
-                    requests[place], number, list(outputs[place]), notes[place]
+            for index in asked_again:
+                messages, is_end, result, notes[index] = self._next_round(
+                    requests[index], number, list(outputs[index]), notes[index]
                 )
                 if is_end:
-                    outputs[place] = list(outputs[place] if result is None else result)
+                    outputs[index] = list(outputs[index] if result is None else result)
                 else:
-                    prompts[place] = self._prompt(requests[place], messages)
+                    prompts[index] = self._prompt(requests[index], messages)
             if not prompts:
                 return [GenerationResult(rounds) for rounds in outputs]
         raise ValueError(f"{_where(requests[next(iter(prompts))])}: the task has not ended after {MAX_ROUNDS} rounds.")

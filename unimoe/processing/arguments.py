@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from transformers.processing_utils import ImagesKwargs, TextKwargs
 
+from ..configuration.media_layout import CALL_OPTIONS
 from ..errors import DataError, MediaError
+from ..errors.suggest import did_you_mean
 from ..media import Limits
 
 SAMPLING_RATE = 16_000
 """Hz; the rate of sounds that are passed as bare samples, unless `sampling_rate=` says otherwise."""
+_UNSUPPORTED = "text_pair text_target text_pair_target is_split_into_words return_overflowing_tokens stride"
+_TEXT_OPTIONS = frozenset(TextKwargs.__annotations__).difference(_UNSUPPORTED.split(), ["return_tensors"])
+_FLAGS = ("return_mm_token_type_ids", "return_text_replacement_offsets")
+_OWN_OPTIONS = (*_FLAGS, *CALL_OPTIONS, "sampling_rate", "limits", "text_kwargs", "images_kwargs")
 _ORDER = "Pass them by name: processor(text=..., images=...)."
 
 
@@ -28,6 +35,51 @@ class Options:
     limits: Limits | None = None
     return_mm_token_type_ids: bool = True
     return_text_replacement_offsets: bool = False
+
+
+def sort_options(kwargs: dict[str, Any], image_processor: Any, *, return_mm_token_type_ids: bool) -> Options:
+    """Sort the keyword arguments of a call by the part that takes them.
+
+    Args:
+        kwargs: As the caller gave them, some nested as `text_kwargs` and `images_kwargs`.
+        image_processor: Whose own arguments are known too; None: there is none.
+        return_mm_token_type_ids: What holds if the caller does not say.
+
+    Raises:
+        ValueError: If an argument is unknown.
+    """
+    kwargs, image_options = dict(kwargs), _image_options(image_processor)
+    options = Options(return_mm_token_type_ids=return_mm_token_type_ids)
+    options.text.update(kwargs.pop("text_kwargs", {}))
+    options.images.update(kwargs.pop("images_kwargs", {}))
+    for nested in (options.text, options.images):
+        if "return_tensors" in nested:
+            kwargs.setdefault("return_tensors", nested.pop("return_tensors"))
+    for key, value in kwargs.items():
+        if key in CALL_OPTIONS:
+            options.layout[key] = value
+        elif key in _OWN_OPTIONS or key == "return_tensors":
+            setattr(options, key, value)
+        elif key in _TEXT_OPTIONS:
+            options.text[key] = value
+        elif key in image_options:
+            options.images[key] = value
+        else:
+            known = known_options(image_processor) | {"images", "videos", "audio", "speech"}
+            raise ValueError(f"UniMoEProcessor got the unknown argument {key!r}.{did_you_mean(key, known)}")
+    for flag in _FLAGS:
+        setattr(options, flag, options.text.pop(flag, getattr(options, flag)))
+    return options
+
+
+def known_options(image_processor: Any) -> set[str]:
+    """Names of the keyword arguments that a call takes beside text and media."""
+    return {*_TEXT_OPTIONS, *_OWN_OPTIONS, *_image_options(image_processor)}
+
+
+def _image_options(image_processor: Any) -> frozenset[str]:
+    own = getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", {})
+    return frozenset({*ImagesKwargs.__annotations__, *own} - {"return_tensors"})
 
 
 def pad_for_generation(tokenizer: PreTrainedTokenizerBase) -> None:

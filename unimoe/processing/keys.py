@@ -184,7 +184,7 @@ NOTES_OF_ITEMS = (
 class Entry(NamedTuple):
     """Keys of one kind, where they stand, and what becomes of them."""
 
-    place: str
+    level: str
     keys: tuple[str, ...]
     outcome: str
 
@@ -222,16 +222,16 @@ def entries() -> Iterator[Entry]:
     yield Entry("item", ("any other",), "refused, with the nearest key that is known")
 
 
-def _refused(place: str, table: Mapping[str, str], prefix: str = "") -> Iterator[Entry]:
+def _refused(level: str, table: Mapping[str, str], prefix: str = "") -> Iterator[Entry]:
     for cure in dict.fromkeys(table.values()):
         keys = tuple(prefix + key for key, other in table.items() if other == cure)
-        yield Entry(place, keys, f"refused. {cure}")
+        yield Entry(level, keys, f"refused. {cure}")
 
 
 def key_table() -> str:
     """The table of keys as Markdown."""
     lines = ["| of a | keys | what becomes of them |", "|---|---|---|"]
-    lines += [f"| {e.place} | {', '.join(f'`{key}`' for key in e.keys)} | {e.outcome} |" for e in entries()]
+    lines += [f"| {e.level} | {', '.join(f'`{key}`' for key in e.keys)} | {e.outcome} |" for e in entries()]
     return "\n".join(line.replace("<bbox>", "`<bbox>`") for line in lines)
 
 

@@ -79,6 +79,26 @@ def require_placeholder_id(tokenizer: PreTrainedTokenizerBase, modality: Modalit
     return token_id
 
 
+def check_placeholder_ids(tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+    """Refuse a tokenizer whose placeholders are not those of a model.
+
+    Args:
+        tokenizer: With placeholders.
+        config: A `UniMoEConfig`; `media_layout` and `*_token_id` are read.
+
+    Raises:
+        ValueError: Naming the first placeholder, and both ids.
+    """
+    for modality in (m for m in MEDIA if m.key in config.media_layout.grids):
+        wanted, found = getattr(config, f"{modality.key}_token_id"), placeholder_id(tokenizer, modality)
+        if found != wanted:
+            raise ValueError(
+                f"The tokenizer's id of {modality.token} is {found}, the configuration's {modality.key}_token_id is "
+                f"{wanted}. Call add_placeholder_tokens(tokenizer) if it is None, then set "
+                f"config.{modality.key}_token_id to the tokenizer's."
+            )
+
+
 def count_placeholders(text: str, modality: Modality) -> int:
     """How many placeholders of this modality the text holds; those marked as plain text do not count."""
     return sum(token == modality.token for token in PLACEHOLDER.findall(text))
@@ -93,6 +113,20 @@ def find_placeholders(text: str) -> list[tuple[Modality, int]]:
         found.append((modality, seen[modality]))
         seen[modality] += 1
     return found
+
+
+def order_of_appearance(
+    media: dict[Modality, list[list[Any]]], texts: list[str] | None
+) -> list[list[tuple[Modality, int, int]]]:
+    """Find in which order media are to be loaded: modality, row, and index within the row's media of that modality.
+
+    Args:
+        media: Modality -> media of each row.
+        texts: Whose placeholders say the order, a list for each. None: one list for all, modality by modality.
+    """
+    if texts is not None:
+        return [[(m, row, index) for m, index in find_placeholders(text)] for row, text in enumerate(texts)]
+    return [[(m, row, i) for m, rows in media.items() for row, held in enumerate(rows) for i in range(len(held))]]
 
 
 def expand_placeholders(text: str, blocks: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
@@ -234,10 +268,12 @@ __all__ = [
     "add_placeholder_tokens",
     "arrange_media",
     "check_kept",
+    "check_placeholder_ids",
     "collect_media",
     "count_placeholders",
     "expand_placeholders",
     "find_placeholders",
+    "order_of_appearance",
     "placeholder_id",
     "require_placeholder_id",
 ]

@@ -28,7 +28,7 @@ from ..media import (
     load_sound,
     window_samples,
 )
-from ..modality import Modality
+from ..modality import MEDIA, Modality
 from .positions import clip_offsets, picture_offsets, sound_offsets, sound_times
 
 EXTRACTORS = {
@@ -293,6 +293,27 @@ class UnitCollector:
         return width, height
 
 
+def check_extractor(name: str, extractor: Any, layout: MediaLayout) -> None:
+    """Refuse an extractor whose units have no place among the tokens.
+
+    Args:
+        name: Of the processor's part, see `EXTRACTORS`.
+        extractor: The part.
+        layout: How media become tokens.
+
+    Raises:
+        ValueError: If the layout has no grid for what it extracts, or the windows of sounds are of no known length.
+    """
+    served = [modality.key for modality in MEDIA if EXTRACTORS[modality] == name]
+    if not any(key in layout.grids for key in served):
+        raise ValueError(
+            f"There is an {name}, but media_layout has no grid for {' or '.join(map(repr, served))} (only "
+            f"{sorted(layout.grids)}). State the tokens of a unit, as config.media_layout does."
+        )
+    if name != "image_processor":
+        window_samples(extractor)
+
+
 def tile_grid(size: tuple[int, int], tile: tuple[int, int], most: int) -> tuple[int, int]:
     """Rows and columns of tiles that keep most of a picture's resolution and, among those, waste the fewest pixels.
 
@@ -345,4 +366,4 @@ def _text(tracks: list[_Track], order: np.ndarray) -> str:
     )
 
 
-__all__ = ["EXTRACTORS", "Block", "UnitCollector", "cut_tiles", "tile_grid"]
+__all__ = ["EXTRACTORS", "Block", "UnitCollector", "check_extractor", "cut_tiles", "tile_grid"]

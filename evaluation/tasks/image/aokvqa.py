@@ -1,47 +1,68 @@
 """A-OKVQA: questions that need knowledge of the world, with ten direct answers and four options each."""
 
-from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
 
 from ..benchmark import LETTER, SHORT_ANSWER, Benchmark, Hub
 from ..choices import letter_at, options
-from ..fields import need_list, need_texts, need_whole, unpack_medium
+from ..media import Medium
+from ..row import Options, Row, Text, Whole
 from ..sample import Sample, ask
-from ..source import Row, Source, need
-from .vqa import COCO_LICENCE, open_question
+from ..source import Source
+from .vqa import COCO_LICENCE, Annotators, OpenQuestion, open_question
 
 AOKVQA = "aokvqa_v1p0_val.json"
 
 
-def _picture(source: Source, row: Row, where: str) -> str:
-    return source.media(where, f"coco/val2017/{need_whole(row, where, 'image_id'):012d}.jpg")
+def _picture(row: "DirectRow | FileRow", source: Source) -> str:
+    return source.media(row.where, f"coco/val2017/{row.image_id:012d}.jpg")
 
 
-def read_aokvqa(source: Source) -> Iterator[Sample]:
-    """Questions with ten direct answers; those marked as hard to answer without options are left out."""
-    for where, row in source.rows(AOKVQA):
-        (hard,) = need(row, where, "difficult_direct_answer")
-        if not hard:
-            yield open_question(row, where, _picture(source, row, where), answers="direct_answers")
+class DirectRow(OpenQuestion):
+    """A row of the publisher's file with its direct answers."""
+
+    image_id: Whole
+    answers: Annotators = Field(alias="direct_answers")
+    difficult_direct_answer: Any
 
 
-def read_aokvqa_choices(source: Source) -> Iterator[Sample]:
-    """All questions with their four options."""
-    for where, row in source.rows(AOKVQA):
-        yield _choice(row, where, _picture(source, row, where))
+class Question(Row):
+    """A question with its options."""
+
+    question_id: Text
+    question: Text
+    choices: Options
+    correct_choice_idx: Whole
 
 
-def _choice(row: Row, where: str, path: str) -> Sample:
-    identity, question = need_texts(row, where, "question_id", "question")
-    choices = need_list(row, where, "choices", at_least=2)
-    letter = letter_at(need_whole(row, where, "correct_choice_idx"), choices, where)
+class FileRow(Question):
+    """A row of the publisher's file."""
+
+    image_id: Whole
+
+
+class HubRow(Question):
+    """A row of the Hub's copy, which holds the picture."""
+
+    image: Medium
+
+
+def read_direct(row: DirectRow, source: Source) -> Sample | None:
+    """Read a question with ten direct answers; those marked as hard to answer without options are left out."""
+    return None if row.difficult_direct_answer else open_question(row, _picture(row, source))
+
+
+def read_choice(row: FileRow | HubRow, source: Source) -> Sample:
+    """Read a question with its options."""
+    path = source.medium(row.image, row.where) if isinstance(row, HubRow) else _picture(row, source)
     return Sample(
-        id=identity,
-        messages=ask({"type": "image", "path": path}, f"{question}\n{options(choices)}"),
-        reference=letter,
-        answers=(letter,),
+        row.question_id,
+        ask({"type": "image", "path": path}, f"{row.question}\n{options(row.choices)}"),
+        reference=letter_at(row.correct_choice_idx, row.choices, row.where),
         cluster=path,
-        where=where,
-        choices=choices,
+        where=row.where,
+        choices=row.choices,
     )
 
 
@@ -49,7 +70,8 @@ A_OKVQA = Benchmark(
     name="aokvqa",
     title="A-OKVQA v1.0, validation, direct answer",
     measures="Open questions about photographs that need knowledge of the world and reasoning.",
-    read=read_aokvqa,
+    rows=lambda source: source.rows(AOKVQA, DirectRow),
+    read=read_direct,
     metric="vqa_accuracy",
     prompt=SHORT_ANSWER,
     tree="""
@@ -67,18 +89,15 @@ A_OKVQA_CHOICES = Benchmark(
     name="aokvqa_mc",
     title="A-OKVQA v1.0, validation, multiple choice",
     measures="The same questions and the hard ones, with four options each.",
-    read=read_aokvqa_choices,
+    rows=lambda source: source.rows(AOKVQA, FileRow),
+    read=read_choice,
     metric="multiple_choice",
     prompt=LETTER,
     tree=A_OKVQA.tree,
     origin=A_OKVQA.origin,
     licence=A_OKVQA.licence,
     read_on=A_OKVQA.read_on,
-    hub=Hub(
-        "HuggingFaceM4/A-OKVQA",
-        "validation",
-        lambda row, where, source: _choice(row, where, unpack_medium(source, row, where, "image")),
-    ),
+    hub=Hub("HuggingFaceM4/A-OKVQA", "validation", HubRow),
     note="1,145 questions of four options.",
     shares="aokvqa",
 )

@@ -3,14 +3,18 @@
 import base64
 import binascii
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from pydantic import Field
 
 from ...errors import EvaluationError
 from ..benchmark import LETTER, Benchmark, Hub
-from ..choices import letter_of, options, options_in_columns
-from ..fields import need_text, need_texts, need_whole, optional_text, unpack_medium
+from ..choices import Lettered, letter_of, options
+from ..media import Medium, Packed
+from ..row import Cell, Row, Text, Whole
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Source
 
 ROTATION = 1_000_000
 """Rows of MMBench whose indices are equal modulo this are rotations of the options of one question."""
@@ -18,22 +22,72 @@ LONGEST_REFERENCE = 64
 """A cell of no more characters is no picture but the index of the row that has it."""
 
 
-def read_mmbench(source: Source, *names: str) -> Iterator[Sample]:
-    """Rows of the first of these TSV files that is there.
+class MMBenchQuestion(Lettered):
+    """What MMBench's rows and their copy on the Hub have."""
+
+    index: Whole
+    hint: Cell = ""
+    question: Text
+    answer: Cell = ""
+    category: Text
+    ability: Text = Field(alias="l2-category")
+
+
+class MMBenchFileRow(MMBenchQuestion):
+    """A row of MMBench's TSV file: the picture in base64, or the index of the row that has it."""
+
+    image: Text
+    path: str = ""
+
+
+class MMBenchHubRow(MMBenchQuestion):
+    """A row of lmms-eval's copy."""
+
+    image: Medium
+
+
+def mmbench_rows(source: Source, *, names: tuple[str, ...]) -> Iterator[MMBenchFileRow]:
+    """Read the rows of the first of these files that is there.
 
     Raises:
         EvaluationError: If a row is not as expected; names row and cure.
     """
-    rows = list(source.rows(source.first(*names)))
-    pictures: dict[str, str] = {}
-    for where, row in rows:
-        if len(cell := need_text(row, where, "image")) > LONGEST_REFERENCE:
-            pictures[str(need_whole(row, where, "index"))] = _unpack_picture(source, cell, where)
-    for where, row in rows:
-        index, cell = str(need_whole(row, where, "index")), need_text(row, where, "image")
-        if index not in pictures and cell not in pictures:
-            raise EvaluationError(f"{where}: 'image' names row {cell!r}, which has no picture")
-        yield _mmbench(row, where, pictures.get(index) or pictures[cell])
+    rows = list(source.rows(source.first(*names), MMBenchFileRow))
+    pictures = {str(row.index): _unpack(row, source) for row in rows if len(row.image) > LONGEST_REFERENCE}
+    for row in rows:
+        path = pictures.get(str(row.index)) or pictures.get(row.image)
+        if path is None:
+            raise EvaluationError(f"{row.where}: 'image' names row {row.image!r}, which has no picture")
+        yield row.model_copy(update={"path": path})
+
+
+def _unpack(row: MMBenchFileRow, source: Source) -> str:
+    try:
+        content = base64.b64decode(row.image, validate=True)
+    except binascii.Error as error:
+        raise EvaluationError(f"{row.where}: 'image' is not base64: {error}") from error
+    return source.medium(Packed(content), row.where)
+
+
+def read_mmbench(row: MMBenchFileRow | MMBenchHubRow, source: Source) -> Sample:
+    """Read a question of MMBench."""
+    if not row.answer:
+        raise EvaluationError(
+            f"{row.where}: no answer. The test split is scored by its publisher alone: use the dev split."
+        )
+    choices = row.in_columns()
+    path = source.medium(row.image, row.where) if isinstance(row, MMBenchHubRow) else row.path
+    asked = "\n".join(filter(None, (row.hint, row.question, options(choices))))
+    return Sample(
+        str(row.index),
+        ask({"type": "image", "path": path}, asked),
+        reference=letter_of(row.answer, choices, row.where),
+        cluster=path,
+        where=row.where,
+        choices=choices,
+        group=str(row.index % ROTATION),
+        categories={"category": row.category, "l2-category": row.ability},
+    )
 
 
 def check_rotations(samples: Sequence[Sample]) -> None:
@@ -55,46 +109,42 @@ def check_rotations(samples: Sequence[Sample]) -> None:
             )
 
 
-def _unpack_picture(source: Source, cell: str, where: str) -> str:
-    try:
-        content = base64.b64decode(cell, validate=True)
-    except binascii.Error as error:
-        raise EvaluationError(f"{where}: 'image' is not base64: {error}") from error
-    return unpack_medium(source, {"image": {"bytes": content}}, where, "image")
+class SeedKind(Row):
+    """What a row of SEED-Bench is about: other columns of those about videos are not read."""
+
+    data_type: Text
 
 
-def _mmbench(row: Row, where: str, path: str) -> Sample:
-    index = need_whole(row, where, "index")
-    if not (answer := optional_text(row, "answer")):
-        raise EvaluationError(
-            f"{where}: no answer. The test split is scored by its publisher alone: use the dev split."
-        )
-    choices = options_in_columns(row, where)
-    letter = letter_of(answer, choices, where)
-    parts = (optional_text(row, "hint"), need_text(row, where, "question"), options(choices))
-    return Sample(
-        id=str(index),
-        messages=ask({"type": "image", "path": path}, "\n".join(filter(None, parts))),
-        reference=letter,
-        answers=(letter,),
-        cluster=path,
-        where=where,
-        choices=choices,
-        group=str(index % ROTATION),
-        categories={axis: need_text(row, where, axis) for axis in ("category", "l2-category")},
-    )
+class SeedQuestion(Row):
+    """A row of SEED-Bench about a picture."""
+
+    question_id: Text
+    question: Text
+    choice_a: Text
+    choice_b: Text
+    choice_c: Text
+    choice_d: Text
+    answer: Text
+    data_id: Text
+    question_type_id: Whole
+    dimension: str = ""
 
 
-def read_seedbench(source: Source) -> Iterator[Sample]:
-    """Rows of the dimensions 1 to 9, whose `data_type` is image; those of videos are left out."""
+def seedbench_rows(source: Source) -> Iterator[SeedQuestion]:
+    """Read the rows of the dimensions 1 to 9, whose `data_type` is image; those of videos are left out."""
     name = source.first("SEED-Bench.json")
     dimensions = _dimensions(source, name)
-    for where, row in source.listed(name, "questions"):
-        kind = need_text(row, where, "data_type")
-        if kind not in ("image", "video"):
-            raise EvaluationError(f"{where}: unknown data_type {kind!r}; there are image, video. Is it SEED-Bench 1?")
-        if kind == "image":
-            yield _seedbench(source, row, where, dimensions)
+    for kind in source.listed(name, "questions", SeedKind):
+        if kind.data_type not in ("image", "video"):
+            raise EvaluationError(
+                f"{kind.where}: unknown data_type {kind.data_type!r}; there are image, video. Is it SEED-Bench 1?"
+            )
+        if kind.data_type == "video":
+            continue
+        row = kind.read_as(SeedQuestion)
+        if row.question_type_id not in dimensions:
+            raise EvaluationError(f"{row.where}: 'question_type' does not name the dimension {row.question_type_id}")
+        yield row.model_copy(update={"dimension": dimensions[row.question_type_id]})
 
 
 def _dimensions(source: Source, name: str) -> dict[int, str]:
@@ -105,34 +155,29 @@ def _dimensions(source: Source, name: str) -> dict[int, str]:
     return {number: dimension for dimension, number in named.items()}
 
 
-def _seedbench(source: Source, row: Row, where: str, dimensions: dict[int, str]) -> Sample:
-    number = need_whole(row, where, "question_type_id")
-    if number not in dimensions:
-        raise EvaluationError(f"{where}: 'question_type' does not name the dimension {number}")
-    identity, question, answer, medium = need_texts(row, where, "question_id", "question", "answer", "data_id")
-    choices = tuple(need_texts(row, where, "choice_a", "choice_b", "choice_c", "choice_d"))
-    letter = letter_of(answer, choices, where)
-    path = source.media(where, f"SEED-Bench-image/{medium}")
+def read_seedbench(row: SeedQuestion, source: Source) -> Sample:
+    """Read a question of SEED-Bench."""
+    choices = (row.choice_a, row.choice_b, row.choice_c, row.choice_d)
+    path = source.media(row.where, f"SEED-Bench-image/{row.data_id}")
     return Sample(
-        id=identity,
-        messages=ask({"type": "image", "path": path}, f"{question}\n{options(choices)}"),
-        reference=letter,
-        answers=(letter,),
+        row.question_id,
+        ask({"type": "image", "path": path}, f"{row.question}\n{options(choices)}"),
+        reference=letter_of(row.answer, choices, row.where),
         cluster=path,
-        where=where,
+        where=row.where,
         choices=choices,
-        categories={"dimension": dimensions[number]},
+        categories={"dimension": row.dimension},
     )
 
 
 def _mmbench_benchmark(name: str, version: str, *files: str, origin: str, read_on: str, hub: Hub | None) -> Benchmark:
-    read: Callable[[Source], Iterator[Sample]] = lambda source: read_mmbench(source, *files)  # noqa: E731
     return Benchmark(
         name=name,
         title=f"MMBench {version}, English, dev",
         measures="Perception and reasoning as multiple choice; every rotation of the options must be answered right. "
         "Broken down by ability.",
-        read=read,
+        rows=partial(mmbench_rows, names=files),
+        read=read_mmbench,
         check=check_rotations,
         metric="circular",
         prompt=LETTER,
@@ -156,11 +201,7 @@ MMBENCH = _mmbench_benchmark(
     origin="https://download.openmmlab.com/mmclassification/datasets/mmbench/mmbench_dev_en_20231003.tsv",
     read_on="from the description, 2026-11-28 (https://github.com/open-compass/MMBench/blob/main/README.md; columns "
     "and 4,377 rows of https://huggingface.co/datasets/lmms-lab/MMBench_EN)",
-    hub=Hub(
-        "lmms-lab/MMBench_EN",
-        "dev",
-        lambda row, where, source: _mmbench(row, where, unpack_medium(source, row, where, "image")),
-    ),
+    hub=Hub("lmms-lab/MMBench_EN", "dev", MMBenchHubRow),
 )
 MMBENCH_V11 = _mmbench_benchmark(
     "mmbench_v11",
@@ -174,6 +215,7 @@ SEEDBENCH = Benchmark(
     name="seedbench",
     title="SEED-Bench 1, image part",
     measures="Understanding of scenes, instances, relations and text, as multiple choice. Broken down by dimension.",
+    rows=seedbench_rows,
     read=read_seedbench,
     metric="multiple_choice",
     prompt=LETTER,

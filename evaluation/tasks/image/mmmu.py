@@ -3,13 +3,15 @@
 import re
 from collections.abc import Iterator
 from functools import partial
+from typing import Literal
 
 from ...errors import EvaluationError
 from ..benchmark import LETTER, SHORT_ANSWER, Benchmark
 from ..choices import letter_of, options
-from ..fields import need_list, need_text, need_texts, unpack_medium
+from ..media import Medium
+from ..row import BlankOptions, Row, Text, Texts
 from ..sample import Message, Sample, ask
-from ..source import Row, Source
+from ..source import Source
 
 DISCIPLINES = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
@@ -36,25 +38,63 @@ DISCIPLINES = {
 """Discipline -> subjects, as grouped in https://github.com/MMMU-Benchmark/MMMU (eval/data_utils.py)."""
 _DISCIPLINE = {subject: discipline for discipline, subjects in DISCIPLINES.items() for subject in subjects}
 _PLACE = re.compile(r"<image (\d+)>")
-_KINDS = ("multiple-choice", "open")
 
 
-def read_mmmu(source: Source, kind: str) -> Iterator[Sample]:
-    """Rows of one kind, `multiple-choice` or `open`, of the files of all subjects.
+class Kind(Row):
+    """What is read of rows of any kind."""
+
+    id: Text
+    question_type: Literal["multiple-choice", "open"]
+
+
+class Question(Row):
+    """A question of one kind."""
+
+    id: Text
+    question: Text
+    answer: Text
+    image_1: Medium | None = None
+    image_2: Medium | None = None
+    image_3: Medium | None = None
+    image_4: Medium | None = None
+    image_5: Medium | None = None
+    image_6: Medium | None = None
+    image_7: Medium | None = None
+
+
+class ChoiceQuestion(Question):
+    """A question with options, which are asked as they are."""
+
+    options: BlankOptions
+
+
+class OpenAnswers(Row):
+    """A question without options that has a list of right answers."""
+
+    answer: Texts
+
+
+def mmmu_rows(source: Source, *, kind: str, layout: type[Question]) -> Iterator[Question]:
+    """Read the rows of one kind, `multiple-choice` or `open`, of the files of all subjects.
+
+    Args:
+        source: Of the benchmark.
+        kind: Which rows.
+        layout: Of these rows.
 
     Raises:
         EvaluationError: If a subject is missing or a row is not as expected; names it and the cure.
     """
     seen = set()
     for name in source.all("*/validation-*.parquet"):
-        for where, row in source.rows(name):
-            subject = _subject(row, where)
-            seen.add(subject)
-            found = need_text(row, where, "question_type")
-            if found not in _KINDS:
-                raise EvaluationError(f"{where}: unknown question_type {found!r}; there are {', '.join(_KINDS)}")
-            if found == kind:
-                yield (_choice if kind == "multiple-choice" else _open)(source, row, where, subject)
+        for row in source.rows(name, Kind):
+            if _subject(row.id) not in _DISCIPLINE:
+                raise EvaluationError(
+                    f"{row.where}: id {row.id!r} is not validation_SUBJECT_NUMBER with a subject of MMMU"
+                )
+            seen.add(_subject(row.id))
+            if row.question_type == kind:
+                yield row.read_as(layout)
     if lacking := sorted(_DISCIPLINE.keys() - seen):
         raise EvaluationError(
             f"{source.root}: no rows of {len(lacking)} of {len(_DISCIPLINE)} subjects: {', '.join(lacking)}.\n"
@@ -62,55 +102,42 @@ def read_mmmu(source: Source, kind: str) -> Iterator[Sample]:
         )
 
 
-def _subject(row: Row, where: str) -> str:
-    name = need_text(row, where, "id")
-    subject = name.removeprefix("validation_").rpartition("_")[0]
-    if subject not in _DISCIPLINE:
-        raise EvaluationError(f"{where}: id {name!r} is not validation_SUBJECT_NUMBER with a subject of MMMU")
-    return subject
+def _subject(identity: str) -> str:
+    """Read the subject of `validation_SUBJECT_NUMBER`."""
+    return identity.removeprefix("validation_").rpartition("_")[0]
 
 
-def _choice(source: Source, row: Row, where: str, subject: str) -> Sample:
-    question, answer = need_texts(row, where, "question", "answer")
-    choices = need_list(row, where, "options", at_least=2, may_be_empty=True)  # asked as they are
-    letter = letter_of(answer, choices, where)
-    asked = f"{question}\n{options(choices)}"
-    return _sample(source, row, where, subject, asked=asked, answers=(letter,), choices=choices)
+def read_choice(row: ChoiceQuestion, source: Source) -> Sample:
+    """Read a question with options."""
+    asked = f"{row.question}\n{options(row.options)}"
+    return _sample(row, source, asked, (letter_of(row.answer, row.options, row.where),), row.options)
 
 
-def _open(source: Source, row: Row, where: str, subject: str) -> Sample:
-    question, answer = need_texts(row, where, "question", "answer")
-    answers = need_list(row, where, "answer") if answer.startswith("[") else (answer,)
-    return _sample(source, row, where, subject, asked=question, answers=answers)
+def read_open(row: Question, source: Source) -> Sample:
+    """Read a question without options, which has one right answer or a list of them."""
+    answers = row.read_as(OpenAnswers).answer if row.answer.startswith("[") else (row.answer,)
+    return _sample(row, source, row.question, answers)
 
 
 def _sample(
-    source: Source,
-    row: Row,
-    where: str,
-    subject: str,
-    *,
-    asked: str,
-    answers: tuple[str, ...],
-    choices: tuple[str, ...] = (),
+    row: Question, source: Source, asked: str, answers: tuple[str, ...], choices: tuple[str, ...] = ()
 ) -> Sample:
-    content = interleave(source, row, where, asked)
+    subject, content = _subject(row.id), interleave(row, source, asked)
     pictures = [item["path"] for item in content if isinstance(item, dict)]
-    identity = need_text(row, where, "id")
     return Sample(
-        id=identity,
-        messages=ask(*content),
-        reference=answers[0],
-        answers=answers,
-        cluster=pictures[0] if pictures else identity,
-        where=where,
+        row.id,
+        ask(*content),
+        answers[0],
+        answers,
+        cluster=pictures[0] if pictures else row.id,
+        where=row.where,
         choices=choices,
         categories={"subject": subject, "discipline": _DISCIPLINE[subject]},
     )
 
 
-def interleave(source: Source, row: Row, where: str, asked: str) -> list[Message | str]:
-    """The text with the picture of the column `image_1` in place of each `<image 1>`, and so on.
+def interleave(row: Question, source: Source, asked: str) -> list[Message | str]:
+    """Put the picture of the column `image_1` in place of each `<image 1>`, and so on.
 
     Raises:
         EvaluationError: If the row lacks a picture that the text names.
@@ -118,7 +145,7 @@ def interleave(source: Source, row: Row, where: str, asked: str) -> list[Message
     content: list[Message | str] = []
     for number, part in enumerate(_PLACE.split(asked)):
         if number % 2:  # what the group of the pattern caught
-            content.append({"type": "image", "path": unpack_medium(source, row, where, f"image_{part}")})
+            content.append({"type": "image", "path": source.medium(row.need(f"image_{part}"), row.where)})
         elif part.strip():
             content.append(part)
     return content
@@ -129,7 +156,8 @@ MMMU = Benchmark(
     title="MMMU, validation, multiple choice",
     measures="Questions of a college exam that need a picture and knowledge of its subject. Broken down by subject "
     "and discipline.",
-    read=partial(read_mmmu, kind="multiple-choice"),
+    rows=partial(mmmu_rows, kind="multiple-choice", layout=ChoiceQuestion),
+    read=read_choice,
     metric="multiple_choice",
     prompt=LETTER,
     tree="""
@@ -148,7 +176,8 @@ MMMU_OPEN = Benchmark(
     name="mmmu_open",
     title="MMMU, validation, open questions",
     measures="The questions of such exams that have no options. Broken down by subject and discipline.",
-    read=partial(read_mmmu, kind="open"),
+    rows=partial(mmmu_rows, kind="open", layout=Question),
+    read=read_open,
     metric="contains",
     prompt=SHORT_ANSWER,
     tree=MMMU.tree,

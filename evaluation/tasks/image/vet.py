@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from ..benchmark import Benchmark, Judge
-from ..fields import need_list, need_texts
+from ..row import Row, Text, Texts
 from ..sample import Sample, ask
 from ..source import Source
 
@@ -29,36 +29,49 @@ Answer: {prediction}""",
 """The publisher's protocol in this project's words; `evaluation.judge.judge` fills in the row."""
 
 
-def read_mmvet(source: Source) -> Iterator[Sample]:
-    """Rows of `{"v1_0": {...}}`.
+class Question(Row):
+    """A row of `{"v1_0": {...}}`."""
+
+    number: str
+    folder: str
+    imagename: Text
+    question: Text
+    answer: Text
+    capability: Texts
+    axes: tuple[str, ...] = ()
+
+
+def rows(source: Source) -> Iterator[Question]:
+    """Read the rows of the file, each with the capabilities of all."""
+    name = source.first("mm-vet.json", "mm-vet/mm-vet.json")
+    found = list(source.keyed(name, Question, "number", folder=str(PurePosixPath(name).parent / "images")))
+    axes = tuple(sorted({capability for row in found for capability in row.capability}))
+    return (row.model_copy(update={"axes": axes}) for row in found)
+
+
+def read(row: Question, source: Source) -> Sample:
+    """Read a question.
 
     Each capability is an axis of its own with the categories `needed` and `not needed`, for a question needs several.
-
-    Raises:
-        EvaluationError: If a row is not as expected; names it.
     """
-    name = source.first("mm-vet.json", "mm-vet/mm-vet.json")
-    rows = [(where, number, row, need_list(row, where, "capability")) for where, number, row in source.keyed(name)]
-    axes = sorted({capability for *_, capabilities in rows for capability in capabilities})
-    for where, number, row, capabilities in rows:
-        question, reference, image = need_texts(row, where, "question", "answer", "imagename")
-        path = source.media(where, str(PurePosixPath(name).parent / "images" / image))
-        yield Sample(
-            id=number,
-            messages=ask({"type": "image", "path": path}, question),
-            reference=reference,
-            answers=tuple(alternative.strip() for alternative in reference.split("<OR>")),
-            cluster=path,
-            where=where,
-            categories={axis: "needed" if axis in capabilities else "not needed" for axis in axes},
-        )
+    path = source.media(row.where, f"{row.folder}/{row.imagename}")
+    return Sample(
+        row.number,
+        ask({"type": "image", "path": path}, row.question),
+        row.answer,
+        answers=tuple(alternative.strip() for alternative in row.answer.split("<OR>")),
+        cluster=path,
+        where=row.where,
+        categories={axis: "needed" if axis in row.capability else "not needed" for axis in row.axes},
+    )
 
 
 MMVET = Benchmark(
     name="mmvet",
     title="MM-Vet v1",
     measures="Open questions that need several capabilities at once. Broken down by capability.",
-    read=read_mmvet,
+    rows=rows,
+    read=read,
     metric="contains",
     tree="""
 mm-vet.json (or mm-vet/mm-vet.json)

@@ -1,13 +1,18 @@
 """Questions about pictures that are answered by yes or no: POPE and MME."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from ...errors import EvaluationError
 from ..benchmark import SHORT_ANSWER, Average, Benchmark, Hub
-from ..fields import need_text, need_texts, unpack_medium
+from ..media import Medium
+from ..row import COMPARE, Row, Text, misfit
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Source
 from .vqa import COCO_LICENCE
 
 POPE_CATEGORIES = ("random", "popular", "adversarial")
@@ -27,47 +32,76 @@ PERCEPTION = (
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 
-def _yes_or_no(value: str, where: str) -> str:
-    answer = value.strip().lower()
+def _yes_or_no(value: Any) -> str:
+    answer = str(value).strip().lower()
     if answer not in ("yes", "no"):
-        raise EvaluationError(
-            f"{where}: the answer {value!r} is neither yes nor no. Compare the row with the publisher's file."
-        )
+        raise misfit(f"must be yes or no, found {value!r}. {COMPARE}")
     return answer
 
 
-def read_pope(source: Source) -> Iterator[Sample]:
-    """Rows of the three files, a JSON object a line although they are called .json."""
+YesOrNo = Annotated[str, BeforeValidator(_yes_or_no)]
+"""An answer, in small letters."""
+
+
+class PopeFileRow(Row):
+    """A row of one of POPE's three files."""
+
+    category: str
+    question_id: Text
+    question: Text = Field(alias="text")
+    answer: YesOrNo = Field(alias="label")
+    image: Text
+
+
+class PopeHubRow(Row):
+    """A row of lmms-eval's copy."""
+
+    category: Text
+    question_id: Text
+    question: Text
+    answer: YesOrNo
+    image: Medium
+
+
+def pope_rows(source: Source) -> Iterator[PopeFileRow]:
+    """Read the rows of the three files, a JSON object a line although they are called .json."""
     for category in POPE_CATEGORIES:
-        for where, row in source.lines(f"coco_pope_{category}.json"):
-            path = source.media(where, f"val2014/{need_text(row, where, 'image')}")
-            yield _pope(row, where, path, category, question="text", answer="label")
+        yield from source.lines(f"coco_pope_{category}.json", PopeFileRow, category=category)
 
 
-def _pope_of_hub(row: Row, where: str, source: Source) -> Sample:
-    category = need_text(row, where, "category")
-    if category not in POPE_CATEGORIES:
-        raise EvaluationError(f"{where}: unknown category {category!r}; there are {', '.join(POPE_CATEGORIES)}")
-    path = unpack_medium(source, row, where, "image")
-    return _pope(row, where, path, category, question="question", answer="answer")
-
-
-def _pope(row: Row, where: str, path: str, category: str, *, question: str, answer: str) -> Sample:
-    number, asked, answered = need_texts(row, where, "question_id", question, answer)
-    reference = _yes_or_no(answered, where)
+def read_pope(row: PopeFileRow | PopeHubRow, source: Source) -> Sample:
+    """Read a question of POPE."""
+    if row.category not in POPE_CATEGORIES:
+        raise EvaluationError(
+            f"{row.where}: unknown category {row.category!r}; there are {', '.join(POPE_CATEGORIES)}"
+        )
+    if isinstance(row, PopeHubRow):
+        path = source.medium(row.image, row.where)
+    else:
+        path = source.media(row.where, f"val2014/{row.image}")
     return Sample(
-        id=f"{category}/{number}",
-        messages=ask({"type": "image", "path": path}, asked),
-        reference=reference,
-        answers=(reference,),
+        f"{row.category}/{row.question_id}",
+        ask({"type": "image", "path": path}, row.question),
+        row.answer,
         cluster=path,
-        where=where,
-        categories={"category": category},
+        where=row.where,
+        categories={"category": row.category},
     )
 
 
-def read_mme(source: Source, subtasks: tuple[str, ...]) -> Iterator[Sample]:
-    """Two questions about each picture of the folders of these subtasks."""
+class MmeRow(Row):
+    """A line of a text of MME: one of the two questions about a picture."""
+
+    subtask: str
+    group: str
+    number: int
+    picture: str
+    question: Text
+    answer: YesOrNo
+
+
+def mme_rows(source: Source, *, subtasks: tuple[str, ...]) -> Iterator[MmeRow]:
+    """Read two questions about each picture of the folders of these subtasks."""
     for subtask in subtasks:
         folder = _mme_folder(source, subtask)
         texts = source.first(f"{folder}/*.txt", f"{folder}/questions_answers_YN/*.txt")
@@ -83,7 +117,7 @@ def _mme_folder(source: Source, subtask: str) -> str:
     )
 
 
-def _mme_subtask(source: Source, subtask: str, questions: PurePosixPath, pictures: PurePosixPath) -> Iterator[Sample]:
+def _mme_subtask(source: Source, subtask: str, questions: PurePosixPath, pictures: PurePosixPath) -> Iterator[MmeRow]:
     images = {path.stem: path for path in map(PurePosixPath, source.all(f"{pictures}/*")) if path.suffix != ".txt"}
     names = source.all(f"{questions}/*.txt")
     if silent := images.keys() - {PurePosixPath(name).stem for name in names}:
@@ -95,39 +129,40 @@ def _mme_subtask(source: Source, subtask: str, questions: PurePosixPath, picture
     for name in names:
         stem = PurePosixPath(name).stem
         path = source.media(str(source.root / name), str(images.get(stem, pictures / f"{stem}.jpg")))
-        yield from _mme_pair(source, name, f"{subtask}/{stem}", path, subtask)
+        yield from _mme_pair(source, name, subtask=subtask, group=f"{subtask}/{stem}", picture=path)
 
 
-def _mme_pair(source: Source, name: str, group: str, picture: str, subtask: str) -> Iterator[Sample]:
+def _mme_pair(source: Source, name: str, **known: str) -> Iterator[MmeRow]:
     path = source.root / name
     lines = [line for line in source.text(name).splitlines() if line.strip()]
     if len(lines) != 2:
         raise EvaluationError(f"{path}: expected two questions, a line each, found {len(lines)} line(s)")
     for number, line in enumerate(lines, start=1):
-        where = f"{path}:{number}"
         question, tab, answer = line.partition("\t")
         if not tab or not question.strip():
-            raise EvaluationError(f"{where}: expected a question, a tab and Yes or No, found {line!r}")
-        reference = _yes_or_no(answer, where)
-        yield Sample(
-            id=f"{group}/{number}",
-            messages=ask({"type": "image", "path": picture}, question.strip()),
-            reference=reference,
-            answers=(reference,),
-            cluster=group,
-            where=where,
-            group=group,
-            categories={
-                "subtask": subtask,
-                "ability": "perception" if subtask in PERCEPTION else "cognition",
-            },
-        )
+            raise EvaluationError(f"{path}:{number}: expected a question, a tab and Yes or No, found {line!r}")
+        yield MmeRow.parse({**known, "number": number, "question": question, "answer": answer}, f"{path}:{number}")
+
+
+def read_mme(row: MmeRow, _: Source) -> Sample:
+    """Read a question of MME; both about a picture are a group."""
+    ability = "perception" if row.subtask in PERCEPTION else "cognition"
+    return Sample(
+        f"{row.group}/{row.number}",
+        ask({"type": "image", "path": row.picture}, row.question),
+        row.answer,
+        cluster=row.group,
+        where=row.where,
+        group=row.group,
+        categories={"subtask": row.subtask, "ability": ability},
+    )
 
 
 POPE = Benchmark(
     name="pope",
     title="POPE on COCO",
     measures="Whether a model sees objects that are not in the picture. Broken down by how these were drawn.",
+    rows=pope_rows,
     read=read_pope,
     metric="yes_no",
     average=Average(over="mean", axis="category"),
@@ -143,7 +178,7 @@ val2014/COCO_val2014_000000000042.jpg, ...
     licence=f"annotations MIT, {COCO_LICENCE}",
     read_on="from the first rows of the publisher's file, 2026-11-28 "
     "(https://github.com/AoiDragon/POPE/blob/main/output/coco/coco_pope_random.json)",
-    hub=Hub("lmms-lab/POPE", "test", _pope_of_hub),
+    hub=Hub("lmms-lab/POPE", "test", PopeHubRow),
     note="Papers report the mean of `f1` over the three categories. The random file had 2,910 rows in an earlier "
     "release and 3,000 later. An answer that is neither yes nor no is wrong; the publisher's script takes it for yes.",
 )
@@ -159,7 +194,8 @@ def _mme(name: str, subtasks: tuple[str, ...], title: str, measures: str, note: 
         name=name,
         title=title,
         measures=measures,
-        read=lambda source: read_mme(source, subtasks),
+        rows=partial(mme_rows, subtasks=subtasks),
+        read=read_mme,
         metric="mme",
         average=Average(over="sum", axis="subtask"),
         prompt=SHORT_ANSWER,

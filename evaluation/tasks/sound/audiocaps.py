@@ -1,10 +1,11 @@
 """AudioCaps: captions of ten-second sounds of YouTube clips (Kim et al. 2019)."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from ...errors import EvaluationError
 from ..benchmark import Benchmark
-from ..fields import need_texts
+from ..row import Row, Text, Texts, unique
 from ..sample import Sample, ask
 from ..source import Source
 from .clotho import REQUEST
@@ -14,29 +15,45 @@ CAPTIONS = 5
 ENDINGS = ("wav", "flac", "mp3", "m4a", "ogg", "opus")
 
 
-def read(source: Source) -> Iterator[Sample]:
-    """Clips with their five captions, which stand anywhere in the file."""
-    clips: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    captions: dict[str, str] = {}
-    for where, row in source.rows("test.csv"):
-        identity, youtube, start, caption = need_texts(
-            row, where, "audiocap_id", "youtube_id", "start_time", "caption"
-        )
-        if identity in captions:
-            raise EvaluationError(f"{where}: audiocap_id {identity} appears twice, before at {captions[identity]}")
-        captions[identity] = where
-        clips.setdefault((youtube, start), []).append((where, caption))
-    for (youtube, start), rows in clips.items():
-        where, clip = rows[0][0], f"{youtube}_{start}"
-        if len(rows) != CAPTIONS:
+class Caption(Row):
+    """A row of the publisher's file."""
+
+    audiocap_id: Text
+    youtube_id: Text
+    start_time: Text
+    caption: Text
+
+
+class Clip(Row):
+    """All captions of a clip."""
+
+    clip: Text
+    youtube_id: Text
+    captions: Texts
+
+
+def rows(source: Source) -> Iterator[Clip]:
+    """Read clips with their five captions, which stand anywhere in the file."""
+    clips: dict[tuple[str, str], list[Caption]] = defaultdict(list)
+    for row in unique(source.rows("test.csv", Caption), "audiocap_id").values():
+        clips[row.youtube_id, row.start_time].append(row)
+    for (youtube, start), found in clips.items():
+        where, clip = found[0].where, f"{youtube}_{start}"
+        if len(found) != CAPTIONS:
             raise EvaluationError(
-                f"{where}: expected {CAPTIONS} captions of clip {clip}, one a row, found {len(rows)}. Complete the "
+                f"{where}: expected {CAPTIONS} captions of clip {clip}, one a row, found {len(found)}. Complete the "
                 "file, or remove the clip's rows."
             )
-        names = (f"audio/{stem}.{ending}" for stem in (clip, youtube, f"Y{youtube}") for ending in ENDINGS)
-        item = {"type": "audio", "path": source.media(where, *names)}
-        answers = tuple(caption for _, caption in rows)
-        yield Sample(clip, ask(item), answers[0], answers, clip, where)
+        captions = [row.caption for row in found]
+        yield Clip.parse({"clip": clip, "youtube_id": youtube, "captions": captions}, where)
+
+
+def read(row: Clip, source: Source) -> Sample:
+    """Read a clip with its captions."""
+    stems = (row.clip, row.youtube_id, f"Y{row.youtube_id}")
+    path = source.media(row.where, *(f"audio/{stem}.{ending}" for stem in stems for ending in ENDINGS))
+    answers = row.captions
+    return Sample(row.clip, ask({"type": "audio", "path": path}), answers[0], answers, row.clip, row.where)
 
 
 BENCHMARKS = (
@@ -44,6 +61,7 @@ BENCHMARKS = (
         name="audiocaps",
         title="AudioCaps test",
         measures="Captions of ten-second sounds of YouTube clips.",
+        rows=rows,
         read=read,
         metric="captions",
         tree="test.csv                            audiocap_id,youtube_id,start_time,caption\n"

@@ -1,65 +1,97 @@
 """Clotho: captions of everyday sounds (Drossos et al. 2020), and questions about them (Lipping et al. 2022)."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import EvaluationError
 from ..benchmark import Benchmark, Hub
-from ..fields import need_texts, unpack_medium
+from ..media import Medium
+from ..row import Row, Text
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Source
 
 ANNOTATORS = 3
 """Of each question of ClothoAQA, a row each."""
-CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
 REQUEST = "Describe the sound in one sentence."
 """Of all captions of sounds."""
 
 
-def read_captions(source: Source) -> Iterator[Sample]:
-    """Clips of the evaluation split with their five captions."""
-    for where, row in source.rows("clotho_captions_evaluation.csv"):
-        file_name, *captions = need_texts(row, where, "file_name", *CAPTIONS)
-        item = {"type": "audio", "path": source.media(where, f"evaluation/{file_name}")}
-        yield Sample(file_name, ask(item), captions[0], tuple(captions), file_name, where)
+class Captions(Row):
+    """A clip of the evaluation split with its five captions."""
+
+    file_name: Text
+    caption_1: Text
+    caption_2: Text
+    caption_3: Text
+    caption_4: Text
+    caption_5: Text
 
 
-def read_questions(source: Source) -> Iterator[Sample]:
-    """Questions on whose answer all three annotators agree."""
-    for (file_name, question), answers in _answers(source, "clotho_aqa_test.csv").items():
-        where = answers[0][0]
-        if len(answers) % ANNOTATORS:
+def read_captions(row: Captions, source: Source) -> Sample:
+    """Read a clip with its captions."""
+    sound = {"type": "audio", "path": source.media(row.where, f"evaluation/{row.file_name}")}
+    captions = (row.caption_1, row.caption_2, row.caption_3, row.caption_4, row.caption_5)
+    return Sample(row.file_name, ask(sound), captions[0], captions, row.file_name, row.where)
+
+
+class Answer(Row):
+    """A question of ClothoAQA with the answer of one annotator."""
+
+    file_name: Text
+    QuestionText: Text
+    answer: Text
+
+
+class FileRow(Row):
+    """A question on whose answer all annotators agree."""
+
+    question: Text
+    answer: Text
+    file_name: Text
+
+
+class HubRow(Row):
+    """A question of lmms-eval's unanimous split, whose clip has no name but its content."""
+
+    question: Text
+    answer: Text
+    audio: Medium
+
+
+def question_rows(source: Source) -> Iterator[FileRow]:
+    """Read the questions on whose answer all three annotators agree."""
+    questions: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+    for row in source.rows("clotho_aqa_test.csv", Answer):
+        questions[row.file_name, row.QuestionText].append(row)
+    for (file_name, question), found in questions.items():
+        where = found[0].where
+        if len(found) % ANNOTATORS:
             raise EvaluationError(
                 f"{where}: expected {ANNOTATORS} answers to {question!r} about {file_name}, one a row, found "
-                f"{len(answers)}. Complete the file."
+                f"{len(found)}. Complete the file."
             )
-        given = {answer.casefold() for _, answer in answers}
-        if len(given) == 1:
-            path = source.media(where, f"audio_files/{file_name}")
-            yield _question(f"{file_name}: {question}", question, given.pop(), path, file_name, where)
+        if len({row.answer.casefold() for row in found}) == 1:
+            values = {"file_name": file_name, "question": question, "answer": found[0].answer}
+            yield FileRow.parse(values, where)
 
 
-def _answers(source: Source, name: str) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """(clip, question) -> (place, answer) of each annotator."""
-    answers: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for where, row in source.rows(name):
-        file_name, question, answer = need_texts(row, where, "file_name", "QuestionText", "answer")
-        answers.setdefault((file_name, question), []).append((where, answer))
-    return answers
-
-
-def question_from_hub(row: Row, where: str, source: Source) -> Sample:
-    """A question of lmms-eval's unanimous split, whose clip has no name but its content."""
-    question, answer = need_texts(row, where, "question", "answer")
-    path = unpack_medium(source, row, where, "audio", ending=".wav")
-    clip = Path(path).stem
-    return _question(f"{clip}: {question}", question, answer.casefold(), path, clip, where)
-
-
-def _question(identity: str, question: str, answer: str, path: str, clip: str, where: str) -> Sample:
-    kind = "yes or no" if answer in ("yes", "no") else "word"
-    messages = ask({"type": "audio", "path": path}, question)
-    return Sample(identity, messages, answer, (answer,), clip, where, categories={"answer": kind})
+def read_question(row: FileRow | HubRow, source: Source) -> Sample:
+    """Read a question about a clip."""
+    if isinstance(row, HubRow):
+        path = source.medium(row.audio, row.where, ending=".wav")
+        clip = Path(path).stem
+    else:
+        path, clip = source.media(row.where, f"audio_files/{row.file_name}"), row.file_name
+    answer = row.answer.casefold()
+    return Sample(
+        f"{clip}: {row.question}",
+        ask({"type": "audio", "path": path}, row.question),
+        reference=answer,
+        cluster=clip,
+        where=row.where,
+        categories={"answer": "yes or no" if answer in ("yes", "no") else "word"},
+    )
 
 
 def _captions(version: str, record: str, measures: str, note: str) -> Benchmark:
@@ -67,6 +99,7 @@ def _captions(version: str, record: str, measures: str, note: str) -> Benchmark:
         name=f"clotho_{version}",
         title=f"Clotho {version} captions, evaluation split",
         measures=measures,
+        rows=lambda source: source.rows("clotho_captions_evaluation.csv", Captions),
         read=read_captions,
         metric="captions",
         tree="clotho_captions_evaluation.csv    file_name,caption_1,...,caption_5\n"
@@ -88,7 +121,8 @@ BENCHMARKS = (
         title="ClothoAQA test, unanimous questions",
         measures="Questions about everyday sounds, answered by yes, no or another word. Broken down by kind of "
         "answer.",
-        read=read_questions,
+        rows=question_rows,
+        read=read_question,
         metric="exact_match",
         tree="clotho_aqa_test.csv      file_name,QuestionText,answer,confidence\n"
         "audio_files/FILE_NAME    of audio_files.zip",
@@ -98,7 +132,7 @@ BENCHMARKS = (
         "public readers of https://zenodo.org/records/6473207)",
         prompt="\nAnswer the question using a single word only.",
         max_new_tokens=8,
-        hub=Hub("lmms-lab-audio/ClothoAQA", "clotho_aqa_test_filtered", question_from_hub, "clotho_aqa"),
+        hub=Hub("lmms-lab-audio/ClothoAQA", "clotho_aqa_test_filtered", HubRow, "clotho_aqa"),
         note="Questions on whose answer the three annotators differ are left out, as in lmms-eval; n says how many "
         "stay. The annotators' confidence is not used. Greedy; Uni-MoE decodes with 4 beams at temperature 0.9.",
     ),

@@ -5,9 +5,10 @@ from functools import partial
 
 from ...errors import EvaluationError
 from ..benchmark import Benchmark, Hub
-from ..fields import need_texts, unpack_medium
+from ..media import Medium
+from ..row import Row, Text
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Source
 
 READ_ON = (
     "from the description, 2026-11-28 (README.TXT of the corpus, "
@@ -15,8 +16,24 @@ READ_ON = (
 )
 
 
-def read(source: Source, *, part: str) -> Iterator[Sample]:
-    """Utterances of a part such as `test-clean`: lines `SPEAKER-CHAPTER-NUMBER WORDS`, a FLAC file beside each."""
+class FileRow(Row):
+    """A line of a transcript, and the file beside it."""
+
+    id: Text
+    text: Text
+    file: str
+
+
+class HubRow(Row):
+    """A row of `openslr/librispeech_asr`."""
+
+    id: Text
+    text: Text
+    audio: Medium
+
+
+def rows(source: Source, *, part: str) -> Iterator[FileRow]:
+    """Read a part such as `test-clean`: lines `SPEAKER-CHAPTER-NUMBER WORDS`, a FLAC file beside each transcript."""
     for name in source.all(f"LibriSpeech/{part}/*/*/*.trans.txt"):
         folder = name.rpartition("/")[0]
         for number, line in enumerate(source.text(name).splitlines(), start=1):
@@ -28,19 +45,17 @@ def read(source: Source, *, part: str) -> Iterator[Sample]:
                 raise EvaluationError(
                     f"{where}: expected SPEAKER-CHAPTER-NUMBER and the words that are spoken, found {line!r}"
                 )
-            yield _sample(utterance, words.strip(), source.media(where, f"{folder}/{utterance}.flac"), where)
+            yield FileRow.parse({"id": utterance, "text": words, "file": f"{folder}/{utterance}.flac"}, where)
 
 
-def from_hub(row: Row, where: str, source: Source) -> Sample:
-    """An utterance of `openslr/librispeech_asr`."""
-    utterance, words = need_texts(row, where, "id", "text")
-    path = unpack_medium(source, row, where, "audio", name=utterance, ending=".flac")
-    return _sample(utterance, words, path, where)
-
-
-def _sample(utterance: str, words: str, path: str, where: str) -> Sample:
-    speaker = utterance.partition("-")[0]
-    return Sample(utterance, ask({"type": "speech", "path": path}), words, (words,), speaker, where)
+def read(row: FileRow | HubRow, source: Source) -> Sample:
+    """Read an utterance; those of a speaker are a cluster."""
+    if isinstance(row, HubRow):
+        path = source.medium(row.audio, row.where, name=row.id, ending=".flac")
+    else:
+        path = source.media(row.where, row.file)
+    asked = ask({"type": "speech", "path": path})
+    return Sample(row.id, asked, row.text, cluster=row.id.partition("-")[0], where=row.where)
 
 
 def _benchmark(part: str, config: str, utterances: str, measures: str) -> Benchmark:
@@ -48,7 +63,8 @@ def _benchmark(part: str, config: str, utterances: str, measures: str) -> Benchm
         name=f"librispeech_{part.replace('-', '_')}",
         title=f"LibriSpeech {part}",
         measures=measures,
-        read=partial(read, part=part),
+        rows=partial(rows, part=part),
+        read=read,
         metric="wer",
         tree=f"LibriSpeech/{part}/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt\n"
         f"LibriSpeech/{part}/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac",
@@ -57,7 +73,7 @@ def _benchmark(part: str, config: str, utterances: str, measures: str) -> Benchm
         read_on=READ_ON,
         prompt="Please recognize the speech and only output the recognized content:",
         max_new_tokens=256,
-        hub=Hub("openslr/librispeech_asr", "test", from_hub, config),
+        hub=Hub("openslr/librispeech_asr", "test", HubRow, config),
         note=f"{utterances} utterances. Through the speech encoder. A cluster is a speaker. "
         "Prompt and length as in lmms-eval.",
     )

@@ -1,41 +1,51 @@
 """MMAU test-mini: multiple choice about sounds, music and speech (Sakshi et al. 2024)."""
 
-from collections.abc import Iterator
-
 from ..benchmark import LETTER, Benchmark, Hub
 from ..choices import letter_of_text, options
-from ..fields import need_list, need_text, need_texts, unpack_medium
+from ..media import Medium
+from ..row import Options, Row, Text
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Source
 
 
-def read(source: Source) -> Iterator[Sample]:
-    """Rows of the publisher's JSON file."""
-    for where, row in source.rows("mmau-test-mini.json"):
-        yield _sample(row, where, source.media(where, need_text(row, where, "audio_id")))
+class Question(Row):
+    """What the publisher's rows and their copy on the Hub have."""
+
+    id: Text
+    question: Text
+    choices: Options
+    answer: Text
+    task: Text
+    difficulty: Text
 
 
-def from_hub(row: Row, where: str, source: Source) -> Sample:
+class FileRow(Question):
+    """A row of the publisher's JSON file."""
+
+    audio_id: Text
+
+
+class HubRow(Question):
     """A row of lmms-eval's copy, whose options are JSON in a text."""
-    path = unpack_medium(source, row, where, "audio", name=need_text(row, where, "id"), ending=".wav")
-    return _sample(row, where, path)
+
+    audio: Medium
 
 
-def _sample(row: Row, where: str, path: str) -> Sample:
-    identity, question, answer, task, difficulty = need_texts(
-        row, where, "id", "question", "answer", "task", "difficulty"
-    )
-    choices = need_list(row, where, "choices", at_least=2)
-    letter = letter_of_text(answer, choices, where)
+def read(row: FileRow | HubRow, source: Source) -> Sample:
+    """Read a question about a sound, or about speech."""
+    if isinstance(row, HubRow):
+        path = source.medium(row.audio, row.where, name=row.id, ending=".wav")
+    else:
+        path = source.media(row.where, row.audio_id)
+    sound = {"type": "speech" if row.task == "speech" else "audio", "path": path}
     return Sample(
-        identity,
-        ask({"type": "speech" if task == "speech" else "audio", "path": path}, f"{question}\n{options(choices)}"),
-        letter,
-        (letter,),
-        identity,
-        where,
-        choices,
-        categories={"task": task, "difficulty": difficulty},
+        row.id,
+        ask(sound, f"{row.question}\n{options(row.choices)}"),
+        reference=letter_of_text(row.answer, row.choices, row.where),
+        cluster=row.id,
+        where=row.where,
+        choices=row.choices,
+        categories={"task": row.task, "difficulty": row.difficulty},
     )
 
 
@@ -45,6 +55,7 @@ BENCHMARKS = (
         title="MMAU test-mini",
         measures="Multiple choice about sounds, music and speech that asks for knowledge and reasoning. Broken down "
         "by task and difficulty.",
+        rows=lambda source: source.rows("mmau-test-mini.json", FileRow),
         read=read,
         metric="multiple_choice",
         tree="mmau-test-mini.json\ntest-mini-audios/ID.wav",
@@ -54,7 +65,7 @@ BENCHMARKS = (
         "(https://github.com/Sakshi113/MMAU/blob/main/mmau-test-mini.json)",
         prompt=LETTER,
         max_new_tokens=128,
-        hub=Hub("lmms-lab-audio/mmau", "test_mini", from_hub),
+        hub=Hub("lmms-lab-audio/mmau", "test_mini", HubRow),
         note="1,000 questions. Those of task speech go through the speech encoder, sound and music through that of "
         "sounds. A quarter of the questions was revised in version 05.15.25: say which file was read. Scored by the "
         "letter; the publisher's script looks for the words of the option.",

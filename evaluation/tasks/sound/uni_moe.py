@@ -10,17 +10,19 @@ list `options`, columns `A` to `E`, or lines `A. ...` of the question.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from ...errors import EvaluationError
 from ..benchmark import LETTER, Benchmark
-from ..choices import letter_of, letter_of_text, options, options_in, options_in_columns
-from ..fields import find_tail, need_list, need_text, optional_text
+from ..choices import Lettered, letter_of, letter_of_text, options, options_in
+from ..row import Cell, Options, Row, Text, misfit
 from ..sample import Message, Sample, ask
-from ..source import Row, Source, need
+from ..source import Source
 
 ROTATIONS = 1_000_000
 """Rows of MMBench whose numbers are equal modulo this are one question with its options rotated."""
@@ -31,114 +33,113 @@ README = "https://github.com/HITsz-TMG/Uni-MoE/blob/master/Uni_MoE/README.md"
 _TAG = re.compile(r"<(?:image|audio|voice|speech|video)>\s*")
 
 
-def read_mmbench(source: Source) -> Iterator[Sample]:
-    """Questions about a picture whose context is spoken; rotations of one question are a group."""
-    for where, row in source.rows(source.first("mmbench_audio.json", "*.json")):
-        picture = need_text(row, where, "image")
-        identity = _identity(row, where)
-        group = str(int(identity) % ROTATIONS) if identity.isdigit() else identity
-        shown: list[Message] = [{"type": "image", "path": find_tail(source, where, picture)}]
-        yield _sample(source, where, row, identity, shown=shown, cluster=group, group=group)
-
-
-def read_race(source: Source) -> Iterator[Sample]:
-    """Questions about a spoken passage, with the level of the school."""
-    for where, row in source.rows(source.first("race_audio.json", "*.json")):
-        categories = {"level": _category(row, where, ("middle", "high"), _level)}
-        yield _sample(source, where, row, _identity(row, where), categories=categories)
-
-
-def read_listening(source: Source, *, length: str) -> Iterator[Sample]:
-    """Questions about a recording of an exam, `long` or `short`; both stand in one file."""
-    for where, row in source.rows(source.first("high_exam.json", "*.json")):
-        if _category(row, where, ("long", "short"), _length) == length:
-            yield _sample(source, where, row, _identity(row, where))
-
-
-def _sample(
-    source: Source,
-    where: str,
-    row: Row,
-    identity: str,
-    *,
-    shown: list[Message] | None = None,
-    cluster: str = "",
-    group: str = "",
-    categories: dict[str, str] | None = None,
-) -> Sample:
-    question, choices = _question(row, where)
-    letter = _right(row, choices, where)
-    voices = _voices(row, where)
-    spoken = [{"type": "speech", "path": find_tail(source, where, voice)} for voice in voices]
-    messages = ask(*(shown or ()), *spoken, question)
-    return Sample(
-        identity, messages, letter, (letter,), cluster or voices[0], where, choices, group, categories=categories or {}
-    )
-
-
-def _identity(row: Row, where: str) -> str:
-    """Its id, or else its number in the file."""
-    for key in ("question_id", "id", "index"):
-        if row.get(key) is not None:
-            return str(row[key])
-    return where.rpartition("[")[2].rstrip("]")
-
-
-def _voices(row: Row, where: str) -> list[str]:
-    (voices,) = need(row, where, "voice")
-    voices = voices if isinstance(voices, list) else [voices]
+def _voices(value: Any) -> list[str]:
+    voices = value if isinstance(value, list) else [value]
     if not voices or not all(isinstance(voice, str) and voice for voice in voices):
-        raise EvaluationError(f"{where}: 'voice' must be the path of a recording, or a list of them, found {voices!r}")
+        raise misfit(f"must be the path of a recording, or a list of them, found {voices!r}")
     return voices
 
 
-def _question(row: Row, where: str) -> tuple[str, tuple[str, ...]]:
-    """What is asked in writing, options included, and the texts of the options."""
-    text = _TAG.sub("", optional_text(row, "text") or _first_turn(row)).strip()
-    if written := options_in(text):
-        return text, written
-    if row.get("options"):
-        choices = need_list(row, where, "options", at_least=2)
-    elif optional_text(row, "A"):
-        choices = options_in_columns(row, where)
-    else:
-        raise EvaluationError(
-            f"{where}: no options found. Give a list 'options', columns A to E, or lines 'A. ...' in 'text'."
-        )
-    return f"{text}\n{options(choices)}".lstrip(), choices
+class Question(Lettered):
+    """A row of Uni-MoE's JSON; options may also be a list, or lines of the text."""
+
+    question_id: Any = None
+    id: Any = None
+    index: Any = None
+    voice: Annotated[list[str], BeforeValidator(_voices)]
+    text: Cell = ""
+    conversations: Any = None
+    gt: Any = None
+    answer: Any = None
+    category: Any = None
+
+    @property
+    def identity(self) -> str:
+        """Its id, or else its number in the file."""
+        ids = (value for value in (self.question_id, self.id, self.index) if value is not None)
+        return str(next(ids, self.where.rpartition("[")[2].rstrip("]")))
+
+    def ask(self) -> tuple[str, tuple[str, ...]]:
+        """Write what is asked, options included, and return the texts of the options too."""
+        text = _TAG.sub("", self.text or _first_turn(self.conversations)).strip()
+        if written := options_in(text):
+            return text, written
+        if self.values.get("options"):
+            choices = self.read_as(Listed).options
+        elif self.A:
+            choices = self.in_columns()
+        else:
+            raise EvaluationError(
+                f"{self.where}: no options found. Give a list 'options', columns A to E, or lines 'A. ...' in 'text'."
+            )
+        return f"{text}\n{options(choices)}".lstrip(), choices
+
+    def right(self, choices: tuple[str, ...]) -> str:
+        """Read the right option's letter, given as a letter or as the option's text, alone or in a list of one."""
+        given = self.gt or self.answer
+        if isinstance(given, list) and len(given) == 1:
+            (given,) = given
+        if not isinstance(given, str) or not given.strip():
+            raise EvaluationError(f"{self.where}: 'gt' (or 'answer') must be the right letter, found {given!r}")
+        try:
+            return letter_of(given, choices, self.where)
+        except EvaluationError:
+            return letter_of_text(given, choices, self.where)
+
+    def one_of(self, names: tuple[str, str], infer: Callable[[PurePosixPath], str | None]) -> str:
+        """Read its category, or else what the path of its recording says."""
+        if self.category in names:
+            return str(self.category)
+        found = infer(PurePosixPath(self.voice[0]))
+        if found is None:
+            raise EvaluationError(
+                f"{self.where}: neither 'category' nor the recording {self.voice[0]} says whether it is {names[0]} or "
+                f"{names[1]}. Add 'category': '{names[0]}' or '{names[1]}'."
+            )
+        return found
 
 
-def _first_turn(row: Row) -> str:
-    turns = row.get("conversations")
+class Listed(Row):
+    """A row whose options are a list."""
+
+    options: Options
+
+
+class Pictured(Question):
+    """A row of MMBench-Audio."""
+
+    image: Text
+
+
+def _first_turn(turns: Any) -> str:
     first = turns[0] if isinstance(turns, list) and turns else None
-    return optional_text(first, "value") if isinstance(first, dict) else ""
+    value = first.get("value") if isinstance(first, dict) else None
+    return "" if value is None else str(value).strip()
 
 
-def _right(row: Row, choices: tuple[str, ...], where: str) -> str:
-    """The letter of the right option, given as a letter or as the option's text, alone or in a list of one."""
-    given: Any = row.get("gt") or row.get("answer")
-    if isinstance(given, list) and len(given) == 1:
-        (given,) = given
-    if not isinstance(given, str) or not given.strip():
-        raise EvaluationError(f"{where}: 'gt' (or 'answer') must be the right letter, found {given!r}")
-    try:
-        return letter_of(given, choices, where)
-    except EvaluationError:
-        return letter_of_text(given, choices, where)
+def read_mmbench(row: Pictured, source: Source) -> Sample:
+    """Read a question about a picture whose context is spoken; rotations of one question are a group."""
+    group = str(int(row.identity) % ROTATIONS) if row.identity.isdigit() else row.identity
+    picture: Message = {"type": "image", "path": source.tail(row.where, row.image)}
+    return _sample(row, source, picture, cluster=group, group=group)
 
 
-def _category(row: Row, where: str, names: tuple[str, str], infer: Callable[[PurePosixPath], str | None]) -> str:
-    """What the row calls its category, or what the path of its recording says."""
-    if row.get("category") in names:
-        return str(row["category"])
-    voice = _voices(row, where)[0]
-    found = infer(PurePosixPath(voice))
-    if found is None:
-        raise EvaluationError(
-            f"{where}: neither 'category' nor the recording {voice} says whether it is {names[0]} or {names[1]}. "
-            f"Add 'category': '{names[0]}' or '{names[1]}'."
-        )
-    return found
+def read_race(row: Question, source: Source) -> Sample:
+    """Read a question about a spoken passage, with the level of the school."""
+    return _sample(row, source, cluster=row.voice[0], categories={"level": row.one_of(("middle", "high"), _level)})
+
+
+def read_listening(row: Question, source: Source, *, length: str) -> Sample | None:
+    """Read a question about a recording of an exam, `long` or `short`; both stand in one file."""
+    same = row.one_of(("long", "short"), _length) == length
+    return _sample(row, source, cluster=row.voice[0]) if same else None
+
+
+def _sample(row: Question, source: Source, *shown: Message, **further: Any) -> Sample:
+    question, choices = row.ask()
+    letter = row.right(choices)
+    spoken = [{"type": "speech", "path": source.tail(row.where, voice)} for voice in row.voice]
+    return Sample(row.identity, ask(*shown, *spoken, question), letter, where=row.where, choices=choices, **further)
 
 
 def _level(path: PurePosixPath) -> str | None:
@@ -156,6 +157,7 @@ def _listening(length: str, count: str, measures: str) -> Benchmark:
         name=f"ehsl_{length}",
         title=f"English High School Listening, {length}",
         measures=measures,
+        rows=lambda source: source.rows(source.first("high_exam.json", "*.json"), Question),
         read=partial(read_listening, length=length),
         metric="multiple_choice",
         tree="high_exam.json\naudio/YEAR_NUMBER.wav",
@@ -178,6 +180,7 @@ BENCHMARKS = (
         title="MMBench-Audio",
         measures="MMBench's questions about a picture, with synthetic speech beside it; every rotation must be "
         "answered right.",
+        rows=lambda source: source.rows(source.first("mmbench_audio.json", "*.json"), Pictured),
         read=read_mmbench,
         metric="circular",
         tree="mmbench_audio.json\n"
@@ -197,6 +200,7 @@ BENCHMARKS = (
         title="RACE-Audio",
         measures="RACE's questions about a passage of an English exam, which is heard instead of read. Broken down by "
         "level of school.",
+        rows=lambda source: source.rows(source.first("race_audio.json", "*.json"), Question),
         read=read_race,
         metric="multiple_choice",
         tree="race_audio.json\naudio/middle/...    as 'voice' of the rows says\naudio/high/...",

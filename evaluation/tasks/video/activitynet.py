@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from ...errors import EvaluationError
 from ..benchmark import Benchmark, Hub
-from ..fields import need_text, need_texts
+from ..row import Row, Text, join
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Source
 from .judge import VIDEO_QA
 
 TYPES = {
@@ -25,39 +25,45 @@ FOLDER = "all_test"
 ENDINGS = ("mp4", "mkv", "webm")
 
 
-def read(source: Source) -> Iterator[Sample]:
-    """Questions of one file with their answers of the other."""
-    answers: dict[str, tuple[str, Row]] = {}
-    for where, row in source.rows("test_a.json"):
-        identity, _, _ = need_texts(row, where, "question_id", "answer", "type")
-        if identity in answers:
-            raise EvaluationError(f"{where}: id {identity!r} appears twice, before at {answers[identity][0]}")
-        answers[identity] = (where, row)
-    asked = set()
-    for where, row in source.rows("test_q.json"):
-        identity = need_text(row, where, "question_id")
-        if identity not in answers:
-            raise EvaluationError(f"{where}: test_a.json has no answer to {identity!r}. Take both from one download.")
-        asked.add(identity)
-        yield _sample({**answers[identity][1], **row}, where, source)
-    for identity, (where, _) in answers.items():
-        if identity not in asked:
-            raise EvaluationError(f"{where}: test_q.json has no question {identity!r}. Take both from one download.")
+class Question(Row):
+    """A row of the file of questions."""
+
+    question_id: Text
+    video_name: Text
+    question: Text
 
 
-def _sample(row: Row, where: str, source: Source) -> Sample:
+class Answer(Row):
+    """A row of the file of answers."""
+
+    question_id: Text
+    answer: Text
+    type: Text
+
+
+class Answered(Question, Answer):
     """A row of both files together, which is what the Hub's copy has."""
-    identity, video, question, answer, number = need_texts(
-        row, where, "question_id", "video_name", "question", "answer", "type"
+
+
+def rows(source: Source) -> Iterator[Answered]:
+    """Read the questions of one file with their answers of the other."""
+    questions, answers = source.rows("test_q.json", Question), source.rows("test_a.json", Answer)
+    return join(questions, answers, Answered, key="question_id", files=("test_q.json", "test_a.json"))
+
+
+def read(row: Answered, source: Source) -> Sample:
+    """Read a question about a video."""
+    if row.type not in TYPES:
+        raise EvaluationError(f"{row.where}: unknown type {row.type!r}; the types are {', '.join(TYPES)}")
+    path = source.media(row.where, *(f"{FOLDER}/v_{row.video_name}.{ending}" for ending in ENDINGS))
+    return Sample(
+        row.question_id,
+        ask({"type": "video", "path": path}, f"{row.question.capitalize()}?"),
+        row.answer,
+        cluster=row.video_name,
+        where=row.where,
+        categories={"type": TYPES[row.type]},
     )
-    if number not in TYPES:
-        raise EvaluationError(f"{where}: unknown type {number!r}; the types are {', '.join(TYPES)}")
-    item = {
-        "type": "video",
-        "path": source.media(where, *(f"{FOLDER}/v_{video}.{ending}" for ending in ENDINGS)),
-    }
-    messages = ask(item, f"{question.capitalize()}?")
-    return Sample(identity, messages, answer, (answer,), video, where, categories={"type": TYPES[number]})
 
 
 BENCHMARKS = (
@@ -65,6 +71,7 @@ BENCHMARKS = (
         name="activitynet_qa",
         title="ActivityNet-QA test",
         measures="Questions about long videos of what people do. Broken down by type of question or answer.",
+        rows=rows,
         read=read,
         metric="exact_match",
         tree=f"test_q.json\ntest_a.json\n{FOLDER}/v_VIDEO_NAME.mp4    or mkv, webm",
@@ -74,7 +81,7 @@ BENCHMARKS = (
         "(https://github.com/MILVLG/activitynet-qa/tree/master/dataset)",
         prompt=" Answer the question using a single word or phrase.",
         max_new_tokens=64,
-        hub=Hub("lmms-lab/ActivityNetQA", "test", _sample),
+        hub=Hub("lmms-lab/ActivityNetQA", "test", Answered),
         judge=VIDEO_QA,
         note="8,000 questions about 800 videos. Prompt and length as in lmms-eval. Exact match after normalisation; "
         "published numbers are mostly a judge's: compare those with the judge's alone. The Hub's copy has "

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ...errors import EvaluationError
 from ..benchmark import SHORT_ANSWER, Benchmark
-from ..fields import need_texts
+from ..row import Row, Text
 from ..sample import Sample, ask
 from ..source import Source
 from .judge import VIDEO_QA
@@ -14,22 +14,32 @@ KINDS = ("what", "who", "how", "when", "where")
 """First words by which the publisher tells questions apart."""
 
 
-def read(source: Source) -> Iterator[Sample]:
-    """Questions of the test split; the mapping says which file a clip's number is."""
+class Question(Row):
+    """A question of the test split; the mapping says which file a clip's number is."""
+
+    id: Text
+    video_id: Text
+    question: Text
+    answer: Text
+    file: str = ""
+
+    @property
+    def clip(self) -> str:
+        """What the mapping calls the clip."""
+        return f"vid{self.video_id}"
+
+
+def rows(source: Source) -> Iterator[Question]:
+    """Read the questions, each with the file of its clip."""
     files = _files(source)
-    for where, row in source.rows("test_qa.json"):
-        identity, number, question, answer = need_texts(row, where, "id", "video_id", "question", "answer")
-        clip = f"vid{number}"
-        if clip not in files:
-            raise EvaluationError(f"{where}: {MAPPING} has no {clip}. Take both files from one download.")
-        item = {"type": "video", "path": source.media(where, f"YouTubeClips/{files[clip]}.avi")}
-        first = question.split()[0].lower()
-        categories = {"question": first if first in KINDS else "other"}
-        yield Sample(identity, ask(item, question), answer, (answer,), clip, where, categories=categories)
+    for row in source.rows("test_qa.json", Question):
+        if row.clip not in files:
+            raise EvaluationError(f"{row.where}: {MAPPING} has no {row.clip}. Take both files from one download.")
+        yield row.model_copy(update={"file": files[row.clip]})
 
 
 def _files(source: Source) -> dict[str, str]:
-    """`vid1` -> name of the file without ending, from lines `NAME vid1`."""
+    """Read `vid1` -> name of the file without ending, from lines `NAME vid1`."""
     files: dict[str, str] = {}
     for number, line in enumerate(source.text(MAPPING).splitlines(), start=1):
         where, cells = f"{source.root / MAPPING}:{number}", line.split()
@@ -42,11 +52,21 @@ def _files(source: Source) -> dict[str, str]:
     return files
 
 
+def read(row: Question, source: Source) -> Sample:
+    """Read a question about a clip."""
+    clip = {"type": "video", "path": source.media(row.where, f"YouTubeClips/{row.file}.avi")}
+    first = row.question.split()[0].lower()
+    categories = {"question": first if first in KINDS else "other"}
+    asked = ask(clip, row.question)
+    return Sample(row.id, asked, row.answer, cluster=row.clip, where=row.where, categories=categories)
+
+
 BENCHMARKS = (
     Benchmark(
         name="msvd_qa",
         title="MSVD-QA test",
         measures="Short questions about short clips, made from captions. Broken down by the question's first word.",
+        rows=rows,
         read=read,
         metric="exact_match",
         tree=f"test_qa.json\n{MAPPING}     lines: FILE_NAME vidNUMBER\nYouTubeClips/FILE_NAME.avi",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ..benchmark import Average, Benchmark
 from ..choices import letter_of_text, options
-from ..fields import need_list, need_texts
+from ..row import Options, Row, Text
 from ..sample import Sample, ask
 from ..source import Source
 
@@ -35,24 +35,37 @@ SPARE = "data0613"
 """Folder that holds some of the clips of CLEVRER and STAR."""
 
 
-def read(source: Source) -> Iterator[Sample]:
-    """The rows of all subsets."""
-    for subset, folder in FOLDERS.items():
-        for number, (where, row) in enumerate(source.rows(f"json/{subset}.json")):
-            video, question, answer = need_texts(row, where, "video", "question", "answer")
-            choices = need_list(row, where, "candidates", at_least=2)
-            letter = letter_of_text(answer, choices, where)
-            path = source.media(where, f"{folder}/{video}", f"{SPARE}/{folder}/{video}")
-            yield Sample(
-                f"{subset}/{number}",
-                ask({"type": "video", "path": path}, f"Question:{question}\nOption:\n{options(choices, '({}) ')}"),
-                letter,
-                (letter,),
-                f"{folder}/{video}",
-                where,
-                choices,
-                categories={"subset": subset},
-            )
+class Question(Row):
+    """A row of a subset."""
+
+    subset: str
+    number: int = 0
+    video: Text
+    question: Text
+    candidates: Options
+    answer: Text
+
+
+def rows(source: Source) -> Iterator[Question]:
+    """Read the rows of all subsets, numbered in each."""
+    for subset in FOLDERS:
+        for number, row in enumerate(source.rows(f"json/{subset}.json", Question, subset=subset)):
+            yield row.model_copy(update={"number": number})
+
+
+def read(row: Question, source: Source) -> Sample:
+    """Read a question about a video."""
+    video = f"{FOLDERS[row.subset]}/{row.video}"
+    path = source.media(row.where, video, f"{SPARE}/{video}")
+    return Sample(
+        f"{row.subset}/{row.number}",
+        ask({"type": "video", "path": path}, f"Question:{row.question}\nOption:\n{options(row.candidates, '({}) ')}"),
+        reference=letter_of_text(row.answer, row.candidates, row.where),
+        cluster=video,
+        where=row.where,
+        choices=row.candidates,
+        categories={"subset": row.subset},
+    )
 
 
 BENCHMARKS = (
@@ -60,6 +73,7 @@ BENCHMARKS = (
         name="mvbench",
         title="MVBench",
         measures="Twenty tasks about what happens in time, as multiple choice. Broken down by task.",
+        rows=rows,
         read=read,
         metric="multiple_choice",
         tree="json/action_antonym.json, ...    20 files\n"

@@ -1,47 +1,61 @@
 """OmniBench: questions that need a picture and a sound together (Li et al. 2024)."""
 
-from collections.abc import Iterator
+from pydantic import Field
 
 from ..benchmark import LETTER, Benchmark, Hub
 from ..choices import letter_of_text, options
-from ..fields import need_list, need_text, need_texts, unpack_medium
+from ..media import Medium
+from ..row import Options, Row, Text
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Source
+
+ROWS = ("dataset/batch-5_1142_20240817.jsonl", "dataset/*.jsonl")
 
 
-def read(source: Source) -> Iterator[Sample]:
-    """Rows of the publisher's JSONL file."""
-    for where, row in source.rows(source.first("dataset/batch-5_1142_20240817.jsonl", "dataset/*.jsonl")):
-        sound, picture = need_texts(row, where, "audio_path", "image_path")
-        heard, seen = source.media(where, f"mm_data/audio/{sound}"), source.media(where, f"mm_data/image/{picture}")
-        yield _sample(row, where, heard, seen)
+class Question(Row):
+    """What the publisher's rows and their copy on the Hub have."""
+
+    index: Text
+    question: Text
+    options: Options
+    answer: Text
+    task: Text = Field(alias="task type")
+    kind: Text = Field(alias="audio type")
 
 
-def from_hub(row: Row, where: str, source: Source) -> Sample:
+class FileRow(Question):
+    """A row of the publisher's JSONL file."""
+
+    audio_path: Text
+    image_path: Text
+
+
+class HubRow(Question):
     """A row of the publisher's copy, which holds the media."""
-    identity = need_text(row, where, "index")
-    heard = unpack_medium(source, row, where, "audio", name=f"audio_{identity}", ending=".mp3")
-    seen = unpack_medium(source, row, where, "image", name=f"image_{identity}", ending=".png")
-    return _sample(row, where, heard, seen)
+
+    audio: Medium
+    image: Medium
 
 
-def _sample(row: Row, where: str, heard: str, seen: str) -> Sample:
-    identity, question, answer, task, kind = need_texts(
-        row, where, "index", "question", "answer", "task type", "audio type"
-    )
-    choices = need_list(row, where, "options", at_least=2)
-    letter = letter_of_text(answer, choices, where)
-    sound = {"type": "speech" if kind.lower() == "speech" else "audio", "path": heard}
-    text = f"Question:\n{question}\n\nOptions:\n{options(choices)}\n"
+def read(row: FileRow | HubRow, source: Source) -> Sample:
+    """Read a question about a sound and a picture."""
+    if isinstance(row, HubRow):
+        heard = source.medium(row.audio, row.where, name=f"audio_{row.index}", ending=".mp3")
+        seen = source.medium(row.image, row.where, name=f"image_{row.index}", ending=".png")
+    else:
+        heard = source.media(row.where, f"mm_data/audio/{row.audio_path}")
+        seen = source.media(row.where, f"mm_data/image/{row.image_path}")
+    kind = row.kind.lower()
+    sound = {"type": "speech" if kind == "speech" else "audio", "path": heard}
+    text = f"Question:\n{row.question}\n\nOptions:\n{options(row.options)}\n"
     return Sample(
-        identity,
+        row.index,
         ask(sound, {"type": "image", "path": seen}, text),
-        letter,
-        (letter,),
-        heard,
-        where,
-        choices,
-        categories={"task": task, "audio": kind.lower()},
+        reference=letter_of_text(row.answer, row.options, row.where),
+        cluster=heard,
+        where=row.where,
+        choices=row.options,
+        categories={"task": row.task, "audio": kind},
     )
 
 
@@ -51,6 +65,7 @@ BENCHMARKS = (
         title="OmniBench",
         measures="Multiple choice about a picture and a sound that must be understood together. Broken down by task "
         "and kind of sound.",
+        rows=lambda source: source.rows(source.first(*ROWS), FileRow),
         read=read,
         metric="multiple_choice",
         tree="dataset/batch-5_1142_20240817.jsonl\nmm_data/audio/...    as 'audio_path' of the rows says\n"
@@ -61,7 +76,7 @@ BENCHMARKS = (
         "(https://github.com/multimodal-art-projection/OmniBench)",
         prompt=LETTER,
         max_new_tokens=128,
-        hub=Hub("m-a-p/OmniBench", "train", from_hub),
+        hub=Hub("m-a-p/OmniBench", "train", HubRow),
         note="1,142 questions. Sound first, then picture, prompt and length as in lmms-eval. Sounds of type speech go "
         "through the speech encoder, events and music through that of sounds. lmms-eval reads another copy of the "
         "rows, lmms-lab-audio/Omni_Bench_fix.",

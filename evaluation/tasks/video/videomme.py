@@ -1,12 +1,10 @@
 """Video-MME: multiple choice about videos of seconds to an hour (Fu et al. 2024), without subtitles."""
 
-from collections.abc import Iterator
-
 from ..benchmark import Benchmark, Hub
 from ..choices import letter_of, without_labels
-from ..fields import need_list, need_texts
+from ..row import Options, Row, Text
 from ..sample import Sample, ask
-from ..source import Row, Source
+from ..source import Source
 
 REQUEST = (
     "Select the best answer to the following multiple-choice question based on the video. "
@@ -16,29 +14,30 @@ REQUEST = (
 ENDINGS = ("mp4", "MP4", "mkv")
 
 
-def read(source: Source) -> Iterator[Sample]:
-    """Rows of the table; options carry their letters."""
-    for where, row in source.rows(source.first("videomme/test-*.parquet", "*.parquet")):
-        yield _sample(row, where, source)
+class Question(Row):
+    """A row of the table, on the Hub too; options carry their letters."""
+
+    question_id: Text
+    videoID: Text
+    question: Text
+    options: Options
+    answer: Text
+    duration: Text
+    domain: Text
 
 
-def _sample(row: Row, where: str, source: Source) -> Sample:
-    identity, video, question, answer, duration, domain = need_texts(
-        row, where, "question_id", "videoID", "question", "answer", "duration", "domain"
-    )
-    labelled = need_list(row, where, "options", at_least=2)
-    choices = without_labels(labelled, where)
-    letter = letter_of(answer, choices, where)
-    path = source.media(where, *(f"data/{video}.{ending}" for ending in ENDINGS))
+def read(row: Question, source: Source) -> Sample:
+    """Read a question about a video."""
+    choices = without_labels(row.options, row.where)
+    path = source.media(row.where, *(f"data/{row.videoID}.{ending}" for ending in ENDINGS))
     return Sample(
-        identity,
-        ask({"type": "video", "path": path}, "\n".join((REQUEST, question, *labelled))),
-        letter,
-        (letter,),
-        video,
-        where,
-        choices,
-        categories={"duration": duration, "domain": domain},
+        row.question_id,
+        ask({"type": "video", "path": path}, "\n".join((REQUEST, row.question, *row.options))),
+        reference=letter_of(row.answer, choices, row.where),
+        cluster=row.videoID,
+        where=row.where,
+        choices=choices,
+        categories={"duration": row.duration, "domain": row.domain},
     )
 
 
@@ -47,6 +46,7 @@ BENCHMARKS = (
         name="videomme",
         title="Video-MME without subtitles",
         measures="Multiple choice about videos of 11 s to an hour. Broken down by duration and domain.",
+        rows=lambda source: source.rows(source.first("videomme/test-*.parquet", "*.parquet"), Question),
         read=read,
         metric="multiple_choice",
         tree="videomme/test-00000-of-00001.parquet\ndata/VIDEO_ID.mp4    or MP4, mkv",
@@ -56,7 +56,7 @@ BENCHMARKS = (
         "https://huggingface.co/datasets/lmms-lab/Video-MME; prompt from https://github.com/BradyFU/Video-MME)",
         prompt="\nThe best answer is:",
         max_new_tokens=16,
-        hub=Hub("lmms-lab/Video-MME", "test", _sample, "videomme"),
+        hub=Hub("lmms-lab/Video-MME", "test", Question, "videomme"),
         note="2,700 questions about 900 videos. The publisher's prompt; lmms-eval names subtitles in it and ends with "
         "another sentence. Scores with subtitles are another benchmark. The Hub's rows have no videos: these are "
         "read from here. Sound is heard by models with video_sound: say beside the score whether it was.",

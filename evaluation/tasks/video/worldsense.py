@@ -5,34 +5,58 @@ from collections.abc import Iterator
 from ...errors import EvaluationError
 from ..benchmark import LETTER, Benchmark
 from ..choices import letter_of, without_labels
-from ..fields import need_list, need_text, need_texts
+from ..row import Options, Row, Text
 from ..sample import Sample, ask
-from ..source import Row, Source, as_row
+from ..source import Source
 
 ANNOTATIONS = "worldsense_qa.json"
 
 
-def read(source: Source) -> Iterator[Sample]:
-    """The questions `task0`, `task1`, ... of each video."""
-    for where, video, row in source.keyed(ANNOTATIONS):
-        tasks = {key: value for key, value in row.items() if key.startswith("task")}
-        if not tasks:
-            raise EvaluationError(f"{where}: no question; expected 'task0'. Remove the video, or complete the file.")
-        domain = need_text(row, where, "domain")
-        for key, task in tasks.items():
-            place = f"{where}, {key!r}"
-            item = {"type": "video", "path": source.media(place, f"videos/{video}.mp4")}
-            yield _sample(as_row(task, place), place, video, key, item, domain)
+class Video(Row):
+    """A video, whose questions are in columns `task0`, `task1`, ..."""
+
+    video: str
+    domain: Text
 
 
-def _sample(task: Row, where: str, video: str, key: str, item: Row, domain: str) -> Sample:
-    question, answer, kind = need_texts(task, where, "question", "answer", "task_type")
-    labelled = need_list(task, where, "candidates", at_least=2)
-    choices = without_labels(labelled, where)
-    letter = letter_of(answer, choices, where)
-    messages = ask(item, "\n".join((question, *labelled)))
-    categories = {"domain": domain, "task": kind}
-    return Sample(f"{video}/{key}", messages, letter, (letter,), video, where, choices, categories=categories)
+class Question(Row):
+    """A question about a video."""
+
+    video: str
+    domain: str
+    key: str
+    question: Text
+    candidates: Options
+    answer: Text
+    task_type: Text
+
+
+def rows(source: Source) -> Iterator[Question]:
+    """Read the questions of all videos."""
+    for row in source.keyed(ANNOTATIONS, Video, "video"):
+        keys = [key for key in row.values if key.startswith("task")]
+        if not keys:
+            raise EvaluationError(
+                f"{row.where}: no question; expected 'task0'. Remove the video, or complete the file."
+            )
+        for key in keys:
+            known = {"video": row.video, "domain": row.domain, "key": key}
+            yield Question.parse(row.values[key], f"{row.where}, {key!r}", **known)
+
+
+def read(row: Question, source: Source) -> Sample:
+    """Read a question about a video; options carry their letters."""
+    choices = without_labels(row.candidates, row.where)
+    path = source.media(row.where, f"videos/{row.video}.mp4")
+    return Sample(
+        f"{row.video}/{row.key}",
+        ask({"type": "video", "path": path}, "\n".join((row.question, *row.candidates))),
+        reference=letter_of(row.answer, choices, row.where),
+        cluster=row.video,
+        where=row.where,
+        choices=choices,
+        categories={"domain": row.domain, "task": row.task_type},
+    )
 
 
 BENCHMARKS = (
@@ -40,6 +64,7 @@ BENCHMARKS = (
         name="worldsense",
         title="WorldSense",
         measures="Multiple choice about videos that must be seen and heard. Broken down by domain and task.",
+        rows=rows,
         read=read,
         metric="multiple_choice",
         tree=f"{ANNOTATIONS}\nvideos/VIDEO.mp4    of the archives",

@@ -16,12 +16,12 @@ from torch.utils.data import Sampler
 from unimoe import UniMoEProcessor
 
 from ...config.data import DataConfig
-from ..dataset import MixtureDataset
+from ..mixture.augment import sample_generator
+from ..mixture.dataset import MixtureDataset
+from ..mixture.fitting import LengthReport, name_rows, too_long
+from ..mixture.order import Place
 from ..schema import DataError
-from .augment import sample_generator
-from .fitting import LengthReport, name_rows, too_long
 from .measure import RowLengths
-from .order import Place
 from .packing import chunk, groups, packs, share_out
 
 logger = logging.getLogger(__name__)

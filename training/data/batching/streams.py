@@ -11,11 +11,11 @@ from torch.utils.data import Dataset, Sampler
 
 from unimoe import MEDIA, Modality
 
-from ..dataset import MixtureDataset, Sample, Source
+from ..mixture.dataset import MixtureDataset, Sample, Source
+from ..mixture.order import Place
 from ..readers.sources import RowStream
 from ..schema import DataError, Row
 from .batches import MixtureBatches
-from .order import Place
 
 
 class LanePlace(NamedTuple):

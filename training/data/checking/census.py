@@ -10,7 +10,7 @@ import numpy as np
 
 from unimoe import Modality
 
-from ..readers.rows import Row
+from ..rows import Row
 
 
 @dataclass

@@ -11,8 +11,8 @@ from unimoe.processing.lengths import TokenCounter
 from ...config.data import SourceConfig
 from ..formats import row_format
 from ..readers.json_files import BAD
-from ..readers.rows import Faults, Row
 from ..readers.sources import Rows, check_columns
+from ..rows import Faults, Row
 from .census import Census
 from .media_check import MediaCheck
 

@@ -9,7 +9,7 @@ from unimoe.errors import LimitError, MediaError, UniMoEError
 from unimoe.media import FrameSampling, clip_times, load_clip, load_picture, load_sound, picture_size, sound_length
 from unimoe.media.sniff import HEAD, what_is
 
-from ..dataset import SAMPLING_RATE, medium_of
+from ..mixture.dataset import SAMPLING_RATE, medium_of
 
 _REMEMBERED = 100_000
 _PICTURE, _SOUND, _FILM = "a picture", "a sound", "a film"

@@ -9,7 +9,7 @@ from unimoe.files import json_rows
 from unimoe.files.json_rows import JsonRows
 from unimoe.files.strict_json import parse_json
 
-from .rows import Faults
+from ..rows import Faults
 
 BAD = object()
 """What stands for a row that is no JSON."""

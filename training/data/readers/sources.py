@@ -12,8 +12,8 @@ from unimoe.files.json_rows import check_first
 from ...config.data import SourceConfig
 from ..formats import RowForm, parse_row
 from ..media_digest import MediaDigest
+from ..rows import Faults, Row
 from .json_files import BAD, JsonFile, check_exists, has_lines, parse_line
-from .rows import Faults, Row
 from .tables import Table, is_table, stream_table
 
 

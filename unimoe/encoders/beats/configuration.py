@@ -2,8 +2,8 @@
 
 from transformers.activations import ACT2FN
 
+from ...configuration.base import CheckedConfig, require
 from ...configuration.checks import checked
-from ...configuration.parts import CheckedConfig, require
 
 
 @checked

@@ -18,13 +18,13 @@ from torch.utils.data import Dataset, Sampler
 from unimoe import Modality
 from unimoe.media import load_picture, load_sound
 
-from ..config.data import AugmentConfig, DataConfig
-from .batching.augment import augment_image, augment_sound, sample_generator
-from .batching.fitting import keep
-from .batching.order import Place, endless_order, fractional_rows, pass_order
-from .encoded import EncodedMedia
-from .readers.sources import RowStream, open_source, open_stream
-from .schema import DataError, Row
+from ...config.data import AugmentConfig, DataConfig
+from ..encoded import EncodedMedia
+from ..readers.sources import RowStream, open_source, open_stream
+from ..schema import DataError, Row
+from .augment import augment_image, augment_sound, sample_generator
+from .fitting import keep
+from .order import Place, endless_order, fractional_rows, pass_order
 
 SAMPLING_RATE = 16_000
 """Rate at which sounds are decoded and augmented, Hz; the processor resamples if an extractor wants another."""
