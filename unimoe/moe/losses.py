@@ -129,7 +129,7 @@ def _wanted(
     router_weights: Sequence[Tensor] | None,
     overlaps: Sequence[Tensor] | None,
 ) -> list[str]:
-    """Names of the losses that are asked for and can be there."""
+    """Name the losses that are asked for and can be there."""
     asked = {name for name, coefficient in (config.router_losses or {}).items() if coefficient}
     lacking = {"router_weights": {"orthogonality", "gram"} & asked if not router_weights else set()}
     lacking["overlaps"] = {"expert_overlap"} & asked if overlaps is None else set()
@@ -151,7 +151,7 @@ def weighted_router_loss(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor
 
 
 def router_loss_coefficients(config: MoEConfig) -> dict[str, float]:
-    """Coefficient of each router loss by its name."""
+    """Return the coefficient of each router loss by its name."""
     own = {"balance": config.router_aux_loss_coef, "z": config.router_z_loss_coef}
     return own | (config.router_losses or {})
 

@@ -37,7 +37,7 @@ class SoftMoeBlock(nn.Module):
         return torch.einsum("bsp,bpd->bsd", combine, outputs.view_as(inputs))
 
     def mixing(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Dispatch and combine weights, (B, S, P) each: columns of the first and rows of the second sum to 1."""
+        """Compute dispatch and combine weights, (B, S, P) each; columns of the first, rows of the second sum to 1."""
         precise = torch.promote_types(hidden_states.dtype, torch.float32)
         with torch.autocast(hidden_states.device.type, enabled=False):
             tokens = F.normalize(hidden_states.to(precise), dim=-1)
