@@ -24,7 +24,7 @@ class SoftMoeBlock(nn.Module):
         self.slots_per_expert = config.slots_per_expert
         self.slots = nn.Parameter(torch.empty(self.num_slots, config.hidden_size))
         self.scale = nn.Parameter(torch.ones(()))
-        self.experts = build_experts(config)
+        self.experts = build_experts(config, may_skip=False)  # every slot has an expert
 
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
         """Map hidden states (B, S, D) to (B, S, D); padding enters no slot."""
