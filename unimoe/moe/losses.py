@@ -96,7 +96,7 @@ def router_losses(
             f"Router logits of {record.router_logits.shape[-2]} tokens do not fit modality ids of shape "
             f"{tuple(modality_ids.shape)}."
         )
-    names = _wanted(config, record, router_weights, overlaps)
+    names = _wanted(config, record, router_weights=router_weights, overlaps=overlaps)
     modalities = token_groups(modality_ids, attention_mask, per_modality=True)
     scoped = balanced = modalities if config.router_aux_loss_scope == "modality" else tokens
     if config.router_aux_loss_scope == "sequence":
@@ -123,22 +123,17 @@ def router_losses(
     return {name: LOSSES[name](inputs).mean() for name in names}
 
 
-def _wanted(
-    config: MoEConfig,
-    record: RoutingRecord,
-    router_weights: Sequence[Tensor] | None,
-    overlaps: Sequence[Tensor] | None,
-) -> list[str]:
-    """Names of the losses that are asked for and can be there."""
-    asked = {name for name, coefficient in (config.router_losses or {}).items() if coefficient}
-    lacking = {"router_weights": {"orthogonality", "gram"} & asked if not router_weights else set()}
-    lacking["overlaps"] = {"expert_overlap"} & asked if overlaps is None else set()
-    for argument, names in lacking.items():
-        if names:
-            raise ValueError(f"router_losses asks for {min(names)!r}; pass {argument} of each sparse layer.")
-    absent = {"load"} if record.load_probability is None else set()
-    absent |= set() if overlaps else {"expert_overlap"}
-    return ["balance", "z", *(name for name in config.router_losses or {} if name in asked - absent)]
+_NEEDS = {"orthogonality": "router_weights", "gram": "router_weights", "expert_overlap": "overlaps"}
+
+
+def _wanted(config: MoEConfig, record: RoutingRecord, **given: Sequence[Tensor] | None) -> list[str]:
+    """Name the losses that are asked for and can be there, of what is `given` by the names of arguments."""
+    asked = [name for name, coefficient in (config.router_losses or {}).items() if coefficient]
+    for name in asked:
+        if name in _NEEDS and given[_NEEDS[name]] is None:
+            raise ValueError(f"router_losses asks for {name!r}; pass {_NEEDS[name]} of each sparse layer.")
+    absent = {"load": record.load_probability is None, "expert_overlap": not given["overlaps"]}
+    return ["balance", "z", *(name for name in asked if not absent.get(name))]
 
 
 def weighted_router_loss(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor:
@@ -151,7 +146,7 @@ def weighted_router_loss(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor
 
 
 def router_loss_coefficients(config: MoEConfig) -> dict[str, float]:
-    """Coefficient of each router loss by its name."""
+    """Return the coefficient of each router loss by its name."""
     own = {"balance": config.router_aux_loss_coef, "z": config.router_z_loss_coef}
     return own | (config.router_losses or {})
 

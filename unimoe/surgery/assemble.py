@@ -166,7 +166,7 @@ def _fill_layers(
 
 
 def _names(specialists: Sequence[_Expert]) -> dict[str, str | list[str]]:
-    """The sources of each modality, as they were given: one, or several."""
+    """List the sources of each modality, as they were given: one, or several."""
     names: dict[str, list[str]] = {}
     for expert in specialists:
         names.setdefault(expert.key, []).append(expert.name)
