@@ -97,6 +97,7 @@ def test_a_saved_folder_loads_with_remote_code_where_unimoe_was_not_imported(
 
 @pytest.mark.parametrize("how", ["with remote code", "after import unimoe"])
 def test_a_fresh_process_answers_about_an_image_and_about_speech(answers: dict[str, list[str]], how: str) -> None:
+    """A lazy `unimoe` would be lighter, but `import unimoe` has to make the Auto classes know it."""
     assert answers[f"answers {how}"] == ["3", "3"]
 
 
