@@ -57,7 +57,7 @@ def stage(make_stage, tmp_path):
 
     def make(cache=True, **changes):
         data = {"cache_encoders": cache, **changes.pop("data", {})}
-        trainer = {"max_steps": 3, "learning_rate": 0.001, **changes.pop("trainer", {})}
+        trainer = {"max_steps": 2, "learning_rate": 0.001, **changes.pop("trainer", {})}
         return make_stage(
             **{"output": str(tmp_path / str(next(numbers))), "data": data, "trainer": trainer, **changes}
         )
@@ -119,7 +119,13 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize(("layout", "data"), LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize(
+    ("layout", "data"),
+    [
+        pytest.param(*values, id=name, marks=[] if name.startswith("omni") else pytest.mark.slow)
+        for name, values in LAYOUTS.items()
+    ],
+)
 def test_training_on_kept_tokens_is_training_on_media(stage, media, tmp_path, layout, data):
     changes = {
         "start": str(save_tiny(tmp_path / "start", layout, num_experts=4)),
