@@ -39,6 +39,7 @@ from training.stage.run import run_stage
 from training.trainable.parts import choose_trainable, keep_frozen_steady
 from training.trainer.data import plan_data, read_data
 from training.trainer.start import load_start
+from training.trainer.trainer import StageTrainer
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.build import build_model, describe_model
 from unimoe.moe.counting import count_parameters
@@ -305,15 +306,23 @@ def test_plain_data_parallelism_keeps_gradients_twice(make_stage) -> None:
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_steps_are_those_of_the_training(make_stage, packing) -> None:
-    data = {"max_length": 256, "packing": packing}
+def test_steps_are_those_of_the_training(make_stage, workspace, monkeypatch, packing) -> None:
+    """Of its trainer, which is stopped before the first one."""
     config = make_stage(
-        data=data, trainer={"max_steps": -1, "num_train_epochs": 0.6, "gradient_accumulation_steps": 2}
+        data={"max_length": 256, "packing": packing},
+        trainer={"max_steps": -1, "num_train_epochs": 0.6, "gradient_accumulation_steps": 2},
     )
-    expected = plan(config).batches.steps
-    run_stage(config)
-    lines = (Path(config.output) / "metrics.jsonl").read_text().splitlines()
-    assert max(json.loads(line)["step"] for line in lines) == expected
+    args, trained = arguments_on_paper(config), []
+
+    def count(self, **kwargs):
+        trained.append(self.set_initial_training_values(self.args, self.get_train_dataloader())[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StageTrainer, "train", count)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(config)
+    processor = AutoProcessor.from_pretrained(workspace / "start")
+    assert trained == [plan_stage_batches(config, args, processor, processes=1).steps]
 
 
 def test_the_largest_batch_of_the_data_is_the_one_that_is_looked_at(make_stage, workspace) -> None:

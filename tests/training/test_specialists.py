@@ -34,33 +34,46 @@ TRAINER = {
 }
 
 
-@pytest.fixture
-def stages(make_stage, workspace, tmp_path):
-    """One stage for all specialists, and one for each alone."""
+@pytest.fixture(scope="module")
+def stages_in(make_stage_in, workspace):
+    """One stage for all specialists, and one for each alone, in a folder."""
 
-    def make(processes=1, **changes):
+    def make(folder, processes=1, **changes):
         parts = {key: [f"{part}.{key}" for part in ("connectors", "encoders")] for key in ("image", "speech")}
         data = {key: {"mixture": [str(workspace / "data" / f"{name}_train.jsonl")]} for key, name in FILES.items()}
         trainer = TRAINER | {"per_device_train_batch_size": 4 // processes}
-        together = make_stage(
+        together = make_stage_in(
+            folder / f"together-{processes}",
             start={"path": None, "specialists": {"base": str(workspace / "start"), "modalities": STEPS}},
             train={"parts": ["mlp", *parts["image"], *parts["speech"]]},
             data={"mixture": [path for values in data.values() for path in values["mixture"]]},
             trainer=trainer | {"max_steps": sum(STEPS.values())},
-            output=str(tmp_path / f"together-{processes}"),
         )
         alone = {
-            key: make_stage(
+            key: make_stage_in(
+                folder / f"alone-{key}-{processes}",
                 train={"parts": ["mlp", *parts.get(key, [])]},
                 data=data[key],
                 trainer=trainer | {"max_steps": steps},
-                output=str(tmp_path / f"alone-{key}-{processes}"),
             )
             for key, steps in STEPS.items()
         }
         return again(together, **changes), alone
 
     return make
+
+
+@pytest.fixture
+def stages(stages_in, tmp_path):
+    return lambda processes=1, **changes: stages_in(tmp_path, processes, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(stages_in, tmp_path_factory):
+    """The stages, of which the one for all specialists has run."""
+    together, alone = stages_in(tmp_path_factory.mktemp("specialists"))
+    run_stage(together)
+    return together, alone
 
 
 def again(stage: StageConfig, **changes) -> StageConfig:
@@ -83,10 +96,9 @@ def check_equal(together: StageConfig, alone: dict[str, StageConfig], start: Pat
         assert all(f".{key}." in name for name in moved if "encoders" in name or "connectors" in name)
 
 
-def test_specialists_of_one_run_are_those_of_separate_runs(stages, workspace):
+def test_specialists_of_one_run_are_those_of_separate_runs(trained, workspace):
     """AdamW with weight decay, clipping and a schedule: what rests is left alone, each follows its own schedule."""
-    together, alone = stages()
-    run_stage(together)
+    together, alone = trained
     for stage in alone.values():
         run_stage(stage)
     check_equal(together, alone, workspace / "start")
@@ -102,9 +114,8 @@ def test_specialists_of_one_run_on_two_processes_are_those_of_separate_runs(stag
     check_equal(together, alone, workspace / "start")
 
 
-def test_they_go_on_from_a_checkpoint_as_if_never_stopped(stages, monkeypatch):
-    together, _ = stages()
-    run_stage(together)
+def test_they_go_on_from_a_checkpoint_as_if_never_stopped(trained, monkeypatch):
+    together, _ = trained
     stopped = again(together, output=f"{together.output}-stopped")
     from training.trainer import specialists
 

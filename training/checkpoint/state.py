@@ -102,14 +102,14 @@ def write_tensors(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]]
     writer.flush()
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: Any, away: Mapping[str, nn.Module] | None = None) -> None:
+def save_state(folder: Path, model: nn.Module, optimizer: Any, outside: Mapping[str, nn.Module] | None = None) -> None:
     """Write weights and states of the optimizer; all processes must call this.
 
     Args:
         folder: Where to.
         model: As it trains.
         optimizer: The trainer's.
-        away: Modules that rest outside of the model, by their names in it.
+        outside: Modules that belong to the model and are out of it, such as cached encoders, by their names in it.
 
     Raises:
         OSError: If a process could not write a file.
@@ -117,7 +117,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: Any, away: Mapping[str
     """
     share_buffers(model)
     sums = {name: 0 for name, _ in (*model.named_parameters(), *model.named_buffers())}
-    together(lambda: write_tensors(folder, WEIGHTS, _noted(whole_weights(model, away), sums)))
+    together(lambda: write_tensors(folder, WEIGHTS, _noted(whole_weights(model, outside), sums)))
     compare_replicas(sums)
     together(lambda: write_tensors(folder, OPTIMIZER, optimizer_states(model, optimizer)))
 

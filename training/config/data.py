@@ -114,7 +114,7 @@ class SourceConfig(Section):
 
 
 class EncoderCache(Section):
-    """Encoders that do not train run once over each medium of the data; their tokens are kept in files.
+    """Encoders that do not train run once over each medium of the data; their tokens are cached in files.
 
     Written as `true` or as the folder alone, everything else has its default. Files that are there already, of an
     earlier stage or of one that was stopped, are used as far as media, encoder and settings are the same.
@@ -122,8 +122,8 @@ class EncoderCache(Section):
     Args:
         folder: Where the files are. None: `encoder_cache` beside the stage's output, which the stages of a recipe
             share. All processes must see it.
-        modalities: Whose tokens are kept. None: of all encoders that do not train.
-        dtype: How the numbers are kept; `computed`: as the encoder gives them, so that nothing changes.
+        modalities: Whose tokens are cached. None: of all encoders that do not train.
+        dtype: How the numbers are cached; `computed`: as the encoder gives them, so that nothing changes.
         batch_size: Units (pictures, windows) that an encoder takes at once.
     """
 

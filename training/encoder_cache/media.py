@@ -11,10 +11,10 @@ from unimoe import Modality, UniMoEProcessor
 from unimoe.processing.units import EXTRACTORS, UnitCollector
 
 from ..config.data import AugmentConfig
-from ..data.encoded import EncodedMedia, medium_key, stored_measures
 from ..data.mixture.dataset import SAMPLING_RATE, MixtureDataset, medium_of
 from ..data.mixture.order import Place
 from ..data.schema import DataError
+from .store import CachedMedia, measure_numbers, medium_key
 
 
 class MediumPlace(NamedTuple):
@@ -27,8 +27,8 @@ class MediumPlace(NamedTuple):
     key: bytes
 
 
-def list_media(datasets: Sequence[MixtureDataset], media: EncodedMedia) -> Iterator[MediumPlace]:
-    """Places of the media that are not encoded yet, each medium once."""
+def list_media(datasets: Sequence[MixtureDataset], media: CachedMedia) -> Iterator[MediumPlace]:
+    """List the media that are not cached yet, each medium once."""
     seen: set[bytes] = set()
     for number, dataset in enumerate(datasets):
         for index in range(dataset.num_rows):
@@ -69,7 +69,7 @@ class ReadyMedium(NamedTuple):
     parts: dict[str, tuple[Sequence[float], Tensor | None]]
 
 
-class MediaToEncode(Dataset):
+class UncachedMedia(Dataset):
     """Media at these places, decoded and extracted."""
 
     def __init__(
@@ -101,9 +101,9 @@ class MediaToEncode(Dataset):
         parts = [modality]
         if modality is Modality.VIDEO and self.layout.video_sound is not None:
             parts.append(Modality.from_key(self.layout.video_sound))
-        numbers = {part.key: stored_measures(part.key, measures) for part in parts}
+        numbers = {part.key: measure_numbers(part.key, measures) for part in parts}
         found = {part.key: (numbers[part.key], features.get(str(part.feature_name))) for part in parts}
         return ReadyMedium(place.key, where, found)
 
 
-__all__ = ["MediaToEncode", "MediumPlace", "ReadyMedium", "list_media", "look_up"]
+__all__ = ["MediumPlace", "ReadyMedium", "UncachedMedia", "list_media", "look_up"]

@@ -19,7 +19,7 @@ from ..data import BatchPlan, Collator, MixtureDataset
 from ..data.media_digest import Facts
 from ..distributed.deepspeed import check_experts, stand_alone
 from ..distributed.processes import launched
-from ..encoder_cache.run import RestingEncoders
+from ..encoder_cache.run import CachedEncoders
 from ..monitor.gradients import check_trained_modalities
 from ..monitor.progress import StageProgress
 from ..planning.batches import look_at_batches
@@ -63,7 +63,7 @@ class Stage:
     plan: BatchPlan = field(init=False)
     collator: Collator = field(init=False)
     contents: Contents = field(init=False)
-    encoders: RestingEncoders = field(init=False)
+    encoders: CachedEncoders = field(init=False)
     trainer: StageTrainer = field(init=False)
     metadata: Metadata = field(init=False)
 
@@ -104,7 +104,7 @@ class Stage:
         gc.collect()  # of the stage before, whose trainer refers to itself
         self.model = load_stage_model(config, self.args, checkpoint=self.checkpoint)
         self.plan, self.collator = plan_data(config.data, self.dataset, self.model.processor, self.args)
-        self.encoders = RestingEncoders(config, self.model.model, self.model.processor)
+        self.encoders = CachedEncoders(config, self.model.model, self.model.processor)
         self.trainer = build_trainer(
             config,
             self.args,
@@ -127,7 +127,7 @@ class Stage:
             config, self.model.processor, self.model.certificate, lambda: [*before, self.summary()]
         )
         self.trainer.metadata = self.metadata
-        self.trainer.away = self.encoders.away
+        self.trainer.cached_encoders = self.encoders.outside
 
     def report(self) -> None:
         """Mark the output as that of an unfinished stage, and say what is about to be trained."""
@@ -159,7 +159,7 @@ class Stage:
             self.trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         finally:
             self.progress.close()
-            self.encoders.wake()
+            self.encoders.put_back()
 
     def finish(self) -> Path:
         """Write the model with its metadata, and return the folder."""

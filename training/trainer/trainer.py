@@ -61,7 +61,7 @@ class StageTrainer(Trainer):
         self.held_back = held_back
         self.expert_parallel_size = expert_parallel_size
         self.metadata: Metadata | None = None
-        self.away: dict[str, nn.Module] = {}
+        self.cached_encoders: dict[str, nn.Module] = {}
         self._began = time.monotonic()
         self.add_callback(EndStep(self))
         if held_back is not None:
@@ -119,7 +119,7 @@ class StageTrainer(Trainer):
 
     def _write_state(self, folder: Path) -> None:
         model: Any = self.accelerator.unwrap_model(self.model)
-        save_state(folder, model, self.optimizer, self.away)
+        save_state(folder, model, self.optimizer, self.cached_encoders)
 
         def write() -> None:
             self._save_random_states(folder)

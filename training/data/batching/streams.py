@@ -149,7 +149,7 @@ def split_lanes(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str, Mixtu
         for key, sources in lanes.items()
     }
     for lane in split.values():
-        lane.encoded = dataset.encoded
+        lane.cached = dataset.cached
     return split
 
 

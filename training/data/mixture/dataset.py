@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +16,9 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from unimoe import Modality
-from unimoe.media import load_picture, load_sound
+from unimoe.media import CachedMedium, load_picture, load_sound
 
 from ...config.data import AugmentConfig, DataConfig
-from ..encoded import EncodedMedia
 from ..readers.sources import RowStream, open_source, open_stream
 from ..schema import DataError, Row
 from .augment import augment_image, augment_sound, sample_generator
@@ -69,6 +68,14 @@ def read_mixture(config: DataConfig) -> list[Source]:
     ]
 
 
+class MediaCache(Protocol):
+    """Where media are found whose encoders have run."""
+
+    def find(self, kind: str, medium: Any, *, where: str) -> CachedMedium | None:
+        """Read what is cached of a medium; None if media of this kind are not cached."""
+        ...
+
+
 class MixtureDataset(Dataset):
     """Rows of several files and streams; indexed by `Place` (or by a row's number alone, as the first pass would show
     it).
@@ -86,7 +93,7 @@ class MixtureDataset(Dataset):
         self.sources = list(sources)
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
-        self.encoded: EncodedMedia | None = None  # see `training.encoder_cache.run`
+        self.cached: MediaCache | None = None  # of encoders: see `training.encoder_cache`
         self.cache: dict[str, Image.Image | np.ndarray] | None = {} if cache_media else None
         self.sizes = [0 if isinstance(source.rows, RowStream) else len(source.rows) for source in self.sources]
         self._ends = list(accumulate(self.sizes))
@@ -162,7 +169,7 @@ class MixtureDataset(Dataset):
     def decode(
         self, item: dict[str, Any], row: Row, augment: AugmentConfig, generator: torch.Generator
     ) -> dict[str, Any]:
-        """Load the medium of one item and augment it, or find it encoded; text, and videos, which the processor
+        """Load the medium of one item and augment it, or find it cached; text, and videos, which the processor
         samples, pass.
 
         Raises:
@@ -171,10 +178,10 @@ class MixtureDataset(Dataset):
         kind = item["type"]
         if kind == Modality.TEXT.key:
             return item
-        if self.encoded is not None:
-            encoded = self.encoded.find(kind, medium_of(item), where=f"{row.where} ({row.id})")
-            if encoded is not None:
-                return {"type": kind, kind: encoded}
+        if self.cached is not None:
+            cached = self.cached.find(kind, medium_of(item), where=f"{row.where} ({row.id})")
+            if cached is not None:
+                return {"type": kind, kind: cached}
         if kind == Modality.VIDEO.key:
             return item
         medium = self._load(medium_of(item), kind, row)
