@@ -175,6 +175,8 @@ def _decode(probe: _Probe, row: int, kernel: str = "eager") -> Tensor:
     """Compute the logits of the last tokens of a row, computed with the cache: first all before them, then one by one.
 
     Args:
+        probe: Model and rows.
+        row: Number of the row.
         kernel: Computes the experts of the tokens that come one by one.
     """
     inputs = probe.inputs([row])

@@ -53,6 +53,7 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
     6*K*r*(D+I) for LoRA experts and 6*G*r*D + 6*K*I*r for latent ones; a router adds 2*(E+N)*D.
 
     Args:
+        model: Whose configuration and modules are counted.
         context: Tokens that the token attends to, itself among them.
 
     Returns:

@@ -70,7 +70,7 @@ def router_losses(
 
     With `router_aux_loss_scope="modality"`, `balance`, `importance`, `load` and `score_variance` are those of the
     tokens of each modality apart, within the targets open to them. `entropy_global` always is; `entropy` and `z` are
-    means over all real tokens. With `"sequence"`, `balance` is a mean over sequences, weighted by their tokens
+    means over all tokens. With `"sequence"`, `balance` is a mean over sequences, weighted by their tokens
     (DeepSeek-V3, https://arxiv.org/abs/2412.19437, eq. 17-20), which accumulated batches add up to exactly.
 
     Args:
@@ -80,8 +80,9 @@ def router_losses(
         attention_mask: 1 for real tokens, (B, S). None: all tokens count.
         router_weights: Of each layer, (E, D), or (M, E, D) of separate routers; for `orthogonality` and `gram`.
         overlaps: `expert_overlap` of each layer; for the loss of that name. Empty: none was computed (evaluation).
-        load, group_tokens: For the balance loss of a part of a batch, see `load_balancing_loss`; (L, G, E), (G,).
-            None: counted in these tokens or, with `router_aux_loss_global_batch`, over all processes.
+        load: For the balance loss of a part of a batch, (L, G, E), see `load_balancing_loss`. None: counted in these
+            tokens or, with `router_aux_loss_global_batch`, over all processes.
+        group_tokens: Of the load, (G,).
 
     Returns:
         Name -> scalar, float32. `balance` and `z` are always there, `load` and `expert_overlap` only in training,
@@ -98,29 +99,24 @@ def router_losses(
         )
     names = _wanted(config, record, router_weights=router_weights, overlaps=overlaps)
     modalities = token_groups(modality_ids, attention_mask, per_modality=True)
-    scoped = balanced = modalities if config.router_aux_loss_scope == "modality" else tokens
-    if config.router_aux_loss_scope == "sequence":
-        rows, length = modality_ids.shape
-        balanced = torch.eye(rows, device=tokens.device).repeat_interleave(length, 0) * tokens
+    scoped, balanced = _scopes(config, tokens, modalities, rows=len(modality_ids))
     expert_mask = record.expert_mask
     if load is None and config.router_aux_loss_global_batch:
         load = router_load(expert_mask, scoped, global_batch=True)
         group_tokens = sum_over_processes(scoped.sum(dim=0))
-    inputs = LossInputs(
-        config,
-        record,
-        expert_mask,
-        torch.isfinite(record.router_logits),
-        tokens,
-        modalities,
-        scoped,
-        balanced,
-        load,
-        group_tokens,
-        torch.stack(list(router_weights)) if router_weights else tokens,
-        torch.stack(list(overlaps)) if overlaps else tokens,
-    )
+    is_open = torch.isfinite(record.router_logits)
+    weights, alike = (torch.stack(list(given)) if given else tokens for given in (router_weights, overlaps))
+    groups = (tokens, modalities, scoped, balanced)
+    inputs = LossInputs(config, record, expert_mask, is_open, *groups, load, group_tokens, weights, alike)
     return {name: LOSSES[name](inputs).mean() for name in names}
+
+
+def _scopes(config: MoEConfig, tokens: Tensor, modalities: Tensor, *, rows: int) -> tuple[Tensor, Tensor]:
+    """Groups of tokens over which losses are means, and those over which experts are balanced, (T, G) both."""
+    if config.router_aux_loss_scope == "sequence":
+        return tokens, torch.eye(rows, device=tokens.device).repeat_interleave(len(tokens) // rows, 0) * tokens
+    scoped = modalities if config.router_aux_loss_scope == "modality" else tokens
+    return scoped, scoped
 
 
 _NEEDS = {"orthogonality": "router_weights", "gram": "router_weights", "expert_overlap": "overlaps"}

@@ -19,7 +19,7 @@ EXPERTS: dict[str, Callable[[UniMoETextConfig], AnyExperts]] = {"lora": LoRAExpe
 
 
 def build_experts(config: UniMoETextConfig, *, may_skip: bool = True) -> AnyExperts:
-    """Make the experts of a layer that a configuration describes; see `stacked_experts` for `may_skip`."""
+    """Make the experts of a layer as `config` describes them; see `stacked_experts` for `may_skip`."""
     if len(set(config.expert_widths())) > 1:
         return GroupedExperts(config)
     if config.expert_type == "mlp":

@@ -201,7 +201,7 @@ def precise(hidden_states: Tensor) -> Tensor:
 
 
 def of_modality(values: Tensor, modality_ids: Tensor) -> Tensor:
-    """Take of values for every modality (T, M, C) those of each token's own (T, C)."""
+    """Take of values for every modality (T, M, C) those of each token's own (T, C), by `modality_ids` (T,)."""
     return values.gather(1, modality_ids[:, None, None].expand(-1, 1, values.shape[-1])).squeeze(1)
 
 
