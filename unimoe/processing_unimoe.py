@@ -148,13 +148,13 @@ class UniMoEProcessor(ProcessorMixin):
 
         Returns:
             `input_ids`, `attention_mask`, `mm_token_type_ids` (B, S); with `position_type="omni"`, `position_ids`
-            (3, B, S); for media present, N units in order of appearance: `pixel_values` (N, C, H, W),
-            `pixel_values_videos` (N, F, C, H, W), `audio_features` (N, frames, mel bins), `speech_features` (N, mel
-            bins, frames); for media that are encoded already, `encoder_states`: modality key -> (N, tokens, C).
+            (3, B, S); for N units of media in order of appearance: `pixel_values` (N, C, H, W), `pixel_values_videos`
+            (N, F, C, H, W), `audio_features` (N, frames, mel bins), `speech_features` (N, mel bins, frames); for media
+            that are encoded already, `encoder_states`: modality key -> (N, tokens, C).
 
         Raises:
-            ValueError: If placeholders and media do not match in a row, a medium cannot be loaded or the processor
-                has no part for it, truncation would cut a block of placeholders, or an argument is unknown.
+            ValueError: If placeholders and media of a row differ in number, a medium cannot be loaded or taken,
+                truncation would cut a block of placeholders, or an argument is unknown.
         """
         options = sort_options(kwargs, self.image_processor, mm_token_type_ids=self.return_mm_token_type_ids)
         images, texts = in_order(images, text)
@@ -164,13 +164,8 @@ class UniMoEProcessor(ProcessorMixin):
         layout = replace(self.layout, **options.layout)
         if layout.video_sound and (heard := Modality.from_key(layout.video_sound)) not in self.modalities:
             raise self._cannot_take(heard, "the call", "video_sound")
-        units = UnitCollector(
-            {modality: getattr(self, EXTRACTORS[modality]) for modality in self.modalities},
-            layout,
-            options.images,
-            options.sampling_rate,
-            options.limits,
-        )
+        extractors = {modality: getattr(self, EXTRACTORS[modality]) for modality in self.modalities}
+        units = UnitCollector(extractors, layout, options.images, options.sampling_rate, options.limits)
         with explaining(images, texts):
             blocks = self._load(self._media_by_row(media, texts), texts, units)
         features: dict[str, Any] = units.features()
@@ -191,8 +186,8 @@ class UniMoEProcessor(ProcessorMixin):
         """Render one conversation or a batch of them; with `tokenize=True`, load their media and process all.
 
         A message is {"role", "content"}; its content a string or a list of items {"type": "text", "text": ...},
-        {"type": "image"|"video"|"audio"|"speech", TYPE or "path", "url", "base64": medium}; also as OpenAI's and
-        Anthropic's clients write them. Which keys are read and refused: `unimoe.processing.keys`.
+        {"type": "image"|"video"|"audio"|"speech", TYPE or "path", "url", "base64": medium}; `unimoe.processing.keys`
+        tells which keys are read and refused, also of what OpenAI's and Anthropic's clients write.
 
         Args:
             conversation: Messages, or a list of lists of messages.
