@@ -43,11 +43,11 @@ class LossInputs(NamedTuple):
     """One of the two, as `router_aux_loss_scope` says."""
     balanced: Tensor
     """That, or a group for each sequence, (T, B)."""
-    load: Tensor | None
-    group_tokens: Tensor | None
-    router_weights: Tensor
+    load: Tensor | None = None
+    group_tokens: Tensor | None = None
+    router_weights: Tensor | None = None
     """(L, E, D), or (L, M, E, D) of separate routers."""
-    overlaps: Tensor
+    overlaps: Tensor | None = None
     """(L,)."""
 
 
@@ -70,7 +70,7 @@ def router_losses(
 
     With `router_aux_loss_scope="modality"`, `balance`, `importance`, `load` and `score_variance` are those of the
     tokens of each modality apart, within the targets open to them. `entropy_global` always is; `entropy` and `z` are
-    means over all tokens. With `"sequence"`, `balance` is a mean over sequences, weighted by their tokens
+    means over all real tokens. With `"sequence"`, `balance` is a mean over sequences, weighted by their tokens
     (DeepSeek-V3, https://arxiv.org/abs/2412.19437, eq. 17-20), which accumulated batches add up to exactly.
 
     Args:
@@ -91,32 +91,37 @@ def router_losses(
     Raises:
         ValueError: If T is not B*S, or if a loss lacks `router_weights` or `overlaps`.
     """
+    names = _wanted(config, record, router_weights=router_weights, overlaps=overlaps)
+    inputs = _loss_inputs(config, record, modality_ids, attention_mask)
+    if load is None and config.router_aux_loss_global_batch:
+        load = router_load(inputs.expert_mask, inputs.scoped, global_batch=True)
+        group_tokens = sum_over_processes(inputs.scoped.sum(dim=0))
+    inputs = inputs._replace(
+        load=load,
+        group_tokens=group_tokens,
+        router_weights=torch.stack(list(router_weights)) if router_weights else None,
+        overlaps=torch.stack(list(overlaps)) if overlaps else None,
+    )
+    return {name: LOSSES[name](inputs).mean() for name in names}
+
+
+def _loss_inputs(
+    config: MoEConfig, record: RoutingRecord, modality_ids: Tensor, attention_mask: Tensor | None
+) -> LossInputs:
+    """Group tokens (B, S), as the scopes of losses want them, beside what their routers recorded."""
     tokens = token_groups(modality_ids, attention_mask)
     if record.router_logits.shape[-2] != len(tokens):
         raise ValueError(
             f"Router logits of {record.router_logits.shape[-2]} tokens do not fit modality ids of shape "
             f"{tuple(modality_ids.shape)}."
         )
-    names = _wanted(config, record, router_weights=router_weights, overlaps=overlaps)
     modalities = token_groups(modality_ids, attention_mask, per_modality=True)
-    scoped, balanced = _scopes(config, tokens, modalities, rows=len(modality_ids))
-    expert_mask = record.expert_mask
-    if load is None and config.router_aux_loss_global_batch:
-        load = router_load(expert_mask, scoped, global_batch=True)
-        group_tokens = sum_over_processes(scoped.sum(dim=0))
-    is_open = torch.isfinite(record.router_logits)
-    weights, alike = (torch.stack(list(given)) if given else tokens for given in (router_weights, overlaps))
-    groups = (tokens, modalities, scoped, balanced)
-    inputs = LossInputs(config, record, expert_mask, is_open, *groups, load, group_tokens, weights, alike)
-    return {name: LOSSES[name](inputs).mean() for name in names}
-
-
-def _scopes(config: MoEConfig, tokens: Tensor, modalities: Tensor, *, rows: int) -> tuple[Tensor, Tensor]:
-    """Groups of tokens over which losses are means, and those over which experts are balanced, (T, G) both."""
+    scoped = balanced = modalities if config.router_aux_loss_scope == "modality" else tokens
     if config.router_aux_loss_scope == "sequence":
-        return tokens, torch.eye(rows, device=tokens.device).repeat_interleave(len(tokens) // rows, 0) * tokens
-    scoped = modalities if config.router_aux_loss_scope == "modality" else tokens
-    return scoped, scoped
+        rows, length = modality_ids.shape
+        balanced = torch.eye(rows, device=tokens.device).repeat_interleave(length, 0) * tokens
+    is_open = torch.isfinite(record.router_logits)
+    return LossInputs(config, record, record.expert_mask, is_open, tokens, modalities, scoped, balanced)
 
 
 _NEEDS = {"orthogonality": "router_weights", "gram": "router_weights", "expert_overlap": "overlaps"}
@@ -258,10 +263,12 @@ def _entropy_global(x: LossInputs) -> Tensor:
 
 
 def _orthogonality(x: LossInputs) -> Tensor:
+    assert x.router_weights is not None
     return orthogonality_loss(x.router_weights)
 
 
 def _gram(x: LossInputs) -> Tensor:
+    assert x.router_weights is not None
     return gram_loss(x.router_weights)
 
 
@@ -270,6 +277,7 @@ def _score_variance(x: LossInputs) -> Tensor:
 
 
 def _expert_overlap(x: LossInputs) -> Tensor:
+    assert x.overlaps is not None
     return x.overlaps
 
 
