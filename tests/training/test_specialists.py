@@ -13,11 +13,11 @@ from training.config.data import DataConfig
 from training.config.recipe import merge
 from training.config.stage import StageConfig
 from training.data import MixtureDataset
-from training.data.batching.streams import apportion, split_lanes, take_turns
+from training.data.batching.streams import apportion, split_by_modality, step_schedule
 from training.data.mixture.dataset import read_mixture
 from training.data.schema import DataError
 from training.stage.run import run_stage
-from training.trainer.validation import HeldBack
+from training.trainer.validation import ValidationRows
 from unimoe.errors import ConfigError
 from unimoe.surgery import assemble
 
@@ -138,7 +138,7 @@ def test_they_go_on_from_a_checkpoint_as_if_never_stopped(trained, monkeypatch):
             torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-7, msg=f"{key} {name}")
 
 
-def test_each_held_back_row_is_answered_by_its_own_specialist(stages, workspace):
+def test_each_validation_row_is_answered_by_its_own_specialist(stages, workspace):
     """After the run, a file's loss is that of the dense model of its modality."""
     files = []
     for name in ("image_kind", "spoken_word"):
@@ -154,15 +154,15 @@ def test_each_held_back_row_is_answered_by_its_own_specialist(stages, workspace)
         dense = AutoModelForMultimodalLM.from_pretrained(output / key)
         processor = AutoProcessor.from_pretrained(output / key)
         config = DataConfig(mixture=["other.jsonl"], validation=[file])
-        held_back = HeldBack(
+        rows = ValidationRows(
             config,
-            MixtureDataset(read_mixture(config.held_back), seed=0),
+            MixtureDataset(read_mixture(config.validation_data), seed=0),
             processor,
             batch_size=4,
             process=0,
             processes=1,
         )
-        expected = held_back.describe(held_back.sums(dense.eval(), lambda batch: batch))["eval_loss"]
+        expected = rows.describe(rows.sums(dense.eval(), lambda batch: batch))["eval_loss"]
         assert together_losses[f"eval_loss/{Path(file).stem}"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -222,7 +222,7 @@ def test_a_row_that_belongs_to_two_specialists_or_none_is_named(make_stage, writ
         stage = make_stage(data={"mixture": [str(path)]})
         dataset = MixtureDataset(read_mixture(stage.data), seed=0)
         with pytest.raises(DataError, match=message):
-            split_lanes(dataset, ["image", "speech"])
+            split_by_modality(dataset, ["image", "speech"])
 
 
 def _picture() -> Path:
@@ -237,6 +237,6 @@ def test_turns_are_spread_evenly_and_add_up():
         or sum(apportion(10, {"a": 1, "b": 1, "c": 2}).values()) == 10
     )
     assert apportion(3, {"a": 100, "b": 1, "c": 1}) == {"a": 1, "b": 1, "c": 1}
-    turns = take_turns({"a": 6, "b": 3})
+    turns = step_schedule({"a": 6, "b": 3})
     assert turns.count("a") == 6 and turns.count("b") == 3
     assert all("b" in turns[start : start + 3] for start in range(0, 9, 3))

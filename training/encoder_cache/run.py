@@ -30,7 +30,7 @@ from ..data.mixture.dataset import SAMPLING_RATE
 from ..distributed.processes import rank, together
 from ..monitor.progress import track
 from ..monitor.sizes import in_words
-from .media import MediumPlace, ReadyMedium, UncachedMedia, list_media, look_up
+from .media import MediumIndex, ReadyMedium, UncachedMedia, list_media, look_up
 from .settings import check_augmentation, choose_modalities, fingerprint, precision, replaced_encoders, settings_of
 from .store import CachedMedia, CacheEntry, CacheStore
 
@@ -98,12 +98,12 @@ class CachedEncoders:
             check_augmentation(dataset, self.modalities)
         stores = self._open_stores(args)
         media = CachedMedia(stores, video_sound=self.processor.layout.video_sound)
-        plan = together(lambda: self._plan(datasets, media, console) if rank() == 0 else None, errors=_CURABLE)
-        places = plan[0]
-        together(lambda: self._encode_share(datasets, places, stores, args, console), errors=_CURABLE)
+        found = together(lambda: self._list(datasets, media, console) if rank() == 0 else None, errors=_CURABLE)
+        uncached = found[0]
+        together(lambda: self._encode_share(datasets, uncached, stores, args, console), errors=_CURABLE)
         for store in stores.values():
             store.refresh()
-        if any(media.missing(place.kind, place.key) for place in places):
+        if any(media.missing(at.kind, at.key) for at in uncached):
             raise ConfigError(
                 f"data.cache_encoders: this process does not see what others wrote to {self.folder}. Choose a folder "
                 "that all processes share."
@@ -129,15 +129,15 @@ class CachedEncoders:
                 (folder / "settings.json").write_text(text, encoding="utf-8")
         return stores
 
-    def _plan(self, datasets: Sequence[MixtureDataset], media: CachedMedia, console: Console) -> list[MediumPlace]:
+    def _list(self, datasets: Sequence[MixtureDataset], media: CachedMedia, console: Console) -> list[MediumIndex]:
         """Find what is to be encoded, say how much it is, and see that the disk has the room."""
-        places = list(list_media(datasets, media))
-        if not places:
+        uncached = list(list_media(datasets, media))
+        if not uncached:
             console.print(plain(f"all media are encoded already, in {self.folder}"), highlight=False)
-            return places
-        needed = self._estimate(datasets, places, set(media.stores))
+            return uncached
+        needed = self._estimate(datasets, uncached, set(media.stores))
         free = shutil.disk_usage(self.folder).free
-        kinds = [place.kind for place in places]
+        kinds = [at.kind for at in uncached]
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
         size = f"about {in_words(needed)} in {self.folder}"
         if needed > free:
@@ -146,23 +146,23 @@ class CachedEncoders:
                 "another folder, dtype: bfloat16 or fewer modalities, or leave cache_encoders out."
             )
         console.print(f"encoding {counts} once: {size}", highlight=False)
-        return places
+        return uncached
 
-    def _estimate(self, datasets: Sequence[MixtureDataset], places: Sequence[MediumPlace], wanted: set[str]) -> int:
+    def _estimate(self, datasets: Sequence[MixtureDataset], uncached: Sequence[MediumIndex], wanted: set[str]) -> int:
         """Bytes that the tokens of media will take, from the headers of some of them spread over all."""
         counter = TokenCounter(self.processor, sampling_rate=SAMPLING_RATE)
-        some = places[:: -(-len(places) // MEASURED)]
+        some = uncached[:: -(-len(uncached) // MEASURED)]
         total = 0
-        for place in some:
-            where, medium = look_up(datasets, place)
+        for at in some:
+            where, medium = look_up(datasets, at)
             try:
-                text = counter.block(Modality.from_key(place.kind), medium, where).text
+                text = counter.block(Modality.from_key(at.kind), medium, where).text
             except (ImportError, OSError, ValueError) as error:
                 raise DataError(f"{where}: {error}") from error
             for modality in self.modalities:
                 units = text.count(str(modality.token)) // self.processor.layout.num_tokens[modality.key]
                 total += units * self._unit_bytes(modality) if modality.key in wanted else 0
-        return total * len(places) // len(some)
+        return total * len(uncached) // len(some)
 
     def _unit_bytes(self, modality: Modality) -> int:
         encoder = self.model.config.encoder_config(modality.encoder_key)
@@ -171,7 +171,7 @@ class CachedEncoders:
     def _encode_share(
         self,
         datasets: Sequence[MixtureDataset],
-        places: Sequence[MediumPlace],
+        uncached: Sequence[MediumIndex],
         stores: dict[str, CacheStore],
         args: TrainingArguments,
         console: Console,
@@ -181,7 +181,7 @@ class CachedEncoders:
         Raises:
             DataError: If a medium cannot be read.
         """
-        share = places[args.process_index :: args.world_size]
+        share = uncached[args.process_index :: args.world_size]
         devices = {key: next(encoder.parameters()).device for key, encoder in self.encoders.items()}
         self.put_back()
         try:
@@ -201,9 +201,9 @@ class CachedEncoders:
                 store.flush()  # what is done stays, also if a medium was unreadable
 
     def _loader(
-        self, datasets: Sequence[MixtureDataset], places: Sequence[MediumPlace], *, workers: int
+        self, datasets: Sequence[MixtureDataset], uncached: Sequence[MediumIndex], *, workers: int
     ) -> DataLoader:
-        media = UncachedMedia(datasets, places, self.processor)
+        media = UncachedMedia(datasets, uncached, self.processor)
         own = torch.Generator()  # its workers' seeds shall not be drawn from the training's
         return DataLoader(media, batch_size=None, num_workers=workers, collate_fn=unchanged, generator=own)
 

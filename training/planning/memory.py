@@ -50,7 +50,7 @@ class StepMemory:
         backward: When most is in use in forward and backward passes.
         update: When most is in use while gradients are clipped and the optimizer steps.
         flops: Floating-point operations of one step of the optimizer, over all accumulated batches.
-        validation: When most is in use while held-back rows are looked at.
+        validation: When most is in use while validation rows are looked at.
     """
 
     backward: dict[str, int]
@@ -80,7 +80,7 @@ def estimate(
     model_config: UniMoEConfig,
     batch: Mapping[str, Any],
     *,
-    held_back: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
     args: TrainingArguments | None = None,
 ) -> StepMemory:
     """Find what a step takes in one process that trains alone; see `training.planning.memory_parallel` for several.
@@ -89,7 +89,7 @@ def estimate(
         config: The stage.
         model_config: Of the model that it starts from.
         batch: One batch as the collator makes it; its values do not matter, but for the attention mask.
-        held_back: A batch of held-back rows, if there are any.
+        validation: A batch of validation rows, if there are any.
         args: Of the trainer, once there is one, for to make others would reset accelerate's state. None: made.
 
     Raises:
@@ -99,7 +99,7 @@ def estimate(
     model, _ = meta_model(config, model_config)
     cached = cached_modalities(config, model)
     tensors, others = (
-        with_cached_states(tensors_of(given), cached, model_config) for given in (batch, held_back or {})
+        with_cached_states(tensors_of(given), cached, model_config) for given in (batch, validation or {})
     )
     for key in replaced_encoders(cached, model):
         del model.model.encoders[key]
@@ -285,7 +285,7 @@ class Step:
 
     @torch.no_grad()
     def validate(self, batch: dict[str, Any], learned: int) -> dict[str, int]:
-        """Look at held-back rows, as `training.trainer.validation.row_losses` does; what is in use at most, by kind.
+        """Look at validation rows, as `training.trainer.validation.row_losses` does; what is in use at most, by kind.
 
         Args:
             batch: What of them reaches the model.
