@@ -15,7 +15,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from unimoe import MEDIA, Modality
 from unimoe.media import CachedMedium
-from unimoe.processing.units import EXTRACTORS, UnitCollector
+from unimoe.processing.units import UnitCollector
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -49,7 +49,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> list[Chat]:
 
 def encode(model: Any, processor: Any, modality: Modality, medium: Any) -> CachedMedium:
     """Run the encoders of one medium."""
-    extractors = {m: getattr(processor, EXTRACTORS[m]) for m in processor.modalities}
+    extractors = {m: getattr(processor, str(m.extractor_name)) for m in processor.modalities}
     units = UnitCollector(extractors, processor.layout, {}, 16_000)
     measures, features = units.load(modality, medium, "here"), units.features()
     with torch.no_grad():

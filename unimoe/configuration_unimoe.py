@@ -22,7 +22,7 @@ from .configuration.media_layout import MediaLayout, PositionType
 from .configuration.moe import MoEConfig
 from .configuration.parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel_plan
 from .configuration.remote_code import AUTO_MAP, write_remote_code
-from .modality import MEDIA, Modality
+from .modality import ENCODER_OPTIONS, MEDIA, Modality
 
 
 @checked
@@ -175,7 +175,7 @@ class UniMoEConfig(CheckedConfig):
 
     def encoder_config(self, key: str) -> Any:
         """Configuration of the encoder `image`, `audio` or `speech`; None if the model has none."""
-        return getattr(self, "vision_config" if key == "image" else f"{key}_config")
+        return getattr(self, f"{ENCODER_OPTIONS[key]}_config")
 
     def connector_config(self, key: str) -> Any:
         """Configuration of the connector of the encoder `image`, `audio` or `speech`."""

@@ -42,6 +42,11 @@ class Modality(IntEnum):
         """Name of the encoder and connector that serve this modality; video frames go through the image encoder."""
         return _SHARED_ENCODERS.get(self, self.key)
 
+    @property
+    def extractor_name(self) -> str | None:
+        """Part of the processor that makes this modality's features; None for text."""
+        return _EXTRACTOR_NAMES.get(self)
+
     @classmethod
     def from_key(cls, key: str) -> "Modality":
         """Look a modality up by its key.
@@ -61,7 +66,16 @@ _FEATURE_NAMES = {
     Modality.AUDIO: "audio_features",
     Modality.SPEECH: "speech_features",
 }
+_EXTRACTOR_NAMES = {
+    Modality.IMAGE: "image_processor",
+    Modality.VIDEO: "image_processor",
+    Modality.AUDIO: "audio_feature_extractor",
+    Modality.SPEECH: "speech_feature_extractor",
+}
 _SHARED_ENCODERS = {Modality.VIDEO: "image"}
 
 MEDIA: tuple[Modality, ...] = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO, Modality.SPEECH)
 """All modalities but text, in the order of their ids."""
+
+ENCODER_OPTIONS = {"image": "vision", "audio": "audio", "speech": "speech"}
+"""Encoder key -> its name in options (`--vision`) and in fields of the configuration (`vision_config`)."""

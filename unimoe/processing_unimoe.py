@@ -46,7 +46,7 @@ from .processing.placeholders import (
 )
 from .processing.positions import position_rows
 from .processing.templates import check_arguments, check_media, messages_for
-from .processing.units import EXTRACTORS, Block, UnitCollector, check_extractor
+from .processing.units import Block, UnitCollector, check_extractor
 
 
 class UniMoEProcessor(ProcessorMixin):
@@ -86,7 +86,7 @@ class UniMoEProcessor(ProcessorMixin):
         self.skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "offset_mapping", "encoder_states"]
         self._check_parts()
         self.modalities = tuple(
-            m for m in MEDIA if m.key in self.layout.grids and getattr(self, EXTRACTORS[m]) is not None
+            m for m in MEDIA if m.key in self.layout.grids and getattr(self, str(m.extractor_name)) is not None
         )
         self._ids = {modality: require_placeholder_id(tokenizer, modality) for modality in self.modalities}
 
@@ -164,7 +164,7 @@ class UniMoEProcessor(ProcessorMixin):
         layout = replace(self.layout, **options.layout)
         if layout.video_sound and (heard := Modality.from_key(layout.video_sound)) not in self.modalities:
             raise self._cannot_take(heard, "the call", "video_sound")
-        extractors = {modality: getattr(self, EXTRACTORS[modality]) for modality in self.modalities}
+        extractors = {modality: getattr(self, str(modality.extractor_name)) for modality in self.modalities}
         units = UnitCollector(extractors, layout, options.images, options.sampling_rate, options.limits)
         with explaining(images, texts):
             blocks = self._load(self._media_by_row(media, texts), texts, units)
@@ -302,7 +302,9 @@ class UniMoEProcessor(ProcessorMixin):
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build the processor from a loaded tokenizer and the contents of `processor_config.json`."""
-        parts = {name: cls._build_part(name, processor_dict.get(name)) for name in set(EXTRACTORS.values())}
+        parts = {
+            name: cls._build_part(name, processor_dict.get(name)) for name in {str(m.extractor_name) for m in MEDIA}
+        }
         return super().from_args_and_dict(args, {**processor_dict, **parts}, **kwargs)
 
     @classmethod
@@ -313,7 +315,7 @@ class UniMoEProcessor(ProcessorMixin):
         return cls.get_possibly_dynamic_module(config[f"{kind}_type"])(**config)
 
     def _check_parts(self) -> None:
-        for name in sorted(set(EXTRACTORS.values())):
+        for name in sorted({str(m.extractor_name) for m in MEDIA}):
             if (part := getattr(self, name)) is not None:
                 self.check_argument_for_proper_class(name, part)
                 check_extractor(name, part, self.layout)
@@ -334,8 +336,8 @@ class UniMoEProcessor(ProcessorMixin):
         available = ", ".join(m.key for m in self.modalities) or "text alone"
         return DataError(
             where,
-            f"there is {modality.key}, but this processor takes only {available}: it has no {EXTRACTORS[modality]}, "
-            f"or media_layout no grid for {modality.key!r}.",
+            f"there is {modality.key}, but this processor takes only {available}: it has no "
+            f"{modality.extractor_name}, or media_layout no grid for {modality.key!r}.",
             "Leave the medium out, or build the processor with both.",
             key=key,
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unimoe import Modality, UniMoEProcessor
-from unimoe.processing.units import EXTRACTORS, UnitCollector
+from unimoe.processing.units import UnitCollector
 
 from ..config.data import AugmentConfig
 from ..data.mixture.dataset import SAMPLING_RATE, MixtureDataset, medium_of
@@ -76,7 +76,9 @@ class UncachedMedia(Dataset):
         self, datasets: Sequence[MixtureDataset], uncached: Sequence[MediumIndex], processor: UniMoEProcessor
     ) -> None:
         self.datasets, self.uncached, self.layout = datasets, uncached, processor.layout
-        self.extractors = {modality: getattr(processor, EXTRACTORS[modality]) for modality in processor.modalities}
+        self.extractors = {
+            modality: getattr(processor, str(modality.extractor_name)) for modality in processor.modalities
+        }
 
     def __len__(self) -> int:
         return len(self.uncached)

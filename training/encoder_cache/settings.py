@@ -10,7 +10,6 @@ from transformers import TrainingArguments
 
 from unimoe import Modality, UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.errors import ConfigError
-from unimoe.processing.units import EXTRACTORS
 
 from ..data import MixtureDataset
 from ..data.mixture.dataset import SAMPLING_RATE
@@ -95,7 +94,7 @@ def settings_of(
             "prefix_tokens": encoder.num_prefix_tokens,
             "keep_prefix": encoder.keep_prefix,
         },
-        "extractor": stable(getattr(processor, EXTRACTORS[modality]).to_dict()),
+        "extractor": stable(getattr(processor, str(modality.extractor_name)).to_dict()),
         "sampling_rate": SAMPLING_RATE,
         "layout": {name: getattr(layout, name) for name in units.get(modality, [])},
     }

@@ -22,15 +22,13 @@ from ..configuration.media_layout import MediaLayout
 from ..configuration_unimoe import UniMoEConfig, UniMoETextConfig
 from ..errors import UniMoEError
 from ..errors.suggest import did_you_mean
-from ..modality import MEDIA
+from ..modality import ENCODER_OPTIONS, MEDIA, Modality
 from ..modeling.head import UniMoEForCausalLM
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..processing.placeholders import CHAT_TOKENS
 from ..processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 from .language_models import LANGUAGE_MODELS, build_language_model, text_config
 from .towers import Part, connector_config, draw_tower, encoder_config, load_extractor, load_part
-
-_EXTRACTORS = {"image": "image_processor", "audio": "audio_feature_extractor", "speech": "speech_feature_extractor"}
 
 
 class PartError(UniMoEError):
@@ -79,15 +77,14 @@ def build_model(
         extend_vocabulary(decoder, tokenizer)
     parts: dict[str, Part] = {}
     for key, source in sources.items():
-        option = "vision" if key == "image" else key
-        with naming(option, source):
+        with naming(ENCODER_OPTIONS[key], source):
             parts[key] = load_part(key, source, dtype, encoders.get(key, {}), connectors.get(key, {}))
     described = {key: (part.encoder, part.connector) for key, part in parts.items()}
     config = compose_config(decoder.config, tokenizer, described, media)
     model = draw_model(config, decoder.dtype, seed)
     copy_parts(model, decoder, parts)
     set_generation(model, decoder, tokenizer)
-    extractors = {_EXTRACTORS[key]: part.extractor for key, part in parts.items()}
+    extractors = {str(Modality.from_key(key).extractor_name): part.extractor for key, part in parts.items()}
     return model, UniMoEProcessor.from_config(config, tokenizer, **extractors)
 
 
@@ -122,8 +119,8 @@ def describe_model(
         text, tokenizer = describe_language(language)
     described, extractors = {}, {}
     for key, source in sources.items():
-        with naming("vision" if key == "image" else key, source):
-            extractor = extractors[_EXTRACTORS[key]] = load_extractor(key, source)
+        with naming(ENCODER_OPTIONS[key], source):
+            extractor = extractors[str(Modality.from_key(key).extractor_name)] = load_extractor(key, source)
             encoder = encoder_config(key, draw_tower(source), extractor, **encoders.get(key, {}))
             connector = connector_config(key, encoder["token_grid"], connectors.get(key, {}))
             if connector.get("type") == "query_decoder" and "decoder_config" not in connector:
@@ -171,8 +168,7 @@ def compose_config(
         **media,
     }
     for key, (encoder, connector) in parts.items():
-        option = "vision" if key == "image" else key
-        values |= {f"{option}_config": encoder, f"{key}_connector_config": connector}
+        values |= {f"{ENCODER_OPTIONS[key]}_config": encoder, f"{key}_connector_config": connector}
     return UniMoEConfig(**values)
 
 

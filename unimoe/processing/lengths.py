@@ -12,7 +12,7 @@ from ..media import CachedMedium, clip_times, load_clip_sound, picture_size, sou
 from ..modality import Modality
 from .placeholders import collect_media, expand_placeholders, find_placeholders
 from .templates import check_media
-from .units import EXTRACTORS, Block, UnitCollector
+from .units import Block, UnitCollector
 
 
 class TokenCounter:
@@ -25,7 +25,7 @@ class TokenCounter:
 
     def __init__(self, processor: Any, *, sampling_rate: int = 16_000) -> None:
         self.processor = processor
-        extractors = {modality: getattr(processor, EXTRACTORS[modality]) for modality in processor.modalities}
+        extractors = {modality: getattr(processor, str(modality.extractor_name)) for modality in processor.modalities}
         self.units = UnitCollector(extractors, processor.layout, {}, sampling_rate)
 
     def __call__(self, messages: Sequence[dict[str, Any]]) -> int:

@@ -31,14 +31,6 @@ from ..media import (
 from ..modality import MEDIA, Modality
 from .positions import clip_offsets, picture_offsets, sound_offsets, sound_times
 
-EXTRACTORS = {
-    Modality.IMAGE: "image_processor",
-    Modality.VIDEO: "image_processor",
-    Modality.AUDIO: "audio_feature_extractor",
-    Modality.SPEECH: "speech_feature_extractor",
-}
-"""Part of the processor that makes the features of each modality."""
-
 
 class Block(NamedTuple):
     """What stands in the text for one medium: placeholders, perhaps with timestamps; and their offsets (3, n)."""
@@ -297,14 +289,14 @@ def check_extractor(name: str, extractor: Any, layout: MediaLayout) -> None:
     """Refuse an extractor whose units have no place among the tokens.
 
     Args:
-        name: Of the processor's part, see `EXTRACTORS`.
+        name: Of the processor's part, see `Modality.extractor_name`.
         extractor: The part.
         layout: How media become tokens.
 
     Raises:
         ValueError: If the layout has no grid for what it extracts, or the windows of sounds are of no known length.
     """
-    served = [modality.key for modality in MEDIA if EXTRACTORS[modality] == name]
+    served = [modality.key for modality in MEDIA if modality.extractor_name == name]
     if not any(key in layout.grids for key in served):
         raise ValueError(
             f"There is an {name}, but media_layout has no grid for {' or '.join(map(repr, served))} (only "
@@ -366,4 +358,4 @@ def _text(tracks: list[_Track], order: np.ndarray) -> str:
     )
 
 
-__all__ = ["EXTRACTORS", "Block", "UnitCollector", "check_extractor", "cut_tiles", "tile_grid"]
+__all__ = ["Block", "UnitCollector", "check_extractor", "cut_tiles", "tile_grid"]

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from unimoe import MEDIA, Modality, UniMoEProcessor
-from unimoe.processing.units import EXTRACTORS
 
 from ..mixture.augment import mask_windows
 from ..mixture.dataset import Sample
@@ -132,7 +131,7 @@ class Collator:
                 modality.key
             ]
             owners = torch.arange(len(samples)).repeat_interleave(tokens)  # row of each window, (N,)
-            extractor = getattr(self.processor, EXTRACTORS[modality])
+            extractor = getattr(self.processor, str(modality.extractor_name))
             bins = getattr(extractor, "num_mel_bins", None) or extractor.feature_size
             mask_windows(
                 features,
