@@ -150,8 +150,8 @@ def training_batch(run: Run, processor: Any) -> dict[str, Any]:
 
     config = load_recipe(RECIPE, [f"output={run.folder}"]).stages[STAGES[0]]
     dataset = MixtureDataset(read_mixture(config.data), seed=0)
-    places = islice(MixtureSampler(dataset), config.trainer["per_device_train_batch_size"])
-    return Collator(processor, max_length=config.data.max_length)([dataset[place] for place in places])
+    indices = islice(MixtureSampler(dataset), config.trainer["per_device_train_batch_size"])
+    return Collator(processor, max_length=config.data.max_length)([dataset[index] for index in indices])
 
 
 def describe(run: Run) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from transformers.utils import logging as transformers_logging
 from typer.core import TyperGroup
 
 from unimoe.errors import ConfigError
+from unimoe.errors.terminal import fail
 
 from .compare.command import command as compare
 from .config import load_config
 from .errors import EvaluationError
-from .exits import fail
 from .report.terminal import print_report
 from .run import Run, evaluate
 from .tasks import BENCHMARKS
@@ -45,7 +45,8 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g. tasks.vqa.limit=100")] = None,
     model: Annotated[str | None, typer.Option(help="Folder (or Hub id) of the model.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Score recorded predictions instead: a folder of NAME.jsonl, or one file.")
+        Path | None,
+        typer.Option(help="Score these predictions instead: a folder of NAME.jsonl, or one file."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of the evaluation.")] = None,
     tasks: Annotated[
@@ -84,7 +85,7 @@ def main(
 
 
 def own_console() -> Console:
-    """Where this process prints; of several, only the first one does."""
+    """Open the console of this process; of several processes, only the first one prints."""
     if int(os.environ.get("RANK", "0")):
         transformers_logging.disable_progress_bar()
         return Console(quiet=True)

@@ -171,7 +171,7 @@ class EvaluationConfig(Section):
         return tasks
 
     def decoding(self, task: TaskConfig) -> dict[str, Any]:
-        """Arguments of `model.generate`: greedy, overlaid with those of the benchmark, the evaluation and the task."""
+        """Return the arguments of `model.generate`: greedy, overlaid with those of benchmark, evaluation and task."""
         benchmark = None if task.benchmark is None else BENCHMARKS[task.benchmark]
         own = {} if benchmark is None else benchmark.decoding
         longest = DEFAULT_LENGTH if benchmark is None else benchmark.max_new_tokens
@@ -184,7 +184,7 @@ class EvaluationConfig(Section):
         }
 
     def resolve(self, path: Path) -> Path:
-        """A task's file, relative to `data_root`."""
+        """Find a task's file, relative to `data_root`."""
         return path if self.data_root is None else self.data_root / path
 
 

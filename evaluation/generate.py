@@ -19,7 +19,7 @@ from .tasks import Sample
 
 
 def make_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
-    """Rows of similar length together, longest first, so that memory runs out at once or never."""
+    """Put rows of similar length together, longest first, so that memory runs out at once or never."""
     ordered = sorted(samples, key=lambda sample: (len(sample.media), len(sample.question)), reverse=True)
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
@@ -27,7 +27,7 @@ def make_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample
 def encode_batch(
     processor: Any, samples: Sequence[Sample], *, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Prompts of the rows as model inputs, padded on the left; features in the model's dtype.
+    """Make model inputs of the rows' prompts, padded on the left; features are in the model's dtype.
 
     Raises:
         EvaluationError: If the processor refuses a row; names the rows.
@@ -47,8 +47,8 @@ def encode_batch(
             for sample in samples:
                 encode_batch(processor, [sample], device=device, dtype=dtype)
         sample = samples[0]
-        place = f"{sample.where}: row {sample.id}" if sample.where else f"row {sample.id}"
-        raise EvaluationError(f"{place}: the processor refused it: {error}") from error
+        where = f"{sample.where}: row {sample.id}" if sample.where else f"row {sample.id}"
+        raise EvaluationError(f"{where}: the processor refused it: {error}") from error
     return {
         name: value.to(device, dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()
     }
@@ -80,10 +80,17 @@ def generate_predictions(
     """Answer all rows, going on where an earlier run of the same header stopped; all processes must call this.
 
     Args:
+        model: In evaluation mode.
+        processor: Of the model.
+        samples: The rows.
         path: predictions.jsonl: `{"id", "prediction", "reference"}` a line.
         header: What the answers depend on; see `open_predictions`.
         decoding: Arguments of `model.generate`.
+        batch_size: Rows of a batch.
         seed: With sampling, batch i is drawn with seed + i, so a resumed run draws as an unbroken one.
+        overwrite: Answer anew, whatever is there.
+        description: Of the progress bar.
+        console: Where progress goes.
 
     Returns:
         Predictions in the order of the rows.

@@ -12,10 +12,9 @@ from huggingface_hub import snapshot_download
 from unimoe.checkpoint.loading import CheckpointError, load_any
 from unimoe.moe.counting import count_parameters
 
-from .checksums import check_files
 from .config import EvaluationConfig, TaskConfig
 from .errors import EvaluationError
-from .fingerprint import file_hash, model_fingerprint
+from .fingerprint import check_files, file_hash, model_fingerprint
 from .metrics import METRICS, Metric, Scores, check_rows, without_thoughts
 from .processes import device as own_device
 from .scores.estimates import OVER_ROWS
@@ -32,7 +31,7 @@ class LoadedModel:
     fingerprint: str
 
     def describe(self) -> dict[str, Any]:
-        """Name, class, fingerprint and exact parameter counts."""
+        """Return name, class, fingerprint and exact parameter counts."""
         counts = count_parameters(self.model)
         num_experts = getattr(self.model.config.get_text_config(), "num_experts", 0)
         return {
@@ -147,7 +146,7 @@ def _load_task(name: str, task: TaskConfig, config: EvaluationConfig) -> LoadedT
 def _read_rows(
     task: TaskConfig, benchmark: Benchmark | None, config: EvaluationConfig
 ) -> tuple[list[Sample], str, dict[str, str]]:
-    """Rows of a task without its prompt, where they are, and the SHA-256 of each file that they come from."""
+    """Read the rows of a task without its prompt, where they are, and the SHA-256 of each of their files."""
     if benchmark is None:
         assert task.data is not None
         path = config.resolve(task.data)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimoe.files.writing import write_whole
+
 from .errors import EvaluationError, read_json
-from .files import write_whole
 from .processes import rank, wait
 from .tasks import Sample
 
@@ -86,7 +87,7 @@ def close_predictions(path: Path, header: Header, samples: Sequence[Sample]) -> 
 
 
 def read_predictions(path: Path, data_hash: str | None = None) -> dict[str, str]:
-    """Read recorded predictions by row id: lines `{"id", "prediction"}`, perhaps after a header.
+    """Read predictions by row id: lines `{"id", "prediction"}`, perhaps after a header.
 
     Args:
         path: The file.
@@ -127,7 +128,7 @@ def _refuse_other_data(header: Any, data_hash: str | None, path: Path) -> None:
 
 
 def match_predictions(path: Path, samples: Sequence[Sample], data_hash: str | None = None) -> list[str]:
-    """Recorded predictions for the rows of a task, in their order; see `read_predictions`.
+    """Read the predictions for the rows of a task, in their order; see `read_predictions`.
 
     Raises:
         EvaluationError: If a row has none, or there are some for other rows.
@@ -146,17 +147,17 @@ def match_predictions(path: Path, samples: Sequence[Sample], data_hash: str | No
 
 
 def _own(path: Path) -> Path:
-    """Where this process writes."""
+    """Name the file that this process writes."""
     return path if rank() == 0 else path.with_name(f"{path.stem}.part-{rank()}.jsonl")
 
 
 def _files(path: Path) -> list[Path]:
-    """What all processes have written, of an earlier run with more of them too."""
+    """Find what all processes have written, of an earlier run with more of them too."""
     return [file for file in (path, *sorted(path.parent.glob(f"{path.stem}.part-*.jsonl"))) if file.is_file()]
 
 
 def _read(path: Path, header: Header, cure: str = _OVERWRITE) -> dict[str, str]:
-    """Predictions of a file that was made with a header; a cut-off last line does not count."""
+    """Read the predictions of a file that was made with a header; a cut-off last line does not count."""
     text = path.read_bytes()
     try:
         whole = text[: text.rfind(b"\n") + 1].decode()
@@ -172,7 +173,7 @@ def _read(path: Path, header: Header, cure: str = _OVERWRITE) -> dict[str, str]:
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
-    """Lines and their numbers; `str.splitlines` would also cut answers at their U+2028, U+2029 and U+0085."""
+    """Number the lines; `str.splitlines` would also cut answers at their U+2028, U+2029 and U+0085."""
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 

@@ -28,17 +28,17 @@ def begin() -> None:
 
 
 def rank() -> int:
-    """Which process this is."""
+    """Tell which process this is."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def processes() -> int:
-    """How many there are."""
+    """Count the processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def device(name: str) -> torch.device:
-    """The device of this process.
+    """Find the device of this process.
 
     Args:
         name: As for torch. `cuda` is the GPU of this process's number on its node, `auto` the same if there is one.
@@ -56,7 +56,7 @@ def device(name: str) -> torch.device:
 
 
 def own(batches: Sequence[Batch]) -> list[Batch]:
-    """The batches of this process."""
+    """Take the batches of this process."""
     return list(batches[rank() :: processes()])
 
 
@@ -67,7 +67,7 @@ def wait() -> None:
 
 
 def total(counts: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, on the CPU; all must call this."""
+    """Add up a tensor over all processes, on the CPU; all must call this."""
     counts = counts.cpu()
     if processes() > 1:
         dist.all_reduce(counts)

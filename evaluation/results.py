@@ -21,12 +21,12 @@ _VERSIONED = ("torch", "transformers", "numpy", "jiwer", "rapidfuzz", "whisper-n
 
 
 def draws_of(task: LoadedTask, config: EvaluationConfig) -> Draws:
-    """How the task's rows are drawn: the same for all predictions of it."""
+    """Say how the task's rows are drawn: the same for all predictions of it."""
     return Draws([sample.cluster for sample in task.samples], config.bootstrap.samples, config.seed)
 
 
 def summarise(task: LoadedTask, scores: Scores, config: EvaluationConfig) -> dict[str, Any]:
-    """The main value with its interval, all named values, the main value of each category, and what could not be read.
+    """Estimate the main value, all named values, that of each category, and the share that could not be read.
 
     Raises:
         EvaluationError: If the references hold nothing to count.
@@ -48,12 +48,12 @@ def summarise(task: LoadedTask, scores: Scores, config: EvaluationConfig) -> dic
 
 
 def compare(task: LoadedTask, scores: Scores, others: Scores, config: EvaluationConfig) -> Estimate:
-    """Paired difference of two models on the same rows: main value of the first minus that of the second."""
+    """Estimate the paired difference of two models on the same rows: main value of the first minus the second's."""
     return estimate_difference(scores.main, others.main, whole(task.samples, task.average), draws_of(task, config))
 
 
 def verdict(summary: dict[str, Any], floor: float | None, *, higher_is_better: bool) -> str:
-    """`above floor` if the whole interval is better than the floor; `no floor` if there is none."""
+    """Return `above floor` if the whole interval is better than the floor; `no floor` if there is none."""
     if floor is None:
         return "no floor"
     above = summary["low"] > floor if higher_is_better else summary["high"] < floor
@@ -70,14 +70,14 @@ def task_result(
     shuffled: Scores | None = None,
     baseline: Scores | None = None,
 ) -> dict[str, Any]:
-    """All that results.json says about one task.
+    """Put together all that results.json says about one task.
 
     Args:
         task: The task.
         scores: Of the model's predictions.
         config: Of the evaluation.
         prompt: What the model was asked in the first row, rendered.
-        decoding: Arguments of `model.generate`. None: the answers were recorded.
+        decoding: Arguments of `model.generate`. None: the predictions were there already.
         shuffled: Scores with other rows' media.
         baseline: Scores of the baseline.
     """
@@ -132,7 +132,7 @@ def add_judged(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, unimoe and the libraries that the numbers depend on, and the processor that they are of."""
+    """Name the versions of Python, unimoe and the libraries that numbers depend on, and their processor."""
     found = {"python": platform.python_version(), "unimoe": unimoe.__version__, "processor": _processor()}
     for package in _VERSIONED:
         try:
@@ -143,7 +143,7 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor, the instructions that torch uses of it, and the number of threads: they decide how sums round."""
+    """Name the processor, its instructions that torch uses, and the threads: they decide how sums round."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:

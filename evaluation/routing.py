@@ -23,7 +23,7 @@ from .tasks import Sample
 
 
 def is_sparse(model: Any) -> bool:
-    """Whether the model has routers that tell their choices; those of other packages do not tell them per modality."""
+    """Tell whether the routers tell their choices; those of other packages do not tell them per modality."""
     text = model.config.get_text_config()
     return isinstance(text, UniMoETextConfig) and text.num_experts > 0
 
@@ -50,12 +50,12 @@ def count_prompt_routing(
 
 
 def sparse_layers(text_config: Any) -> list[int]:
-    """Indices of the layers that have experts."""
+    """List the layers that have experts."""
     return [layer for layer in range(text_config.num_hidden_layers) if text_config.is_sparse(layer)]
 
 
 def summarise_routing(counts: Tensor, *, num_experts: int, layers: Sequence[int]) -> dict[str, Any]:
-    """Shares, entropy and experts used, for each modality that occurred.
+    """Compute shares, entropy and experts used, for each modality that occurred.
 
     Args:
         counts: Assignments (L, M, E').
@@ -91,12 +91,12 @@ def summarise_routing(counts: Tensor, *, num_experts: int, layers: Sequence[int]
 
 
 def _entropy(counts: Tensor) -> Tensor:
-    """Entropy in nats of counts over the last dimension; 0 log 0 = 0."""
+    """Compute the entropy in nats of counts over the last dimension; 0 log 0 = 0."""
     return torch.special.entr(counts / counts.sum(dim=-1, keepdim=True).clamp(min=1)).sum(dim=-1)
 
 
 def _specialisation(counts: Tensor) -> Tensor:
-    """Divergence of each modality's share of the targets from the mean share of those that occur, (L, M)."""
+    """Compute how far each modality's share of the targets is from the mean share of those that occur, (L, M)."""
     occurs = counts.sum(dim=(0, 2)) > 0  # (M,)
     if occurs.sum() < 2:
         return torch.zeros(counts.shape[:2])
@@ -153,7 +153,7 @@ def save_heat_map(summary: dict[str, Any], path: Path) -> None:
 
 
 def target_names(targets: int, num_experts: int) -> list[str]:
-    """Labels of the router's targets: expert numbers, then nulls."""
+    """Name the router's targets: expert numbers, then nulls."""
     return [str(index) if index < num_experts else f"null {index - num_experts}" for index in range(targets)]
 
 

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from unimoe.files.writing import write_whole
+
 from .config import EvaluationConfig
-from .files import write_whole
 from .fingerprint import questions_hash
 from .generate import generate_predictions
 from .judge.judge import judge_rows, read_key
@@ -46,7 +47,7 @@ class Run:
     console: Console
 
     def predict(self, loaded: LoadedModel, task: LoadedTask, samples: list[Sample], folder: str = "") -> list[str]:
-        """Predictions of a model for these rows, kept in predictions/[folder/]NAME.jsonl."""
+        """Let a model answer these rows; its predictions are kept in predictions/[folder/]NAME.jsonl."""
         header = {
             "model": loaded.fingerprint,
             "data": task.data_hash,
@@ -73,17 +74,17 @@ class Run:
         )
 
     def predict_all(self, loaded: LoadedModel, tasks: list[LoadedTask], folder: str = "") -> Predictions:
-        """Predictions of a model for all tasks."""
+        """Let a model answer all tasks."""
         return {task.name: self.predict(loaded, task, task.samples, folder) for task in tasks}
 
     def shuffle(self, tasks: list[LoadedTask]) -> dict[str, list[Sample]]:
-        """Rows of all tasks that have media, each row with another row's media."""
+        """Give each row another row's media, in all tasks that have media."""
         return {
             task.name: shuffle_media(task.samples, seed=self.config.seed) for task in tasks if has_media(task.samples)
         }
 
     def routing(self, loaded: LoadedModel, tasks: list[LoadedTask]) -> dict[str, Any] | None:
-        """Routing of the prompts, over all tasks and task by task, with its plots; None for a dense model."""
+        """Count the routing of the prompts, over all tasks and task by task, and plot it; None for a dense model."""
         counts: dict[str, Tensor] = {}
         for task in tasks:
             counted = count_prompt_routing(
@@ -165,7 +166,7 @@ def evaluate(
     baseline: str | None = None,
     shuffled_media: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a model or recorded predictions, and write results.json and the reports.
+    """Evaluate a model, or predictions that are there already, and write results.json and the reports.
 
     Args:
         run: Configuration, output folder, console.
@@ -185,27 +186,14 @@ def evaluate(
     if run.config.judge is not None and rank() == 0 and any(task.judge for task in tasks):
         read_key(run.config.judge)  # what cannot be asked later is said now
     if predictions is not None:
-        answers = recorded_answers(predictions, tasks)
+        answers = given_answers(predictions, tasks)
     else:
         assert model is not None
         answers = model_answers(run, model, tasks, shuffled_media=shuffled_media)
-    others, baseline_description = baseline_answers(run, baseline, tasks)
-    scores, shuffled, of_baseline = (
-        score_all(tasks, said) for said in (answers.predictions, answers.shuffled, others)
-    )
+    of_baseline, baseline_description = baseline_answers(run, baseline, tasks)
+    scores = score_all(tasks, answers.predictions)
     results: dict[str, Any] = {
-        "tasks": {
-            task.name: task_result(
-                task,
-                scores[task.name],
-                config=run.config,
-                prompt=answers.prompts[task.name],
-                decoding=task.decoding if predictions is None else None,
-                shuffled=shuffled.get(task.name),
-                baseline=of_baseline.get(task.name),
-            )
-            for task in tasks
-        },
+        "tasks": task_results(run, tasks, answers, scores, of_baseline),
         "model": answers.model,
         "baseline": baseline_description,
         "config": run.config.model_dump(mode="json"),
@@ -226,6 +214,7 @@ class Answers:
         predictions: Of all tasks.
         shuffled: Those with other rows' media.
         prompts: The first question of each task, rendered.
+        decoding: Arguments of `model.generate` by task; empty where no model was asked.
         routing: Of the prompts. None: there is none.
         model: What results.json says of the model.
     """
@@ -233,6 +222,7 @@ class Answers:
     predictions: Predictions
     shuffled: Predictions
     prompts: dict[str, str]
+    decoding: dict[str, dict[str, Any]]
     routing: dict[str, Any] | None
     model: dict[str, Any]
 
@@ -249,21 +239,22 @@ def model_answers(run: Run, name: str, tasks: list[LoadedTask], *, shuffled_medi
             if task.name in shuffled
         },
         prompts={task.name: render_prompt(loaded.processor, task.samples[0]) for task in tasks},
+        decoding={task.name: task.decoding for task in tasks},
         routing=run.routing(loaded, tasks),
         model=loaded.describe(),
     )
 
 
 def baseline_answers(run: Run, name: str | None, tasks: list[LoadedTask]) -> tuple[Predictions, dict[str, Any] | None]:
-    """Answers of the baseline to all tasks, and what results.json says of it; without one, nothing."""
+    """Let the baseline answer all tasks, and return what results.json says of it; without one, nothing."""
     if name is None:
         return {}, None
     loaded = load_model(name, device=run.config.device)
     return run.predict_all(loaded, tasks, "baseline"), loaded.describe()
 
 
-def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
-    """Recorded predictions of all tasks.
+def given_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
+    """Read the predictions of all tasks that are there already.
 
     Raises:
         EvaluationError: If a file is missing, or does not answer just the rows of its task.
@@ -275,22 +266,49 @@ def recorded_answers(path: Path, tasks: list[LoadedTask]) -> Answers:
         for task in tasks
     }
     prompts = {task.name: render_question(task.samples[0]) for task in tasks}
-    return Answers(found, shuffled={}, prompts=prompts, routing=None, model={"path": str(path)})
+    return Answers(found, shuffled={}, prompts=prompts, decoding={}, routing=None, model={"path": str(path)})
+
+
+def task_results(
+    run: Run, tasks: list[LoadedTask], answers: Answers, scores: dict[str, Scores], baseline: Predictions
+) -> dict[str, Any]:
+    """Put together what results.json says of each task.
+
+    Args:
+        run: The run.
+        tasks: Its tasks.
+        answers: What is measured.
+        scores: Of the answers.
+        baseline: Predictions of the baseline; empty if there is none.
+    """
+    shuffled, others = score_all(tasks, answers.shuffled), score_all(tasks, baseline)
+    return {
+        task.name: task_result(
+            task,
+            scores[task.name],
+            config=run.config,
+            prompt=answers.prompts[task.name],
+            decoding=answers.decoding.get(task.name),
+            shuffled=shuffled.get(task.name),
+            baseline=others.get(task.name),
+        )
+        for task in tasks
+    }
 
 
 def score_all(tasks: list[LoadedTask], predictions: Predictions) -> dict[str, Scores]:
-    """Scores of each task that was answered."""
+    """Score each task that was answered."""
     return {task.name: task.score(predictions[task.name]) for task in tasks if task.name in predictions}
 
 
 def render_question(sample: Sample) -> str:
-    """The question of a row, with a mark for each medium."""
+    """Write the question of a row, with a mark for each medium."""
     items = (item for message in sample.messages for item in message["content"])
     return "".join(item["text"] if item["type"] == "text" else f"<{item['type']}>" for item in items)
 
 
 def render_prompt(processor: Any, sample: Sample) -> str:
-    """The prompt as text, placeholders not expanded."""
+    """Write the prompt as text, placeholders not expanded."""
     return str(processor.apply_chat_template(list(sample.messages), tokenize=False, add_generation_prompt=True))
 
 

@@ -8,13 +8,12 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from unimoe.errors import UniMoEError
-from unimoe.errors.terminal import plain
+from unimoe.errors.terminal import fail, plain
 
 from .commands.check import command as check_data
 from .commands.merge import merge
 from .commands.plan import plan
 from .config.recipe import load_recipe, select_stages
-from .exits import explain, fail
 
 
 class Commands(TyperGroup):
@@ -36,7 +35,7 @@ app.command()(plan)
 @app.command()
 def consolidate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder checkpoint-STEP in the output of an unfinished stage.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the model, its processor and its papers.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the model, its processor and its metadata.")],
 ) -> None:
     """Make one ordinary model of a checkpoint, whatever stage of ZeRO and however many processes wrote it."""
     from .stage.consolidate import consolidate
@@ -72,8 +71,9 @@ def train(
 
     from .distributed.processes import launched
     from .monitor.curves import CURVES_FILE, plot_curves
+    from .monitor.values import NonFiniteLoss
+    from .stage.explain import explain
     from .stage.run import run_stage
-    from .trainer.trainer import NonFiniteLoss
 
     logging.disable_progress_bar()
     console = Console(quiet=launched()[0] > 0)  # of several processes, the first one speaks

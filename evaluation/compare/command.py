@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from unimoe.errors.terminal import fail
+from unimoe.files.writing import write_whole
+
 from ..errors import EvaluationError
-from ..exits import fail
-from ..files import write_whole
 from ..report.terminal import print_lines
 from .comparison import compare_variants
 from .table import comparison_table, explanation, render_markdown

@@ -15,8 +15,8 @@ from unimoe.errors.suggest import did_you_mean
 from ..config import EvaluationConfig
 from ..errors import EvaluationError
 from ..loading import LoadedTask
-from ..recorded import Recorded, differing_questions, load_recorded_tasks, read_recorded, refuse_unlike, score_recorded
-from .paired import LEVEL, Difference, Verdict, holm, judge, paired_difference
+from .finished import FinishedRun, differing_questions, load_answered_tasks, read_run, refuse_unlike, score_run
+from .paired import LEVEL, Difference, Verdict, decide, holm, paired_difference
 
 Variants = Mapping[str, Sequence[Path]]
 """Name -> output folders of its evaluations, one for each seed."""
@@ -71,7 +71,7 @@ class Report:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the report as plain values."""
         return {**asdict(self), "level": LEVEL, "correction": "Holm"}
 
 
@@ -96,13 +96,13 @@ def compare_variants(
         EvaluationError: If the runs cannot be compared; names what differs.
     """
     base = _choose(variants, against)
-    runs = {name: [read_recorded(folder) for folder in folders] for name, folders in variants.items()}
+    runs = {name: [read_run(folder) for folder in folders] for name, folders in variants.items()}
     first = runs[base][0]
     names = list(tasks) or list(first.results["tasks"])
     everything = [run for of_variant in runs.values() for run in of_variant]
     for run in everything:
         _refuse_other_tasks(run, first, names, chosen=bool(tasks))
-    config, loaded = load_recorded_tasks(first, names, samples=samples, data_root=data_root)
+    config, loaded = load_answered_tasks(first, names, samples=samples, data_root=data_root)
     drafts = [draft for task in loaded for draft in _compare_task(task, config, runs, base)]
     corrected = holm([draft.difference.p for draft in drafts])
     return Report(
@@ -116,7 +116,7 @@ def compare_variants(
 
 
 def _choose(variants: Variants, against: str | None) -> str:
-    """The variant that the others are compared with, once all can be compared with it."""
+    """Choose the variant that the others are compared with, once all can be compared with it."""
     if len(variants) < 2:
         raise EvaluationError(f"Found {len(variants)} variant(s) to compare; give at least two.")
     base = next(iter(variants)) if against is None else against
@@ -131,7 +131,7 @@ def _choose(variants: Variants, against: str | None) -> str:
     return base
 
 
-def _refuse_other_tasks(run: Recorded, first: Recorded, names: Sequence[str], *, chosen: bool) -> None:
+def _refuse_other_tasks(run: FinishedRun, first: FinishedRun, names: Sequence[str], *, chosen: bool) -> None:
     """Refuse a run that lacks a task, has a further one (unless tasks were chosen), or measured it otherwise."""
     if not chosen and (further := sorted(run.results["tasks"].keys() - set(names))):
         raise EvaluationError(
@@ -142,10 +142,10 @@ def _refuse_other_tasks(run: Recorded, first: Recorded, names: Sequence[str], *,
 
 
 def _compare_task(
-    task: LoadedTask, config: EvaluationConfig, runs: Mapping[str, Sequence[Recorded]], base: str
+    task: LoadedTask, config: EvaluationConfig, runs: Mapping[str, Sequence[FinishedRun]], base: str
 ) -> list[Comparison]:
-    """All variants against the base in one task; p values not yet corrected."""
-    scored = {name: [score_recorded(run, task, config) for run in of_variant] for name, of_variant in runs.items()}
+    """Compare all variants with the base in one task; p values are not yet corrected."""
+    scored = {name: [score_run(run, task, config) for run in of_variant] for name, of_variant in runs.items()}
     values = {name: np.array([score.value for score in scores]) for name, scores in scored.items()}  # (S,)
     draws = {name: np.stack([score.draws for score in scores]) for name, scores in scored.items()}  # (S, samples)
     drafts = []
@@ -171,11 +171,11 @@ def _compare_task(
 
 
 def _conclude(draft: Comparison, corrected_p: float) -> Comparison:
-    verdict = judge(draft.difference.value, corrected_p, higher_is_better=draft.higher_is_better)
+    verdict = decide(draft.difference.value, corrected_p, higher_is_better=draft.higher_is_better)
     return replace(draft, corrected_p=corrected_p, verdict=verdict)
 
 
-def _notes(runs: Sequence[Recorded], first: Recorded, names: Sequence[str]) -> list[str]:
+def _notes(runs: Sequence[FinishedRun], first: FinishedRun, names: Sequence[str]) -> list[str]:
     found = ((run, differing_questions(run, first, names)) for run in runs)
     return [
         f"{run.folder} was asked otherwise than {first.folder} ({', '.join(differing)})"

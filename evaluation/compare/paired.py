@@ -51,8 +51,10 @@ def paired_difference(values: Floats, others: Floats, draws: Floats, other_draws
     they share nothing any pairing is as good as another.
 
     Args:
-        values, others: Scores of the first and the second variant from each seed, (S,).
-        draws, other_draws: Bootstrap values of each, (S, samples), of the same rows in both.
+        values: Scores of the first variant from each seed, (S,).
+        others: Scores of the second variant.
+        draws: Bootstrap values of the first, (S, samples).
+        other_draws: Bootstrap values of the second, of the same rows.
 
     Returns:
         The first minus the second. With one seed (S = 1) nothing is said of other seeds.
@@ -107,7 +109,7 @@ def seed_deviations(by_seed: Floats, *, samples: int, seed: int = 1) -> Floats:
 
 
 def p_value(draws: Floats) -> float:
-    """Two-sided p value of "there is no difference": twice the smaller share of draws on one side of 0.
+    """Compute the two-sided p value of "there is no difference": twice the smaller share of draws on one side of 0.
 
     It is the level at which the percentile interval begins to leave 0 out (Efron and Tibshirani 1993, An Introduction
     to the Bootstrap, chapter 15, achieved significance level). One draw is added to each side, so it is never 0
@@ -129,14 +131,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     each other.
     """
     corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
         corrected[index] = largest
     return corrected
 
 
-def judge(value: float, corrected_p: float, *, higher_is_better: bool) -> Verdict:
-    """Say what a difference shows; that none is shown does not show that there is none."""
+def decide(value: float, corrected_p: float, *, higher_is_better: bool) -> Verdict:
+    """Decide what a difference shows; that none is shown does not show that there is none."""
     if corrected_p >= LEVEL or not value:
         return "no difference shown"
     return "better" if (value > 0) == higher_is_better else "worse"
@@ -146,8 +148,8 @@ __all__ = [
     "LEVEL",
     "Difference",
     "Verdict",
+    "decide",
     "holm",
-    "judge",
     "p_value",
     "paired_difference",
     "seed_deviations",

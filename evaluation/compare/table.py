@@ -16,7 +16,7 @@ _NO_DIFFERENCE = "No difference shown does not say that there is none."
 
 
 def columns(report: Report) -> Columns[Comparison]:
-    """Columns of a table with a line for each comparison."""
+    """Return the columns of a table with a line for each comparison."""
     found: Columns[Comparison] = {
         "task": lambda row: f"{row.task} ({row.rows:,} rows)",
         "metric": lambda row: row.metric if row.higher_is_better else f"{row.metric}, lower is better",
@@ -33,7 +33,7 @@ def columns(report: Report) -> Columns[Comparison]:
 
 
 def comparison_table(report: Report) -> Table:
-    """The table for a terminal; tasks apart."""
+    """Make the table for a terminal; tasks stand apart."""
     table = Table(show_header=True)
     titles, *lines = fill(columns(report), report.comparisons)
     for title in titles:
@@ -49,13 +49,13 @@ def comparison_table(report: Report) -> Table:
 
 
 def render_markdown(report: Report) -> str:
-    """The table in Markdown, and below it how to read it."""
+    """Write the table in Markdown, and below it how to read it."""
     table = markdown_table(fill(columns(report), report.comparisons))
     return "\n".join([table, "", *map(markdown, explanation(report)), ""])
 
 
 def explanation(report: Report) -> list[str]:
-    """Sentences that say what the numbers of a report are."""
+    """Say in sentences what the numbers of a report are."""
     many = len(report.comparisons)
     said = f"Differences to {report.against} on the same rows; intervals and p values from {report.samples:,} "
     if report.seeds > 1:

@@ -10,7 +10,7 @@ _SEED = re.compile(r"(?P<variant>.+)-(?P<seed>\d+)")
 
 
 def name_runs(folders: Sequence[Path]) -> list[tuple[str, list[Path]]]:
-    """Each folder as a variant of one run, named like the folder; where two are called alike, by its whole path."""
+    """Take each folder as a variant of one run, named like the folder; by its whole path where two names are equal."""
     names = [folder.name or str(folder) for folder in folders]
     return [
         (str(folder) if names.count(name) > 1 else name, [folder]) for name, folder in zip(names, folders, strict=True)

@@ -43,7 +43,7 @@ class RequestFailedError(Exception):
 
 
 def complete(config: JudgeConfig, key: str | None, prompt: str, *, deadline: float) -> str:
-    """One reply to a prompt, decoded greedily.
+    """Ask for one reply to a prompt, decoded greedily.
 
     Args:
         config: Of the endpoint.
@@ -75,7 +75,7 @@ def complete(config: JudgeConfig, key: str | None, prompt: str, *, deadline: flo
 
 
 def _post(config: JudgeConfig, key: str | None, body: bytes, deadline: float) -> bytes:
-    """What the endpoint answers to a request, if it is a success."""
+    """Send a request, and return the answer if it is a success."""
     address = urlsplit(config.base_url)
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "Connection": "close"}
     if key is not None:
@@ -89,7 +89,7 @@ def _post(config: JudgeConfig, key: str | None, body: bytes, deadline: float) ->
 
 
 def _read(response: HTTPResponse, key: str | None) -> bytes:
-    """The bytes of an answer, no more than `ANSWER_BYTES`."""
+    """Read the bytes of an answer, no more than `ANSWER_BYTES`."""
     status = response.status
     if 300 <= status < 400:
         target = _origin(response.getheader("Location", ""))
@@ -109,7 +109,7 @@ def _read(response: HTTPResponse, key: str | None) -> bytes:
 
 
 def _content(raw: bytes) -> str:
-    """The text of the first choice of a chat completion; empty where the model refused to write one."""
+    """Read the text of the first choice of a chat completion; empty where the model refused to write one."""
     found = parse_json(raw, where="its answer")
     choices = found.get("choices") if isinstance(found, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -147,7 +147,7 @@ class _TimedResponse(HTTPResponse):
 
 
 def _connect(address: SplitResult, deadline: float) -> HTTPConnection:
-    """A connection to an endpoint: directly, or for https through the proxy of the environment, which sees no key."""
+    """Connect to an endpoint: directly, or for https through the proxy of the environment, which sees no key."""
     host, left = str(address.hostname), _left(deadline)
     connection: HTTPConnection
     if address.scheme == "http":
@@ -172,7 +172,7 @@ def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
 
 
 def _left(deadline: float) -> float:
-    """Seconds until a deadline.
+    """Count the seconds until a deadline.
 
     Raises:
         TimeoutError: If there are none.
@@ -183,7 +183,7 @@ def _left(deadline: float) -> float:
 
 
 def _origin(location: str) -> str:
-    """Where a redirect leads, without path, user and password."""
+    """Say where a redirect leads, without path, user and password."""
     try:
         parts = urlsplit(location)
         port = f":{parts.port}" if parts.port else ""
@@ -193,12 +193,12 @@ def _origin(location: str) -> str:
 
 
 def _cleared(text: str, key: str | None) -> str:
-    """A text of the server without the key, which it was told and `read_key` found long enough to be no word."""
+    """Clear a text of the server of the key, which `read_key` found long enough to be no word."""
     return text.replace(key, "(key)") if key else text
 
 
 def _shown(said: object, key: str | None) -> str:
-    """What a message may repeat of an error or a header: a short line, without the key, that no terminal obeys."""
+    """Shorten an error or a header for a message: a line without the key, that no terminal obeys."""
     return visible(_cleared(str(said), key).replace("\n", " "))[:300]
 
 

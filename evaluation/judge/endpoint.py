@@ -79,7 +79,7 @@ class JudgeConfig(Section):
 
 
 def read_key(config: JudgeConfig) -> str | None:
-    """The key of an endpoint, without white space around it. None: it needs none.
+    """Read the key of an endpoint, without white space around it. None: it needs none.
 
     Raises:
         EvaluationError: If the variable is not set or holds no key; it names the variable and never the value.
@@ -110,7 +110,7 @@ def read_key(config: JudgeConfig) -> str | None:
 
 
 def _misfit(address: str) -> str | None:
-    """Why something cannot be an endpoint's address, without repeating it."""
+    """Say why something cannot be an endpoint's address, without repeating it."""
     if not all("!" <= letter <= "~" for letter in address):
         return "holds a space, a control character, or a letter outside of ASCII."
     try:

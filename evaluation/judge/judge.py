@@ -57,25 +57,15 @@ def judge_rows(
     Raises:
         EvaluationError: If there is no key, or the endpoint cannot be reached, refuses, or answers something else.
     """
-    key, prompts = read_key(config), {}
-    for row, text in zip(samples, predictions, strict=True):
-        prompt = judge.render(row, text)
-        digest = hashlib.sha256(prompt.encode("utf-8", "backslashreplace")).hexdigest()
-        prompts[f"{row.id} {digest[:16]}"] = prompt
+    key = read_key(config)
+    prompts = dict(_named_prompt(judge, row, text) for row, text in zip(samples, predictions, strict=True))
     replies = resume_file(
         path, {"judge": config.model}, overwrite=overwrite, cure="Remove it to have all graded anew."
     )
     left = [name for name in prompts if name not in replies]
     batches = [left[start : start + config.workers] for start in range(0, len(left), config.workers)]
-    with ThreadPoolExecutor(config.workers) as pool:
-        for batch in track(batches, description, console=console):
-            asked = [(name, pool.submit(_ask, config, key, prompts[name])) for name in batch]
-            wait(future for _, future in asked)
-            fresh = {name: future.result() for name, future in asked if future.exception() is None}
-            append_predictions(path, ({"id": name, "prediction": text} for name, text in fresh.items()))
-            replies |= fresh
-            for _, future in asked:
-                future.result()  # the first error, once its neighbours' replies are kept
+    for batch in track(batches, description, console=console):
+        replies |= _ask_batch(config, key, {name: prompts[name] for name in batch}, path)
     grades = [read_grades(replies[name], judge.values) for name in prompts]
     values = {
         name: np.array([[found[name] if found else 0.0, 1.0] for found in grades], dtype=np.float64)
@@ -84,8 +74,27 @@ def judge_rows(
     return values, sum(found is None for found in grades)
 
 
+def _named_prompt(judge: Judge, row: Sample, prediction: str) -> tuple[str, str]:
+    """Write the prompt for an answer, under a name that only the same prompt for the same row has."""
+    prompt = judge.render(row, prediction)
+    digest = hashlib.sha256(prompt.encode("utf-8", "backslashreplace")).hexdigest()
+    return f"{row.id} {digest[:16]}", prompt
+
+
+def _ask_batch(config: JudgeConfig, key: str | None, prompts: dict[str, str], path: Path) -> dict[str, str]:
+    """Ask all prompts at a time, and add the replies to the file; an error is raised once the others are kept."""
+    with ThreadPoolExecutor(config.workers) as pool:
+        asked = {name: pool.submit(_ask, config, key, prompt) for name, prompt in prompts.items()}
+        wait(asked.values())
+    replies = {name: future.result() for name, future in asked.items() if future.exception() is None}
+    append_predictions(path, ({"id": name, "prediction": text} for name, text in replies.items()))
+    for future in asked.values():
+        future.result()
+    return replies
+
+
 def read_grades(reply: str, limits: Mapping[str, float]) -> dict[str, float] | None:
-    """Grades of a reply that is a JSON object with all of them, each a number from 0 to its limit; otherwise None."""
+    """Read a reply that is a JSON object with all grades, each a number from 0 to its limit; otherwise None."""
     try:
         found = parse_json(reply[reply.index("{") : reply.rindex("}") + 1], where="reply")
     except ValueError:  # no object, or one that `parse_json` refuses
@@ -98,7 +107,7 @@ def read_grades(reply: str, limits: Mapping[str, float]) -> dict[str, float] | N
 
 
 def _ask(config: JudgeConfig, key: str | None, prompt: str) -> str:
-    """The judge's reply to a prompt; a request that failed is tried again where that may help, and time is left."""
+    """Ask the judge; a request that failed is tried again where that may help, and time is left."""
     deadline, problem = time.monotonic() + config.timeout, ""
     for pause in (*_PAUSES, None):
         try:

@@ -49,21 +49,21 @@ def _score_captions(samples: Sequence[Sample], predictions: Sequence[str]) -> Sc
 
 
 def _cider(true: Texts, given: Texts) -> Floats:
-    """CIDEr-D of each row, 0 to 10 (Vedantam et al. 2015, arXiv 1411.5726, section 6)."""
+    """Compute CIDEr-D of each row, 0 to 10 (Vedantam et al. 2015, arXiv 1411.5726, section 6)."""
     from pycocoevalcap.cider.cider import Cider
 
     return np.asarray(Cider().compute_score(true, given)[1], dtype=np.float64)
 
 
 def _rouge(true: Texts, given: Texts) -> Floats:
-    """ROUGE-L of each row (Lin 2004), F with beta = 1.2 as in the COCO captions."""
+    """Compute ROUGE-L of each row (Lin 2004), F with beta = 1.2 as in the COCO captions."""
     from pycocoevalcap.rouge.rouge import Rouge
 
     return np.asarray(Rouge().compute_score(true, given)[1], dtype=np.float64)
 
 
 def _bleu(true: Texts, given: Texts) -> Pairs:
-    """BLEU-4 of the corpus (Papineni et al. 2002), which is a product of ratios of sums, as a mean over rows.
+    """Compute BLEU-4 of the corpus (Papineni et al. 2002), a product of ratios of sums, as a mean over rows.
 
     A row's numerator is the corpus value plus how far the row pulls it, to first order: d log BLEU of its counts,
     times the value and the number of rows. Pulls add up to 0, so the mean is the corpus value; a bootstrap of it is
@@ -86,17 +86,17 @@ def _bleu(true: Texts, given: Texts) -> Pairs:
 
 
 def _nearest_length(counts: dict) -> int:
-    """Length of the reference whose length is nearest, the shorter of two."""
+    """Return the length of the reference whose length is nearest, the shorter of two."""
     return min(counts["reflen"], key=lambda length: (abs(length - counts["testlen"]), length))
 
 
 def _relative(counts: Floats) -> Floats:
-    """Each row's part of the sum over rows; 0 where there is nothing."""
+    """Return each row's part of the sum over rows; 0 where there is nothing."""
     return counts / np.maximum(counts.sum(axis=0), 1)
 
 
 def _meteor(true: Texts, given: Texts) -> Pairs:
-    """METEOR of the corpus (Denkowski and Lavie 2014); rows differ from it as their own scores from their mean.
+    """Compute METEOR of the corpus (Denkowski and Lavie 2014); rows differ from it as their scores from their mean.
 
     Raises:
         EvaluationError: If Java is there but does not run it.
@@ -112,7 +112,7 @@ def _meteor(true: Texts, given: Texts) -> Pairs:
 
 
 def spice_runs() -> bool:
-    """Whether SPICE's Java program has the models that it would otherwise download."""
+    """Tell whether SPICE's Java program has the models that it would otherwise download."""
     import pycocoevalcap.spice as spice
 
     library = Path(spice.__file__).parent / "lib"
@@ -120,7 +120,7 @@ def spice_runs() -> bool:
 
 
 def _spice(true: Texts, given: Texts) -> Floats:
-    """SPICE of each row (Anderson et al. 2016, arXiv 1607.08822)."""
+    """Compute SPICE of each row (Anderson et al. 2016, arXiv 1607.08822)."""
     from pycocoevalcap.spice.spice import Spice
 
     rows = Spice().compute_score(true, given)[1]

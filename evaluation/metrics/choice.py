@@ -27,7 +27,7 @@ _BESIDE_LETTERS = frozenset(("and", "or", "nor", "neither", "either", "both", "n
 
 
 def read_choice(prediction: str, choices: Sequence[str]) -> str | None:
-    """The letter of the option that an answer names; None if it names none, or several.
+    """Read the letter of the option that an answer names; None if it names none, or several.
 
     In this order: the text of one option and nothing else; the letter that is stated ("Answer: X", see `stated`); the
     text that is; the letter at the start, followed by a delimiter or by nothing (`A dog` begins with an article); the
@@ -59,7 +59,7 @@ def read_choice(prediction: str, choices: Sequence[str]) -> str | None:
 
 
 def _without_own_texts(text: str, choices: Sequence[str]) -> str:
-    """The text without those of options that deny something, after their own letters: "B. No cat" is no denial."""
+    """Remove texts of options that deny something, after their own letters: "B. No cat" is no denial."""
     for letter, choice in zip(LETTERS, choices, strict=False):
         if DENIAL.search(choice) or fold(choice) in ("yes", "true", "right", "correct"):
             text = re.sub(rf"(?<!\w)({letter}\W{{1,6}})(?i:{re.escape(choice)})(?!\w)", r"\1", text)
@@ -67,21 +67,21 @@ def _without_own_texts(text: str, choices: Sequence[str]) -> str:
 
 
 def _without_list(text: str, letters: str) -> str:
-    """The text without the options that it repeats: lines that begin with letters, or all letters in one line."""
+    """Remove the options that an answer repeats: lines that begin with letters, or all letters in one line."""
     labels = {line[1] for line in _LABELLED_LINE.finditer(text)} & set(letters)
     text = _LABELLED_LINE.sub("", text) if len(labels) > 1 else text
     return re.sub(".*".join(rf"(?<!\w){letter}[.):]" for letter in letters) + ".*", "", text)
 
 
 def _names_several(text: str, letters: str) -> bool:
-    """Whether an answer is made of several letters, such as "A and B" or "Neither A nor B"."""
+    """Tell whether an answer is made of several letters, such as "A and B" or "Neither A nor B"."""
     words = re.findall(r"\w+", text)
     named = set(words) & set(letters)
     return len(named) > 1 and all(word in named or word.lower() in _BESIDE_LETTERS for word in words)
 
 
 def _read_letter(text: str, letters: str) -> str | None:
-    """The letter that stands in the place of highest priority, the last of those."""
+    """Read the letter at the position of highest priority, the last of those."""
     letter = f"([{letters}])"
     alone = rf"(?<![\w.']){letter}"
     either_case = f"([{letters}{letters.lower()}])"
@@ -106,7 +106,7 @@ def _spoils(found: re.Match[str]) -> bool:
 
 
 def _find_option(given: str, texts: Sequence[str]) -> str | None:
-    """The only option whose text occurs in the answer as whole words, not within a longer one.
+    """Find the only option whose text occurs in the answer as whole words, not within a longer one.
 
     Where the answer denies, asks or makes conditional, only clauses that do not are read, and an option that is asked
     about leaves it unread.
@@ -125,12 +125,12 @@ def _find_option(given: str, texts: Sequence[str]) -> str | None:
 
 
 def _denies_alone(options: set[str], rest: str) -> bool:
-    """Whether a clause says "no" or "that is wrong", of another clause."""
+    """Tell whether a clause says "no" or "that is wrong", of another clause."""
     return not options and "\0" not in rest and len(rest.split()) <= 3 and DENIAL.search(rest) is not None
 
 
 def _options_in(given: str, texts: Sequence[str]) -> tuple[set[str], str]:
-    """Options that a text names and does not deny right before them, and what is left of it."""
+    """Find options that a text names and does not deny right before them, and what is left of it."""
     rest, found = f" {normalise(given)} ", set()
     for text in sorted({*texts} - {""}, key=len, reverse=True):
         rest = re.sub(f"{_DENIED_TEXT}{re.escape(text)} ", " \0 ", rest)
@@ -141,7 +141,7 @@ def _options_in(given: str, texts: Sequence[str]) -> tuple[set[str], str]:
 
 
 def _read(samples: Sequence[Sample], predictions: Sequence[str]) -> tuple[Flags, Flags]:
-    """Hits and unparsed rows, both (rows,)."""
+    """Read hits and unparsed rows, both (rows,)."""
     rows = zip(samples, predictions, strict=True)
     letters = [read_choice(prediction, sample.choices) for sample, prediction in rows]
     hits = [letter == sample.reference.strip().upper() for letter, sample in zip(letters, samples, strict=True)]
@@ -154,7 +154,7 @@ def _score_multiple_choice(samples: Sequence[Sample], predictions: Sequence[str]
 
 
 def _score_circular(samples: Sequence[Sample], predictions: Sequence[str]) -> Scores:
-    """CircularEval (Liu et al. 2023, MMBench, arXiv 2307.06281): a question is right if all its rotations are."""
+    """Score CircularEval (Liu et al. 2023, MMBench, arXiv 2307.06281): all rotations of a question must be right."""
     hits, unparsed = _read(samples, predictions)
     return Scores({"circular": group_shares(samples, hits), "accuracy": shares(hits)}, unparsed)
 

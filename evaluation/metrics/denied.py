@@ -79,12 +79,12 @@ _REACH = 120
 
 
 def affirmed(text: str) -> str:
-    """The text without denials that affirm, such as "no doubt"."""
+    """Remove denials that affirm, such as "no doubt"."""
     return _SURE.sub(" ", text)
 
 
 def is_spoiled(text: str, start: int, named: int, end: int) -> bool:
-    """Whether a clause denies, asks or makes conditional what it names.
+    """Tell whether a clause denies, asks or makes conditional what it names.
 
     Args:
         text: An answer.
@@ -96,7 +96,7 @@ def is_spoiled(text: str, start: int, named: int, end: int) -> bool:
 
 
 def is_denied(text: str, start: int, named: int) -> bool:
-    """Whether something before the name denies it; arguments as in `is_spoiled`."""
+    """Tell whether something before the name denies it; the arguments are those of `is_spoiled`."""
     earlier, said = text[max(0, start - _REACH) : start], text[start:named]
     sentence = re.split(_TURNS, _SENTENCE.split(earlier)[-1], flags=re.IGNORECASE)[-1]
     before = _BEGIN.split(earlier)[-1]
@@ -118,7 +118,7 @@ def _is_denied_later(rest: str) -> bool:
 
 
 def clauses(text: str) -> list[tuple[str, bool]]:
-    """The clauses of a text, and whether each stands in a question."""
+    """Split a text into clauses, and tell whether each stands in a question."""
     found, begin = [], 0
     for end in [*_END.finditer(text), None]:
         stop = len(text) if end is None else end.start()

@@ -16,7 +16,7 @@ Counts = tuple[float, float]
 
 
 def word_errors(prediction: str, reference: str) -> Counts:
-    """Substitutions + deletions + insertions, and words of the reference, after Whisper's English normaliser.
+    """Count substitutions + deletions + insertions, and words of the reference, after Whisper's English normaliser.
 
     It also removes marks such as `<|en|>`.
 
@@ -30,7 +30,7 @@ def word_errors(prediction: str, reference: str) -> Counts:
 
 
 def character_errors(prediction: str, reference: str) -> Counts:
-    """As `word_errors`, of characters, after Whisper's basic normaliser, which belongs to no language.
+    """Count errors as `word_errors`, of characters, after Whisper's basic normaliser, which belongs to no language.
 
     Spaces between words are characters.
 

@@ -26,7 +26,7 @@ _CONTRACTIONS = """
 
 
 def _misspellings(word: str) -> list[str]:
-    """The word with one of its apostrophes left out."""
+    """Leave out one of a word's apostrophes."""
     return [word[:index] + word[index + 1 :] for index, letter in enumerate(word) if letter == "'"]
 
 

@@ -41,12 +41,12 @@ class Scores:
 
 
 def lacks_nothing(sample: Sample) -> str | None:
-    """For metrics that every row is fit for."""
+    """Accept every row."""
     return None
 
 
 def fit_together(samples: Sequence[Sample]) -> str | None:
-    """For metrics that take rows one by one."""
+    """Accept all rows, for metrics that take them one by one."""
     return None
 
 
@@ -76,6 +76,8 @@ def check_rows(name: str, metric: Metric, samples: Sequence[Sample]) -> None:
 
     Args:
         name: Of the metric.
+        metric: The metric.
+        samples: The rows.
 
     Raises:
         EvaluationError: Naming the first row that cannot, and what it lacks.
@@ -88,12 +90,12 @@ def check_rows(name: str, metric: Metric, samples: Sequence[Sample]) -> None:
 
 
 def lacks_answers(sample: Sample) -> str | None:
-    """Metrics that take the best of several answers need one that holds something."""
+    """Require one answer that holds something, for metrics that take the best of several."""
     return None if any(answer.strip() for answer in sample.answers) else "'answers', a list of texts that are right"
 
 
 def shares(hits: ArrayLike, of: ArrayLike | None = None) -> Pairs:
-    """Pairs of a share: hits over rows, or over the rows (or weights) that `of` names.
+    """Make pairs of a share: hits over rows, or over the rows (or weights) that `of` names.
 
     Args:
         hits: Numerators, (rows,).
@@ -105,13 +107,13 @@ def shares(hits: ArrayLike, of: ArrayLike | None = None) -> Pairs:
 
 
 def ratio(pairs: Pairs) -> float:
-    """Sum of numerators over sum of denominators; NaN if nothing counts, such as precision without a yes."""
+    """Divide the sum of numerators by that of denominators; NaN if nothing counts, such as precision without a yes."""
     numerator, denominator = pairs.sum(axis=0)
     return float(numerator / denominator) if denominator else float("nan")
 
 
 def group_shares(samples: Sequence[Sample], hits: Flags) -> Pairs:
-    """Pairs of the share of groups all of whose rows are hits. A row without a group is a group of its own.
+    """Make pairs of the share of groups all of whose rows are hits. A row without a group is one of its own.
 
     Each row of a group carries its part, 1 / rows of the group, so that categories of rows add up.
     """

@@ -15,7 +15,7 @@ _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", flags=re.DOTALL)
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation, articles and surplus spaces; a text of nothing else keeps what it has.
+    """Write in lower case, without punctuation, articles, surplus spaces; a text of nothing else keeps what it has.
 
     What belongs to a number stays: its point, its minus, and what stands within 10:30 and 5/8. 1,000 becomes 1000.
     """
@@ -24,17 +24,17 @@ def normalise(text: str) -> str:
 
 
 def is_unparsed(prediction: str) -> bool:
-    """Whether there is no answer to compare. Counted as wrong and reported, never guessed."""
+    """Tell whether there is no answer to compare. Such a row is counted as wrong and told, never guessed."""
     return not prediction.strip()
 
 
 def fold(text: str) -> str:
-    """Lower case, single spaces."""
+    """Write in lower case, with single spaces."""
     return " ".join(text.lower().split())
 
 
 def without_thoughts(prediction: str) -> str:
-    """The answer alone: what stands in `<think>...</think>` is none, nor is a thought that was cut off.
+    """Return the answer alone: `<think>...</think>` is none of it, nor is a thought that was cut off.
 
     Some chat templates open the thought in the prompt, so what comes before a lone `</think>` is one too.
     """

@@ -17,12 +17,12 @@ _THRESHOLD = 0.5
 
 
 def exact_match(prediction: str, reference: str) -> float:
-    """1 if the two are equal after `normalise`, otherwise 0. An empty answer is never right."""
+    """Return 1 if the two are equal after `normalise`, otherwise 0. An empty answer is never right."""
     return float(not is_unparsed(prediction) and normalise(prediction) == normalise(reference))
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Agreement with human annotators (Antol et al. 2015, arXiv 1505.00468), after the EvalAI normaliser.
+    """Compute agreement with annotators (Antol et al. 2015, arXiv 1505.00468), after the EvalAI normaliser.
 
     For each annotator left out, min(matches among the others / 3, 1); averaged. Of 10 annotators, 1, 2, 3, >= 4
     matches give 0.3, 0.6, 0.9, 1. Annotators are left out by position, so equal answers of others still count.
@@ -36,7 +36,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def anls(prediction: str, answers: Sequence[str]) -> float:
-    """Normalised Levenshtein similarity to the nearest answer (Biten et al. 2019, arXiv 1905.13648, eq. 1).
+    """Compute the Levenshtein similarity to the nearest answer (Biten et al. 2019, arXiv 1905.13648, eq. 1).
 
     1 - edits / length of the longer text, case and spaces folded; 0 if half or more would have to change.
 
@@ -62,7 +62,7 @@ def _levenshtein() -> Callable[[str, str], float]:
 
 
 def contains(prediction: str, answers: Sequence[str]) -> float:
-    """1 if all parts of one of the answers occur in the prediction as whole words, otherwise 0.
+    """Return 1 if all parts of one of the answers occur in the prediction as whole words, otherwise 0.
 
     The parts of an answer are joined by `<AND>`. A number does not occur in another one: no 5 in 15, 5.2, -5 or 5/8.
     """

@@ -116,7 +116,7 @@ _ONLY = (
 
 
 def without_denied(text: str, letters: str) -> str:
-    """The text without letters that are denied or asked, and with `SEVERAL` for letters that are named side by side.
+    """Remove letters that are denied or asked, and put `SEVERAL` for letters that are named side by side.
 
     Args:
         text: An answer.
@@ -137,7 +137,7 @@ def without_denied(text: str, letters: str) -> str:
 
 
 def _with_verdicts(text: str, letters: str) -> str:
-    """The text without lines such as "A: wrong"; "B: right" is stated."""
+    """Remove lines such as "A: wrong"; "B: right" is stated."""
     verdict = (
         rf"{_BEGINS}(?P<letter>[{letters}])[*)\]]{{0,3}}\s{{0,4}}[:.)→=–—(-]\s{{0,4}}"
         rf"(?i:(?P<no>{_NO})|(?P<yes>{_YES}))(?!\w)(?=\s{{0,4}}(?:[.,;:!\n)]|\Z))"
@@ -148,17 +148,17 @@ def _with_verdicts(text: str, letters: str) -> str:
 
 
 def _several(named: str, letters: str) -> str:
-    """`SEVERAL`, or what was named if it is one letter twice."""
+    """Return `SEVERAL`, or what was named if it is one letter twice."""
     return SEVERAL if len({*named} & {*letters}) > 1 else named
 
 
 def _is_spoiled(found: re.Match[str]) -> bool:
-    """Whether the clause of a statement denies it."""
+    """Tell whether the clause of a statement denies it."""
     return is_spoiled(found.string, found.start(), found.start(_group(found)), found.end(_group(found)))
 
 
 def read_stated(text: str, letters: str) -> tuple[str | None, bool]:
-    """The letter that a text states, and whether anything was stated: also a letter of no option, or several.
+    """Read the letter that a text states, and whether anything was stated: also a letter of no option, or several.
 
     Of the plainest way in which something is stated the last counts; of options that are only mentioned, such as in
     "Option B, since...", the only one.
@@ -182,19 +182,19 @@ def _name(found: re.Match[str]) -> str:
 
 
 def _group(found: re.Match[str]) -> str:
-    """Name of the group that holds the letter."""
+    """Name the group that holds the letter."""
     return next(name for name, text in found.groupdict().items() if text is not None and name != "alone")
 
 
 def stated_texts(text: str) -> list[str]:
-    """What follows "Answer:" or "the answer is", up to the end of the sentence, where it is no letter."""
+    """Find what follows "Answer:" or "the answer is", up to the end of the sentence, where it is no letter."""
     return [
         found["rest"] for found in _IN_WORDS.finditer(text) if not is_denied(text, found.start(), found.start("rest"))
     ]
 
 
 def stated_yes_or_no(text: str) -> str | None:
-    """The last `yes` or `no` that stands after "Answer:", "the answer is" and the like; None if none does."""
+    """Find the last `yes` or `no` after "Answer:", "the answer is" and the like; None if there is none."""
     said = [
         found["word"].lower()
         for found in _YES_OR_NO.finditer(text)

@@ -34,12 +34,12 @@ def tokenise(captions: Sequence[str]) -> Tokenised:
 
 
 def plain(caption: str) -> str:
-    """Lower case, words of letters and digits with the apostrophes within them."""
+    """Cut into words of letters and digits with the apostrophes within them, in lower case."""
     return " ".join(_WORD.findall(caption.lower()))
 
 
 def _treebank(captions: Sequence[str], java: str) -> list[str]:
-    """pycocoevalcap's tokeniser, called by hand: its own call takes the platform's encoding and counts no lines."""
+    """Call pycocoevalcap's tokeniser by hand: its own call takes the platform's encoding and counts no lines."""
     import pycocoevalcap.tokenizer.ptbtokenizer as shipped
 
     lines = [" ".join(caption.split()) for caption in captions]

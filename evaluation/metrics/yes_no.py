@@ -16,7 +16,7 @@ _NEGATIONS = frozenset(("no", "not"))
 
 
 def read_yes_no(prediction: str) -> str | None:
-    """What the answer states ("Answer: no"), else `no` if the first sentence holds no or not, `yes` if it holds yes.
+    """Read what is stated ("Answer: no"), else `no` if the first sentence has no or not, `yes` if it has yes.
 
     None if nothing of it is there.
     POPE's script (Li et al. 2023, arXiv 2305.10355) counts everything without no or not as yes; here it is unparsed.
@@ -31,7 +31,7 @@ def read_yes_no(prediction: str) -> str | None:
 
 
 def _read(samples: Sequence[Sample], predictions: Sequence[str]) -> tuple[Flags, Flags, Flags]:
-    """Whether the answer is yes, whether the reference is yes, whether nothing was read; each (rows,)."""
+    """Tell whether the answer is yes, whether the reference is, whether nothing was read; each (rows,)."""
     read = [read_yes_no(prediction) for prediction in predictions]
     said = np.array([answer == "yes" for answer in read], dtype=bool)
     true = np.array([sample.reference.strip().lower() == "yes" for sample in samples], dtype=bool)
@@ -39,7 +39,7 @@ def _read(samples: Sequence[Sample], predictions: Sequence[str]) -> tuple[Flags,
 
 
 def _score_yes_no(samples: Sequence[Sample], predictions: Sequence[str]) -> Scores:
-    """Yes is the positive class; F1 = 2 TP / (2 TP + FP + FN). An unparsed answer to a true yes is a miss (FN)."""
+    """Score yes as the positive class; F1 = 2 TP / (2 TP + FP + FN). Where yes is true, unparsed is a miss (FN)."""
     said, true, unparsed = _read(samples, predictions)
     both = said & true
     values = {
@@ -53,7 +53,7 @@ def _score_yes_no(samples: Sequence[Sample], predictions: Sequence[str]) -> Scor
 
 
 def _score_mme(samples: Sequence[Sample], predictions: Sequence[str]) -> Scores:
-    """MME (Fu et al. 2023, arXiv 2306.13394): accuracy, accuracy+ of pictures both of whose questions are right.
+    """Score MME (Fu et al. 2023, arXiv 2306.13394): accuracy, accuracy+ of pictures with both questions right.
 
     A category's score is 100 (accuracy + accuracy+), at most 200; perception and cognition are sums over categories.
     """

@@ -47,7 +47,7 @@ def fill(columns: Columns[Row], rows: Iterable[Row]) -> list[list[str]]:
 
 
 def value_columns(title: str, value: str) -> Columns[tuple[str, Task]]:
-    """Columns of named values, such as those of a metric or of the categories of an axis.
+    """Return columns of named values, such as those of a metric or of the categories of an axis.
 
     Args:
         title: Of the names.
@@ -61,7 +61,7 @@ def value_columns(title: str, value: str) -> Columns[tuple[str, Task]]:
 
 
 def task_columns(results: dict[str, Any]) -> Columns[Task]:
-    """Columns of a table with a line for each task; without controls that were not asked for."""
+    """Return columns of a table with a line for each task; without controls that were not asked for."""
     tasks = results["tasks"].values()
     columns: Columns[Task] = {
         "metric": lambda task: task["metric"],
@@ -76,7 +76,7 @@ def task_columns(results: dict[str, Any]) -> Columns[Task]:
 
 
 def task_lines(results: dict[str, Any]) -> Columns[Task]:
-    """Lines of a narrow table with a column for each task: further values and both floors, too."""
+    """Return lines of a narrow table with a column for each task: further values and both floors, too."""
     lines: Columns[Task] = {
         "metric": lambda task: task["metric"],
         "score": lambda task: number(task["value"]),
@@ -94,7 +94,7 @@ def task_lines(results: dict[str, Any]) -> Columns[Task]:
 
 
 def _further(task: Task) -> dict[str, Task]:
-    """Values of a task beside its main one, in their order."""
+    """Return values of a task beside its main one, in their order."""
     return dict(list(task["values"].items())[1:])
 
 
@@ -112,14 +112,14 @@ def _controls(results: dict[str, Any], *, shuffled: str) -> Columns[Task]:
 
 
 def baseline_title(baseline: dict[str, Any]) -> str:
-    """Title of the baseline's scores: `dense baseline`, or `baseline` if it has experts."""
+    """Name the baseline's scores: `dense baseline`, or `baseline` if it has experts."""
     return "baseline" if baseline["num_experts"] else "dense baseline"
 
 
 def describe_model(model: dict[str, Any]) -> str:
     """Describe a model in one line: path, kind and exact parameter counts."""
     if "parameters" not in model:
-        return f"recorded predictions in {model['path']}"
+        return f"predictions in {model['path']}"
     experts = model["num_experts"]
     kind = f"{experts} experts, {model['num_experts_per_tok']} per token" if experts else "dense"
     return f"{model['path']} ({kind}): {model['active_parameters']:,} active of {model['parameters']:,} parameters"

@@ -31,7 +31,7 @@ class Embedded:
 
 
 def embed(item: Message) -> list[Embedded]:
-    """A media item of a message, for a page: a clip is its frames side by side, and its sound if it has one."""
+    """Embed a media item of a message: a clip is its frames side by side, and its sound if it has one."""
     medium = item.get(item["type"]) or item.get("path") or item.get("url")
     try:
         return _EMBED[item["type"]](medium)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from unimoe.errors.visible import visible
+from unimoe.files.writing import write_whole
 from unimoe.modality import Modality
 
-from ..files import write_whole
 from ..loading import LoadedTask
 from ..metrics import Scores
 from ..tasks import Sample
@@ -42,7 +42,7 @@ class Answered:
 
 
 def worst_answers(task: LoadedTask, predictions: Sequence[str], scores: Scores, *, most: int) -> list[Answered]:
-    """The rows whose answers are worth least, of equal ones the first.
+    """Find the rows whose answers are worth least, of equal ones the first.
 
     Args:
         task: With the rows.
@@ -112,7 +112,7 @@ def _values(found: dict[str, dict[str, Any]]) -> str:
 
 
 def _lines(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of the table of an axis, with bars up to the largest value."""
+    """Make the lines of the table of an axis, with bars up to the largest value."""
     top = max([1.0, *(entry["high"] or 0.0 for entry in found.values())])
     lines = sorted(found.items(), key=lambda item: item[1]["value"] or 0.0)[:_CATEGORIES]
     return [

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unimoe.errors.visible import markdown
+from unimoe.files.writing import write_whole
 
-from ..files import write_whole
 from .columns import Columns, Task, count, describe_model, fill, task_columns, value_columns
 
 
@@ -21,7 +21,7 @@ def table_cells(results: dict[str, Any]) -> list[list[str]]:
 
 
 def markdown_table(cells: Sequence[Sequence[str]]) -> str:
-    """Lines of cells, the first of them titles, as a Markdown table; the cells are texts, whatever they hold."""
+    """Make a Markdown table of lines of cells, the first of them titles; the cells are texts, whatever they hold."""
     lines = [f"| {' | '.join(map(markdown, line))} |" for line in cells]
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
@@ -44,13 +44,11 @@ def write_markdown(path: Path, results: dict[str, Any]) -> None:
 
 
 def decoding(results: dict[str, Any]) -> str:
-    """How the answers were decoded, with the tasks if they differ in it."""
+    """Say how the answers were decoded, with the tasks if they differ in it."""
     tasks = defaultdict(list)
     for name, task in results["tasks"].items():
         found = task["decoding"]
-        tasks["recorded" if found is None else ", ".join(f"{key} {value}" for key, value in found.items())].append(
-            name
-        )
+        tasks["unknown" if found is None else ", ".join(f"{key} {value}" for key, value in found.items())].append(name)
     if len(tasks) == 1:
         return next(iter(tasks))
     return "; ".join(f"{', '.join(names)}: {text}" for text, names in tasks.items())

@@ -44,7 +44,7 @@ def print_lines(lines: Sequence[str], *, console: Console) -> None:
 
 
 def results_table(results: dict[str, Any], names: Sequence[str]) -> Table:
-    """One column for each of these tasks; lines of controls that were not asked for are left out."""
+    """Make a table with a column for each of these tasks; lines of controls that were not asked for are left out."""
     tasks = [results["tasks"][name] for name in names]
     table = Table(show_header=True)
     table.add_column("", no_wrap=True)
@@ -64,18 +64,18 @@ def results_table(results: dict[str, Any], names: Sequence[str]) -> Table:
 
 
 def plain(text: str) -> str:
-    """A cell that says a text, whatever it holds."""
+    """Make a cell that says a text, whatever it holds."""
     return escape(visible(text))
 
 
 def styled(text: str, style: str = "") -> str:
-    """A cell in a style; without one, verdicts in theirs."""
+    """Make a cell in a style; without one, verdicts in theirs."""
     style = style or _STYLES.get(text, "")
     return f"[{style}]{plain(text)}[/]" if style else plain(text)
 
 
 def loading_lines(path: str) -> str:
-    """Three lines of Python that load a model folder."""
+    """Write the three lines of Python that load a model folder."""
     return (
         "import unimoe; from transformers import AutoModelForMultimodalLM, AutoProcessor\n"
         f"processor = AutoProcessor.from_pretrained({path!r})\n"

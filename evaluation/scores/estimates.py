@@ -47,7 +47,7 @@ class Draws:
 
 
 def whole(samples: Sequence[Sample], average: Average = OVER_ROWS) -> Cut:
-    """All rows.
+    """Take all rows.
 
     Raises:
         EvaluationError: If a row has no category on the axis that is averaged over.
@@ -56,7 +56,7 @@ def whole(samples: Sequence[Sample], average: Average = OVER_ROWS) -> Cut:
 
 
 def categories(samples: Sequence[Sample], average: Average = OVER_ROWS) -> dict[str, dict[str, Cut]]:
-    """Axis -> category -> its rows, in alphabetical order; within a category it is averaged as over all rows."""
+    """Sort rows by axis and category, in alphabetical order; a category is averaged as all rows are."""
     found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row, sample in enumerate(samples):
         for axis, category in sample.categories.items():
@@ -82,22 +82,25 @@ def _cut(samples: Sequence[Sample], rows: Sequence[int], average: Average) -> Cu
 
 
 def value_of(scores: Floats, cut: Cut) -> float:
-    """The value of a cut: ratio of sums of each part, then their mean or sum; NaN if one has nothing to count.
+    """Compute the value of a cut: ratio of sums of each part, then their mean or sum; NaN if one counts nothing.
 
     Args:
         scores: Numerator and denominator of each row, (rows, 2).
+        cut: Rows that get one value.
     """
     parts = divide(np.stack([scores[rows].sum(axis=0) for rows in cut.parts]))  # (parts,)
     return float(parts.sum() if cut.total else parts.mean())
 
 
 def resampled(scores: Floats, cuts: Sequence[Cut], draws: Draws) -> list[Floats]:
-    """Bootstrap values of each cut, (samples,).
+    """Draw bootstrap values of each cut, (samples,).
 
     A part of which a resample has no row takes no part in the mean, and stands at the mean in a sum.
 
     Args:
         scores: Numerator and denominator of each row, (rows, 2).
+        cuts: Rows that get one value each.
+        draws: How rows are drawn.
     """
     index, clusters = number_clusters(draws.clusters)
     columns = [cluster_sums(scores[rows], index[rows], clusters) for cut in cuts for rows in cut.parts]
@@ -108,23 +111,25 @@ def resampled(scores: Floats, cuts: Sequence[Cut], draws: Draws) -> list[Floats]
 
 
 def _mean(values: Floats) -> Floats:
-    """Mean over the last dimension without NaN; NaN where there is nothing else."""
+    """Take the mean over the last dimension without NaN; NaN where there is nothing else."""
     there = ~np.isnan(values)
     return divide(np.stack([np.where(there, values, 0).sum(axis=-1), there.sum(axis=-1)], axis=-1))
 
 
 def estimate(scores: Floats, cuts: Sequence[Cut], draws: Draws) -> list[Estimate]:
-    """Value and 95 % interval of each cut.
+    """Estimate value and 95 % interval of each cut.
 
     Args:
         scores: Numerator and denominator of each row, (rows, 2).
+        cuts: Rows that get one value each.
+        draws: How rows are drawn.
     """
     values = (value_of(scores, cut) for cut in cuts)
     return [_as_json(value, drawn) for value, drawn in zip(values, resampled(scores, cuts, draws), strict=True)]
 
 
 def estimate_difference(scores: Floats, others: Floats, cut: Cut, draws: Draws) -> Estimate:
-    """Value of the first minus value of the second on the same rows, whose clusters are drawn alike for both."""
+    """Estimate the first minus the second on the same rows, whose clusters are drawn alike for both."""
     drawn = resampled(scores, [cut], draws)[0] - resampled(others, [cut], draws)[0]
     return _as_json(value_of(scores, cut) - value_of(others, cut), drawn)
 
@@ -132,7 +137,7 @@ def estimate_difference(scores: Floats, others: Floats, cut: Cut, draws: Draws) 
 def estimate_categories(
     scores: Floats, samples: Sequence[Sample], average: Average, draws: Draws
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Axis -> category -> value, interval, rows."""
+    """Estimate value and interval of each category: axis -> category -> value, interval, rows."""
     return {
         axis: {
             category: {**found, "n": cut.rows}

@@ -9,18 +9,18 @@ from .estimates import OVER_ROWS, value_of, whole
 
 
 def most_frequent(answers: Counter[str]) -> str:
-    """The most frequent answer; of equally frequent ones that which the training file has first."""
+    """Find the most frequent answer; of equally frequent ones that which the training file has first."""
     return answers.most_common(1)[0][0]
 
 
 def majority_answers(train: Sequence[Sample], test: Sequence[Sample]) -> list[str]:
-    """The most frequent training answer, for every row."""
+    """Give the most frequent training answer to every row."""
     answer = most_frequent(Counter(sample.reference for sample in train))
     return [answer] * len(test)
 
 
 def question_only_answers(train: Sequence[Sample], test: Sequence[Sample]) -> list[str]:
-    """The most frequent training answer to exactly the row's question; for an unseen question, to all questions."""
+    """Give the most frequent training answer to exactly the row's question; to an unseen one, that to all."""
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in train:
         by_question[sample.question][sample.reference] += 1
@@ -43,7 +43,7 @@ def compute_floors(
 
 
 def best_floor(floors: dict[str, float], metric: Metric) -> float | None:
-    """The floor that is hardest to beat: the highest, or for error rates the lowest; None if there are none."""
+    """Choose the floor that is hardest to beat: the highest, or for error rates the lowest; None if there are none."""
     if not floors:
         return None
     return max(floors.values()) if metric.higher_is_better else min(floors.values())

@@ -34,7 +34,7 @@ def resample(sums: Floats, *, samples: int, seed: int) -> Floats:
 
 
 def cluster_sums(scores: Floats, index: NDArray[np.intp], clusters: int) -> Floats:
-    """Sums of numerators and of denominators within each cluster, (clusters, 2).
+    """Add up numerators and denominators within each cluster, (clusters, 2).
 
     Args:
         scores: Numerator and denominator of each row, (rows, 2).
@@ -45,7 +45,7 @@ def cluster_sums(scores: Floats, index: NDArray[np.intp], clusters: int) -> Floa
 
 
 def number_clusters(clusters: Sequence[str]) -> tuple[NDArray[np.intp], int]:
-    """Number of each row's cluster, (rows,), and how many there are."""
+    """Number each row's cluster, (rows,), and count them."""
     names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     return index, len(names)
 
@@ -73,13 +73,13 @@ def bootstrap(scores: Floats, clusters: Sequence[str], *, samples: int, seed: in
 
 
 def divide(sums: Floats) -> Floats:
-    """Numerators over denominators (..., 2) -> (...); NaN where the denominator is 0."""
+    """Divide numerators by denominators (..., 2) -> (...); NaN where the denominator is 0."""
     numerator, denominator = sums[..., 0], sums[..., 1]
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0)
 
 
 def interval(values: Floats) -> tuple[float, float]:
-    """Lower and upper end of the 95 % percentile interval of bootstrap values; NaN values are left out."""
+    """Find both ends of the 95 % percentile interval of bootstrap values; NaN values are left out."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 

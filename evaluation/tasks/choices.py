@@ -13,15 +13,15 @@ _LINE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 
 
 def options(choices: Sequence[str], label: str = "{}. ") -> str:
-    """The options of a multiple choice, a line each: `A. first`."""
+    """Write the options of a multiple choice, a line each: `A. first`."""
     return "\n".join(label.format(letter) + text for letter, text in zip(LETTERS, choices, strict=False))
 
 
 def without_labels(labelled: Sequence[str], where: str) -> tuple[str, ...]:
-    """Texts of options that carry their letters, such as `A. red` or `(A) red`.
+    """Remove the letters of options that carry them, such as `A. red` or `(A) red`.
 
     Raises:
-        EvaluationError: If an option does not begin with the letter of its place.
+        EvaluationError: If an option does not begin with its letter.
     """
     texts = []
     for letter, option in zip(LETTERS, labelled, strict=False):
@@ -33,7 +33,7 @@ def without_labels(labelled: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def options_in(text: str) -> tuple[str, ...]:
-    """Texts of the options that stand in a question, a line each from `A.` on; none if there are fewer than two."""
+    """Find the options that stand in a question, a line each from `A.` on; none if there are fewer than two."""
     found = _LINE.findall(text)
     in_order = "".join(letter for letter, _ in found) == LETTERS[: len(found)]
     return tuple(option for _, option in found) if in_order and len(found) > 1 else ()
@@ -49,7 +49,7 @@ class Lettered(Row):
     E: Cell = ""
 
     def in_columns(self) -> tuple[str, ...]:
-        """Texts of the options, whose columns are filled from A on.
+        """Read the texts of the options, whose columns are filled from A on.
 
         Raises:
             EvaluationError: If there are fewer than two, or one comes after an empty one; names the row.
@@ -65,21 +65,21 @@ class Lettered(Row):
 
 
 def letter_at(index: int, choices: Sequence[str], where: str) -> str:
-    """The letter of an option by its place, from 0.
+    """Return the letter of an option by its index, from 0.
 
     Raises:
-        EvaluationError: If there is no such option; names the places.
+        EvaluationError: If there is no such option; names the indices.
     """
     letters = LETTERS[: len(choices)]
     if not 0 <= index < len(letters):
         raise EvaluationError(
-            f"{where}: the answer {index} is none of the places 0 to {len(letters) - 1} of its options. {COMPARE}"
+            f"{where}: the answer {index} is none of the indices 0 to {len(letters) - 1} of its options. {COMPARE}"
         )
     return letters[index]
 
 
 def letter_of_text(answer: str, choices: Sequence[str], where: str) -> str:
-    """The letter of the option whose text is the answer, whatever its case and spaces; of equal options, the first.
+    """Find the option whose text is the answer, whatever its case and spaces; of equal options, the first.
 
     Raises:
         EvaluationError: If the answer is no option; names both.
@@ -93,7 +93,7 @@ def letter_of_text(answer: str, choices: Sequence[str], where: str) -> str:
 
 
 def letter_of(answer: str, choices: Sequence[str], where: str) -> str:
-    """The letter that an answer is, such as `B`, `(B)` or `B.`.
+    """Read the letter that an answer is, such as `B`, `(B)` or `B.`.
 
     Raises:
         EvaluationError: If it is none of the letters of the options; names them.

@@ -138,7 +138,7 @@ def _append_prompt(messages: list[Message], prompt: str | None, *, where: str) -
 
 
 def _find_media(message: ReadMessage, *, where: str, folder: Path) -> Message:
-    """A message whose media are files that exist, or bytes."""
+    """Find the media of a message: files that exist, or bytes."""
     items = [find_item(item, where=where, folder=folder.resolve()) for item in message.items]
     return {"role": message.role, "content": items}
 

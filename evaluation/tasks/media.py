@@ -67,7 +67,7 @@ class MediaFolder:
     unpacked: dict[str, str] = field(default_factory=dict)
 
     def media(self, where: str, *names: str) -> str:
-        """The path of a picture, clip or sound of a row, which is stored under the first of these names that is there.
+        """Find a picture, clip or sound of a row, which is stored under the first of these names that is there.
 
         Raises:
             EvaluationError: If there is none, or a name leads out of the folder; names the row and the first name.
@@ -82,10 +82,10 @@ class MediaFolder:
         raise EvaluationError(f"{where}: {self._missing(str(self.root / names[0]))}")
 
     def _within(self, name: str, where: str) -> str:
-        """A name that comes from a row, if it stays in the folder; links in the folder are its owner's own.
+        """Accept a name that comes from a row, if it stays in the folder; links in the folder are its owner's own.
 
         Raises:
-            EvaluationError: If it is the place of something else.
+            EvaluationError: If it leads out of the folder.
         """
         absolute = name.startswith(("/", "\\")) or _DRIVE.match(name) is not None
         roots = (self.root.absolute(), self.root.resolve(), *self.caches)
@@ -94,12 +94,12 @@ class MediaFolder:
             raise EvaluationError(
                 where,
                 f"the path {shown(name)} is none below {self.root}, where media of {self.name} are.",
-                "Put the file there, and name it by its place below.",
+                "Put the file there, and name it by its path below that.",
             )
         return name
 
     def tail(self, where: str, name: str) -> str:
-        """The path of a medium whose annotation names a path of another machine: the longest end of it that is there.
+        """Find a medium whose annotation names a path of another machine: the longest end of it that is there.
 
         `/data/exam/audio/1.wav` is looked for as `data/exam/audio/1.wav`, `exam/audio/1.wav`, `audio/1.wav`, `1.wav`.
 
@@ -110,7 +110,7 @@ class MediaFolder:
         return self.media(where, *("/".join(parts[start:]) for start in range(len(parts))))
 
     def medium(self, packed: Packed, where: str, *, name: str | None = None, ending: str = "") -> str:
-        """The path of a medium that a row holds. Bytes are written to a file.
+        """Find or write the file of a medium that a row holds.
 
         Args:
             packed: The medium.

@@ -19,8 +19,9 @@ READING = """\
 
 A benchmark in `evaluation/tasks/` is a `Benchmark`, which holds its facts, and three small things: a model of its rows
 (`Row`), a function that finds the rows in the publisher's files, and one reader that makes a question of a row. The
-rows of the Hub have a model of their own and go through the same reader. `read` says what these were written from. Where that is a description and no real file, a first run may show a difference:
-the error names the row. Prompts are appended to the question; `⏎` is a line break.
+rows of the Hub have a model of their own and go through the same reader. `read` says what these were written from.
+Where that is a description and no real file, a first run may show a difference: the error names the row. Prompts are
+appended to the question; `⏎` is a line break.
 
 **Speech or sound.** Spoken language goes through the speech encoder (`speech`), other sounds through that of sounds
 (`audio`). Where a benchmark has both, its rows say which. The sound of a video is heard through the model's option
@@ -33,7 +34,7 @@ the error names the row. Prompts are appended to the question; `⏎` is a line b
 
 
 def render_page(benchmarks: Iterable[Benchmark]) -> str:
-    """The whole page: introduction, a line for each benchmark, how to read what follows, a section for each."""
+    """Write the page: introduction, a line for each benchmark, how to read what follows, a section for each."""
     listed = list(benchmarks)
     rows = [f"| [`{b.name}`](#{b.name}) | {b.title} | {b.measures} | {_score(b)} |" for b in listed]
     table = "\n".join(["| name | benchmark | what it measures | score |", "|---|---|---|---|", *rows])
@@ -41,7 +42,7 @@ def render_page(benchmarks: Iterable[Benchmark]) -> str:
 
 
 def render_section(benchmark: Benchmark) -> str:
-    """The section of one benchmark."""
+    """Write the section of one benchmark."""
     facts = {
         "score": _score(benchmark),
         "prompt": _prompt(benchmark),

@@ -86,14 +86,14 @@ R = TypeVar("R", bound=Row)
 
 
 def _problem(error: ErrorDetails, values: dict[str, Any]) -> str:
-    """What is wrong with a row, beginning with the column."""
-    place = ": ".join(map(repr, error["loc"]))
+    """Say what is wrong with a row, beginning with the column."""
+    column = ": ".join(map(repr, error["loc"]))
     if error["type"] == "missing":
         found = values if len(error["loc"]) == 1 else error["input"]
-        return f"{place[: place.rfind(repr(error['loc'][-1]))]}{_missing(error['loc'][-1], found)}"
+        return f"{column[: column.rfind(repr(error['loc'][-1]))]}{_missing(error['loc'][-1], found)}"
     if error["type"] == "misfit":
-        return f"{place} {error['msg']}"
-    return f"{place}: {error['msg']}, found {error['input']!r}. {COMPARE}"
+        return f"{column} {error['msg']}"
+    return f"{column}: {error['msg']}, found {error['input']!r}. {COMPARE}"
 
 
 def _missing(key: object, found: Iterable[object]) -> str:
@@ -101,7 +101,7 @@ def _missing(key: object, found: Iterable[object]) -> str:
 
 
 def misfit(why: str) -> PydanticCustomError:
-    """The refusal of a value, in words that follow the name of its column: `must be ..., found ...`."""
+    """Refuse a value, in words that follow the name of its column: `must be ..., found ...`."""
     return PydanticCustomError("misfit", "{why}", {"why": why})
 
 
@@ -143,7 +143,7 @@ def _texts(value: Any, *, at_least: int, may_be_empty: bool = False) -> tuple[st
 
 
 def _parsed(text: str) -> Any:
-    """What a text is in JSON or Python; None if it is neither."""
+    """Parse a text as JSON or Python; None if it is neither."""
     parsers: tuple[Callable[[str], Any], ...] = (partial(read_json, where="list"), ast.literal_eval)
     for parse in parsers:
         try:
@@ -173,10 +173,11 @@ def join(
     """Put the rows of two files together that have the same key, in the order of the first file.
 
     Args:
-        first, second: Their rows.
+        first: Rows of the first file.
+        second: Rows of the second file.
         layout: Of the joined rows; a column that both have is that of the first.
         key: Name of the column that says which belong together.
-        files: Where the first and the second are, for errors.
+        files: Paths of both, for errors.
 
     Raises:
         EvaluationError: If a key comes twice, or one file has a row that the other lacks; names it.
@@ -194,7 +195,7 @@ _ONE_RELEASE = "Both files must be of one split and release."
 
 
 def unique(rows: Iterable[R], key: str) -> dict[str, R]:
-    """Rows by a column.
+    """Sort rows by a column, in which each value must come once.
 
     Raises:
         EvaluationError: If a value comes twice; names both rows.

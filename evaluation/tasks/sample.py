@@ -49,7 +49,7 @@ class Sample:
         return "\n".join(texts)
 
     def with_prompt(self, prompt: str | None) -> "Sample":
-        """The row with a text appended to its last user turn."""
+        """Append a text to the last user turn."""
         if not prompt:
             return self
         *before, last = self.messages
@@ -58,25 +58,25 @@ class Sample:
 
 
 def ask(*content: Message | str) -> tuple[Message, ...]:
-    """One user turn of media items and texts, in the order in which they are given."""
+    """Make one user turn of media items and texts, in the order in which they are given."""
     items = [{"type": "text", "text": item} if isinstance(item, str) else item for item in content]
     return ({"role": "user", "content": items},)
 
 
 def iterate_items(messages: tuple[Message, ...], role: str | None = None) -> Iterator[Message]:
-    """Content items of all turns, or of the turns of one role."""
+    """Yield the content items of all turns, or of the turns of one role."""
     for message in messages:
         if role is None or message["role"] == role:
             yield from message["content"]
 
 
 def media_items(messages: tuple[Message, ...]) -> list[Message]:
-    """Items that are not text."""
+    """List the items that are not text."""
     return [item for item in iterate_items(messages) if item["type"] != "text"]
 
 
 def media_signature(items: list[Message]) -> str:
-    """Equal for equal media, as text."""
+    """Write media as a text that is equal for equal media."""
     return repr([sorted(item.items()) for item in items])
 
 

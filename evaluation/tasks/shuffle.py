@@ -12,7 +12,7 @@ Media = list[Message]
 
 
 def has_media(samples: list[Sample]) -> bool:
-    """Whether any row has something else than text."""
+    """Tell whether any row has something else than text."""
     return any(sample.media for sample in samples)
 
 
@@ -47,7 +47,7 @@ def _kinds(media: Media) -> tuple[str, ...]:
 
 
 def _from_others(own: Media, samples: list[Sample], generator: np.random.Generator) -> Media:
-    """Media of the same kinds, none of which is among a row's own."""
+    """Draw media of the same kinds, none of which is among a row's own."""
     mine = {media_signature([item]) for item in own}
     others = {media_signature([item]): item for sample in samples for item in sample.media}
     found = []

@@ -25,7 +25,7 @@ class Source(MediaFolder):
     read: dict[str, str] = field(default_factory=dict)
 
     def first(self, *names: str) -> str:
-        """The first of these names that is there; patterns such as `*.parquet` too.
+        """Find the first of these names that is there; patterns such as `*.parquet` too.
 
         Raises:
             EvaluationError: If none is.
@@ -36,7 +36,7 @@ class Source(MediaFolder):
         raise EvaluationError(self._missing(" or ".join(str(self.root / name) for name in names)))
 
     def all(self, pattern: str) -> list[str]:
-        """Names of all files that fit a pattern such as `LibriSpeech/test-clean/*/*/*.trans.txt`; no hidden ones.
+        """Find all files that fit a pattern such as `LibriSpeech/test-clean/*/*/*.trans.txt`; no hidden ones.
 
         Raises:
             EvaluationError: If there is none.
@@ -48,7 +48,7 @@ class Source(MediaFolder):
         return found
 
     def text(self, name: str) -> str:
-        """A whole annotation file.
+        """Read a whole annotation file.
 
         Raises:
             EvaluationError: If it is missing, or no UTF-8.
@@ -64,7 +64,7 @@ class Source(MediaFolder):
             raise EvaluationError(f"{self.root / name}: not UTF-8 at byte {error.start}") from error
 
     def json(self, name: str) -> Any:
-        """A JSON file.
+        """Read a JSON file.
 
         Raises:
             EvaluationError: If it is missing or damaged, or an object in it has a key twice.
@@ -72,7 +72,7 @@ class Source(MediaFolder):
         return read_json(self.text(name), where=str(self.root / name))
 
     def rows(self, name: str, layout: type[R], **known: Any) -> Iterator[R]:
-        """Rows of an annotation file, by the file's ending: jsonl, json, csv, tsv, parquet.
+        """Read the rows of an annotation file, by the file's ending: jsonl, json, csv, tsv, parquet.
 
         Args:
             name: Of the file.
@@ -86,11 +86,11 @@ class Source(MediaFolder):
         return (layout.parse(values, where, **known) for where, values in read(self, name))
 
     def lines(self, name: str, layout: type[R], **known: Any) -> Iterator[R]:
-        """Rows of a file with a JSON object a line, whatever its ending; see `rows`."""
+        """Read the rows of a file with a JSON object a line, whatever its ending; see `rows`."""
         return (layout.parse(values, where, **known) for where, values in self._json_lines(name))
 
     def listed(self, name: str, key: str, layout: type[R]) -> Iterator[R]:
-        """Rows of a list in a JSON object, such as `{"questions": [...]}`.
+        """Read the rows of a list in a JSON object, such as `{"questions": [...]}`.
 
         Raises:
             EvaluationError: If the file is missing or damaged, has no such list, or a row does not fit.
@@ -103,7 +103,7 @@ class Source(MediaFolder):
         return (layout.parse(row, f"{path}: {key}[{number}]") for number, row in enumerate(rows))
 
     def keyed(self, name: str, layout: type[R], column: str, **known: Any) -> Iterator[R]:
-        """Rows of a JSON object of objects, `{"id": {...}}`.
+        """Read the rows of a JSON object of objects, `{"id": {...}}`.
 
         Args:
             name: Of the file.

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from finished_runs import write_task
 from PIL import Image
-from recorded_runs import write_task
 from task_rows import colour_row, write_rows
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}

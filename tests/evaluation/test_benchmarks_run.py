@@ -1,4 +1,4 @@
-"""Every published benchmark, from files in its publisher's layout to results.json: through a model, and recorded."""
+"""Every published benchmark, from files in its publisher's layout to results.json: answers of a model, or given."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from task_rows import colour_row, write_rows
 from typer.testing import CliRunner
 
 from evaluation.__main__ import app
-from evaluation.checksums import CHECKSUMS
+from evaluation.fingerprint import CHECKSUMS
 from evaluation.tasks import BENCHMARKS, Sample
 from unimoe.tiny import save_tiny_checkpoint
 
@@ -69,13 +69,13 @@ def test_a_model_answers_every_benchmark(data_root, model, tmp_path):
 
 @pytest.mark.usefixtures("no_java")
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_right_answers_that_were_recorded_score_best(data_root, tmp_path, name):
+def test_right_answers_that_are_given_score_best(data_root, tmp_path, name):
     benchmark = BENCHMARKS[name]
     samples = benchmark.samples(benchmark.source(data_root))
     lines = [{"id": sample.id, "prediction": right_answer(sample)} for sample in reversed(samples)]
-    recorded = write_rows(tmp_path / "recorded.jsonl", lines)
+    given = write_rows(tmp_path / "given.jsonl", lines)
     options = ["--tasks", name, "--data-root", data_root, "--output", tmp_path / "out", "bootstrap.samples=100"]
-    done = command("--predictions", recorded, *options)
+    done = command("--predictions", given, *options)
     assert done.exit_code == 0, done.output
     task = results_of(tmp_path / "out")["tasks"][name]
     assert task["unparsed_rate"] == 0
@@ -85,11 +85,12 @@ def test_right_answers_that_were_recorded_score_best(data_root, tmp_path, name):
         assert task["value"] == pytest.approx(200 * len(task["categories"][benchmark.average.axis]))
     else:
         assert task["value"] == pytest.approx(BEST.get(benchmark.metric, 1.0))
-    assert "recorded predictions in" in done.output
+    assert "model: predictions in" in done.output
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_missing_files_are_named_with_where_to_get_them(tmp_path, name):
+def test_missing_files_are_named_with_where_to_get_them(tmp_path):
+    """What is said of each benchmark: test_benchmark_readers.py."""
+    name = "pope"
     done = command("--predictions", tmp_path, "--tasks", name, "--data-root", tmp_path, "--output", tmp_path / "out")
     assert done.exit_code == 2
     assert "is missing" in done.stderr and BENCHMARKS[name].origin in " ".join(done.stderr.split())
@@ -107,8 +108,8 @@ def test_a_corrupt_picture_names_its_row(model, tmp_path):
 def test_changed_annotations_are_noticed(tmp_path):
     FIXTURES["mmvet"](tmp_path / "mmvet")
     samples = BENCHMARKS["mmvet"].samples(BENCHMARKS["mmvet"].source(tmp_path))
-    recorded = write_rows(tmp_path / "p.jsonl", [{"id": row.id, "prediction": "no"} for row in samples])
-    options = ["--predictions", recorded, "--tasks", "mmvet", "--data-root", tmp_path, "--output", tmp_path / "out"]
+    given = write_rows(tmp_path / "p.jsonl", [{"id": row.id, "prediction": "no"} for row in samples])
+    options = ["--predictions", given, "--tasks", "mmvet", "--data-root", tmp_path, "--output", tmp_path / "out"]
     assert command(*options).exit_code == 0
     annotations = next((tmp_path / "mmvet").rglob("mm-vet.json"))
     annotations.write_text(annotations.read_text().replace("?", "??", 1))
@@ -165,6 +166,7 @@ def clear(config):
         path.unlink() if path.is_file() else path.rmdir()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_results(model, long_task):
     unbroken = run(model, long_task)
     clear(long_task)
@@ -191,7 +193,6 @@ def test_a_run_that_was_killed_goes_on_to_the_same_results(model, long_task):
 
 
 @pytest.mark.distributed
-@pytest.mark.smoke
 def test_two_processes_give_the_results_of_one(model, long_task):
     alone = run(model, long_task)
     answers = (long_task.parent / "out" / "predictions" / "colour.jsonl").read_bytes()

@@ -32,7 +32,7 @@ def test_the_letter_of_a_text_is_that_of_the_first_equal_option() -> None:
 def test_the_letter_of_a_place_counts_from_0() -> None:
     assert letter_at(1, ("red", "blue"), "row 1") == "B"
     for place in (-1, 2):
-        with pytest.raises(EvaluationError, match=f"row 1: the answer {place} is none of the places 0 to 1"):
+        with pytest.raises(EvaluationError, match=f"row 1: the answer {place} is none of the indices 0 to 1"):
             letter_at(place, ("red", "blue"), "row 1")
 
 

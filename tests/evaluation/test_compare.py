@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded_runs import ROWS, first_right, write_run, write_task
+from finished_runs import ROWS, first_right, write_run, write_task
 from task_rows import write_rows
 from typer.testing import CliRunner, Result
 

@@ -418,14 +418,14 @@ def test_a_key_that_a_server_repeats_is_told_nowhere(tmp_path, caplog, capfd, st
 
 
 def judged_run(server, tmp_path, *words):
-    """An evaluation of recorded answers to MM-Vet, with a judge, by the command line."""
+    """An evaluation of given answers to MM-Vet, with a judge, by the command line."""
     FIXTURES["mmvet"](tmp_path / "data" / "mmvet")
     benchmark = BENCHMARKS["mmvet"]
     rows = benchmark.samples(benchmark.source(tmp_path / "data"))
-    recorded = write_rows(tmp_path / "recorded.jsonl", [{"id": row.id, "prediction": "no"} for row in rows])
+    given = write_rows(tmp_path / "given.jsonl", [{"id": row.id, "prediction": "no"} for row in rows])
     options = [
         "--predictions",
-        recorded,
+        given,
         "--tasks",
         "mmvet",
         "--data-root",

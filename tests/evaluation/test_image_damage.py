@@ -142,7 +142,7 @@ def damages() -> dict[str, tuple[str, Rows, Change, str]]:
         "answers as a text": ("textvqa", ROWS["textvqa"], setting("answers", "['a']"), "must list the annotators'"),
         "no such option": (
             *("aokvqa_mc", ROWS["aokvqa"], setting("correct_choice_idx", 4)),
-            "[0]: the answer 4 is none of the places 0 to 3",
+            "[0]: the answer 4 is none of the indices 0 to 3",
         ),
         "option below the first": ("aokvqa_mc", ROWS["aokvqa"], setting("correct_choice_idx", -1), "the answer -1"),
         "options as a text": ("aokvqa_mc", ROWS["aokvqa"], setting("choices", "ab"), "'choices' must be a list"),

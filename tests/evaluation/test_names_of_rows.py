@@ -10,10 +10,10 @@ from fixture_files import write_sound
 
 from evaluation.config import EvaluationConfig
 from evaluation.errors import EvaluationError
-from evaluation.files import write_whole
 from evaluation.tasks.media import Medium
 from evaluation.tasks.row import Row
 from evaluation.tasks.source import Source
+from unimoe.files.writing import write_whole
 
 OUTWARD = [
     "../secret.wav",

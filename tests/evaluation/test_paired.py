@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.compare.paired import Difference, holm, judge, p_value, paired_difference, seed_deviations
+from evaluation.compare.paired import Difference, decide, holm, p_value, paired_difference, seed_deviations
 from evaluation.scores.intervals import bootstrap
 
 
@@ -116,4 +116,4 @@ def test_the_correction_keeps_order_and_never_helps(values: list[float]) -> None
     ],
 )
 def test_the_verdict_knows_what_is_better(value: float, p: float, higher: bool, said: str) -> None:
-    assert judge(value, p, higher_is_better=higher) == said
+    assert decide(value, p, higher_is_better=higher) == said

@@ -1,4 +1,4 @@
-"""Files of predictions: of several processes, recorded elsewhere, and what is wrong with them."""
+"""Files of predictions: of several processes, made elsewhere, and what is wrong with them."""
 
 import json
 
@@ -48,15 +48,15 @@ def test_overwriting_removes_what_all_processes_wrote(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["task.jsonl"]
 
 
-def recorded(tmp_path, *lines):
-    path = tmp_path / "recorded.jsonl"
+def write_given(tmp_path, *lines):
+    path = tmp_path / "given.jsonl"
     path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
     return path
 
 
-def test_recorded_predictions_are_matched_by_id(tmp_path):
+def test_given_predictions_are_matched_by_id(tmp_path):
     lines = [{"id": number, "prediction": f"p{number}"} for number in (2, 0, 3, 1)]
-    path = recorded(tmp_path, {"header": {"model": "elsewhere"}}, *lines)
+    path = write_given(tmp_path, {"header": {"model": "elsewhere"}}, *lines)
     assert match_predictions(path, ROWS) == ["p0", "p1", "p2", "p3"]
 
 
@@ -75,9 +75,9 @@ def test_recorded_predictions_are_matched_by_id(tmp_path):
         (['{"id": 0\n'], ":1: damaged"),
     ],
 )
-def test_recorded_predictions_that_do_not_fit_are_refused(tmp_path, lines, message):
+def test_given_predictions_that_do_not_fit_are_refused(tmp_path, lines, message):
     with pytest.raises(EvaluationError, match=message):
-        match_predictions(recorded(tmp_path, *lines), ROWS)
+        match_predictions(write_given(tmp_path, *lines), ROWS)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -93,9 +93,9 @@ def test_answers_keep_separators_that_json_does_not_escape(tmp_path):
     assert close_predictions(path, HEADER, ROWS) == match_predictions(path, ROWS) == [said] * 4
 
 
-def test_recorded_answers_to_other_data_are_refused(tmp_path):
+def test_given_answers_to_other_data_are_refused(tmp_path):
     lines = [{"id": number, "prediction": "p"} for number in range(4)]
-    path = recorded(tmp_path, {"header": {"data": "a" * 64}}, *lines)
+    path = write_given(tmp_path, {"header": {"data": "a" * 64}}, *lines)
     assert match_predictions(path, ROWS, "a" * 64) == match_predictions(path, ROWS) == ["p"] * 4
     with pytest.raises(
         EvaluationError, match=r"answers other data than those of the task \(SHA-256 a{12} then, b{12}"
@@ -103,10 +103,10 @@ def test_recorded_answers_to_other_data_are_refused(tmp_path):
         match_predictions(path, ROWS, "b" * 64)
 
 
-def test_recorded_answers_that_are_no_utf_8_are_named(tmp_path):
-    path = tmp_path / "recorded.jsonl"
+def test_given_answers_that_are_no_utf_8_are_named(tmp_path):
+    path = tmp_path / "given.jsonl"
     path.write_bytes('{"id": "0", "prediction": "caf\u00e9"}'.encode("latin-1"))
-    with pytest.raises(EvaluationError, match=r"recorded\.jsonl: predictions cannot be read: not UTF-8"):
+    with pytest.raises(EvaluationError, match=r"given\.jsonl: predictions cannot be read: not UTF-8"):
         read_predictions(path)
 
 

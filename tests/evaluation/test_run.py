@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from evaluation import run as run_module
 from evaluation.__main__ import app
 from evaluation.config import load_config
 from evaluation.loading import LoadedModel
+from evaluation.predictions import append_predictions
 from evaluation.report.terminal import loading_lines, print_report
 from evaluation.run import Run, evaluate
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
@@ -215,17 +217,51 @@ def test_answers_about_media_that_changed_are_not_reused(config_file: Path, colo
     assert refused.exit_code == 2 and "different: questions and media). Add --overwrite" in refused.stderr
 
 
-def test_recorded_answers_are_scored_without_thoughts_and_name_no_decoding(config_file: Path, tmp_path: Path) -> None:
+class KilledError(BaseException):
+    """What nothing catches."""
+
+
+def test_a_run_that_broke_off_goes_on_to_the_same_results(
+    config_file: Path, sparse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a real signal: test_benchmarks_run.py, in the slow tier."""
+    output = config_file.parent / "out"
+    written, asked = output / "predictions" / "colour.jsonl", ("--model", sparse, "--config", config_file)
+    assert command(*asked).exit_code == 0
+    unbroken = (output / "results.json").read_bytes(), written.read_bytes()
+    shutil.rmtree(output)
+
+    def append_once(path: Path, rows: Any) -> None:
+        if path.read_bytes().count(b"\n") > 1:
+            raise KilledError
+        append_predictions(path, rows)
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr("evaluation.generate.append_predictions", append_once)
+        command(*asked)
+    kept = written.read_text()
+    assert len(kept.splitlines()) == 4 and not (output / "results.json").exists()
+    written.write_text(kept + '{"id": "row7", "predic')
+    assert command(*asked).exit_code == 0
+    assert ((output / "results.json").read_bytes(), written.read_bytes()) == unbroken
+    header, first, *further = kept.splitlines()
+    answer = {**json.loads(first), "prediction": "an answer of the first run"}
+    written.write_text("\n".join([header, json.dumps(answer), *further, ""]))
+    assert command(*asked).exit_code == 0
+    assert answer in map(json.loads, written.read_text().splitlines())
+
+
+def test_given_predictions_are_scored_without_thoughts_and_name_no_decoding(config_file: Path, tmp_path: Path) -> None:
     lines = [{"id": str(number), "prediction": "<think>blue?</think> red"} for number in range(8)]
     rows = [json.loads(line)["id"] for line in (config_file.parent / "data/colour_test.jsonl").open()]
-    recorded = write_rows(tmp_path / "r.jsonl", [{**line, "id": row} for line, row in zip(lines, rows, strict=True)])
+    given = write_rows(tmp_path / "r.jsonl", [{**line, "id": row} for line, row in zip(lines, rows, strict=True)])
     output = tmp_path / "o[/x]"  # no markup of the console
-    done = command("--predictions", recorded, "--config", config_file, "--output", output)
+    done = command("--predictions", given, "--config", config_file, "--output", output)
     assert done.exit_code == 0 and str(output) in done.output
     task = json.loads((output / "results.json").read_text())["tasks"]["colour"]
     assert task["value"] == 0.25 and task["decoding"] is None
-    assert "Decoding: recorded." in (output / "report.md").read_text()
-    refused = command("--predictions", recorded, "--config", config_file, "--shuffled-media")
+    assert "Decoding: unknown." in (output / "report.md").read_text()
+    refused = command("--predictions", given, "--config", config_file, "--shuffled-media")
     assert refused.exit_code == 2 and "--shuffled-media asks a model again" in refused.stderr
 
 

@@ -1,7 +1,7 @@
 """A tiny start (model and processor) and small data files from the demo media, made once for all training tests."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from transformers import AutoProcessor
 
 from training.config.recipe import merge
 from training.config.stage import StageConfig
+from training.monitor.curves import plot_curves
 from training.quickstart.build import build_start
 from training.quickstart.rows import demo_rows, text_rows, write_rows
+from training.stage import finish
 from unimoe.surgery import assemble
 
 TINY_MODEL = {
@@ -60,6 +62,22 @@ TINY_MODEL = {
 TASKS = ("image_kind", "spoken_word", "sound_kind")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_curves() -> Iterator[None]:
+    """No stage of a test draws its losses, but where `curves` is asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finish, "plot_curves", lambda *args: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def curves() -> Iterator[None]:
+    """Stages draw their losses from here to the end of the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finish, "plot_curves", plot_curves)
+        yield
+
+
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data/{image_kind,spoken_word,sound_kind,text}_train.jsonl, start/ and start-dense/."""
@@ -95,7 +113,13 @@ def make_stage(workspace: Path, tmp_path: Path) -> Callable[..., StageConfig]:
             "start": str(workspace / "start"),
             "train": {"parts": ["connectors"]},
             "data": {"mixture": [str(workspace / "data" / f"{name}_train.jsonl") for name in (*TASKS, "text")]},
-            "trainer": {"max_steps": 1, "per_device_train_batch_size": 4, "logging_steps": 1, "use_cpu": True},
+            "trainer": {
+                "max_steps": 1,
+                "per_device_train_batch_size": 4,
+                "logging_steps": 1,
+                "use_cpu": True,
+                "report_to": "none",
+            },
             "output": str(tmp_path / "output"),
         }
         return StageConfig.model_validate(merge(values, changes))

@@ -8,8 +8,8 @@ import torch
 from launch import train
 from transformers import AutoModelForMultimodalLM
 
-from training.distributed.deepspeed import check_engaged, deepspeed_arguments
-from training.stage.run import training_arguments
+from training.config.training_arguments import deepspeed_arguments, training_arguments
+from training.distributed.deepspeed import check_engaged
 from unimoe.errors import ConfigError
 
 STEPS = 20

@@ -5,11 +5,11 @@ import json
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from training.files import append, write_safely
 from training.monitor.curves import read_curves
 from training.monitor.metrics_file import METRICS_FILE, read_metrics
 from training.monitor.progress import MetricsFile
 from unimoe.errors import ConfigError
+from unimoe.files.writing import append, write_whole
 
 LINES = [{"step": step, "loss_language": 1.5, "load": {}} for step in (1, 2, 3)]
 
@@ -65,6 +65,6 @@ def test_neither_writing_nor_appending_goes_through_a_link(tmp_path):
     link.symlink_to(mine)
     with pytest.raises(OSError, match="link"):
         append(link, "more")
-    write_safely(link, "ours")
+    write_whole(link, "ours")
     append(link, ", more")
     assert mine.read_text() == "mine" and link.read_text() == "ours, more" and not link.is_symlink()

@@ -20,7 +20,9 @@ from unimoe.errors import ConfigError
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch):
     """No model may be loaded before an output is refused."""
-    monkeypatch.setattr("training.stage.run.make_model", lambda *args: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(
+        "training.stage.stage.load_stage_model", lambda *args, **kwargs: pytest.fail("a model is loaded")
+    )
 
 
 def refusal(stage, **how) -> str:
@@ -83,7 +85,7 @@ def test_a_hub_id_beside_the_output_is_none_of_its_folders(make_stage, monkeypat
     assert "is the folder org/name" in refusal(make_stage(start="org/name", output="org/name"))
     assert "is org/name, which data" in refusal(make_stage(data={"mixture": ["org/name"]}, output="org/name"))
     stage = make_stage(start="org/name", data={"mixture": ["org/rows"]}, output="org")
-    monkeypatch.setattr("training.stage.run.read_data", lambda config: pytest.fail("data are read"))
+    monkeypatch.setattr("training.stage.stage.read_data", lambda config: pytest.fail("data are read"))
     with pytest.raises(pytest.fail.Exception, match="data are read"):
         run_stage(stage)
     assert not Path("org").exists(), "a folder that was made for the lock alone goes"

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from training.config.stage import ParallelConfig
-from training.distributed.deepspeed import check_experts, deepspeed_arguments
+from training.config.training_arguments import arguments_on_paper, deepspeed_arguments
+from training.distributed.deepspeed import check_experts
 from training.distributed.processes import is_lost_connection
 from training.planning.memory import GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory, meta_model
 from training.planning.memory_parallel import across_processes, trained_bytes
@@ -117,7 +118,9 @@ def test_a_plan_gives_each_process_its_share_of_experts_and_weights(make_stage, 
     assert sizes[2, 1][WEIGHTS] == whole and sizes[2, 2][WEIGHTS] == whole - placement.experts // 2
     assert sizes[2, 2][GRADIENTS] == sizes[2, 1][GRADIENTS] - placement.trained_experts // 2
     assert sizes[3, 1][WEIGHTS] < sizes[2, 1][WEIGHTS] and sizes[3, 2][WEIGHTS] <= sizes[3, 1][WEIGHTS]
-    alone = step_traffic(stage, placement, processes=1, choices=10, num_experts=2, hidden_size=32)
+    alone = step_traffic(
+        stage, arguments_on_paper(stage), placement, processes=1, choices=10, num_experts=2, hidden_size=32
+    )
     assert (alone.exchange, alone.gradients, alone.weights) == (0, 0, 0)
 
 

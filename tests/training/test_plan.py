@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from benchmarks.plan_memory import compare, write_recipe
 from training.__main__ import app
 from training.config.recipe import load_recipe
+from training.config.training_arguments import arguments_on_paper
 from training.data import MixtureBatches
 from training.planning.batches import plan_stage_batches
 from training.planning.memory import (
@@ -28,7 +29,6 @@ from training.planning.memory import (
     Step,
     StepMemory,
     estimate,
-    optimizer_arguments,
     tensors_of,
 )
 from training.planning.memory_parallel import BUCKET, BUFFERS, across_processes, trained_bytes
@@ -53,7 +53,7 @@ def plan(config, **options):
 
 def one_batch(config) -> dict[str, Tensor]:
     processor = AutoProcessor.from_pretrained(config.start.path)
-    return plan_stage_batches(config, processor, processes=1).largest[0]
+    return plan_stage_batches(config, arguments_on_paper(config), processor, processes=1).largest[0]
 
 
 STARTS = {
@@ -175,7 +175,7 @@ def test_a_step_on_nothing_takes_what_it_takes_on_real_tensors(kind, make_stage,
     model.train()
     keep_frozen_steady(model)
     with MemoryTracker() as tracker:
-        real = Step(config, model, tracker, tensors_of(batch)).run(optimizer_arguments(config))
+        real = Step(config, arguments_on_paper(config), model, tracker, tensors_of(batch)).run()
     made_up = estimate(config, model.config, batch)
     assert made_up.flops == real.flops > 0
     for kind_of_memory in (WEIGHTS, GRADIENTS, OPTIMIZER):
@@ -232,7 +232,7 @@ def test_encoders_whose_tokens_are_kept_take_no_part_in_a_step(make_stage) -> No
     assert planned.memory.parts[WEIGHTS] == plain.memory.parts[WEIGHTS] - encoders
     assert planned.memory.total < plain.memory.total - encoders and planned.memory.flops < plain.memory.flops
     assert planned.host.step > planned.memory.total
-    batch = plan_stage_batches(config, processor, processes=1).largest[0]
+    batch = plan_stage_batches(config, arguments_on_paper(config), processor, processes=1).largest[0]
     states = {
         modality.key: model.model.run_encoder(modality, batch.pop(modality.feature_name)).last_hidden_state.detach()
         for modality in processor.modalities
@@ -318,9 +318,10 @@ def test_steps_are_those_of_the_training(make_stage, packing) -> None:
 
 def test_the_largest_batch_of_the_data_is_the_one_that_is_looked_at(make_stage, workspace) -> None:
     config = make_stage(trainer={"max_steps": -1, "num_train_epochs": 1})
-    batches = plan_stage_batches(config, AutoProcessor.from_pretrained(workspace / "start"), processes=1)
+    processor = AutoProcessor.from_pretrained(workspace / "start")
+    batches = plan_stage_batches(config, arguments_on_paper(config), processor, processes=1)
     dataset, _ = read_data(config)
-    batch_plan, collator = plan_data(config, dataset, AutoProcessor.from_pretrained(workspace / "start"))
+    batch_plan, collator = plan_data(config.data, dataset, processor, arguments_on_paper(config))
     sizes = [
         collator([dataset[place] for place in places])["input_ids"].numel()
         for places in MixtureBatches(dataset, batch_plan, batch_size=4)

@@ -10,7 +10,8 @@ from transformers import AutoModelForMultimodalLM
 
 from training.config.recipe import load_recipe
 from training.config.stage import StageConfig
-from training.stage.run import load_start, run_stage
+from training.stage.run import run_stage
+from training.trainer.start import load_start
 from unimoe.build import build_model
 from unimoe.errors import ConfigError
 

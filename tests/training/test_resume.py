@@ -11,7 +11,8 @@ from launch import train, train_and_kill
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from training.checkpoint.folder import begin, mean_loss
+from training.checkpoint.folder import begin
+from training.checkpoint.model_card import mean_loss
 from training.checkpoint.state import MANIFEST
 from training.data.batching.measure import LENGTHS_FILE
 from training.monitor.metrics import WALL_CLOCK as metrics_of_speed
@@ -104,7 +105,7 @@ def unfinished(make_long_stage, tmp_path):
     console = Console(file=io.StringIO(), width=120)
     stage = make_long_stage(output=str(tmp_path / "unfinished"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.stage.run.save_stage", lambda *args, **kwargs: Path(stage.output))
+        patch.setattr("training.stage.stage.save_stage", lambda *args, **kwargs: Path(stage.output))
         run_stage(stage, console=console)
     assert list(Path(stage.output).glob("checkpoint-*"))
     return stage, console

@@ -43,7 +43,7 @@ def begun(workspace, tmp_path_factory):
     Dataset.from_list(flat).save_to_disk(folder / "data/saved")
     stage = stage_in(folder, workspace)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.stage.run.save_stage", lambda *args, **kwargs: Path(stage.output))
+        patch.setattr("training.stage.stage.save_stage", lambda *args, **kwargs: Path(stage.output))
         run_stage(stage, console=Console(file=io.StringIO()))
     assert (Path(stage.output) / "checkpoint-2").is_dir()
     return folder
@@ -80,10 +80,10 @@ def copy(begun, workspace, tmp_path, monkeypatch):
     folder = tmp_path / "copy"
     shutil.copytree(begun, folder)
 
-    def loads(*args):
+    def loads(*args, **kwargs):
         raise LoadsAModel
 
-    monkeypatch.setattr("training.stage.run.make_model", loads)
+    monkeypatch.setattr("training.stage.stage.load_stage_model", loads)
     stage = stage_in(folder, workspace)
     text = (folder / "output/stage.yaml").read_text().replace(str(begun), str(folder))
     (folder / "output/stage.yaml").write_text(text)
@@ -105,6 +105,14 @@ def seal_again(checkpoint: Path) -> None:
 def change(path: Path, *, before: str, after: str) -> None:
     assert before in path.read_text()
     path.write_text(path.read_text().replace(before, after, 1))
+
+
+def test_an_output_of_before_a_key_was_there_is_gone_on_with(copy):
+    folder, stage = copy
+    file = folder / "output/stage.yaml"
+    file.write_text(file.read_text().replace("report:\n  memory: false\n", ""))
+    with pytest.raises(LoadsAModel):
+        run_stage(stage, resume=True)
 
 
 def test_moved_data_that_are_equal_pass(copy, workspace, tmp_path):

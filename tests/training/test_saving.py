@@ -25,7 +25,7 @@ from training.checkpoint.state import MANIFEST, CheckpointError, load_optimizer,
 from training.distributed.processes import together
 from training.distributed.sharding import put_optimizer_states
 from training.stage.run import run_stage
-from unimoe.errors import ConfigError
+from unimoe.errors import ConfigError, DataError
 
 WRITES = {
     "save_file": (saved_state, "save_file"),
@@ -142,7 +142,7 @@ def test_a_damaged_file_is_named_and_nothing_is_written(saved, tmp_path, file, d
 def test_a_damaged_checkpoint_is_not_gone_on_with(make_stage):
     stage = make_stage(trainer={"max_steps": 4, "save_steps": 1, "save_total_limit": 2})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.stage.run.save_stage", lambda *args, **kwargs: Path(stage.output))
+        patch.setattr("training.stage.stage.save_stage", lambda *args, **kwargs: Path(stage.output))
         run_stage(stage, console=Console(file=io.StringIO()))
     last = checkpoints(Path(stage.output))[-1]
     flip_a_bit(last / "weights-00000-00001.safetensors")
@@ -190,7 +190,7 @@ def test_states_of_any_shape_are_kept(make_stage):
     trainer = {"max_steps": 2, "save_steps": 1, "optim": "adafactor", "learning_rate": 1e-3}
     stage = make_stage(trainer=trainer)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.stage.run.save_stage", lambda *args, **kwargs: Path(stage.output))
+        patch.setattr("training.stage.stage.save_stage", lambda *args, **kwargs: Path(stage.output))
         run_stage(stage)
     with saved_state.TensorFiles(checkpoints(Path(stage.output))[-1], "optimizer") as files:
         assert any(name.startswith("exp_avg_sq_col/") for name in files.names)
@@ -224,7 +224,9 @@ def test_parameters_that_differ_between_processes_are_named(monkeypatch):
         saved_state.compare_replicas({"lm_head": 1, "experts.down_proj": 2})
 
 
-def test_an_error_of_one_process_stops_all(monkeypatch):
-    monkeypatch.setattr("training.distributed.processes.from_all", lambda value: [value, "process 1: disk full"])
-    with pytest.raises(OSError, match="process 1: disk full"):
-        together(lambda: None)
+@pytest.mark.parametrize("kind", [OSError, DataError])
+def test_an_error_of_one_process_stops_all(monkeypatch, kind):
+    said = (kind, "process 1: disk full")
+    monkeypatch.setattr("training.distributed.processes.from_all", lambda value: [value, said])
+    with pytest.raises(kind, match="process 1: disk full"):
+        together(lambda: None, errors=(OSError, DataError))

@@ -18,14 +18,9 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, TrainerState
 
 from training.config.train import HealthConfig
 from training.data import DataError
-from training.monitor.health import (
-    DeadExperts,
-    NonFiniteLoss,
-    WatchLoss,
-    check_learning_rate,
-    find_bad_gradients,
-    smallest_parts,
-)
+from training.monitor.experts import DeadExperts
+from training.monitor.gradients import check_learning_rate, smallest_parts
+from training.monitor.values import NonFiniteLoss, WatchLoss, find_bad_gradients
 from training.stage.run import run_stage
 from training.trainable.parts import Trainable
 from training.trainer.trainer import StageTrainer

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from launch import train
 from rich.console import Console
 
+from training.config.training_arguments import choose_trackers
 from training.monitor.curves import CURVES_FILE, plot_curves, read_curves
 from training.monitor.metrics import WALL_CLOCK, Meter, expert_load, layer_load, real_tokens, router_entropy
 from training.monitor.progress import summarize
-from training.monitor.trackers import choose_trackers
 from training.stage.run import run_stage
 from unimoe.errors import ConfigError
 
@@ -170,7 +170,7 @@ def test_tensorboard_files_are_in_the_output_and_hold_the_losses(make_stage, wor
 
 
 def test_a_tracker_that_is_not_there_is_refused_before_anything_is_loaded(make_stage, quiet, monkeypatch):
-    monkeypatch.setattr("training.stage.run.load_start", lambda config: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("training.trainer.start.load_start", lambda config: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError, match=r"report_to: no tracker 'tensorbord'\. Did you mean 'tensorboard'"):
         run_stage(make_stage(trainer={"report_to": ["tensorbord"]}), console=quiet)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -228,15 +228,15 @@ def test_trackers_on_the_network_get_every_log(make_stage, quiet, monkeypatch, t
 # Curves
 
 
-def test_curves_show_the_training_and_each_held_back_file(make_stage, workspace, quiet):
+def test_curves_show_the_training_and_each_held_back_file(make_stage, workspace, quiet, curves):
     held_back = [str(workspace / "data" / f"{name}_train.jsonl") for name in ("spoken_word", "sound_kind")]
     data = {"mixture": [str(workspace / "data" / "image_kind_train.jsonl")], "validation": held_back}
     stage = make_stage(data=data, trainer={"max_steps": 2})
     folder = run_stage(stage, console=quiet)
-    curves = read_curves(folder / "metrics.jsonl")
+    found = read_curves(folder / "metrics.jsonl")
     names = ["held-back", "held-back spoken_word_train", "held-back sound_kind_train", "training"]
-    assert list(curves) == names
-    assert [step for step, _ in curves["held-back"]] == [0, 1, 2] and [s for s, _ in curves["training"]] == [1, 2]
+    assert list(found) == names
+    assert [step for step, _ in found["held-back"]] == [0, 1, 2] and [s for s, _ in found["training"]] == [1, 2]
     assert (folder / CURVES_FILE).read_bytes().startswith(b"\x89PNG")
     both = folder / "both.png"
     assert plot_curves({"a": folder, "none": folder.parent, "b": folder}, both) and both.stat().st_size > 1000

@@ -14,7 +14,6 @@ from training.__main__ import app
 from training.config.data import DataConfig
 from training.data import Collator, MixtureDataset
 from training.data.mixture.dataset import read_mixture
-from training.exits import fail
 from training.monitor.progress import StageProgress, track
 from training.planning.models import PlannedRecipe
 from training.planning.plan import plan_stage
@@ -24,6 +23,7 @@ from training.trainer.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.connectors.mlp import MLPConnector
 from unimoe.errors import ConfigError
+from unimoe.errors.terminal import fail
 
 
 @pytest.fixture
@@ -102,10 +102,10 @@ def test_the_steps_that_are_announced_are_those_that_are_trained(make_stage, wid
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_the_memory_of_a_step_is_said_before_the_first_one_as_it_was_planned(make_stage, wide, monkeypatch, cache):
-    config = make_stage(data={"cache_encoders": cache})
+    config = make_stage(data={"cache_encoders": cache}, report={"memory": True})
     start = PlannedRecipe().begin(config)
     planned = plan_stage("stage", config, start).host.step - sum_of_encoders(start) * cache
-    monkeypatch.setattr("training.stage.run.device_memory", lambda device: 10)
+    monkeypatch.setattr("training.stage.memory.device_memory", lambda device: 10)
     run_stage(config, console=wide)
     text = wide.file.getvalue()
     assert f"memory of a step: about {planned / 1e6:.2f} MB: " in text
@@ -121,7 +121,7 @@ def test_a_model_that_looks_at_values_trains_without_an_estimate(make_stage, wid
         return forward(self, states)
 
     monkeypatch.setattr(MLPConnector, "forward", looking)
-    config = make_stage()
+    config = make_stage(report={"memory": True})
     run_stage(config, console=wide)
     text = wide.file.getvalue()
     assert "memory of a step cannot be told: the model looks at values" in text and "step 1/1" in text

@@ -14,11 +14,14 @@ from PIL import Image
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
+from training.config.training_arguments import training_arguments
 from training.data import DataError
 from training.monitor.metrics import expert_load
 from training.monitor.progress import summarize
-from training.stage.run import load_start, run_stage, training_arguments
-from training.trainer.trainer import NonFiniteLoss, StageTrainer
+from training.monitor.values import NonFiniteLoss
+from training.stage.run import run_stage
+from training.trainer.start import load_start
+from training.trainer.trainer import StageTrainer
 from unimoe.errors import ConfigError
 
 
@@ -158,20 +161,21 @@ def test_logs_split_the_loss_and_show_each_modality_over_the_experts(recipe_outp
 
 TWO_STAGES = """
 import json, sys, weakref
-from training import stages
+from training.stage.run import run_stage
+from training.trainer import start
 from training.config.stage import StageConfig
 
-models, load_start = [], stages.load_start
+models, load_start = [], start.load_start
 
 def load(config):
     print("alive:", [model() is not None for model in models])
-    start = load_start(config)
-    models.append(weakref.ref(start[0]))
-    return start
+    made = load_start(config)
+    models.append(weakref.ref(made[0]))
+    return made
 
-stages.load_start = load
+start.load_start = load
 for values in json.loads(sys.argv[1]):
-    stages.run_stage(StageConfig.model_validate(values))
+    run_stage(StageConfig.model_validate(values))
 """
 
 
@@ -186,7 +190,7 @@ def test_a_stage_lets_go_of_its_model_before_the_next_one_is_loaded(make_stage, 
 
 @pytest.mark.parametrize("data", [{"mixture": ["nowhere.jsonl"]}, {"validation": ["nowhere.jsonl"]}])
 def test_a_wrong_path_is_found_before_a_model_is_loaded(make_stage, monkeypatch, data):
-    monkeypatch.setattr("training.stage.run.load_start", lambda config: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("training.trainer.start.load_start", lambda config: pytest.fail("a model was loaded"))
     with pytest.raises(DataError, match=r"There is no data file 'nowhere\.jsonl'"):
         run_stage(make_stage(data=data))
 

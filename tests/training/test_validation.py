@@ -11,10 +11,12 @@ from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.config.stage import StageConfig
+from training.config.training_arguments import training_arguments
 from training.data import Collator, DataError, MixtureDataset
 from training.data.mixture.dataset import read_mixture
-from training.stage.run import run_stage, training_arguments
-from training.trainer.trainer import NonFiniteLoss, StageTrainer
+from training.monitor.values import NonFiniteLoss
+from training.stage.run import run_stage
+from training.trainer.trainer import StageTrainer
 from training.trainer.validation import source_names
 from unimoe.errors import ConfigError
 from unimoe.files.settings import validate

@@ -29,19 +29,24 @@ from .state import CheckpointError, read_manifest, seal, sync, verify
 logger = logging.getLogger(__name__)
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _ASIDE = "unfinished-"
-_FREE = ("parallel.", "trainer.per_device_train_batch_size", "trainer.gradient_accumulation_steps")
-"""Settings that may change when a training goes on: how the same rows of a step are spread."""
+_ROWS = ("per_device_train_batch_size", "gradient_accumulation_steps")
+"""How a process takes its rows of a step."""
+_FREE = ("parallel.", "report.", *(f"trainer.{name}" for name in _ROWS))
+"""Settings that may change when a training goes on: how the same rows of a step are shared out, and what is said."""
+_LATER = {"report"}
+"""Keys of a stage that outputs of earlier versions do not have."""
 _SHOWN = 10
 """Settings that changed and are named."""
 _MOVABLE = re.compile(r"data\.(mixture|validation)\.\d+\.(path|media_root)")
 """Settings that may change where data are known by what they hold; see `same_data`."""
 
 
-def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
+def find_checkpoint(config: StageConfig, args: TrainingArguments, *, resume: bool) -> Path | None:
     """Find the checkpoint that a stage goes on from, the last one, and compare its files with what was written.
 
     Args:
         config: The stage.
+        args: Of its trainer.
         resume: Whether to go on. Otherwise an unfinished stage in the output is refused, so that none is lost.
 
     Returns:
@@ -61,21 +66,20 @@ def find_checkpoint(config: StageConfig, *, resume: bool) -> Path | None:
         )
     _check_settings(config)
     manifest = read_manifest(found[-1])
-    check_rows(config, manifest)
+    check_rows(config, args, manifest)
     verify(found[-1], turn=launched()[0], turns=launched()[1])
     check_small_files(found[-1], manifest)
     read_metrics(Path(config.output) / METRICS_FILE)
     return found[-1]
 
 
-def check_rows(config: StageConfig, manifest: dict[str, Any]) -> None:
+def check_rows(config: StageConfig, args: TrainingArguments, manifest: dict[str, Any]) -> None:
     """Refuse to go on with other rows in a step than a checkpoint was trained with, by however many processes.
 
     Raises:
         ConfigError: With what makes them as many.
     """
-    rows, accumulated = (config.trainer.get(key, default) for key, default in _SPREAD.items())
-    now, before = rows_of_step(rows, accumulated, launched()[1]), manifest["rows"]
+    now, before = rows_of_step(args, launched()[1]), manifest["rows"]
     measured = BatchPlan(config.data).measures
     if now["step"] == before["step"] and (now["batch"] == before["batch"] or not measured):
         return
@@ -88,7 +92,7 @@ def check_rows(config: StageConfig, manifest: dict[str, Any]) -> None:
 
 def _how_to_spread(before: dict[str, int], *, measured: bool) -> str:
     """The cure for other rows in a step."""
-    whole, rows, size = launched()[1], *_SPREAD
+    whole, rows, size = launched()[1], *_ROWS
     if (before["batch"] if measured else before["step"]) % whole:
         return f"Start a number of processes that divides {before['batch'] if measured else before['step']}."
     if measured:
@@ -97,13 +101,10 @@ def _how_to_spread(before: dict[str, int], *, measured: bool) -> str:
     return f"Set trainer.{rows} and {size} whose product is {before['step'] // whole}."
 
 
-_SPREAD = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
-"""How a process takes its rows of a step, and what transformers does unless told."""
-
-
-def rows_of_step(rows: int, accumulated: int, processes: int) -> dict[str, int]:
-    """Rows (or packs) of a step, and of one batch of all processes."""
-    return {"step": rows * accumulated * processes, "batch": rows * processes}
+def rows_of_step(args: TrainingArguments, processes: int) -> dict[str, int]:
+    """Count the rows (or packs) of a step, and of one batch of all processes."""
+    batch = args.per_device_train_batch_size * processes
+    return {"step": batch * args.gradient_accumulation_steps, "batch": batch}
 
 
 def is_complete(config: StageConfig) -> bool:
@@ -200,16 +201,6 @@ class WatchCheckpoints(TrainerCallback):
         return control
 
 
-def mean_loss(log: list[dict[str, Any]]) -> float:
-    """Mean of the logged losses, each over the steps since the log before it."""
-    total, last = 0.0, 0
-    for entry in log:
-        if "loss" in entry:
-            total += entry["loss"] * (entry["step"] - last)
-            last = entry["step"]
-    return total / max(last, 1)
-
-
 def checkpoints(config: StageConfig) -> list[Path]:
     """Checkpoint folders of a stage, the latest last."""
     folder = Path(config.output)
@@ -224,7 +215,7 @@ def _check_settings(config: StageConfig) -> None:
     if not file.is_file():
         raise ConfigError(f"{config.output} has no {STAGE_FILE}, so that its settings cannot be compared. Remove it.")
     stage, values = read_stage(file), config.model_dump()
-    _check_whole(file, [key for key in values if key not in stage])
+    _check_whole(file, [key for key in values if key not in {*stage, *_LATER}])
     before, now = _flat(stage), _flat(values)
     free = _MOVABLE if read_data_facts(config.output) is not None else re.compile("(?!)")
     changed = [

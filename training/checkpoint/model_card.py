@@ -1,26 +1,67 @@
-"""The papers of a trained folder: its model card, the history of its stages, and the stage as it was run."""
+"""The metadata of a trained folder: its model card, the history of its stages, and the stage as it was run."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.errors import ConfigError, UniMoEError
 from unimoe.errors.visible import markdown
 from unimoe.files.strict_json import parse_json
 from unimoe.files.strict_yaml import read_yaml_file
+from unimoe.files.writing import write_whole
 from unimoe.media import Limits
 from unimoe.surgery import Certificate
 from unimoe.surgery.certificate import FILE_NAME as CERTIFICATE_FILE
 
-from ..config.stage import StageConfig
-from ..files import write_safely
+from ..config.stage import STAGE_FILE, StageConfig
 
 HISTORY_FILE = "history.json"
-STAGE_FILE = "stage.yaml"
+
+
+@dataclass
+class Metadata:
+    """What a stage writes beside weights: into its checkpoints, and into the model that it leaves.
+
+    Args:
+        config: The stage.
+        processor: Of its model.
+        certificate: Of the assembly that it starts from, if it does.
+        history: Makes the history up to now, this stage as its last entry.
+    """
+
+    config: StageConfig
+    processor: UniMoEProcessor
+    certificate: Certificate | None
+    history: Callable[[], list[dict[str, Any]]]
+
+    def describe(self, folder: Path, model: UniMoEForConditionalGeneration) -> None:
+        """Write all of a model but its weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        model.config.save_pretrained(folder)
+        self._write(folder)
+
+    def save(self, folder: Path, model: UniMoEForConditionalGeneration) -> None:
+        """Write a model with its processor and metadata."""
+        model.save_pretrained(folder)
+        self._write(folder)
+
+    def _write(self, folder: Path) -> None:
+        """Write the processor, `stage.yaml`, `certificate.json` if the model was assembled, card and history."""
+        self.processor.save_pretrained(folder)
+        write_stage(folder, self.config)
+        if self.certificate is not None:
+            self.certificate.save(folder)
+        else:  # of a model that was here before
+            (folder / CERTIFICATE_FILE).unlink(missing_ok=True)
+        history = self.history()
+        write_whole(folder / "README.md", model_card(folder.name, history, self.certificate))
+        write_history(folder, history)
 
 
 def read_history(start: StageConfig) -> list[dict[str, Any]]:
@@ -65,10 +106,12 @@ def describe_stage(
     rows: dict[str, int | None],
     steps: int,
     samples: int,
-    loss: float,
+    log: list[dict[str, Any]],
     seconds: float,
+    fitted: dict[str, Any],
+    warnings: list[str],
 ) -> dict[str, Any]:
-    """Summarise a finished stage for the history.
+    """Summarise a stage for the history, with its last losses on validation rows and what was warned of.
 
     Args:
         name: The stage's name.
@@ -76,11 +119,15 @@ def describe_stage(
         rows: Rows of each data file; None for a stream.
         steps: Optimizer steps.
         samples: Rows shown, repetitions counted.
-        loss: Mean training loss over the whole stage.
+        log: What the trainer logged.
         seconds: Duration of the training, since it was last resumed.
+        fitted: Rows that were cut or dropped.
+        warnings: What was warned of.
     """
     values = config.model_dump()
-    return {
+    last: dict[str, Any] = next((line for line in reversed(log) if "eval_loss" in line), {})
+    held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
+    entry = {
         "stage": name,
         "start": values["start"],
         "train": values["train"],
@@ -90,34 +137,33 @@ def describe_stage(
         "seed": config.seed,
         "steps": steps,
         "samples": samples,
-        "loss": round(loss, 4),
+        "loss": round(mean_loss(log), 4),
         "seconds": round(seconds, 1),
         "output": config.output,
     }
+    further = {"held_back": held_back, "warnings": warnings}
+    return entry | fitted | {key: value for key, value in further.items() if value}
 
 
-def write_papers(
-    folder: Path, config: StageConfig, history: list[dict[str, Any]], *, certificate: Certificate | None
-) -> None:
-    """Write `README.md`, `history.json`, `stage.yaml` and, if the model was assembled, `certificate.json`."""
-    write_stage(folder, config)
-    if certificate is not None:
-        certificate.save(folder)
-    else:  # of a model that was here before
-        (folder / CERTIFICATE_FILE).unlink(missing_ok=True)
-    write_safely(folder / "README.md", model_card(folder.name, history, certificate))
-    write_history(folder, history)
+def mean_loss(log: list[dict[str, Any]]) -> float:
+    """Mean of the logged losses, each over the steps since the log before it."""
+    total, last = 0.0, 0
+    for entry in log:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last)
+            last = entry["step"]
+    return total / max(last, 1)
 
 
 def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
     """Write `history.json`, last of all files: it says that the stage is complete."""
-    write_safely(folder / HISTORY_FILE, json.dumps(history, indent=2) + "\n")
+    write_whole(folder / HISTORY_FILE, json.dumps(history, indent=2) + "\n")
 
 
 def write_stage(folder: Path, config: StageConfig) -> None:
     """Write `stage.yaml`, a configuration that runs the stage again."""
     stage = yaml.safe_dump(config.model_dump(), sort_keys=False)
-    write_safely(folder / STAGE_FILE, f"# python -m training {STAGE_FILE}\n{stage}")
+    write_whole(folder / STAGE_FILE, f"# python -m training {STAGE_FILE}\n{stage}")
 
 
 def read_stage(path: Path) -> dict[str, Any]:

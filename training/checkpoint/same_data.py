@@ -1,19 +1,21 @@
 """Tells whether the data of a stage are those that it was begun with."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from unimoe.errors import ConfigError
+from unimoe.errors import ConfigError, UniMoEError
+from unimoe.files.strict_json import parse_json
+from unimoe.files.writing import write_whole
 
 from ..config.stage import StageConfig
 from ..data import MixtureDataset
 from ..data.identity import count_rows, describe_source, digest_of_files
 from ..data.media_digest import Facts
 from ..distributed.processes import launched
-from ..files import read_noted, write_safely
 from ..monitor.progress import track
 
 DATA_FILE = "data.json"
@@ -47,7 +49,7 @@ def describe_data(
 
 def write_data(config: StageConfig, data: list[Facts]) -> None:
     """Note in the output what the data of its stage are."""
-    write_safely(Path(config.output) / DATA_FILE, json.dumps(data, indent=1) + "\n")
+    write_whole(Path(config.output) / DATA_FILE, json.dumps(data, indent=1) + "\n")
 
 
 def read_data_facts(output: str | Path) -> list[Facts] | None:
@@ -57,6 +59,30 @@ def read_data_facts(output: str | Path) -> list[Facts] | None:
         ConfigError: If the file is damaged.
     """
     noted: list[Facts] | None = read_noted(Path(output) / DATA_FILE, _is_whole, "data are")
+    return noted
+
+
+def read_noted(path: Path, is_whole: Callable[[Any], bool], what: str) -> Any:
+    """Read what a stage noted of what it was begun with; None if it was begun before that was noted.
+
+    Args:
+        path: JSON.
+        is_whole: Whether what it holds is what was written.
+        what: It was begun with, such as "data are".
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        noted = parse_json(path.read_bytes(), where=str(path))
+        if not is_whole(noted):
+            raise ConfigError(str(path), f"it does not say what the {what}.")
+    except (OSError, UniMoEError) as error:
+        problem = f"is damaged ({getattr(error, 'problem', '') or error})."
+        cure = f"Bring it back, or remove it if the {what} certainly as at the beginning."
+        raise ConfigError(str(path), problem, cure) from None
     return noted
 
 
@@ -129,4 +155,12 @@ def _media(facts: Facts) -> str:
     return f"{media.get('files', 0):,} files of {media.get('bytes', 0):,} bytes"
 
 
-__all__ = ["DATA_FILE", "check_data_of_complete", "check_same_data", "describe_data", "read_data_facts", "write_data"]
+__all__ = [
+    "DATA_FILE",
+    "check_data_of_complete",
+    "check_same_data",
+    "describe_data",
+    "read_data_facts",
+    "read_noted",
+    "write_data",
+]

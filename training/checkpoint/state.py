@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from unimoe.errors import ConfigError, UniMoEError
 from unimoe.files.strict_json import parse_json
+from unimoe.files.writing import write_whole
 from unimoe.media.naming import shown
 
 from ..distributed.processes import from_all, processes, rank, together
 from ..distributed.sharding import optimizer_states, put_optimizer_states, share_buffers, whole_weights
-from ..files import write_safely
 
 MANIFEST = "manifest.json"
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
@@ -250,7 +250,7 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     found = together(lambda: digests(folder, turn=rank(), turns=processes()))
     files = {name: facts for part in found for name, facts in part.items()}
     manifest = json.dumps({**facts, "files": files}, indent=1, sort_keys=True)
-    together(lambda: write_safely(folder / MANIFEST, manifest) if rank() == 0 else None)
+    together(lambda: write_whole(folder / MANIFEST, manifest) if rank() == 0 else None)
 
 
 def sync(folder: Path) -> None:

@@ -12,13 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from unimoe.errors import ConfigError
-from unimoe.errors.terminal import plain
+from unimoe.errors.terminal import fail, plain
 from unimoe.errors.visible import visible
 from unimoe.files.settings import validate
 
 from ..config.data import DataConfig, SourceConfig
 from ..config.recipe import load_recipe
-from ..exits import fail
 
 if TYPE_CHECKING:
     from unimoe.processing.lengths import TokenCounter

@@ -7,9 +7,7 @@ import typer
 from rich.console import Console
 
 from unimoe.errors import ConfigError
-from unimoe.errors.terminal import plain
-
-from ..exits import fail
+from unimoe.errors.terminal import fail, plain
 
 
 def merge(

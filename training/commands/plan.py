@@ -11,15 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from unimoe.errors import ConfigError
-from unimoe.errors.terminal import plain
+from unimoe.errors.terminal import fail, plain
 
-from ..exits import fail
+from ..monitor.sizes import GB
 
 if TYPE_CHECKING:
     from ..planning.memory_parallel import HostMemory
     from ..planning.plan import StagePlan
 
-GB = 1e9
 _WIDTH = 160
 """Columns of what does not go to a terminal."""
 TOO_LARGE = 1

@@ -184,7 +184,9 @@ def scale_length(stage: dict[str, Any], scale: float, source: str) -> dict[str, 
     if scale == 1 or not isinstance(trainer, dict | None):
         return stage
     trainer = dict(trainer or {})
-    steps, epochs = trainer.get("max_steps", -1), trainer.get("num_train_epochs", 3.0)
+    from transformers import TrainingArguments
+
+    steps, epochs = (trainer.get(name, getattr(TrainingArguments, name)) for name in ("max_steps", "num_train_epochs"))
     if not isinstance(steps, int | float) or not isinstance(epochs, int | float):
         return stage  # which `validate` refuses
     if steps > 0:

@@ -20,6 +20,9 @@ from .build import BuildConfig
 from .data import DataConfig
 from .train import TrainConfig
 
+STAGE_FILE = "stage.yaml"
+"""File of a stage's output with the stage as it was run."""
+
 # Settings of DeepSpeed that a stage decides elsewhere, and what to do instead.
 MANAGED_SETTINGS = {
     "train_batch_size": "It follows from the other batch sizes.",
@@ -196,6 +199,17 @@ class ParallelConfig(Section):
         return values
 
 
+class ReportConfig(Section):
+    """What is said before the first step beside parts, data and a sample.
+
+    Args:
+        memory: Estimate the memory of a step, as `python -m training plan` does: the first batches are measured, and
+            a step is tried out on tensors without values. It takes seconds for a small model, minutes for a large one.
+    """
+
+    memory: bool = False
+
+
 class StageConfig(Section):
     """A stage of training.
 
@@ -205,6 +219,7 @@ class StageConfig(Section):
         data: What it trains on.
         parallel: How it is spread over processes.
         trainer: Passed as it is to `transformers.TrainingArguments`.
+        report: What is said before the first step.
         seed: Decides order, augmentation, dropout and new weights.
         output: Folder of the result, an ordinary `save_pretrained` folder.
     """
@@ -214,12 +229,18 @@ class StageConfig(Section):
     data: DataConfig
     parallel: ParallelConfig = ParallelConfig()
     trainer: dict[str, Any] = {}
+    report: ReportConfig = ReportConfig()
     seed: int = 0
     output: str
 
+    @property
+    def _has_steps(self) -> bool:
+        """Whether a number of steps is given, before there are arguments of transformers to ask."""
+        return bool(self.trainer.get("max_steps", 0) > 0)
+
     @model_validator(mode="after")
     def _check_streams(self) -> Self:
-        if self.data.has_streams and self.trainer.get("max_steps", -1) <= 0:
+        if self.data.has_streams and not self._has_steps:
             raise PydanticCustomError("refused", "data: a stream has no last row. Set trainer.max_steps.")
         return self
 
@@ -246,7 +267,7 @@ class StageConfig(Section):
                 "parallel.zero: its flat buffers would move specialists that rest. Leave it out (several processes "
                 "work without it), or train the specialists in a stage each.",
             )
-        if self.trainer.get("max_steps", -1) < 1:
+        if not self._has_steps:
             raise PydanticCustomError(
                 "refused", "trainer.max_steps: specialists of one run share out a number of steps. Set it."
             )

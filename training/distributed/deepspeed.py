@@ -1,6 +1,5 @@
-"""DeepSpeed for a stage: its configuration, made from the stage's."""
+"""DeepSpeed under a trainer: what it must be told of a model, and the order in which gradients are reduced."""
 
-import importlib.util
 import os
 import socket
 from contextlib import ExitStack
@@ -18,47 +17,8 @@ from unimoe.moe.soft import SoftMoeBlock
 
 from ..config.stage import ParallelConfig, StageConfig
 
-INSTALL = "Run: pip install 'unimoe[train]'"
-WHOLE_MODULES = {
-    "stage3_param_persistence_threshold": 0,
-    "stage3_prefetch_bucket_size": 0,
-    "stage3_max_reuse_distance": 0,
-}
-"""ZeRO-3 fetches what a module needs when it needs it, and nothing ahead: processes whose rows have other media would
-fetch ahead in another order, and wait for each other for ever."""
 _APART = ("encoders", "connectors")
 """Rooms of a model whose modules run only in processes whose rows need them."""
-
-
-def deepspeed_arguments(config: StageConfig) -> dict[str, Any]:
-    """Make the arguments of transformers' trainer that put DeepSpeed to work; none if the stage does not use it.
-
-    Batch sizes and clipping follow `trainer`; the optimizer is transformers' own, sharded by ZeRO. `bf16` computes in
-    bf16 under autocast and keeps float32 weights, as it does without DeepSpeed, whose own bf16 breaks batch norms:
-    it rounds their weights and not their statistics.
-
-    Raises:
-        ConfigError: If DeepSpeed is not installed, or float16 is asked for.
-    """
-    if config.parallel.zero is None:
-        return {}
-    if config.trainer.get("fp16"):
-        raise ConfigError("trainer.fp16 is not supported under parallel.zero. Use trainer.bf16.")
-    if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(f"parallel.zero needs DeepSpeed, which is not installed. {INSTALL}")
-    given = config.parallel.settings()
-    zero = {**given.get("zero_optimization", {}), "stage": config.parallel.zero}
-    settings = {
-        **given,
-        "train_batch_size": "auto",
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "zero_optimization": zero | (WHOLE_MODULES if config.parallel.zero == 3 else {}),
-        "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": bool(config.trainer.get("bf16")), "dtype": "bfloat16"},
-    }
-    return {"deepspeed": settings, "bf16": False, "use_cpu": not torch.cuda.is_available()}
 
 
 def make_models_whole() -> None:

@@ -33,23 +33,27 @@ def from_all(value: Any) -> list[Any]:
     return values
 
 
-def together(work: Callable[[], Any]) -> list[Any]:
-    """Do something in all processes and return what came of it in each; if it fails in one, all of them stop.
+def together(work: Callable[[], Any], errors: tuple[type[Exception], ...] = (OSError,)) -> list[Any]:
+    """Do something in all processes and return what came of it in each; where it fails in one, all of them stop.
+
+    Args:
+        work: What to do; all processes must call this.
+        errors: Kinds of error that it may meet. Of another kind, the first one is raised where nothing failed.
 
     Raises:
-        OSError: With what went wrong, and in which processes; another error is raised where it happened.
+        Exception: The own error where it happened; elsewhere one of its kind with what went wrong, and where.
     """
     result, failure = None, None
     try:
         result = work()
     except Exception as error:
         failure = error
-    said = failure and (f"process {rank()}: {failure}" if processes() > 1 else str(failure))
+    said = failure and (type(failure) if isinstance(failure, errors) else errors[0], f"process {rank()}: {failure}")
     failures = [each for each in from_all(said) if each is not None]
-    if failure is not None and not isinstance(failure, OSError):
+    if failure is not None:
         raise failure
     if failures:
-        raise OSError("; ".join(failures))
+        raise failures[0][0]("; ".join(message for _, message in failures))
     return from_all(result)
 
 

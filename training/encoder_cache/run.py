@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -29,13 +28,17 @@ from ..config.stage import StageConfig
 from ..data import DataError, MixtureDataset
 from ..data.encoded import EncodedMedia, StateStore, StoredMedium
 from ..data.mixture.dataset import SAMPLING_RATE
+from ..distributed.processes import rank, together
 from ..monitor.progress import track
+from ..monitor.sizes import in_words
 from .media import MediaToEncode, MediumPlace, ReadyMedium, list_media, look_up
 from .settings import check_augmentation, choose_modalities, fingerprint, precision, resting_encoders, settings_of
 
 MEASURED = 1000
 """Media whose headers are read to estimate the size of all."""
 
+_CURABLE = (DataError, ConfigError)
+"""What one process may meet, and all stop for."""
 _DTYPES = {"computed": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -95,8 +98,9 @@ class RestingEncoders:
             check_augmentation(dataset, self.modalities)
         stores = self._open_stores(args)
         media = EncodedMedia(stores, video_sound=self.processor.layout.video_sound)
-        places = from_first(lambda: self._plan(datasets, media, console))
-        self._encode_share(datasets, places, stores, args, console)
+        plan = together(lambda: self._plan(datasets, media, console) if rank() == 0 else None, errors=_CURABLE)
+        places = plan[0]
+        together(lambda: self._encode_share(datasets, places, stores, args, console), errors=_CURABLE)
         for store in stores.values():
             store.refresh()
         if any(media.missing(place.kind, place.key) for place in places):
@@ -135,10 +139,10 @@ class RestingEncoders:
         free = shutil.disk_usage(self.folder).free
         kinds = [place.kind for place in places]
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
-        size = f"about {gigabytes(needed)} in {self.folder}"
+        size = f"about {in_words(needed)} in {self.folder}"
         if needed > free:
             raise ConfigError(
-                f"data.cache_encoders: the tokens of {counts} take {size}, where {gigabytes(free)} are free. Choose "
+                f"data.cache_encoders: the tokens of {counts} take {size}, where {in_words(free)} are free. Choose "
                 "another folder, dtype: bfloat16 or fewer modalities, or leave cache_encoders out."
             )
         console.print(f"encoding {counts} once: {size}", highlight=False)
@@ -172,13 +176,12 @@ class RestingEncoders:
         args: TrainingArguments,
         console: Console,
     ) -> None:
-        """Encode this process's share, then wait for the others.
+        """Encode this process's share.
 
         Raises:
-            DataError: If a medium cannot be read, in every process.
+            DataError: If a medium cannot be read.
         """
         share = places[args.process_index :: args.world_size]
-        error: DataError | None = None
         devices = {key: next(encoder.parameters()).device for key, encoder in self.encoders.items()}
         self.wake()
         try:
@@ -190,15 +193,12 @@ class RestingEncoders:
                         queues[part].add(medium, part)
             for queue in queues.values():
                 queue.flush()
-        except DataError as found:
-            error = found
         finally:
             for key, encoder in self.encoders.items():
                 encoder.to(devices[key])
             self._take_out()
-        for store in stores.values():
-            store.flush()  # what is done stays, also if a medium was unreadable
-        raise_everywhere(error)
+            for store in stores.values():
+                store.flush()  # what is done stays, also if a medium was unreadable
 
     def _loader(
         self, datasets: Sequence[MixtureDataset], places: Sequence[MediumPlace], *, workers: int
@@ -274,50 +274,9 @@ class EncoderQueue:
         self.waiting = []
 
 
-def from_first(make: Callable[[], list[MediumPlace]]) -> list[MediumPlace]:
-    """What the first process makes, in all processes; what it raises is raised in all of them.
-
-    Raises:
-        ConfigError, DataError: As `make` does.
-    """
-    if not dist.is_initialized():
-        return make()
-    made: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            made[0] = make()
-        except (ConfigError, DataError) as error:
-            made[1] = (type(error), str(error))
-    dist.broadcast_object_list(made, src=0)
-    if made[1] is not None:
-        kind, message = made[1]
-        raise kind(message)
-    return made[0]
-
-
-def raise_everywhere(error: DataError | None) -> None:
-    """Wait for all processes, and raise in each what one of them met.
-
-    Raises:
-        DataError: If there is one.
-    """
-    if dist.is_initialized():
-        messages: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(messages, None if error is None else str(error))
-        found = next((message for message in messages if message), None)
-        error = error or (DataError(found) if found else None)
-    if error is not None:
-        raise error
-
-
 def unchanged(value: Any) -> Any:
     """What a loader gives: the value as it is."""
     return value
-
-
-def gigabytes(size: int) -> str:
-    """A number of bytes as people read it."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 __all__ = ["RestingEncoders"]

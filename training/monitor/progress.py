@@ -14,8 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from unimoe.errors.terminal import plain
 from unimoe.errors.visible import visible
+from unimoe.files.writing import append, write_whole
 
-from ..files import append, write_safely
 from .metrics_file import read_metrics
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class MetricsFile(TrainerCallback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             logs = read_metrics(self.path) if state.global_step else []
             kept = [json.dumps(log) + "\n" for log in logs if log["step"] <= state.global_step]
-            write_safely(self.path, "".join(kept))
+            write_whole(self.path, "".join(kept))
 
     def on_log(
         self,

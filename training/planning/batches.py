@@ -4,7 +4,6 @@ From the rows of the data, measured by the headers of their media, where the dat
 with one medium of each kind would be.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import TrainingArguments
 
 from unimoe import Modality, UniMoEProcessor
 
@@ -26,8 +26,7 @@ from ..data.batching.measure import RowLengths
 from ..data.batching.streams import split_lanes
 from ..data.mixture.dataset import SAMPLING_RATE
 from ..data.mixture.order import Place
-from ..trainer.data import plan_data, read_data
-from ..trainer.validation import validation_arguments
+from ..trainer.data import count_steps, plan_data, read_data
 
 MOST, STREAMED = 200, 20
 """Batches of a process that are looked at for the largest one; of streams, which may come from afar, fewer."""
@@ -54,11 +53,14 @@ class PlannedBatches:
     held_back: dict[str, Any] | None = None
 
 
-def plan_stage_batches(config: StageConfig, processor: UniMoEProcessor, *, processes: int) -> PlannedBatches:
+def plan_stage_batches(
+    config: StageConfig, args: TrainingArguments, processor: UniMoEProcessor, *, processes: int
+) -> PlannedBatches:
     """Find out what batches a stage will see.
 
     Args:
         config: The stage.
+        args: Of its trainer.
         processor: Of its model.
         processes: That share its batches.
 
@@ -70,13 +72,14 @@ def plan_stage_batches(config: StageConfig, processor: UniMoEProcessor, *, proce
     except DataError:
         if not (absent := [source.path for source in config.data.mixture if not glob(source.path)]):
             raise
-        return assume_batches(config, processor, reason=f"there is no {absent[0]}")
-    plan, collator = plan_data(config, dataset, processor)
-    return look_at_batches(config, dataset, held_back, plan, collator, processes=processes)
+        return assume_batches(config, args, processor, reason=f"there is no {absent[0]}")
+    plan, collator = plan_data(config.data, dataset, processor, args)
+    return look_at_batches(config, args, dataset, held_back, plan, collator, processes=processes)
 
 
 def look_at_batches(
     config: StageConfig,
+    args: TrainingArguments,
     dataset: MixtureDataset,
     held_back: MixtureDataset | None,
     plan: BatchPlan,
@@ -94,22 +97,21 @@ def look_at_batches(
     seen = [
         found
         for lane in lanes.values() or [dataset]
-        for found in look_through(lane, plan, processor, size=batch_size(config), processes=processes)
+        for found in look_through(lane, plan, processor, size=args.per_device_train_batch_size, processes=processes)
     ]
     batches = [collator([lane[place] for place in places]) for lane, places in largest(seen)]
     tokens = sum(real for _, _, _, _, real in seen) / len(seen)
     basis = f"measured on {len(seen):,} batches of the data" + (
         ", the first ones" if len(seen) >= MOST or dataset.has_streams else ""
     )
-    steps = count_steps(config, dataset, plan, processes)
-    evaluated = None if held_back is None else held_back_batch(config, held_back, processor)
+    steps = count_steps(dataset, plan, args, processes=processes)
+    evaluated = None if held_back is None else held_back_batch(args, held_back, processor)
     return PlannedBatches(batches, steps, tokens, basis, evaluated)
 
 
-def held_back_batch(config: StageConfig, dataset: MixtureDataset, processor: UniMoEProcessor) -> dict[str, Any]:
+def held_back_batch(args: TrainingArguments, dataset: MixtureDataset, processor: UniMoEProcessor) -> dict[str, Any]:
     """The held-back rows that are longest together, of the first ones, as many as are looked at together."""
-    arguments = {**validation_arguments(config.data, config.trainer), **config.trainer}
-    size = int(arguments["per_device_eval_batch_size"])
+    size = args.per_device_eval_batch_size
     lengths = RowLengths(dataset, processor)
     rows = sorted(range(min(dataset.num_rows, MOST * size)), key=lambda row: lengths(Place(0, row, row)), reverse=True)
     return Collator(processor)([dataset[row] for row in rows[:size]])
@@ -117,11 +119,6 @@ def held_back_batch(config: StageConfig, dataset: MixtureDataset, processor: Uni
 
 Seen = tuple[MixtureDataset, list[Place], int, int, int]
 """Rows, places of a batch, its tokens with padding, its media, its real tokens."""
-
-
-def batch_size(config: StageConfig) -> int:
-    """Rows, or packs, of a batch; 8 where a stage does not say, as in transformers."""
-    return int(config.trainer.get("per_device_train_batch_size", 8))
 
 
 def look_through(
@@ -158,16 +155,9 @@ def largest(seen: list[Seen]) -> list[tuple[MixtureDataset, list[Place]]]:
     return [seen[index][:2] for index in dict.fromkeys((by_tokens, by_media))]
 
 
-def count_steps(config: StageConfig, dataset: MixtureDataset, plan: BatchPlan, processes: int) -> int:
-    """Steps of the optimizer in a stage, as transformers' trainer counts them."""
-    if (given := int(config.trainer.get("max_steps", -1))) > 0:
-        return given
-    sampler = MixtureBatches(dataset, plan, batch_size=batch_size(config), processes=processes)
-    in_epoch = math.ceil(len(sampler) / int(config.trainer.get("gradient_accumulation_steps", 1)))
-    return math.ceil(float(config.trainer.get("num_train_epochs", 3.0)) * max(in_epoch, 1))
-
-
-def assume_batches(config: StageConfig, processor: UniMoEProcessor, *, reason: str) -> PlannedBatches:
+def assume_batches(
+    config: StageConfig, args: TrainingArguments, processor: UniMoEProcessor, *, reason: str
+) -> PlannedBatches:
     """Make up a batch of rows of full length, each with one medium of each kind.
 
     Raises:
@@ -177,12 +167,12 @@ def assume_batches(config: StageConfig, processor: UniMoEProcessor, *, reason: s
     row = make_row(processor)
     if (fixed := row["input_ids"].shape[1]) > length:
         raise DataError(f"data.max_length {length}: a row with one medium of each kind has {fixed} tokens. Raise it.")
-    rows = batch_size(config)
+    rows = args.per_device_train_batch_size
     batch = repeat_row(lengthen(row, length), rows)
     if config.data.packing:
         batch = pack_rows(batch)
     kinds = ", ".join(modality.key for modality in blank_media(processor))
-    steps = int(config.trainer.get("max_steps", -1))
+    steps = args.max_steps
     basis = f"assumed: rows of {length} tokens, each with one {kinds} ({reason})"
     return PlannedBatches([batch], steps if steps > 0 else None, float(rows * length), basis)
 
@@ -226,4 +216,4 @@ def repeat_row(row: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
     return {name: torch.cat([value] * rows, dim=1 if name == "position_ids" else 0) for name, value in row.items()}
 
 
-__all__ = ["PlannedBatches", "batch_size", "look_at_batches", "plan_stage_batches"]
+__all__ = ["PlannedBatches", "look_at_batches", "plan_stage_batches"]

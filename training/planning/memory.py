@@ -29,14 +29,15 @@ from unimoe.moe import weighted_router_loss
 
 from ..config.stage import StageConfig
 from ..config.train import TrainConfig
+from ..config.training_arguments import arguments_on_paper
 from ..data.batching.collator import IGNORED
 from ..encoder_cache.settings import choose_modalities, resting_encoders
+from ..monitor.sizes import GB, MB
 from ..trainable.parts import Trainable, choose_trainable, keep_frozen_steady
 from ..trainer.losses import set_coefficients
 from ..trainer.specialists import split_feed_forwards
 from .memory_tracker import MemoryTracker
 
-GB, MB = 1e9, 1e6
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer"
 """Kinds of memory beside activations."""
 
@@ -80,7 +81,7 @@ def estimate(
     batch: Mapping[str, Any],
     *,
     held_back: Mapping[str, Any] | None = None,
-    arguments: TrainingArguments | None = None,
+    args: TrainingArguments | None = None,
 ) -> StepMemory:
     """Find what a step takes in one process that trains alone; see `training.planning.memory_parallel` for several.
 
@@ -89,12 +90,12 @@ def estimate(
         model_config: Of the model that it starts from.
         batch: One batch as the collator makes it; its values do not matter, but for the attention mask.
         held_back: A batch of held-back rows, if there are any.
-        arguments: Of the trainer, once there is one, for to make others would reset accelerate's state. None: made.
+        args: Of the trainer, once there is one, for to make others would reset accelerate's state. None: made.
 
     Raises:
         ConfigError: If the model has no part of a name that trains, or cannot be tried out without values.
     """
-    arguments = arguments or optimizer_arguments(config)
+    args = args or arguments_on_paper(config)
     model, _ = meta_model(config, model_config)
     kept = kept_modalities(config, model)
     tensors, others = (encoded_once(tensors_of(given), kept, model_config) for given in (batch, held_back or {}))
@@ -104,8 +105,8 @@ def estimate(
     try:
         with fake_world() as (mode, tracker):
             make_fake(model)
-            step = Step(config, model, tracker, to_fake(tensors, mode))
-            found = step.run(arguments)
+            step = Step(config, args, model, tracker, to_fake(tensors, mode))
+            found = step.run()
             return replace(found, validation=step.validate(to_fake(others, mode), learned)) if others else found
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
         raise ConfigError(
@@ -133,13 +134,6 @@ def encoded_once(tensors: dict[str, Any], kept: Sequence[Modality], model_config
             encoder = model_config.encoder_config(modality.encoder_key)
             states[modality.key] = torch.empty(len(features), encoder.num_tokens, encoder.hidden_size)
     return raw | {"encoder_states": states} if states else raw
-
-
-def optimizer_arguments(config: StageConfig) -> TrainingArguments:
-    """What the trainer would be told of its optimizer."""
-    names = ("optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
-    given = {name: config.trainer[name] for name in names if name in config.trainer}
-    return TrainingArguments(output_dir=config.output, use_cpu=True, **given)
 
 
 def to_fake(tensors: Any, mode: FakeTensorMode) -> Any:
@@ -223,6 +217,7 @@ class Step:
 
     Args:
         config: The stage.
+        args: Of its trainer.
         model: Ready to train.
         tracker: The mode in which it runs.
         batch: What of a batch reaches the model.
@@ -231,31 +226,32 @@ class Step:
     def __init__(
         self,
         config: StageConfig,
+        args: TrainingArguments,
         model: UniMoEForConditionalGeneration,
         tracker: MemoryTracker,
         batch: dict[str, Any],
     ) -> None:
-        self.config, self.model, self.tracker, self.batch = config, model, tracker, batch
+        self.config, self.args, self.model, self.tracker, self.batch = config, args, model, tracker, batch
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.accumulation = int(config.trainer.get("gradient_accumulation_steps", 1))
         for tensor in [*model.parameters(), *model.buffers()]:
             tracker.hold(tensor, WEIGHTS)
         for parameter in self.trained:
             parameter.register_post_accumulate_grad_hook(self._name_gradient)
 
-    def run(self, arguments: TrainingArguments) -> StepMemory:
+    def run(self) -> StepMemory:
         """Run it, with the optimizer that the trainer would make, and say what it took."""
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, self.model)
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args, self.model)
         optimizer = kind(self.trained, **options)
         self.fill_states(optimizer)
         self.tracker.begin()
-        for _ in range(min(self.accumulation, 2)):  # from the second batch on, gradients are there already
+        accumulated = self.args.gradient_accumulation_steps
+        for _ in range(min(accumulated, 2)):  # from the second batch on, gradients are there already
             self.backward()
         backward, flops = self.tracker.at_peak, self.tracker.flops
         self.tracker.begin()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
         optimizer.step()
-        return StepMemory(backward, self.tracker.at_peak, flops * self.accumulation // min(self.accumulation, 2))
+        return StepMemory(backward, self.tracker.at_peak, flops * accumulated // min(accumulated, 2))
 
     def fill_states(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the optimizer make its states, as it does in its first step."""
@@ -310,4 +306,4 @@ class Step:
             self.tracker.hold(parameter.grad, GRADIENTS)
 
 
-__all__ = ["GB", "StepMemory", "estimate"]
+__all__ = ["StepMemory", "estimate"]

@@ -17,10 +17,12 @@ from unimoe.moe.counting import count_parameters
 
 from ..config.recipe import load_recipe, select_stages
 from ..config.stage import StageConfig
+from ..config.training_arguments import arguments_on_paper
 from ..distributed.deepspeed import check_experts
+from ..monitor.sizes import GB
 from ..trainable.parts import Trainable, trainable_table
-from .batches import PlannedBatches, batch_size, plan_stage_batches
-from .memory import GB, StepMemory, estimate, meta_model
+from .batches import PlannedBatches, plan_stage_batches
+from .memory import StepMemory, estimate, meta_model
 from .memory_parallel import HostMemory, across_processes, host_memory
 from .models import PlannedModel, PlannedRecipe
 from .traffic import Placement, Traffic, step_traffic
@@ -93,8 +95,9 @@ def plan_stage(
     if config.parallel.expert_parallel_size > 1:
         check_experts(config.parallel, start.config.text_config, processes=processes)
     model, trainable = meta_model(config, start.config)
-    batches = plan_stage_batches(config, start.processor, processes=processes)
-    alone = worst_step(config, start.config, batches)
+    args = arguments_on_paper(config)
+    batches = plan_stage_batches(config, args, start.processor, processes=processes)
+    alone = worst_step(config, args, start.config, batches)
     on_device, on_cpu = (
         across_processes(alone, config, model, processes=processes, on_cpu=on_cpu)
         for on_cpu in (bool(config.trainer.get("use_cpu")), True)
@@ -105,21 +108,28 @@ def plan_stage(
         parameters=count_planned(start, model, trainable),
         batches=batches,
         memory=on_device,
-        traffic=plan_traffic(config, start, model, batches, processes=processes),
+        traffic=plan_traffic(config, args, start, model, batches, processes=processes),
         host=host_memory(config, on_cpu, model, sources=start.sources),
         processes=processes,
         table=trainable_table(trainable),
-        advice=list(advise(config, start, processes, limit)) if is_over and limit else [],
+        advice=list(advise(config, args, start, processes, limit)) if is_over and limit else [],
     )
 
 
 def plan_traffic(
-    config: StageConfig, start: PlannedModel, model: nn.Module, batches: PlannedBatches, *, processes: int
+    config: StageConfig,
+    args: TrainingArguments,
+    start: PlannedModel,
+    model: nn.Module,
+    batches: PlannedBatches,
+    *,
+    processes: int,
 ) -> Traffic:
     """What a process sends in a step whose tokens all have as many experts as they may, each once."""
     text = start.config.text_config
     return step_traffic(
         config,
+        args,
         Placement.of(model),
         processes=processes,
         choices=batches.tokens * text.num_experts_per_tok,
@@ -142,56 +152,54 @@ def count_planned(start: PlannedModel, model: nn.Module, trainable: Trainable) -
 
 def step_memory(
     config: StageConfig,
+    args: TrainingArguments,
     model_config: UniMoEConfig,
     batches: PlannedBatches,
     *,
     processes: int,
     on_cpu: bool,
-    arguments: TrainingArguments | None = None,
 ) -> StepMemory:
-    """What a step takes at most in each of some processes; `arguments` as for `training.planning.memory.estimate`."""
+    """Estimate what a step takes at most in each of some processes."""
     model, _ = meta_model(config, model_config)
-    alone = worst_step(config, model_config, batches, arguments)
+    alone = worst_step(config, args, model_config, batches)
     return across_processes(alone, config, model, processes=processes, on_cpu=on_cpu)
 
 
 def worst_step(
-    config: StageConfig,
-    model_config: UniMoEConfig,
-    batches: PlannedBatches,
-    arguments: TrainingArguments | None = None,
+    config: StageConfig, args: TrainingArguments, model_config: UniMoEConfig, batches: PlannedBatches
 ) -> StepMemory:
-    """What a step takes at most in a process that trains alone, of the batches that are likely to take most."""
+    """Estimate a step in a process that trains alone, with the batch that takes most."""
     steps = (
-        estimate(config, model_config, batch, held_back=batches.held_back, arguments=arguments)
-        for batch in batches.largest
+        estimate(config, model_config, batch, held_back=batches.held_back, args=args) for batch in batches.largest
     )
     return max(steps, key=lambda step: step.total)
 
 
-def advise(config: StageConfig, start: PlannedModel, processes: int, limit: float) -> Iterator[str]:
+def advise(
+    config: StageConfig, args: TrainingArguments, start: PlannedModel, processes: int, limit: float
+) -> Iterator[str]:
     """Try changes one on top of the other until a stage fits, and say what each would come to."""
     changed = config
-    for what, change in possible_changes(config, processes):
+    for what, change in possible_changes(config, args, processes):
         changed = change(changed)
-        batches = plan_stage_batches(changed, start.processor, processes=processes)
+        changed_args = arguments_on_paper(changed)
+        batches = plan_stage_batches(changed, changed_args, start.processor, processes=processes)
         on_cpu = bool(config.trainer.get("use_cpu"))
-        total = step_memory(changed, start.config, batches, processes=processes, on_cpu=on_cpu).total
+        total = step_memory(changed, changed_args, start.config, batches, processes=processes, on_cpu=on_cpu).total
         yield f"{what}: {total / GB:.2f} GB"
         if total <= limit:
             return
     yield "Still too much: train fewer parts, or parts by lora; shorten data.max_length; or take larger GPUs."
 
 
-def possible_changes(config: StageConfig, processes: int) -> Iterator[tuple[str, Any]]:
+def possible_changes(config: StageConfig, args: TrainingArguments, processes: int) -> Iterator[tuple[str, Any]]:
     """Changes that leave the losses as they are: names, and functions that make them."""
-    if not config.trainer.get("activation_checkpointing"):
+    if not args.activation_checkpointing:
         yield (
             "trainer.activation_checkpointing=true",
             lambda stage: _with_trainer(stage, activation_checkpointing=True),
         )
-    size = batch_size(config)
-    accumulation = int(config.trainer.get("gradient_accumulation_steps", 1))
+    size, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     if size > 1:
         values = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulation * size}
         named = " ".join(f"trainer.{key}={value}" for key, value in values.items())

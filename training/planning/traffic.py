@@ -8,6 +8,7 @@ process, of a reduce-scatter, an all-gather or an all-to-all (n - 1) / n, among 
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import TrainingArguments
 
 from unimoe.moe.block import SparseMoeBlock
 from unimoe.moe.routers.router import Router
@@ -95,7 +96,14 @@ class Traffic:
 
 
 def step_traffic(
-    config: StageConfig, placement: Placement, *, processes: int, choices: float, num_experts: int, hidden_size: int
+    config: StageConfig,
+    args: TrainingArguments,
+    placement: Placement,
+    *,
+    processes: int,
+    choices: float,
+    num_experts: int,
+    hidden_size: int,
 ) -> Traffic:
     """Say what a process sends and receives in a step.
 
@@ -106,6 +114,7 @@ def step_traffic(
 
     Args:
         config: The stage.
+        args: Of its trainer.
         placement: Of its model.
         processes: P.
         choices: Of experts, by the tokens of one batch of one process in one layer, on average.
@@ -113,8 +122,7 @@ def step_traffic(
         hidden_size: D.
     """
     size, zero = config.parallel.expert_parallel_size, config.parallel.zero
-    batches = int(config.trainer.get("gradient_accumulation_steps", 1))
-    again = bool(config.trainer.get("activation_checkpointing"))
+    batches, again = args.gradient_accumulation_steps, bool(args.activation_checkpointing)
     number = 2 if config.trainer.get("bf16") else 4
     rows = (6 if again else 4) * choices * hidden_size * number
     counts = (2 if again else 1) * 8 * num_experts

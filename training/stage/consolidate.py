@@ -14,8 +14,7 @@ from unimoe.errors import ConfigError
 from unimoe.files.settings import validate
 from unimoe.surgery.certificate import FILE_NAME, Certificate
 
-from ..checkpoint.model_card import HISTORY_FILE, STAGE_FILE, read_entries, read_stage
-from ..checkpoint.papers import Papers
+from ..checkpoint.model_card import HISTORY_FILE, STAGE_FILE, Metadata, read_entries, read_stage
 from ..checkpoint.state import DESCRIPTION, put_weights, verify
 from ..config.stage import StageConfig
 from ..monitor.metrics_file import METRICS_FILE
@@ -56,7 +55,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
     if (losses := checkpoint.parent / METRICS_FILE).is_file():
         shutil.copy(losses, out)
     write_model(
-        model, trainable, Papers(config, load_processor(described, model.config), certificate, lambda: history)
+        model, trainable, Metadata(config, load_processor(described, model.config), certificate, lambda: history)
     )
 
 

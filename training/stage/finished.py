@@ -6,14 +6,16 @@ from unimoe.errors import ConfigError
 from unimoe.files.folder import CheckpointError, check_folder
 
 from ..checkpoint.model_card import HISTORY_FILE, read_entries
+from ..checkpoint.same_data import check_data_of_complete
 from ..config.stage import StageConfig
+from .same_start import check_same_start
 
 _CURE = "Bring it back, or remove the output to run the stage again."
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def check_finished(config: StageConfig) -> None:
-    """Refuse to skip a finished stage whose history or model is damaged; the weights themselves are not read.
+    """Refuse to skip a finished stage that is damaged, or whose start or data changed; no weights are read.
 
     Raises:
         ConfigError: Naming the file.
@@ -26,6 +28,8 @@ def check_finished(config: StageConfig) -> None:
     specialists = config.start.specialists
     for folder in [output / key for key in specialists.modalities] if specialists else [output]:
         _check_model(folder)
+    check_same_start(config, finished=True)
+    check_data_of_complete(config)
 
 
 def _check_model(folder: Path) -> None:

@@ -15,10 +15,11 @@ from unimoe import Modality
 from unimoe.errors.terminal import plain
 from unimoe.errors.visible import visible
 
-from ..data import BatchPlan, Collator, MixtureBatches, MixtureDataset, Row, RowLengths
+from ..data import BatchPlan, Collator, MixtureDataset, Row, RowLengths
 from ..data.batching.collator import IGNORED
 from ..data.mixture.order import Place
 from ..data.readers.sources import RowStream
+from ..trainer.data import count_steps
 
 LOOKED_AT = 10_000
 """Rows of a file that are looked at for their media; of a longer one, as many that are spread evenly."""
@@ -86,15 +87,6 @@ def data_table(dataset: MixtureDataset, contents: Contents) -> Table:
     return table
 
 
-def count_steps(dataset: MixtureDataset, plan: BatchPlan, args: TrainingArguments) -> int:
-    """Steps of the optimiser in a whole stage, as transformers' trainer counts them."""
-    if args.max_steps > 0:
-        return args.max_steps
-    rows = args.per_device_train_batch_size
-    batches = len(MixtureBatches(dataset, plan, batch_size=rows, processes=args.world_size))
-    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
-
-
 def describe_length(
     dataset: MixtureDataset, plan: BatchPlan, collator: Collator, args: TrainingArguments, *, validated: int | None
 ) -> str:
@@ -108,7 +100,7 @@ def describe_length(
     Raises:
         DataError: If a row that is measured cannot be.
     """
-    steps = count_steps(dataset, plan, args)
+    steps = count_steps(dataset, plan, args, processes=args.world_size)
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     what = "packs" if plan.config.packing else "rows"
     parts = [f"{steps:,} steps of {size:,} {what}"]
@@ -180,4 +172,4 @@ def _style(kinds: list[int], labels: list[int], position: int) -> str:
     return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"
 
 
-__all__ = ["Contents", "count_steps", "data_table", "describe_length", "look_at_rows", "row_kinds", "show_samples"]
+__all__ = ["Contents", "data_table", "describe_length", "look_at_rows", "row_kinds", "show_samples"]

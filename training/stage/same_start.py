@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from unimoe.errors import ConfigError
+from unimoe.files.writing import write_whole
 
+from ..checkpoint.same_data import read_noted
 from ..config.stage import StageConfig
 from ..distributed.processes import launched
-from ..files import read_noted, write_safely
 from .output import start_folders
 
 START_FILE = "start.json"
@@ -19,16 +20,16 @@ _READ = ("config.json", "adapter_config.json", "processor_config.json", "tokeniz
 _WEIGHTS = (".safetensors", ".bin")
 _CURE = "Bring it back as it was, or remove the output to begin again."
 
-Facts = dict[str, dict[str, str]]
+StartFacts = dict[str, dict[str, str]]
 
 
-def describe_start(config: StageConfig) -> Facts:
+def describe_start(config: StageConfig) -> StartFacts:
     """Say what the folders are that a stage starts from: file -> SHA-256, or size, by the key that names the folder.
 
     Raises:
         ConfigError: If a file cannot be read.
     """
-    facts: Facts = {}
+    facts: StartFacts = {}
     for key, given in start_folders(config):
         folder = Path(given)
         if folder.is_dir():  # otherwise the id of a model on the Hub
@@ -46,9 +47,9 @@ def _describe(path: Path) -> str | None:
         raise ConfigError(str(path), f"cannot be read ({error.strerror}).", "Correct its rights.") from None
 
 
-def write_start(config: StageConfig, facts: Facts) -> None:
+def write_start(config: StageConfig, facts: StartFacts) -> None:
     """Note in the output what the start of its stage is."""
-    write_safely(Path(config.output) / START_FILE, json.dumps(facts, indent=1) + "\n")
+    write_whole(Path(config.output) / START_FILE, json.dumps(facts, indent=1) + "\n")
 
 
 def check_same_start(config: StageConfig, *, finished: bool = False) -> None:
@@ -63,7 +64,7 @@ def check_same_start(config: StageConfig, *, finished: bool = False) -> None:
     """
     if launched()[0] > 0:
         return
-    before: Facts | None = read_noted(Path(config.output) / START_FILE, _is_whole, "folders of its start are")
+    before: StartFacts | None = read_noted(Path(config.output) / START_FILE, _is_whole, "folders of its start are")
     if before is None:
         return
     now = describe_start(config)
@@ -83,4 +84,4 @@ def _is_whole(noted: Any) -> bool:
     )
 
 
-__all__ = ["START_FILE", "check_same_start", "describe_start", "write_start"]
+__all__ = ["START_FILE", "StartFacts", "check_same_start", "describe_start", "write_start"]

@@ -11,11 +11,11 @@ from unimoe import UniMoEForConditionalGeneration
 from unimoe.errors import ConfigError
 from unimoe.moe import Experts
 
+from ..config.stage import STAGE_FILE
 from ..config.train import LoraTraining
 
 ADAPTER_FOLDER = "adapter"
 """Within a stage's output: the deltas in peft's format."""
-_STAGE_FILE = "stage.yaml"
 
 Deltas = dict[str, list[nn.Parameter]]
 
@@ -120,7 +120,7 @@ def save_adapter(adapter: Any, folder: Path, *, base: str) -> None:
 
 def unmerged_adapter(folder: str | Path) -> Path | None:
     """The adapter that belongs on the model of a stage's output: one that was saved apart from it. None: all is in."""
-    stage, adapter = Path(folder) / _STAGE_FILE, Path(folder) / ADAPTER_FOLDER
+    stage, adapter = Path(folder) / STAGE_FILE, Path(folder) / ADAPTER_FOLDER
     if not (stage.is_file() and (adapter / "adapter_config.json").is_file()):
         return None
     lora = (yaml.safe_load(stage.read_text(encoding="utf-8")).get("train") or {}).get("lora") or {}

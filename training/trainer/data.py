@@ -1,5 +1,6 @@
 """Opens the data of a stage: rows that train, how they become batches, and held-back rows."""
 
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -10,10 +11,9 @@ from unimoe.errors import ConfigError
 
 from ..config.data import DataConfig
 from ..config.stage import StageConfig
-from ..data import BatchPlan, Collator, MixtureDataset, plan_batches
+from ..data import BatchPlan, Collator, MixtureBatches, MixtureDataset, plan_batches
 from ..data.mixture.dataset import read_mixture
 from ..monitor.progress import track
-from .validation import HeldBack
 
 
 def read_data(config: StageConfig) -> tuple[MixtureDataset, MixtureDataset | None]:
@@ -31,11 +31,21 @@ def read_data(config: StageConfig) -> tuple[MixtureDataset, MixtureDataset | Non
     return dataset, MixtureDataset(read_mixture(data.held_back), seed=config.seed, cache_media=data.cache_media)
 
 
-def plan_data(config: StageConfig, dataset: MixtureDataset, processor: UniMoEProcessor) -> tuple[BatchPlan, Collator]:
+def plan_data(
+    data: DataConfig, dataset: MixtureDataset, processor: UniMoEProcessor, args: TrainingArguments
+) -> tuple[BatchPlan, Collator]:
     """Plan how the rows of a stage become batches."""
-    data = config.data
-    plan = plan_batches(data, dataset, processor, sized=config.trainer.get("max_steps", -1) <= 0)
+    plan = plan_batches(data, dataset, processor, sized=args.max_steps <= 0)
     return plan, Collator(processor, max_length=data.max_length, packing=data.packing)
+
+
+def count_steps(dataset: MixtureDataset, plan: BatchPlan, args: TrainingArguments, *, processes: int) -> int:
+    """Count the steps of the optimizer in a whole stage, as transformers' trainer does."""
+    if args.max_steps > 0:
+        return args.max_steps
+    size = args.per_device_train_batch_size
+    batches = len(MixtureBatches(dataset, plan, batch_size=size, processes=processes))
+    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
@@ -77,25 +87,4 @@ def measure_rows(
     )
 
 
-def hold_back(
-    config: StageConfig, dataset: MixtureDataset | None, processor: UniMoEProcessor, args: TrainingArguments
-) -> HeldBack | None:
-    """Lay out the held-back rows of a stage, if it has any.
-
-    Raises:
-        DataError: If a row is too long.
-    """
-    if dataset is None:
-        return None
-    return HeldBack(
-        config.data,
-        dataset,
-        processor,
-        batch_size=args.per_device_eval_batch_size,
-        process=args.process_index,
-        processes=args.world_size,
-        specialists=list(config.start.specialists.modalities) if config.start.specialists else None,
-    )
-
-
-__all__ = ["check_packing", "hold_back", "measure_rows", "plan_data", "read_data"]
+__all__ = ["check_packing", "count_steps", "measure_rows", "plan_data", "read_data"]

@@ -10,6 +10,7 @@ from unimoe import MEDIA, UniMoETextConfig
 from unimoe.moe import anneal, router_loss_coefficients
 
 from ..config.train import Annealed, LossConfig
+from ..data.batching.collator import IGNORED
 
 
 def set_coefficients(text: UniMoETextConfig, losses: LossConfig, *, step: int) -> None:
@@ -45,7 +46,6 @@ def balance_over_all(text: UniMoETextConfig) -> None:
         text.router_aux_loss_global_batch = True
 
 
-IGNORED = -100
 GROUPS = 1 << (max(MEDIA) + 1)
 """Groups of rows: one for every set of modalities."""
 

@@ -1,6 +1,10 @@
 """Where a stage begins: a model is loaded, composed of pretrained parts, assembled, or made ready for specialists."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
+from transformers import TrainingArguments
 
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.build import build_model
@@ -8,11 +12,58 @@ from unimoe.checkpoint.loading import load_model, load_processor
 from unimoe.errors import ConfigError
 from unimoe.surgery import Certificate, assemble
 
+from ..checkpoint.state import put_weights
 from ..config.stage import StageConfig
+from ..distributed.deepspeed import make_models_whole
+from ..monitor.gradients import check_learning_rate
 from ..trainable.lora import merge_adapter, unmerged_adapter
+from ..trainable.parts import Trainable, choose_trainable
+from .data import check_packing
+from .losses import balance_over_all, set_coefficients
 from .specialists import split_feed_forwards
 
 Start = tuple[UniMoEForConditionalGeneration, UniMoEProcessor, Certificate | None]
+
+
+@dataclass
+class StageModel:
+    """The model of a stage, its processor, its certificate if it was assembled, and what trains in it."""
+
+    model: UniMoEForConditionalGeneration
+    processor: UniMoEProcessor
+    certificate: Certificate | None
+    trainable: Trainable
+
+
+def load_stage_model(config: StageConfig, args: TrainingArguments, *, checkpoint: Path | None = None) -> StageModel:
+    """Make the model of a stage, with the weights of a checkpoint, and choose what trains in it.
+
+    Raises:
+        ConfigError: If the start, a part or a loss does not fit, or nothing would train.
+    """
+    make_models_whole()
+    model, processor, certificate = load_start(config)
+    _set_losses(model, config)
+    if args.world_size > 1:
+        balance_over_all(model.config.text_config)
+    trainable = choose_trainable(model, config.train)
+    check_learning_rate(trainable, args.learning_rate)
+    check_packing(model.config.text_config, config.data)
+    if checkpoint is not None:
+        put_weights(checkpoint, model)
+    return StageModel(model, processor, certificate, trainable)
+
+
+def _set_losses(model: UniMoEForConditionalGeneration, config: StageConfig) -> None:
+    """Put a stage's first coefficients of the router losses into the model's configuration.
+
+    Raises:
+        ConfigError: If the model's routers cannot have such a loss.
+    """
+    try:
+        set_coefficients(model.config.text_config, config.train.losses, step=0)
+    except ValueError as error:
+        raise ConfigError(f"train.losses: {error}") from error
 
 
 def load_start(config: StageConfig) -> Start:
@@ -58,4 +109,4 @@ def load_weights(path: str, *, merge: bool = True) -> UniMoEForConditionalGenera
     return model
 
 
-__all__ = ["load_start", "load_weights"]
+__all__ = ["StageModel", "load_stage_model", "load_weights"]

@@ -17,15 +17,15 @@ from unimoe import UniMoETextConfig
 from unimoe.moe import balance_routers, count_routing, weighted_router_loss
 
 from ..checkpoint.folder import rows_of_step, write_checkpoint
-from ..checkpoint.papers import Papers
+from ..checkpoint.model_card import Metadata
 from ..checkpoint.state import DESCRIPTION, load_optimizer, read_manifest, save_state
 from ..config.train import LossConfig
 from ..data import BatchPlan, MixtureBatches, MixtureDataset
 from ..distributed.deepspeed import keep_whole, make_leaves, order_reduction
 from ..distributed.processes import limit_waiting, together
 from ..distributed.sharding import share_buffers
-from ..monitor.health import NonFiniteLoss, find_bad_gradients, find_bad_inputs, find_bad_rows
 from ..monitor.metrics import Meter, real_tokens, router_entropy
+from ..monitor.values import NonFiniteLoss, find_bad_gradients, find_bad_inputs, find_bad_rows
 from ..trainable.optimizer import ParameterGroups, group_rates
 from ..trainable.parts import keep_frozen_steady
 from ..trainable.schedule import load_schedule, save_schedule
@@ -60,7 +60,7 @@ class StageTrainer(Trainer):
         self.plan = plan
         self.held_back = held_back
         self.expert_parallel_size = expert_parallel_size
-        self.papers: Papers | None = None
+        self.metadata: Metadata | None = None
         self.away: dict[str, nn.Module] = {}
         self._began = time.monotonic()
         self.add_callback(EndStep(self))
@@ -107,7 +107,7 @@ class StageTrainer(Trainer):
         if best and (best == step or (output / f"checkpoint-{best}").is_dir()):  # the best measured one may have none
             self.state.best_model_checkpoint = str(output / f"checkpoint-{best}")
         args = self.args
-        rows = rows_of_step(args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size)
+        rows = rows_of_step(args, args.world_size)
         write_checkpoint(
             output,
             step,
@@ -126,8 +126,8 @@ class StageTrainer(Trainer):
             if self.is_world_process_zero():
                 save_schedule(folder, self.lr_scheduler)
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-                if self.papers is not None:
-                    self.papers.describe(folder / DESCRIPTION, model)
+                if self.metadata is not None:
+                    self.metadata.describe(folder / DESCRIPTION, model)
                 if self.plan is not None and self.plan.lengths is not None:
                     self.plan.lengths.save(folder)  # going on from it measures no row again
 
@@ -264,7 +264,7 @@ class StageTrainer(Trainer):
             NonFiniteLoss: If a gradient of the whole step is NaN or infinite, before it can reach the weights (under
                 DeepSpeed, before they can be saved).
         """
-        set_coefficients(self._text_config, self.losses, step=self.state.global_step)
+        set_coefficients(self.text_config, self.losses, step=self.state.global_step)
         self._rates = group_rates(self.optimizer)
         if self.is_deepspeed_enabled:
             order_reduction(self)
@@ -333,10 +333,11 @@ class StageTrainer(Trainer):
 
     def _total_loss(self, losses: dict[str, Tensor], inputs: dict[str, Any]) -> Tensor:
         """Language loss, and router losses with their coefficients and this batch's share of the step's tokens."""
-        return losses["language"] + self._share(inputs) * weighted_router_loss(self._text_config, losses)
+        return losses["language"] + self._share(inputs) * weighted_router_loss(self.text_config, losses)
 
     @property
-    def _text_config(self) -> UniMoETextConfig:
+    def text_config(self) -> UniMoETextConfig:
+        """Configuration of the language model that trains."""
         return self.accelerator.unwrap_model(self.model).config.get_text_config()
 
     def _share(self, inputs: dict[str, Any]) -> Tensor | float:
@@ -359,7 +360,7 @@ class StageTrainer(Trainer):
 
     def balance(self) -> None:
         """Move the balance biases of the routers against the load of the step, over all its batches and processes."""
-        if self._step_routing is not None and self._text_config.balance_bias:
+        if self._step_routing is not None and self.text_config.balance_bias:
             load = self.accelerator.reduce(self._step_routing, "sum")
             balance_routers(self.accelerator.unwrap_model(self.model), load)
         self._step_routing = None

@@ -174,22 +174,6 @@ def source_names(paths: Sequence[str]) -> list[str]:
     return [stem if stems.count(stem) == 1 else path for stem, path in zip(stems, paths, strict=True)]
 
 
-def validation_arguments(data: DataConfig, trainer: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of transformers' trainer by which held-back rows are looked at, under those that a stage gives.
-
-    Before the first step, ten times while training, and at its end, in batches as large as those of the training.
-    """
-    if not data.validation:
-        return {}
-    rows = 1 if data.packing else trainer.get("per_device_train_batch_size", 8)
-    return {
-        "eval_strategy": "steps",
-        "eval_steps": 0.1,
-        "eval_on_start": True,
-        "per_device_eval_batch_size": rows,
-    }
-
-
 class ValidateAtEnd(TrainerCallback):
     """Look at the held-back rows after the last step, whatever the interval."""
 
@@ -202,4 +186,4 @@ class ValidateAtEnd(TrainerCallback):
         return control
 
 
-__all__ = ["HeldBack", "ValidateAtEnd", "row_losses", "source_names", "validation_arguments"]
+__all__ = ["HeldBack", "ValidateAtEnd", "row_losses", "source_names"]

@@ -39,23 +39,15 @@ class MMBenchFileRow(MMBenchQuestion):
     image: Text
     path: str = ""
 
-    def picture(self, _: Source) -> str:
-        """Its file, which `mmbench_rows` has unpacked."""
-        return self.path
-
 
 class MMBenchHubRow(MMBenchQuestion):
     """A row of lmms-eval's copy."""
 
     image: Medium
 
-    def picture(self, source: Source) -> str:
-        """Unpack it."""
-        return source.medium(self.image, self.where)
-
 
 def mmbench_rows(source: Source, *, names: tuple[str, ...]) -> Iterator[MMBenchFileRow]:
-    """Rows of the first of these files that is there.
+    """Read the rows of the first of these files that is there.
 
     Raises:
         EvaluationError: If a row is not as expected; names row and cure.
@@ -83,7 +75,8 @@ def read_mmbench(row: MMBenchFileRow | MMBenchHubRow, source: Source) -> Sample:
         raise EvaluationError(
             f"{row.where}: no answer. The test split is scored by its publisher alone: use the dev split."
         )
-    choices, path = row.in_columns(), row.picture(source)
+    choices = row.in_columns()
+    path = source.medium(row.image, row.where) if isinstance(row, MMBenchHubRow) else row.path
     asked = "\n".join(filter(None, (row.hint, row.question, options(choices))))
     return Sample(
         str(row.index),
@@ -138,7 +131,7 @@ class SeedQuestion(Row):
 
 
 def seedbench_rows(source: Source) -> Iterator[SeedQuestion]:
-    """Rows of the dimensions 1 to 9, whose `data_type` is image; those of videos are left out."""
+    """Read the rows of the dimensions 1 to 9, whose `data_type` is image; those of videos are left out."""
     name = source.first("SEED-Bench.json")
     dimensions = _dimensions(source, name)
     for kind in source.listed(name, "questions", SeedKind):

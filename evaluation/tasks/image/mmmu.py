@@ -40,13 +40,19 @@ _DISCIPLINE = {subject: discipline for discipline, subjects in DISCIPLINES.items
 _PLACE = re.compile(r"<image (\d+)>")
 
 
+class Kind(Row):
+    """What is read of rows of any kind."""
+
+    id: Text
+    question_type: Literal["multiple-choice", "open"]
+
+
 class Question(Row):
-    """A row of any kind."""
+    """A question of one kind."""
 
     id: Text
     question: Text
     answer: Text
-    question_type: Literal["multiple-choice", "open"]
     image_1: Medium | None = None
     image_2: Medium | None = None
     image_3: Medium | None = None
@@ -55,40 +61,40 @@ class Question(Row):
     image_6: Medium | None = None
     image_7: Medium | None = None
 
-    @property
-    def subject(self) -> str:
-        """What its id says of its subject."""
-        return self.id.removeprefix("validation_").rpartition("_")[0]
-
 
 class ChoiceQuestion(Question):
-    """A row with options, which are asked as they are."""
+    """A question with options, which are asked as they are."""
 
     options: BlankOptions
 
 
 class OpenAnswers(Row):
-    """A row without options that has a list of right answers."""
+    """A question without options that has a list of right answers."""
 
     answer: Texts
 
 
-def mmmu_rows(source: Source, *, kind: str) -> Iterator[Question]:
-    """Rows of one kind, `multiple-choice` or `open`, of the files of all subjects.
+def mmmu_rows(source: Source, *, kind: str, layout: type[Question]) -> Iterator[Question]:
+    """Read the rows of one kind, `multiple-choice` or `open`, of the files of all subjects.
+
+    Args:
+        source: Of the benchmark.
+        kind: Which rows.
+        layout: Of these rows.
 
     Raises:
         EvaluationError: If a subject is missing or a row is not as expected; names it and the cure.
     """
     seen = set()
     for name in source.all("*/validation-*.parquet"):
-        for row in source.rows(name, Question):
-            if row.subject not in _DISCIPLINE:
+        for row in source.rows(name, Kind):
+            if _subject(row.id) not in _DISCIPLINE:
                 raise EvaluationError(
                     f"{row.where}: id {row.id!r} is not validation_SUBJECT_NUMBER with a subject of MMMU"
                 )
-            seen.add(row.subject)
+            seen.add(_subject(row.id))
             if row.question_type == kind:
-                yield row
+                yield row.read_as(layout)
     if lacking := sorted(_DISCIPLINE.keys() - seen):
         raise EvaluationError(
             f"{source.root}: no rows of {len(lacking)} of {len(_DISCIPLINE)} subjects: {', '.join(lacking)}.\n"
@@ -96,11 +102,15 @@ def mmmu_rows(source: Source, *, kind: str) -> Iterator[Question]:
         )
 
 
-def read_choice(row: Question, source: Source) -> Sample:
+def _subject(identity: str) -> str:
+    """Read the subject of `validation_SUBJECT_NUMBER`."""
+    return identity.removeprefix("validation_").rpartition("_")[0]
+
+
+def read_choice(row: ChoiceQuestion, source: Source) -> Sample:
     """Read a question with options."""
-    choices = row.read_as(ChoiceQuestion).options
-    asked = f"{row.question}\n{options(choices)}"
-    return _sample(row, source, asked, (letter_of(row.answer, choices, row.where),), choices)
+    asked = f"{row.question}\n{options(row.options)}"
+    return _sample(row, source, asked, (letter_of(row.answer, row.options, row.where),), row.options)
 
 
 def read_open(row: Question, source: Source) -> Sample:
@@ -112,7 +122,7 @@ def read_open(row: Question, source: Source) -> Sample:
 def _sample(
     row: Question, source: Source, asked: str, answers: tuple[str, ...], choices: tuple[str, ...] = ()
 ) -> Sample:
-    content = interleave(row, source, asked)
+    subject, content = _subject(row.id), interleave(row, source, asked)
     pictures = [item["path"] for item in content if isinstance(item, dict)]
     return Sample(
         row.id,
@@ -122,12 +132,12 @@ def _sample(
         cluster=pictures[0] if pictures else row.id,
         where=row.where,
         choices=choices,
-        categories={"subject": row.subject, "discipline": _DISCIPLINE[row.subject]},
+        categories={"subject": subject, "discipline": _DISCIPLINE[subject]},
     )
 
 
 def interleave(row: Question, source: Source, asked: str) -> list[Message | str]:
-    """The text with the picture of the column `image_1` in place of each `<image 1>`, and so on.
+    """Put the picture of the column `image_1` in place of each `<image 1>`, and so on.
 
     Raises:
         EvaluationError: If the row lacks a picture that the text names.
@@ -146,7 +156,7 @@ MMMU = Benchmark(
     title="MMMU, validation, multiple choice",
     measures="Questions of a college exam that need a picture and knowledge of its subject. Broken down by subject "
     "and discipline.",
-    rows=partial(mmmu_rows, kind="multiple-choice"),
+    rows=partial(mmmu_rows, kind="multiple-choice", layout=ChoiceQuestion),
     read=read_choice,
     metric="multiple_choice",
     prompt=LETTER,
@@ -166,7 +176,7 @@ MMMU_OPEN = Benchmark(
     name="mmmu_open",
     title="MMMU, validation, open questions",
     measures="The questions of such exams that have no options. Broken down by subject and discipline.",
-    rows=partial(mmmu_rows, kind="open"),
+    rows=partial(mmmu_rows, kind="open", layout=Question),
     read=read_open,
     metric="contains",
     prompt=SHORT_ANSWER,

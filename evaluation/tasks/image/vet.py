@@ -42,7 +42,7 @@ class Question(Row):
 
 
 def rows(source: Source) -> Iterator[Question]:
-    """Rows of the file, each with the capabilities of all."""
+    """Read the rows of the file, each with the capabilities of all."""
     name = source.first("mm-vet.json", "mm-vet/mm-vet.json")
     found = list(source.keyed(name, Question, "number", folder=str(PurePosixPath(name).parent / "images")))
     axes = tuple(sorted({capability for row in found for capability in row.capability}))

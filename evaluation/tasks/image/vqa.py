@@ -58,19 +58,11 @@ class CocoRow(OpenQuestion):
 
     image_id: Whole
 
-    def picture(self, source: Source) -> str:
-        """Find its file."""
-        return source.media(self.where, f"val2014/COCO_val2014_{self.image_id:012d}.jpg")
-
 
 class TextVQARow(OpenQuestion):
     """A row of TextVQA's file."""
 
     image_id: Text
-
-    def picture(self, source: Source) -> str:
-        """Find its file."""
-        return source.media(self.where, f"train_images/{self.image_id}.jpg")
 
 
 class HubRow(OpenQuestion):
@@ -78,13 +70,9 @@ class HubRow(OpenQuestion):
 
     image: Medium
 
-    def picture(self, source: Source) -> str:
-        """Unpack it."""
-        return source.medium(self.image, self.where)
-
 
 def vqa_rows(source: Source, *, prefix: str = "") -> Iterator[CocoRow]:
-    """Rows of VQA's layout: a file of questions and a file of annotations, told together by `question_id`."""
+    """Read the rows of VQA's layout: a file of questions and one of annotations, joined by `question_id`."""
     names = (f"{prefix}OpenEnded_mscoco_val2014_questions.json", f"{prefix}mscoco_val2014_annotations.json")
     questions = source.listed(names[0], "questions", Question)
     annotations = source.listed(names[1], "annotations", Annotation)
@@ -100,7 +88,11 @@ def read_open(row: CocoRow | HubRow, source: Source, *, category: str) -> Sample
         source: Of the benchmark.
         category: Name of the column that becomes a category.
     """
-    return open_question(row, row.picture(source), categories={category: row.need(category)})
+    if isinstance(row, HubRow):
+        path = source.medium(row.image, row.where)
+    else:
+        path = source.media(row.where, f"val2014/COCO_val2014_{row.image_id:012d}.jpg")
+    return open_question(row, path, categories={category: row.need(category)})
 
 
 def open_question(row: OpenQuestion, path: str, **further: Any) -> Sample:
@@ -114,7 +106,11 @@ def open_question(row: OpenQuestion, path: str, **further: Any) -> Sample:
 
 def read_textvqa(row: TextVQARow | HubRow, source: Source) -> Sample:
     """Read a question of TextVQA, with a capital."""
-    return open_question(row.model_copy(update={"question": row.question.capitalize()}), row.picture(source))
+    if isinstance(row, HubRow):
+        path = source.medium(row.image, row.where)
+    else:
+        path = source.media(row.where, f"train_images/{row.image_id}.jpg")
+    return open_question(row.model_copy(update={"question": row.question.capitalize()}), path)
 
 
 class Types(Row):
@@ -135,7 +131,7 @@ class GQARow(Row):
 
 
 def gqa_rows(source: Source) -> Iterator[GQARow]:
-    """Rows of the file, which may lie in a folder of its release."""
+    """Read the rows of the file, which may lie in a folder of its release."""
     names = ("testdev_balanced_questions.json", "questions*/testdev_balanced_questions.json")
     return source.keyed(source.first(*names), GQARow, "number")
 

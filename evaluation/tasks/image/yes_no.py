@@ -52,10 +52,6 @@ class PopeFileRow(Row):
     answer: YesOrNo = Field(alias="label")
     image: Text
 
-    def picture(self, source: Source) -> str:
-        """Find its file."""
-        return source.media(self.where, f"val2014/{self.image}")
-
 
 class PopeHubRow(Row):
     """A row of lmms-eval's copy."""
@@ -66,13 +62,9 @@ class PopeHubRow(Row):
     answer: YesOrNo
     image: Medium
 
-    def picture(self, source: Source) -> str:
-        """Unpack it."""
-        return source.medium(self.image, self.where)
-
 
 def pope_rows(source: Source) -> Iterator[PopeFileRow]:
-    """Rows of the three files, a JSON object a line although they are called .json."""
+    """Read the rows of the three files, a JSON object a line although they are called .json."""
     for category in POPE_CATEGORIES:
         yield from source.lines(f"coco_pope_{category}.json", PopeFileRow, category=category)
 
@@ -83,7 +75,10 @@ def read_pope(row: PopeFileRow | PopeHubRow, source: Source) -> Sample:
         raise EvaluationError(
             f"{row.where}: unknown category {row.category!r}; there are {', '.join(POPE_CATEGORIES)}"
         )
-    path = row.picture(source)
+    if isinstance(row, PopeHubRow):
+        path = source.medium(row.image, row.where)
+    else:
+        path = source.media(row.where, f"val2014/{row.image}")
     return Sample(
         f"{row.category}/{row.question_id}",
         ask({"type": "image", "path": path}, row.question),
@@ -106,7 +101,7 @@ class MmeRow(Row):
 
 
 def mme_rows(source: Source, *, subtasks: tuple[str, ...]) -> Iterator[MmeRow]:
-    """Two questions about each picture of the folders of these subtasks."""
+    """Read two questions about each picture of the folders of these subtasks."""
     for subtask in subtasks:
         folder = _mme_folder(source, subtask)
         texts = source.first(f"{folder}/*.txt", f"{folder}/questions_answers_YN/*.txt")

@@ -33,7 +33,7 @@ class Clip(Row):
 
 
 def rows(source: Source) -> Iterator[Clip]:
-    """Clips with their five captions, which stand anywhere in the file."""
+    """Read clips with their five captions, which stand anywhere in the file."""
     clips: dict[tuple[str, str], list[Caption]] = defaultdict(list)
     for row in unique(source.rows("test.csv", Caption), "audiocap_id").values():
         clips[row.youtube_id, row.start_time].append(row)

@@ -50,10 +50,6 @@ class FileRow(Row):
     answer: Text
     file_name: Text
 
-    def sound(self, source: Source) -> tuple[str, str]:
-        """Find its file, and say what the clip is called."""
-        return source.media(self.where, f"audio_files/{self.file_name}"), self.file_name
-
 
 class HubRow(Row):
     """A question of lmms-eval's unanimous split, whose clip has no name but its content."""
@@ -62,14 +58,9 @@ class HubRow(Row):
     answer: Text
     audio: Medium
 
-    def sound(self, source: Source) -> tuple[str, str]:
-        """Unpack it, and say what the clip is called."""
-        path = source.medium(self.audio, self.where, ending=".wav")
-        return path, Path(path).stem
-
 
 def question_rows(source: Source) -> Iterator[FileRow]:
-    """Questions on whose answer all three annotators agree."""
+    """Read the questions on whose answer all three annotators agree."""
     questions: dict[tuple[str, str], list[Answer]] = defaultdict(list)
     for row in source.rows("clotho_aqa_test.csv", Answer):
         questions[row.file_name, row.QuestionText].append(row)
@@ -87,7 +78,11 @@ def question_rows(source: Source) -> Iterator[FileRow]:
 
 def read_question(row: FileRow | HubRow, source: Source) -> Sample:
     """Read a question about a clip."""
-    path, clip = row.sound(source)
+    if isinstance(row, HubRow):
+        path = source.medium(row.audio, row.where, ending=".wav")
+        clip = Path(path).stem
+    else:
+        path, clip = source.media(row.where, f"audio_files/{row.file_name}"), row.file_name
     answer = row.answer.casefold()
     return Sample(
         f"{clip}: {row.question}",

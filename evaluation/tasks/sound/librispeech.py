@@ -16,35 +16,24 @@ READ_ON = (
 )
 
 
-class Utterance(Row):
-    """What a line of a transcript says, and a row of the Hub."""
+class FileRow(Row):
+    """A line of a transcript, and the file beside it."""
 
     id: Text
     text: Text
-
-
-class FileRow(Utterance):
-    """A line of a transcript, and the file beside it."""
-
     file: str
 
-    def speech(self, source: Source) -> str:
-        """Find its file."""
-        return source.media(self.where, self.file)
 
-
-class HubRow(Utterance):
+class HubRow(Row):
     """A row of `openslr/librispeech_asr`."""
 
+    id: Text
+    text: Text
     audio: Medium
-
-    def speech(self, source: Source) -> str:
-        """Unpack it."""
-        return source.medium(self.audio, self.where, name=self.id, ending=".flac")
 
 
 def rows(source: Source, *, part: str) -> Iterator[FileRow]:
-    """Utterances of a part such as `test-clean`: lines `SPEAKER-CHAPTER-NUMBER WORDS`, a FLAC file beside each."""
+    """Read a part such as `test-clean`: lines `SPEAKER-CHAPTER-NUMBER WORDS`, a FLAC file beside each transcript."""
     for name in source.all(f"LibriSpeech/{part}/*/*/*.trans.txt"):
         folder = name.rpartition("/")[0]
         for number, line in enumerate(source.text(name).splitlines(), start=1):
@@ -61,8 +50,12 @@ def rows(source: Source, *, part: str) -> Iterator[FileRow]:
 
 def read(row: FileRow | HubRow, source: Source) -> Sample:
     """Read an utterance; those of a speaker are a cluster."""
-    speech = {"type": "speech", "path": row.speech(source)}
-    return Sample(row.id, ask(speech), row.text, cluster=row.id.partition("-")[0], where=row.where)
+    if isinstance(row, HubRow):
+        path = source.medium(row.audio, row.where, name=row.id, ending=".flac")
+    else:
+        path = source.media(row.where, row.file)
+    asked = ask({"type": "speech", "path": path})
+    return Sample(row.id, asked, row.text, cluster=row.id.partition("-")[0], where=row.where)
 
 
 def _benchmark(part: str, config: str, utterances: str, measures: str) -> Benchmark:

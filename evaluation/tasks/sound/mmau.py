@@ -24,24 +24,20 @@ class FileRow(Question):
 
     audio_id: Text
 
-    def sound(self, source: Source) -> str:
-        """Find its file."""
-        return source.media(self.where, self.audio_id)
-
 
 class HubRow(Question):
     """A row of lmms-eval's copy, whose options are JSON in a text."""
 
     audio: Medium
 
-    def sound(self, source: Source) -> str:
-        """Unpack it."""
-        return source.medium(self.audio, self.where, name=self.id, ending=".wav")
-
 
 def read(row: FileRow | HubRow, source: Source) -> Sample:
     """Read a question about a sound, or about speech."""
-    sound = {"type": "speech" if row.task == "speech" else "audio", "path": row.sound(source)}
+    if isinstance(row, HubRow):
+        path = source.medium(row.audio, row.where, name=row.id, ending=".wav")
+    else:
+        path = source.media(row.where, row.audio_id)
+    sound = {"type": "speech" if row.task == "speech" else "audio", "path": path}
     return Sample(
         row.id,
         ask(sound, f"{row.question}\n{options(row.choices)}"),

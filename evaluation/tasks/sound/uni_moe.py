@@ -60,7 +60,7 @@ class Question(Lettered):
         return str(next(ids, self.where.rpartition("[")[2].rstrip("]")))
 
     def ask(self) -> tuple[str, tuple[str, ...]]:
-        """What is asked in writing, options included, and the texts of the options."""
+        """Write what is asked, options included, and return the texts of the options too."""
         text = _TAG.sub("", self.text or _first_turn(self.conversations)).strip()
         if written := options_in(text):
             return text, written
@@ -75,7 +75,7 @@ class Question(Lettered):
         return f"{text}\n{options(choices)}".lstrip(), choices
 
     def right(self, choices: tuple[str, ...]) -> str:
-        """The letter of the right option, given as a letter or as the option's text, alone or in a list of one."""
+        """Read the right option's letter, given as a letter or as the option's text, alone or in a list of one."""
         given = self.gt or self.answer
         if isinstance(given, list) and len(given) == 1:
             (given,) = given
@@ -87,7 +87,7 @@ class Question(Lettered):
             return letter_of_text(given, choices, self.where)
 
     def one_of(self, names: tuple[str, str], infer: Callable[[PurePosixPath], str | None]) -> str:
-        """Its category, or else what the path of its recording says."""
+        """Read its category, or else what the path of its recording says."""
         if self.category in names:
             return str(self.category)
         found = infer(PurePosixPath(self.voice[0]))

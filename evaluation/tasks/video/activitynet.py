@@ -46,7 +46,7 @@ class Answered(Question, Answer):
 
 
 def rows(source: Source) -> Iterator[Answered]:
-    """Questions of one file with their answers of the other."""
+    """Read the questions of one file with their answers of the other."""
     questions, answers = source.rows("test_q.json", Question), source.rows("test_a.json", Answer)
     return join(questions, answers, Answered, key="question_id", files=("test_q.json", "test_a.json"))
 

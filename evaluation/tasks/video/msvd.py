@@ -30,7 +30,7 @@ class Question(Row):
 
 
 def rows(source: Source) -> Iterator[Question]:
-    """Questions, each with the file of its clip."""
+    """Read the questions, each with the file of its clip."""
     files = _files(source)
     for row in source.rows("test_qa.json", Question):
         if row.clip not in files:
@@ -39,7 +39,7 @@ def rows(source: Source) -> Iterator[Question]:
 
 
 def _files(source: Source) -> dict[str, str]:
-    """`vid1` -> name of the file without ending, from lines `NAME vid1`."""
+    """Read `vid1` -> name of the file without ending, from lines `NAME vid1`."""
     files: dict[str, str] = {}
     for number, line in enumerate(source.text(MAPPING).splitlines(), start=1):
         where, cells = f"{source.root / MAPPING}:{number}", line.split()

@@ -47,7 +47,7 @@ class Question(Row):
 
 
 def rows(source: Source) -> Iterator[Question]:
-    """The rows of all subsets, numbered in each."""
+    """Read the rows of all subsets, numbered in each."""
     for subset in FOLDERS:
         for number, row in enumerate(source.rows(f"json/{subset}.json", Question, subset=subset)):
             yield row.model_copy(update={"number": number})
@@ -55,13 +55,13 @@ def rows(source: Source) -> Iterator[Question]:
 
 def read(row: Question, source: Source) -> Sample:
     """Read a question about a video."""
-    place = f"{FOLDERS[row.subset]}/{row.video}"
-    path = source.media(row.where, place, f"{SPARE}/{place}")
+    video = f"{FOLDERS[row.subset]}/{row.video}"
+    path = source.media(row.where, video, f"{SPARE}/{video}")
     return Sample(
         f"{row.subset}/{row.number}",
         ask({"type": "video", "path": path}, f"Question:{row.question}\nOption:\n{options(row.candidates, '({}) ')}"),
         reference=letter_of_text(row.answer, row.candidates, row.where),
-        cluster=place,
+        cluster=video,
         where=row.where,
         choices=row.candidates,
         categories={"subset": row.subset},

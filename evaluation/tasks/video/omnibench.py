@@ -29,11 +29,6 @@ class FileRow(Question):
     audio_path: Text
     image_path: Text
 
-    def media(self, source: Source) -> tuple[str, str]:
-        """Find sound and picture."""
-        sound = source.media(self.where, f"mm_data/audio/{self.audio_path}")
-        return sound, source.media(self.where, f"mm_data/image/{self.image_path}")
-
 
 class HubRow(Question):
     """A row of the publisher's copy, which holds the media."""
@@ -41,15 +36,15 @@ class HubRow(Question):
     audio: Medium
     image: Medium
 
-    def media(self, source: Source) -> tuple[str, str]:
-        """Unpack sound and picture."""
-        sound = source.medium(self.audio, self.where, name=f"audio_{self.index}", ending=".mp3")
-        return sound, source.medium(self.image, self.where, name=f"image_{self.index}", ending=".png")
-
 
 def read(row: FileRow | HubRow, source: Source) -> Sample:
     """Read a question about a sound and a picture."""
-    heard, seen = row.media(source)
+    if isinstance(row, HubRow):
+        heard = source.medium(row.audio, row.where, name=f"audio_{row.index}", ending=".mp3")
+        seen = source.medium(row.image, row.where, name=f"image_{row.index}", ending=".png")
+    else:
+        heard = source.media(row.where, f"mm_data/audio/{row.audio_path}")
+        seen = source.media(row.where, f"mm_data/image/{row.image_path}")
     kind = row.kind.lower()
     sound = {"type": "speech" if kind == "speech" else "audio", "path": heard}
     text = f"Question:\n{row.question}\n\nOptions:\n{options(row.options)}\n"

@@ -32,7 +32,7 @@ class Question(Row):
 
 
 def rows(source: Source) -> Iterator[Question]:
-    """The questions of all videos."""
+    """Read the questions of all videos."""
     for row in source.keyed(ANNOTATIONS, Video, "video"):
         keys = [key for key in row.values if key.startswith("task")]
         if not keys:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unimoe import MEDIA, Modality, UniMoEProcessor
+from unimoe.processing.units import EXTRACTORS
 
 from ..mixture.augment import mask_windows
 from ..mixture.dataset import Sample
@@ -16,8 +17,6 @@ from ..schema import DataError
 
 IGNORED = -100
 """Label that takes no part in the loss."""
-
-_EXTRACTORS = {Modality.AUDIO: "audio_feature_extractor", Modality.SPEECH: "speech_feature_extractor"}
 
 
 @dataclass
@@ -122,7 +121,7 @@ class Collator:
 
     def _mask_spectrograms(self, batch: dict[str, Any], samples: Sequence[Sample]) -> None:
         """Mask stretches of time and frequency in windows of sound and speech, where the augmentation asks for it."""
-        for modality, extractor_name in _EXTRACTORS.items():
+        for modality in (Modality.AUDIO, Modality.SPEECH):
             features = batch.get(modality.feature_name or "")
             configs = [getattr(sample.augment, modality.key) for sample in samples]
             if features is None or not any(
@@ -133,7 +132,7 @@ class Collator:
                 modality.key
             ]
             owners = torch.arange(len(samples)).repeat_interleave(tokens)  # row of each window, (N,)
-            extractor = getattr(self.processor, extractor_name)
+            extractor = getattr(self.processor, EXTRACTORS[modality])
             bins = getattr(extractor, "num_mel_bins", None) or extractor.feature_size
             mask_windows(
                 features,

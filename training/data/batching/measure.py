@@ -7,13 +7,13 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import torch.distributed as dist
 
 from unimoe import Modality, UniMoEProcessor
 from unimoe.media import sound_length
 from unimoe.processing.lengths import TokenCounter
 
 from ...config.data import AugmentConfig, SoundAugment
+from ...distributed.processes import together
 from ..mixture.dataset import SAMPLING_RATE, MixtureDataset, medium_of
 from ..mixture.fitting import Cut, Messages, longest_cut
 from ..mixture.order import Place
@@ -107,21 +107,15 @@ class RowLengths:
         Raises:
             DataError: If a row cannot be measured, in every process.
         """
-        error: DataError | None = None
         numbers = range(process, len(self.known), processes)
-        try:
+
+        def measure() -> np.ndarray:
             for number in track(numbers):
                 self(Place(0, 0, number))
-        except DataError as found:
-            error = found
-        if processes > 1:
-            parts: list[Any] = [None] * processes
-            dist.all_gather_object(parts, (self.known[numbers], None if error is None else str(error)))
-            for start, (lengths, message) in enumerate(parts):
-                self.known[start::processes] = lengths
-                error = error or (DataError(message) if message else None)
-        if error is not None:
-            raise error
+            return self.known[numbers]
+
+        for start, lengths in enumerate(together(measure, errors=(DataError,))):
+            self.known[start::processes] = lengths
 
     def _count(self, row: Row, augment: AugmentConfig, messages: Messages | None = None) -> int:
         where = f"{row.where} ({row.id})"

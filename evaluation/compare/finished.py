@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from unimoe.errors.suggest import did_you_mean
 
-from .config import BootstrapConfig, EvaluationConfig
-from .errors import EvaluationError, read_json
-from .loading import LoadedTask, load_tasks
-from .predictions import match_predictions
-from .results import draws_of
-from .scores.estimates import resampled, value_of, whole
+from ..config import BootstrapConfig, EvaluationConfig
+from ..errors import EvaluationError, read_json
+from ..loading import LoadedTask, load_tasks
+from ..predictions import match_predictions
+from ..results import draws_of
+from ..scores.estimates import resampled, value_of, whole
 
 Floats = NDArray[np.float64]
 _SAME = ("metric", "data_hash", "n")
@@ -27,14 +27,14 @@ _NEEDED = (*_SAME, "value")
 
 
 @dataclass(frozen=True)
-class Recorded:
+class FinishedRun:
     """The output folder of a finished evaluation, and its results.json."""
 
     folder: Path
     results: dict[str, Any]
 
     def task(self, name: str) -> dict[str, Any]:
-        """What results.json says of a task.
+        """Return what results.json says of a task.
 
         Raises:
             EvaluationError: If it was not measured.
@@ -59,7 +59,7 @@ class Scored:
     draws: Floats
 
 
-def read_recorded(folder: Path) -> Recorded:
+def read_run(folder: Path) -> FinishedRun:
     """Read the results.json of an evaluation's output folder.
 
     Raises:
@@ -76,11 +76,11 @@ def read_recorded(folder: Path) -> Recorded:
         raise EvaluationError(error.where, error.problem, "Run its evaluation again.", key=error.key) from None
     if not isinstance(results, dict) or not isinstance(results.get("tasks"), dict) or "config" not in results:
         raise EvaluationError(f"{path}: has no tasks and config, so it is not an evaluation's results.json.")
-    return Recorded(folder, results)
+    return FinishedRun(folder, results)
 
 
-def load_recorded_tasks(
-    run: Recorded, names: Sequence[str], *, samples: int, data_root: Path | None = None
+def load_answered_tasks(
+    run: FinishedRun, names: Sequence[str], *, samples: int, data_root: Path | None = None
 ) -> tuple[EvaluationConfig, list[LoadedTask]]:
     """Read the rows again that a run has answered.
 
@@ -97,9 +97,9 @@ def load_recorded_tasks(
         config = EvaluationConfig.model_validate(run.results["config"])
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
+        key = ".".join(map(str, problem["loc"]))
         raise EvaluationError(
-            f"{run.folder / 'results.json'}: config.{place}: {problem['msg']}. Run its evaluation again."
+            f"{run.folder / 'results.json'}: config.{key}: {problem['msg']}. Run its evaluation again."
         ) from error
     if lost := [name for name in names if name not in config.tasks]:
         raise EvaluationError(f"{run.folder / 'results.json'}: its config has no task {lost[0]!r}.")
@@ -116,7 +116,7 @@ def load_recorded_tasks(
     return config, tasks
 
 
-def score_recorded(run: Recorded, task: LoadedTask, config: EvaluationConfig) -> Scored:
+def score_run(run: FinishedRun, task: LoadedTask, config: EvaluationConfig) -> Scored:
     """Score a run's predictions for the rows of a task.
 
     Raises:
@@ -133,7 +133,7 @@ def score_recorded(run: Recorded, task: LoadedTask, config: EvaluationConfig) ->
     return Scored(value, resampled(scores, [cut], draws_of(task, config))[0])
 
 
-def refuse_unlike(run: Recorded, first: Recorded, name: str) -> None:
+def refuse_unlike(run: FinishedRun, first: FinishedRun, name: str) -> None:
     """Refuse to compare two runs in a task that was another one for each of them.
 
     Raises:
@@ -149,7 +149,7 @@ def refuse_unlike(run: Recorded, first: Recorded, name: str) -> None:
             )
 
 
-def differing_questions(run: Recorded, first: Recorded, names: Sequence[str]) -> list[str]:
+def differing_questions(run: FinishedRun, first: FinishedRun, names: Sequence[str]) -> list[str]:
     """Say in what the asking of two runs differs; they can be compared, but not only the models differ."""
     return [
         f"{name}: {key}"
@@ -164,11 +164,11 @@ def _short(value: Any) -> str:
 
 
 __all__ = [
-    "Recorded",
+    "FinishedRun",
     "Scored",
     "differing_questions",
-    "load_recorded_tasks",
-    "read_recorded",
+    "load_answered_tasks",
+    "read_run",
     "refuse_unlike",
-    "score_recorded",
+    "score_run",
 ]

@@ -1,35 +1,21 @@
-"""How a command ends that cannot do what it was asked: one message, no traceback, exit code 2."""
+"""Errors of the machine that end a training, said so that a user can go on."""
 
 import re
-from typing import NoReturn
-
-import typer
-from rich.console import Console
 
 from unimoe.errors import ConfigError
-from unimoe.errors.terminal import plain
 
-
-def fail(error: Exception) -> NoReturn:
-    """Say what is wrong, and exit."""
-    # A worker process wraps its error in a traceback; the last exception's own message is what counts.
-    message = re.split(r"\n[\w.]+Error: ", str(error))[-1].strip()
-    Console(stderr=True).print(f"[red]Error:[/red] {plain(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(2)
-
+from ..distributed.processes import is_lost_connection
 
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)(?:.*by signal: ([\w ]+))?")
 
 
 def explain(error: OSError | RuntimeError, output: str) -> Exception | None:
-    """What to say of an error of the machine: a lost process, a killed worker, a file; None of one that is a bug's.
+    """Explain an error of the machine: a lost process, a killed worker, a file; return None for that of a bug.
 
     Args:
         error: Which ended a training.
         output: Of the stage.
     """
-    from .distributed.processes import is_lost_connection
-
     again = f"Go on from the last checkpoint in {output} with --resume."
     if found := _WORKER.search(str(error)):
         return ConfigError(
@@ -47,4 +33,4 @@ def explain(error: OSError | RuntimeError, output: str) -> Exception | None:
     return None
 
 
-__all__ = ["explain", "fail"]
+__all__ = ["explain"]

@@ -1,0 +1,199 @@
+"""One stage while it runs: its settings, data, model, trainer and metadata."""
+
+import gc
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from transformers import TrainingArguments, set_seed
+
+from unimoe.errors.terminal import plain
+
+from ..checkpoint.folder import begin, find_checkpoint
+from ..checkpoint.model_card import Metadata, describe_stage, read_history
+from ..checkpoint.same_data import check_same_data, describe_data, write_data
+from ..config.stage import StageConfig
+from ..config.training_arguments import training_arguments
+from ..data import BatchPlan, Collator, MixtureDataset
+from ..data.media_digest import Facts
+from ..distributed.deepspeed import check_experts, stand_alone
+from ..distributed.processes import launched
+from ..encoder_cache.run import RestingEncoders
+from ..monitor.gradients import check_trained_modalities
+from ..monitor.progress import StageProgress
+from ..planning.batches import look_at_batches
+from ..planning.models import PlannedRecipe
+from ..trainable.parts import trainable_table
+from ..trainer.build import build_trainer
+from ..trainer.data import measure_rows, plan_data, read_data
+from ..trainer.start import StageModel, load_stage_model
+from ..trainer.trainer import StageTrainer
+from .finish import save_stage
+from .memory import say_memory
+from .output import refuse_finished
+from .report import Contents, data_table, describe_length, look_at_rows, show_samples
+from .same_start import StartFacts, check_same_start, describe_start, write_start
+
+
+@dataclass
+class Stage:
+    """A stage that was opened; `build` makes what trains, `train` trains it, `finish` leaves a folder.
+
+    Args:
+        config: What it is.
+        name: Its name, for the model card.
+        args: Of the trainer.
+        checkpoint: That it goes on from. None: it begins.
+        start, facts: What its start and its data are, to be compared when it goes on.
+        dataset, validation: Rows that train, and validation rows.
+        progress: Shows how far it is.
+    """
+
+    config: StageConfig
+    name: str
+    args: TrainingArguments
+    checkpoint: Path | None
+    start: StartFacts
+    facts: list[Facts]
+    dataset: MixtureDataset
+    validation: MixtureDataset | None
+    progress: StageProgress
+    model: StageModel = field(init=False)
+    plan: BatchPlan = field(init=False)
+    collator: Collator = field(init=False)
+    contents: Contents = field(init=False)
+    encoders: RestingEncoders = field(init=False)
+    trainer: StageTrainer = field(init=False)
+    metadata: Metadata = field(init=False)
+
+    @classmethod
+    def open(cls, config: StageConfig, *, name: str, title: str, resume: bool, console: Console) -> Self:
+        """Make the arguments and open the data of a stage, and see that they are those of its checkpoint.
+
+        Raises:
+            ConfigError: If an argument does not fit, or something is not as it was when the stage was begun.
+            DataError: If a row of the data does not fit.
+        """
+        if config.parallel.zero is not None:
+            stand_alone()
+        args = training_arguments(config)
+        checkpoint = find_checkpoint(config, args, resume=resume)
+        if not resume:
+            refuse_finished(config)
+        check_experts_fit(config)
+        start = describe_start(config)
+        if checkpoint is not None:
+            check_same_start(config)
+        dataset, validation = read_data(config)
+        facts = describe_data(config, dataset, validation, console)
+        if checkpoint is not None:
+            check_same_data(config, facts)
+        progress = StageProgress(console, title=title)
+        return cls(config, name, args, checkpoint, start, facts, dataset, validation, progress)
+
+    def build(self) -> None:
+        """Load the model, make its trainer, and run the encoders whose tokens are cached.
+
+        Raises:
+            ConfigError: If the start or a part does not fit, or nothing would train.
+            DataError: If a row cannot be measured, or a medium cannot be read.
+        """
+        config, console = self.config, self.progress.console
+        set_seed(config.seed)
+        gc.collect()  # of the stage before, whose trainer refers to itself
+        self.model = load_stage_model(config, self.args, checkpoint=self.checkpoint)
+        self.plan, self.collator = plan_data(config.data, self.dataset, self.model.processor, self.args)
+        self.encoders = RestingEncoders(config, self.model.model, self.model.processor)
+        self.trainer = build_trainer(
+            config,
+            self.args,
+            self.model,
+            self.dataset,
+            self.collator,
+            self.progress,
+            plan=self.plan,
+            validation=self.validation,
+        )
+        measure_rows(self.plan, self.args, console, checkpoint=self.checkpoint)
+        self.contents = look_at_rows(self.dataset)
+        if self.contents.is_complete:
+            check_trained_modalities(self.model.trainable, self.contents.modalities, warn=self.progress.warn)
+        self.encoders.encode(
+            [rows for rows in (self.dataset, self.validation) if rows is not None], self.args, console
+        )
+        before = read_history(config)
+        self.metadata = Metadata(
+            config, self.model.processor, self.model.certificate, lambda: [*before, self.summary()]
+        )
+        self.trainer.metadata = self.metadata
+        self.trainer.away = self.encoders.away
+
+    def report(self) -> None:
+        """Mark the output as that of an unfinished stage, and say what is about to be trained."""
+        if not self.trainer.is_world_process_zero():
+            return
+        begin(self.config)
+        write_data(self.config, self.facts)
+        write_start(self.config, self.start)
+        console, args = self.progress.console, self.args
+        console.print(trainable_table(self.model.trainable), data_table(self.dataset, self.contents))
+        rows = self.validation.num_rows if self.validation else None
+        length = describe_length(self.dataset, self.plan, self.collator, args, validated=rows)
+        console.print(length, highlight=False)
+        console.print(*show_samples(self.dataset, self.collator, self.contents.modalities))
+        if self.config.report.memory:
+            batches = look_at_batches(
+                self.config, args, self.dataset, self.validation, self.plan, self.collator, processes=args.world_size
+            )
+            say_memory(self.config, args, self.model.model.config, batches, self.progress)
+        console.print(plain(f"going on from {self.checkpoint}") if self.checkpoint else "")
+
+    def train(self) -> None:
+        """Train from the first step, or from the checkpoint.
+
+        Raises:
+            NonFiniteLoss: If the loss becomes NaN or infinite.
+        """
+        try:
+            self.trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+        finally:
+            self.progress.close()
+            self.encoders.wake()
+
+    def finish(self) -> Path:
+        """Write the model with its metadata, and return the folder."""
+        for line in self.plan.report.lines(self.config.data.max_length):
+            self.progress.console.print(plain(line), highlight=False)
+        folder = save_stage(self.trainer, self.model.trainable, self.metadata)
+        self.trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model through the next
+        return folder
+
+    def summary(self) -> dict[str, Any]:
+        """Say what the history keeps of this stage."""
+        trainer, sizes = self.trainer, zip(self.dataset.sources, self.dataset.sizes, strict=True)
+        return describe_stage(
+            self.name,
+            self.config,
+            rows={source.path: size or None for source, size in sizes},
+            steps=trainer.state.global_step,
+            samples=trainer.rows_shown,
+            log=trainer.state.log_history,
+            seconds=trainer.seconds,
+            fitted=self.plan.report.as_history(),
+            warnings=self.progress.warnings,
+        )
+
+
+def check_experts_fit(config: StageConfig) -> None:
+    """Refuse experts that its processes cannot share, before data and model are there.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if config.parallel.expert_parallel_size > 1:
+        text = PlannedRecipe().begin(config).config.text_config
+        check_experts(config.parallel, text, processes=launched()[1])
+
+
+__all__ = ["Stage"]

@@ -1,0 +1,118 @@
+"""Builds the trainer of a stage, with what it reports to and what watches it."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, TrainingArguments
+
+from unimoe import UniMoEProcessor
+
+from ..checkpoint.folder import WatchCheckpoints
+from ..config.stage import StageConfig
+from ..data import BatchPlan, Collator, MixtureDataset
+from ..distributed.deepspeed import check_engaged, make_models_whole
+from ..monitor.experts import DeadExperts, WatchExperts
+from ..monitor.gradients import WatchGradients
+from ..monitor.metrics_file import METRICS_FILE
+from ..monitor.progress import MetricsFile, StageProgress
+from ..monitor.trackers import place_logs
+from ..monitor.values import WatchLoss
+from ..trainable.optimizer import ParameterGroups
+from ..trainable.parts import Trainable
+from .specialists import SpecialistTrainer
+from .start import StageModel
+from .trainer import StageTrainer
+from .validation import HeldBack
+
+
+def build_trainer(
+    config: StageConfig,
+    args: TrainingArguments,
+    start: StageModel,
+    dataset: MixtureDataset,
+    collator: Collator,
+    progress: StageProgress,
+    *,
+    plan: BatchPlan,
+    validation: MixtureDataset | None = None,
+) -> StageTrainer:
+    """Build the trainer of a stage, under DeepSpeed if the stage asks for it.
+
+    Args:
+        config: The stage.
+        args: Of the trainer.
+        start: The model, and what trains in it.
+        dataset, collator, plan: Rows that train, and how they become batches.
+        progress: Shows it.
+        validation: Validation rows.
+
+    Raises:
+        ConfigError: If DeepSpeed is asked for and left out.
+        DataError: If a validation row is too long.
+    """
+    specialists = config.start.specialists
+    arguments: dict[str, Any] = {
+        "model": start.model,
+        "args": args,
+        "train_dataset": dataset,
+        "data_collator": collator,
+        "losses": config.train.losses,
+        "groups": ParameterGroups.of(start.trainable, config.train),
+        "plan": plan,
+        "held_back": hold_back(config, validation, start.processor, args),
+        "expert_parallel_size": config.parallel.expert_parallel_size,
+        "callbacks": [WatchCheckpoints(), progress],
+    }
+    trainer = (
+        StageTrainer(**arguments)
+        if specialists is None
+        else SpecialistTrainer(**arguments, modalities=specialists.modalities)
+    )
+    trainer.remove_callback(PrinterCallback)
+    place_logs(trainer, config.output)
+    watch(trainer, start.trainable, config, progress)
+    check_engaged(trainer, config)
+    make_models_whole()
+    return trainer
+
+
+def hold_back(
+    config: StageConfig, dataset: MixtureDataset | None, processor: UniMoEProcessor, args: TrainingArguments
+) -> HeldBack | None:
+    """Lay out the validation rows of a stage, if it has any.
+
+    Raises:
+        DataError: If a row is too long.
+    """
+    if dataset is None:
+        return None
+    return HeldBack(
+        config.data,
+        dataset,
+        processor,
+        batch_size=args.per_device_eval_batch_size,
+        process=args.process_index,
+        processes=args.world_size,
+        specialists=list(config.start.specialists.modalities) if config.start.specialists else None,
+    )
+
+
+def watch(trainer: StageTrainer, trainable: Trainable, config: StageConfig, progress: StageProgress) -> None:
+    """Let a trainer write its metrics, and let it warn of experts and parts that do not train."""
+    health, text = config.train.health, trainer.text_config
+    metrics = Path(config.output) / METRICS_FILE
+    if health.dead_expert_steps and text.num_experts:
+        experts = DeadExperts(text, steps=health.dead_expert_steps)
+        trainer.add_callback(
+            WatchExperts(experts, details=lambda: trainer.details, metrics=metrics, warn=progress.warn)
+        )
+    if health.no_gradient_steps:
+        gather = trainer.accelerator.gather
+        trainer.add_callback(
+            WatchGradients(trainable, steps=health.no_gradient_steps, gather=gather, warn=progress.warn)
+        )
+    trainer.add_callback(WatchLoss(progress.warn))
+    trainer.add_callback(MetricsFile(metrics, details=lambda: trainer.details))
+
+
+__all__ = ["build_trainer"]

@@ -1,0 +1,38 @@
+"""Files that are written as a whole or not at all, whoever else writes or reads them, and never through a link."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under another name, have it on the disk and rename it; its folder is made, a link is replaced.
+
+    Args:
+        path: The file.
+        content: Text is written in UTF-8; half a letter, which has no UTF-8, as its escape.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name[:100]}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed, or a link
+    with partial.open("xb") as file:
+        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def append(path: Path, text: str) -> None:
+    """Append to an ordinary file, which is made if it is not there.
+
+    Raises:
+        OSError: If it is a link or a pipe, or cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(path, flags, 0o644), "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+__all__ = ["append", "write_whole"]
