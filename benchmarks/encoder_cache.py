@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from training.data.encoded import StateStore, StoredMedium
+from training.encoder_cache.store import CacheEntry, CacheStore
 from unimoe import Modality, UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.encoders import measure_tower
 
@@ -94,13 +94,13 @@ def encoder_cache() -> Iterator[Case]:
             states = model.model.run_encoder(modality, *features.values()).last_hidden_state
         with TemporaryDirectory() as folder:
             keys = [number.to_bytes(16, "big") for number in range(BATCH)]
-            store = StateStore(Path(folder))
+            store = CacheStore(Path(folder))
             for key, unit in zip(keys, states, strict=True):
-                store.add(key, StoredMedium([], unit[None]))
+                store.add(key, CacheEntry([], unit[None]))
             store.flush()
             store.refresh()
 
-            def kept(modality: Modality = modality, store: StateStore = store, keys: list[bytes] = keys) -> Any:
+            def kept(modality: Modality = modality, store: CacheStore = store, keys: list[bytes] = keys) -> Any:
                 return {"encoder_states": {modality.key: torch.cat([store[key].states for key in keys])}}
 
             batch = batch_of(model, modality)

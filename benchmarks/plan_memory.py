@@ -24,7 +24,7 @@ from rich.table import Table
 from safetensors import safe_open
 
 from training.config.recipe import load_recipe
-from training.planning.plan import plan_recipe
+from training.planning.plan import estimate_recipe
 
 PARTS = {"language": "SmolLM2-135M-Instruct", "vision": "tf_efficientnet_lite0", "speech": "whisper-tiny.en"}
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "far", "from", "home"]
@@ -137,7 +137,7 @@ def count_saved(model: Path) -> int:
 def compare(file: Path, names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
     """Plan, train and count each configuration."""
     for name in names:
-        (plan,) = plan_recipe(file, [], only=[name], processes=PROCESSES.get(name, 1), limit=None)
+        (plan,) = estimate_recipe(file, [], only=[name], processes=PROCESSES.get(name, 1), limit=None)
         measured = measure(file, name, folder)
         estimated = plan.host.total
         yield {

@@ -14,7 +14,7 @@ from tiny_processor import item, picture, process, sound, turn
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from unimoe import MEDIA, Modality
-from unimoe.media import EncodedMedium
+from unimoe.media import CachedMedium
 from unimoe.processing.units import EXTRACTORS, UnitCollector
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> list[Chat]:
     ]
 
 
-def encode(model: Any, processor: Any, modality: Modality, medium: Any) -> EncodedMedium:
+def encode(model: Any, processor: Any, modality: Modality, medium: Any) -> CachedMedium:
     """Run the encoders of one medium."""
     extractors = {m: getattr(processor, EXTRACTORS[m]) for m in processor.modalities}
     units = UnitCollector(extractors, processor.layout, {}, 16_000)
@@ -62,7 +62,7 @@ def encode(model: Any, processor: Any, modality: Modality, medium: Any) -> Encod
     if modality is Modality.VIDEO and heard is not None and heard not in states:
         encoder = model.config.encoder_config(heard)
         states[heard] = torch.empty(0, encoder.num_tokens, encoder.hidden_size)
-    return EncodedMedium(measures, states)
+    return CachedMedium(measures, states)
 
 
 def replaced(chats: list[Chat], change: Callable[[Modality, Any], Any]) -> list[Chat]:
@@ -108,7 +108,7 @@ def test_only_what_is_encoded_is_not_loaded(parts: Any, chats: list[Chat]) -> No
         def some(modality: Modality, medium: Any, kept: str = kept) -> Any:
             whole = encode(model, processor, modality, medium)
             if modality is Modality.VIDEO and heard:
-                return EncodedMedium(whole.measures, {kept: whole.states[kept]}, medium=medium)
+                return CachedMedium(whole.measures, {kept: whole.states[kept]}, medium=medium)
             return whole if modality.key == kept else medium
 
         raw, known = process(processor, chats), process(processor, replaced(chats, some))

@@ -55,7 +55,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Token embeddings of the language model."""
+        """Return the token embeddings of the language model."""
         return self.language_model.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -261,7 +261,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
         return with_media(output, encoded)
 
     def placeholders(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> dict[Modality, Tensor]:
-        """Where each modality's placeholder tokens stand: bool masks (B, S), from ids or, without them, embeddings."""
+        """Find each modality's placeholder tokens: bool masks (B, S), from ids or, without them, embeddings."""
         masks: dict[Modality, Tensor] = {}
         for modality in self.config.media:
             token_id = self.config.token_id(modality)
@@ -392,7 +392,7 @@ class UniMoEForConditionalGeneration(MultimodalGeneration, LanguageHead):
         return group_by_part(name for name, _ in self.named_parameters() if name not in unread)
 
     def unread_parameters(self) -> set[str]:
-        """Names of the parameters that change nothing of what the model gives, such as the pooler of a ViT."""
+        """Name the parameters that change nothing of what the model gives, such as the pooler of a ViT."""
         return {f"model.{name}" for name in unread_parameters(self.config)}
 
 

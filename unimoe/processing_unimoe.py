@@ -105,7 +105,10 @@ class UniMoEProcessor(ProcessorMixin):
         Args:
             config: A `UniMoEConfig`; `media_layout` and `*_token_id` are read.
             tokenizer: With the configuration's placeholder ids.
-            image_processor, audio_feature_extractor, speech_feature_extractor, chat_template: See the class.
+            image_processor: See the class.
+            audio_feature_extractor: See the class.
+            speech_feature_extractor: See the class.
+            chat_template: See the class.
 
         Raises:
             ValueError: If the tokenizer's placeholder ids are not the configuration's, and as the class does.
@@ -132,27 +135,28 @@ class UniMoEProcessor(ProcessorMixin):
         """Turn texts with one placeholder per medium, and the media, into the model's inputs.
 
         Args:
-            images, text: By position in either order.
-            images, videos, audio, speech: One medium, a flat list for the whole batch in order of appearance, or one
-                list for each row. What a medium can be: `unimoe.media`. Bare samples are at `sampling_rate`.
+            images: One picture, a flat list for the whole batch in order of appearance, or one list for each row. What
+                a medium can be: `unimoe.media`. By position, pictures and text may come in either order.
             text: One text, or one for each row. None: only features are returned.
-            **kwargs: The tokenizer's (`padding`, `max_length`, `padding_side`, ...), the image processor's, also
-                nested as `text_kwargs` and `images_kwargs`; `return_tensors`; `sampling_rate` (Hz, default 16000);
-                `limits` (`unimoe.media.Limits`); `return_mm_token_type_ids` (default True);
-                `return_text_replacement_offsets`; and, to change the processor's layout for this call, those of
-                `CALL_OPTIONS` (`video_frame_rate`, ...). Without `padding_side`, the tokenizer's counts.
+            videos: Clips, as pictures are given.
+            audio: Sounds, as pictures are given. Bare samples are at `sampling_rate`.
+            speech: Speech, as sounds are given.
+            **kwargs: The tokenizer's (`padding`, ...), the image processor's, also nested as `text_kwargs` and
+                `images_kwargs`; `return_tensors`; `sampling_rate` (Hz, default 16000); `limits`
+                (`unimoe.media.Limits`); `return_mm_token_type_ids` (True); `return_text_replacement_offsets`; and
+                `CALL_OPTIONS` (`video_frame_rate`, ...), which change the processor's layout for this call.
 
         Returns:
             `input_ids`, `attention_mask`, `mm_token_type_ids` (B, S); with `position_type="omni"`, `position_ids`
-            (3, B, S); for media present, N units in order of appearance: `pixel_values` (N, C, H, W),
-            `pixel_values_videos` (N, F, C, H, W), `audio_features` (N, frames, mel bins), `speech_features` (N, mel
-            bins, frames); for media that are encoded already, `encoder_states`: modality key -> (N, tokens, C).
+            (3, B, S); for N units of media in order of appearance: `pixel_values` (N, C, H, W), `pixel_values_videos`
+            (N, F, C, H, W), `audio_features` (N, frames, mel bins), `speech_features` (N, mel bins, frames); for media
+            that are encoded already, `encoder_states`: modality key -> (N, tokens, C).
 
         Raises:
-            ValueError: If placeholders and media do not match in a row, a medium cannot be loaded or the processor
-                has no part for it, truncation would cut a block of placeholders, or an argument is unknown.
+            ValueError: If placeholders and media of a row differ in number, a medium cannot be loaded or taken,
+                truncation would cut a block of placeholders, or an argument is unknown.
         """
-        options = sort_options(kwargs, self.image_processor, return_mm_token_type_ids=self.return_mm_token_type_ids)
+        options = sort_options(kwargs, self.image_processor, mm_token_type_ids=self.return_mm_token_type_ids)
         images, texts = in_order(images, text)
         media = {Modality.IMAGE: images, Modality.VIDEO: videos, Modality.AUDIO: audio, Modality.SPEECH: speech}
         if not texts and all(medium is None for medium in media.values()):
@@ -160,13 +164,8 @@ class UniMoEProcessor(ProcessorMixin):
         layout = replace(self.layout, **options.layout)
         if layout.video_sound and (heard := Modality.from_key(layout.video_sound)) not in self.modalities:
             raise self._cannot_take(heard, "the call", "video_sound")
-        units = UnitCollector(
-            {modality: getattr(self, EXTRACTORS[modality]) for modality in self.modalities},
-            layout,
-            options.images,
-            options.sampling_rate,
-            options.limits,
-        )
+        extractors = {modality: getattr(self, EXTRACTORS[modality]) for modality in self.modalities}
+        units = UnitCollector(extractors, layout, options.images, options.sampling_rate, options.limits)
         with explaining(images, texts):
             blocks = self._load(self._media_by_row(media, texts), texts, units)
         features: dict[str, Any] = units.features()
@@ -187,8 +186,8 @@ class UniMoEProcessor(ProcessorMixin):
         """Render one conversation or a batch of them; with `tokenize=True`, load their media and process all.
 
         A message is {"role", "content"}; its content a string or a list of items {"type": "text", "text": ...},
-        {"type": "image"|"video"|"audio"|"speech", TYPE or "path", "url", "base64": medium}; also as OpenAI's and
-        Anthropic's clients write them. Which keys are read and refused: `unimoe.processing.keys`.
+        {"type": "image"|"video"|"audio"|"speech", TYPE or "path", "url", "base64": medium}; `unimoe.processing.keys`
+        tells which keys are read and refused, also of what OpenAI's and Anthropic's clients write.
 
         Args:
             conversation: Messages, or a list of lists of messages.

@@ -112,17 +112,17 @@ def test_a_bomb_is_refused_at_once_by_the_name_of_a_limit_and_the_ways_to_raise_
     bomb = make()
     options = {"sampling_rate": 16_000} if read in (load_sound, length_of) else {}
     options |= {"sampling": SAMPLING} if read in (load_clip, clip_times) else {}
-    begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(LimitError, match=rf"row 7: .*limit {limit}.*UNIMOE_LIMIT_{limit.upper()}.*limits="):
         read(bomb, where="row 7", **options)
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000, "kB"
 
 
 def test_an_odd_rate_takes_no_more_memory_than_another():
-    begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert len(load_sound(wav(44_101, samples=1000), sampling_rate=16_000)) == 363
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
 
 

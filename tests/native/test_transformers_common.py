@@ -15,14 +15,11 @@ from transformers_tests import ABSENT, TESTS, load
 pytestmark = pytest.mark.slow
 
 GENERATION = "the module of GenerationTesterMixin is not in the distribution; test_generation.py covers generation"
-BOOL = "it subtracts all outputs from each other, and our expert_mask is of bools, which torch does not subtract"
 VALUES = "it looks for input_values or input_features; our argument is audio_features"
 SAMPLING = "it passes do_sample_frames, of video processors; we have none and refuse the argument by name"
 FAILS = {
     "multimodal::test_generation_tester_mixin_inheritance": GENERATION,
     "text::test_generation_tester_mixin_inheritance": GENERATION,
-    "multimodal::test_model_outputs_equivalence": BOOL,
-    "text::test_model_outputs_equivalence": BOOL,
     "multimodal::test_get_audio_features_output_0": VALUES,
     "multimodal::test_get_audio_features_output_2": VALUES,
     "processing::test_flat_kwarg_applied_when_modality_dict_lacks_it": SAMPLING,

@@ -1,5 +1,6 @@
 """A tiny start (model and processor) and small data files from the demo media, made once for all training tests."""
 
+import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,8 +64,10 @@ TASKS = ("image_kind", "spoken_word", "sound_kind")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_curves() -> Iterator[None]:
-    """No stage of a test draws its losses, but where `curves` is asked for."""
+def _cheap_stages() -> Iterator[None]:
+    """No stage draws its losses, but where `curves` is asked for; its collections of garbage pass imports over."""
+    gc.collect()
+    gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finish, "plot_curves", lambda *args: False)
         yield
@@ -104,11 +107,11 @@ def mixture_start(workspace, tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture
-def make_stage(workspace: Path, tmp_path: Path) -> Callable[..., StageConfig]:
-    """Build a stage on the tiny start; keyword arguments are merged over its values."""
+@pytest.fixture(scope="session")
+def make_stage_in(workspace: Path) -> Callable[..., StageConfig]:
+    """Build a stage on the tiny start that writes to a folder; keyword arguments are merged over its values."""
 
-    def make(**changes: Any) -> StageConfig:
+    def make(output: Path | str, **changes: Any) -> StageConfig:
         values = {
             "start": str(workspace / "start"),
             "train": {"parts": ["connectors"]},
@@ -120,11 +123,17 @@ def make_stage(workspace: Path, tmp_path: Path) -> Callable[..., StageConfig]:
                 "use_cpu": True,
                 "report_to": "none",
             },
-            "output": str(tmp_path / "output"),
+            "output": str(output),
         }
         return StageConfig.model_validate(merge(values, changes))
 
     return make
+
+
+@pytest.fixture
+def make_stage(make_stage_in: Callable[..., StageConfig], tmp_path: Path) -> Callable[..., StageConfig]:
+    """Build a stage that writes to a folder of the test, unless it is told another one."""
+    return lambda **changes: make_stage_in(**{"output": tmp_path / "output", **changes})
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 from training.config.recipe import load_recipe
 from training.config.training_arguments import arguments_on_paper
 from training.data import MixtureBatches
-from training.trainer.data import plan_data, read_data
+from training.trainer.data import read_data, schedule_data
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     (config,) = load_recipe(sys.argv[2]).stages.values()
     args = arguments_on_paper(config)
     dataset, _ = read_data(config)
-    plan, collator = plan_data(config.data, dataset, AutoProcessor.from_pretrained(sys.argv[1]), args)
+    plan, collator = schedule_data(config.data, dataset, AutoProcessor.from_pretrained(sys.argv[1]), args)
     step, rows = int(sys.argv[3]), args.per_device_train_batch_size
     batches = MixtureBatches(dataset, plan, batch_size=rows)
     (places,) = islice(batches, step - 1, step)

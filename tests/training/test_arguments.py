@@ -49,8 +49,8 @@ def test_arguments_of_other_trainers_are_unknown(name):
 
 
 @pytest.mark.parametrize("name", VALIDATION_ONLY)
-def test_arguments_of_held_back_rows_need_some(name):
-    assert f"trainer.{name}: nothing is held back. Set data.validation." in refusal(trainer={name: 1})
+def test_arguments_of_validation_need_some(name):
+    assert f"trainer.{name}: there are no validation rows. Set data.validation." in refusal(trainer={name: 1})
     values = merge(STAGE, {"trainer": {name: 1}, "data": {"validation": ["other.jsonl"]}})
     assert validate(StageConfig, values, source="file.yaml").trainer == {name: 1}
 

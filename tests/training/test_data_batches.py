@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from training.config.data import DataConfig
 from training.config.stage import StageConfig
-from training.data import Collator, DataError, MixtureBatches, MixtureDataset, MixtureSampler, plan_batches
+from training.data import Collator, DataError, MixtureBatches, MixtureDataset, MixtureSampler, schedule_batches
 from training.data.batching.measure import LENGTHS_FILE, longest_sound
 from training.data.mixture.dataset import read_mixture
 from training.data.readers.sources import RowStream
@@ -59,7 +59,7 @@ def make(files, processor):
         sources = [{**source, "path": str(files[source["path"]])} for source in mixture]
         config = DataConfig.model_validate({"mixture": sources, **(FLOWS[flow] if isinstance(flow, str) else flow)})
         dataset = MixtureDataset(read_mixture(config), seed=seed, shuffle_buffer=config.shuffle_buffer)
-        plan = plan_batches(config, dataset, processor, sized=sized)
+        plan = schedule_batches(config, dataset, processor, sized=sized)
         return MixtureBatches(dataset, plan, **{"batch_size": 3, **sampler})
 
     return make
@@ -123,7 +123,7 @@ def test_epochs_of_packs_follow_each_other_without_losing_a_row(make, flow):
 
 def test_packs_are_full_and_within_the_limit(make, processor):
     sampler = make("packed", batch_size=1)
-    lengths = [sum(sampler.plan.lengths(place) for place in batch) for batch in sampler]
+    lengths = [sum(sampler.schedule.lengths(place) for place in batch) for batch in sampler]
     assert max(lengths) <= 90 and sum(lengths) / (90 * len(lengths)) > 0.8
     collate = Collator(processor, max_length=90, packing=True)
     for length, batch in zip(lengths, sampler, strict=True):
@@ -133,7 +133,7 @@ def test_packs_are_full_and_within_the_limit(make, processor):
 def test_rows_of_a_batch_are_alike_in_length_when_grouped(make):
     def padding(flow):
         sampler = make(flow, batch_size=4)
-        measured = make("grouped").plan.lengths
+        measured = make("grouped").schedule.lengths
         batches = [[measured(place) for place in batch] for batch in sampler]
         return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
 
@@ -142,9 +142,9 @@ def test_rows_of_a_batch_are_alike_in_length_when_grouped(make):
 
 def test_what_is_measured_is_what_is_made_also_of_media(make, processor):
     sampler = make({"packing": True, "max_length": 500}, mixture=({"path": "media"}, {"path": "a"}))
-    for place in sampler.dataset.places(0):
+    for place in sampler.dataset.indices(0):
         batch = Collator(processor)([sampler.dataset[place]])
-        assert sampler.plan.lengths(place) == batch["input_ids"].shape[1]
+        assert sampler.schedule.lengths(place) == batch["input_ids"].shape[1]
 
 
 def test_a_sound_that_augmentation_may_lengthen_is_measured_at_its_longest(make, processor):
@@ -152,11 +152,11 @@ def test_a_sound_that_augmentation_may_lengthen_is_measured_at_its_longest(make,
     flow = {"packing": True, "max_length": 500, "augment": augment}
     sampler = make(flow, mixture=({"path": "media"},))
     for epoch in range(3):
-        for place in sampler.dataset.places(epoch):
+        for place in sampler.dataset.indices(epoch):
             sample = sampler.dataset[place]
             plain = sampler.dataset.row(place)[0]
-            assert Collator(processor)([sample])["input_ids"].shape[1] <= sampler.plan.lengths(place), plain.id
-    config = sampler.plan.config.augment.audio
+            assert Collator(processor)([sample])["input_ids"].shape[1] <= sampler.schedule.lengths(place), plain.id
+    config = sampler.schedule.config.augment.audio
     assert longest_sound(16_000, config) >= 16_000 / 0.7 + 8_000
     assert longest_sound(16_000, None) == 16_000
 
@@ -169,14 +169,14 @@ def test_long_rows_are_cut_dropped_or_refused_and_reported(make, processor, capl
         dropped = make("dropped", mixture=({"path": "a"},))
         kept = set(chain.from_iterable(rows_of(dropped, dropped)))
     assert kept == {f"a{row}" for row in range(23)} - long
-    assert len(dropped.plan.report.dropped) == len(long) and not dropped.plan.report.cut
+    assert len(dropped.schedule.report.dropped) == len(long) and not dropped.schedule.report.cut
     assert all(f"({name})" in caplog.text for name in long)
     cut = make("cut and packed", mixture=({"path": "a"},), batch_size=1)
     places = list(chain.from_iterable(cut))
     assert {cut.dataset.row(place)[0].id for place in places if place.cut} == {
-        name.partition("(")[2][:-1] for name in cut.plan.report.cut
+        name.partition("(")[2][:-1] for name in cut.schedule.report.cut
     }
-    assert set(cut.plan.report.cut) | set(cut.plan.report.dropped) == set(dropped.plan.report.dropped)
+    assert set(cut.schedule.report.cut) | set(cut.schedule.report.dropped) == set(dropped.schedule.report.dropped)
     for place in places:
         sample = cut.dataset[place]
         assert processor.count_tokens(sample.messages) <= 40 and sample.messages[-1]["role"] == "assistant"
@@ -197,7 +197,7 @@ def test_behind_a_cut_within_an_answer_nothing_is_learned(workspace, processor, 
     (tmp_path / "long.jsonl").write_text(json.dumps({"id": "long", "messages": messages}))
     config = DataConfig(mixture=[str(tmp_path / "long.jsonl")], max_length=45, too_long="cut")
     dataset = MixtureDataset(read_mixture(config), seed=0)
-    sampler = MixtureBatches(dataset, plan_batches(config, dataset, processor, sized=True), batch_size=1)
+    sampler = MixtureBatches(dataset, schedule_batches(config, dataset, processor, sized=True), batch_size=1)
     ((place,),) = list(sampler)
     assert place.cut == (1, 2)
     batch = Collator(processor, max_length=45)([dataset[place]])
@@ -246,8 +246,8 @@ def test_a_buffer_of_one_row_keeps_the_order_of_the_stream(make):
 def test_a_stream_is_packed_and_cut_as_a_file_is(make):
     sampler = make({**FLOWS["cut and packed"], "shuffle_buffer": 8}, mixture=STREAM, batch_size=1)
     for batch in islice(sampler, 30):
-        assert sum(sampler.plan.lengths(p) if p.cut is None else 0 for p in batch) <= 40
-    assert sampler.plan.report.cut
+        assert sum(sampler.schedule.lengths(p) if p.cut is None else 0 for p in batch) <= 40
+    assert sampler.schedule.report.cut
 
 
 def test_workers_get_streamed_rows_with_their_places(make, processor):
@@ -296,9 +296,9 @@ def test_a_row_that_cannot_be_measured_is_named(make, tmp_path, processor):
     config = DataConfig(mixture=[str(tmp_path / "rows.jsonl")], packing=True, max_length=50)
     dataset = MixtureDataset(read_mixture(config), seed=0)
     with pytest.raises(DataError, match=r"rows\.jsonl:1 \(x\): image 0: .*broken\.png' cannot be read as a picture"):
-        len(MixtureBatches(dataset, plan_batches(config, dataset, processor, sized=True), batch_size=1))
+        len(MixtureBatches(dataset, schedule_batches(config, dataset, processor, sized=True), batch_size=1))
     with pytest.raises(DataError, match=r"rows\.jsonl:1 \(x\)"):
-        plan_batches(config, dataset, processor, sized=True).lengths.measure_all()
+        schedule_batches(config, dataset, processor, sized=True).lengths.measure_all()
 
 
 def test_a_stage_says_and_writes_down_which_rows_it_dropped_and_cut(make_stage, workspace, tmp_path):
@@ -332,10 +332,10 @@ def test_lengths_in_a_checkpoint_save_measuring_what_was_seen(make, mixture, tmp
     flow = {**FLOWS["cut and packed"], "shuffle_buffer": 8, "packing_buffer": 4}
     sampler, again, other = (make(flow, mixture=mixture, sized=False) for _ in range(3))
     expected = list(islice(sampler, 12))
-    assert sampler.plan.report.cut
-    sampler.plan.lengths.save(tmp_path)
-    again.plan.lengths.load(tmp_path)
-    other.plan.lengths.load(tmp_path / "none")
+    assert sampler.schedule.report.cut
+    sampler.schedule.lengths.save(tmp_path)
+    again.schedule.lengths.load(tmp_path)
+    other.schedule.lengths.load(tmp_path / "none")
 
     def count(self, *args):
         raise AssertionError("a row was measured again")
@@ -351,4 +351,4 @@ def test_damaged_lengths_are_named(make, tmp_path, raw):
     batches = make("packed")
     (tmp_path / LENGTHS_FILE).write_bytes(raw)
     with pytest.raises(DataError, match=rf"{LENGTHS_FILE}: is damaged .* earlier checkpoint"):
-        batches.plan.lengths.load(tmp_path)
+        batches.schedule.lengths.load(tmp_path)

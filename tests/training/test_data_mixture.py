@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from training.config.data import AugmentConfig, DataConfig, ImageAugment, SoundAugment
 from training.data import Collator, DataError, MixtureDataset, MixtureSampler
 from training.data.mixture.augment import augment_image, augment_sound, sample_generator
-from training.data.mixture.dataset import Place, read_mixture
+from training.data.mixture.dataset import SampleIndex, read_mixture
 from unimoe import UniMoEProcessor
 
 AUGMENT = {
@@ -71,7 +71,7 @@ def test_the_sampler_shows_another_order_in_another_epoch(dataset):
     sampler.set_epoch(1)
     second = list(sampler)
     assert len(first) == len(sampler) and first != second
-    assert first[3] == Place(0, 3, dataset().order(0)[3]) and second[3].epoch == 1
+    assert first[3] == SampleIndex(0, 3, dataset().order(0)[3]) and second[3].epoch == 1
 
 
 def test_batches_are_the_same_with_and_without_worker_processes_and_cache(dataset, processor):
@@ -91,7 +91,7 @@ def test_batches_are_the_same_with_and_without_worker_processes_and_cache(datase
 
 def test_augmentation_changes_media_with_the_epoch_and_is_off_by_default(dataset):
     def first(augment, epoch):
-        sample = dataset(weights=(1, 0, 0, 0), augment=augment)[Place(epoch, 0, 0)]
+        sample = dataset(weights=(1, 0, 0, 0), augment=augment)[SampleIndex(epoch, 0, 0)]
         return np.asarray(sample.messages[0]["content"][0]["image"])
 
     assert (first(None, 0) == first(None, 1)).all()

@@ -52,12 +52,12 @@ def assert_equal_runs(one, two):
 
 @pytest.fixture
 def stage(make_stage, tmp_path):
-    """A stage with or without kept tokens, in a folder of its own."""
+    """A stage with or without cached tokens, in a folder of its own."""
     numbers = itertools.count()
 
     def make(cache=True, **changes):
         data = {"cache_encoders": cache, **changes.pop("data", {})}
-        trainer = {"max_steps": 3, "learning_rate": 0.001, **changes.pop("trainer", {})}
+        trainer = {"max_steps": 2, "learning_rate": 0.001, **changes.pop("trainer", {})}
         return make_stage(
             **{"output": str(tmp_path / str(next(numbers))), "data": data, "trainer": trainer, **changes}
         )
@@ -119,8 +119,14 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize(("layout", "data"), LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_training_on_kept_tokens_is_training_on_media(stage, media, tmp_path, layout, data):
+@pytest.mark.parametrize(
+    ("layout", "data"),
+    [
+        pytest.param(*values, id=name, marks=[] if name.startswith("omni") else pytest.mark.slow)
+        for name, values in LAYOUTS.items()
+    ],
+)
+def test_training_on_cached_tokens_is_training_on_media(stage, media, tmp_path, layout, data):
     changes = {
         "start": str(save_tiny(tmp_path / "start", layout, num_experts=4)),
         "train": {"parts": ["connectors", "router"], "lora": {"parts": ["attention"], "r": 2}},
@@ -278,7 +284,7 @@ def test_a_disk_that_is_too_small_is_refused(stage, monkeypatch, count_units):
 
 
 def test_a_folder_that_processes_do_not_share_is_refused(stage, monkeypatch):
-    monkeypatch.setattr("training.data.encoded.StateStore.refresh", lambda self: None)
+    monkeypatch.setattr("training.encoder_cache.store.CacheStore.refresh", lambda self: None)
     with pytest.raises(ConfigError, match=r"does not see what others wrote to .*encoder_cache"):
         run(stage())
 
@@ -292,7 +298,7 @@ def test_numbers_that_are_not_finite_are_named(stage, workspace, tmp_path):
         run(stage(start=str(tmp_path / "start")))
 
 
-def test_specialists_of_one_run_learn_from_kept_tokens(stage, make_stage, workspace):
+def test_specialists_of_one_run_learn_from_cached_tokens(stage, make_stage, workspace):
     modalities = {"image": 1, "speech": 1, "text": 1}
     mixture = [str(workspace / "data" / f"{name}_train.jsonl") for name in ("image_kind", "spoken_word", "text")]
     changes = {
@@ -311,7 +317,7 @@ def test_specialists_of_one_run_learn_from_kept_tokens(stage, make_stage, worksp
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(("processes", "zero"), [(0, None), (2, 2)], ids=["one process", "two under ZeRO-2"])
-def test_a_killed_stage_goes_on_with_its_kept_tokens(stage, tmp_path, processes, zero):
+def test_a_killed_stage_goes_on_with_its_cached_tokens(stage, tmp_path, processes, zero):
     trainer = {"max_steps": 16, "save_steps": 6, "logging_steps": 2}
     plain, kept = (stage(cache, trainer=trainer, parallel={"zero": zero}) for cache in (False, True))
     train(plain, tmp_path / "plain.yaml", processes=processes)

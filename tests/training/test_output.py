@@ -205,7 +205,6 @@ def test_a_lock_that_cannot_be_read_still_locks(tmp_path, holder):
 
 
 @pytest.mark.distributed
-@pytest.mark.smoke
 def test_of_two_trainings_started_together_one_runs_and_one_says_why_not(make_stage, tmp_path):
     stage = make_stage(trainer={"max_steps": 3})
     started = [

@@ -21,7 +21,7 @@ from training.__main__ import app
 from training.config.recipe import load_recipe
 from training.config.training_arguments import arguments_on_paper
 from training.data import MixtureBatches
-from training.planning.batches import plan_stage_batches
+from training.planning.batches import estimate_batches
 from training.planning.memory import (
     GRADIENTS,
     OPTIMIZER,
@@ -34,11 +34,12 @@ from training.planning.memory import (
 from training.planning.memory_parallel import BUCKET, BUFFERS, across_processes, trained_bytes
 from training.planning.memory_tracker import ACTIVATIONS, MemoryTracker, grouped_product
 from training.planning.models import PlannedRecipe
-from training.planning.plan import plan_recipe, plan_stage
+from training.planning.plan import estimate_recipe, estimate_stage
 from training.stage.run import run_stage
 from training.trainable.parts import choose_trainable, keep_frozen_steady
-from training.trainer.data import plan_data, read_data
+from training.trainer.data import read_data, schedule_data
 from training.trainer.start import load_start
+from training.trainer.trainer import StageTrainer
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration
 from unimoe.build import build_model, describe_model
 from unimoe.moe.counting import count_parameters
@@ -48,12 +49,12 @@ EVERYTHING = {"parts": ["connectors", "mlp", "attention", "norms", "embeddings"]
 
 
 def plan(config, **options):
-    return plan_stage("stage", config, PlannedRecipe().begin(config), **options)
+    return estimate_stage("stage", config, PlannedRecipe().begin(config), **options)
 
 
 def one_batch(config) -> dict[str, Tensor]:
     processor = AutoProcessor.from_pretrained(config.start.path)
-    return plan_stage_batches(config, arguments_on_paper(config), processor, processes=1).largest[0]
+    return estimate_batches(config, arguments_on_paper(config), processor, processes=1).largest[0]
 
 
 STARTS = {
@@ -130,18 +131,18 @@ def recipe(workspace, tmp_path) -> Path:
 
 
 def test_stages_are_planned_from_what_earlier_ones_will_write(recipe) -> None:
-    planned = {result.name: result for result in plan_recipe(recipe, [], only=[], processes=1, limit=None)}
+    planned = {result.name: result for result in estimate_recipe(recipe, [], only=[], processes=1, limit=None)}
     assert list(planned) == ["experts", "mixed", "last"]
     mixed, last = planned["mixed"].parameters, planned["last"].parameters
     assert mixed["total"] == last["total"] > mixed["trainable"]
     assert last["trainable"] > mixed["trainable"]
     assert all("assumed: rows of 64 tokens" in result.batches.basis for result in planned.values())
-    (alone,) = plan_recipe(recipe, [], only=["last"], processes=1, limit=None)
+    (alone,) = estimate_recipe(recipe, [], only=["last"], processes=1, limit=None)
     assert alone.as_json() == planned["last"].as_json()
 
 
 def test_specialists_count_one_feed_forward_for_each(recipe, workspace) -> None:
-    (result,) = plan_recipe(recipe, [], only=["experts"], processes=1, limit=None)
+    (result,) = estimate_recipe(recipe, [], only=["experts"], processes=1, limit=None)
     base = UniMoEConfig.from_pretrained(workspace / "start").text_config
     feed_forward = 3 * base.hidden_size * base.intermediate_size * base.num_hidden_layers
     model, _, _ = load_start(load_recipe(recipe).stages["experts"])
@@ -206,7 +207,7 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(make_stag
     assert activations() == pytest.approx(2 * one, rel=0.1)
 
 
-def test_large_batches_of_held_back_rows_are_counted(make_stage, workspace, write_jsonl) -> None:
+def test_large_batches_of_validation_rows_are_counted(make_stage, workspace, write_jsonl) -> None:
     rows = (workspace / "data" / "text_train.jsonl").read_text().splitlines()
     held_back = {"validation": [str(write_jsonl(*rows * 20))]}
     trainer = {"per_device_train_batch_size": 1}
@@ -232,7 +233,7 @@ def test_encoders_whose_tokens_are_kept_take_no_part_in_a_step(make_stage) -> No
     assert planned.memory.parts[WEIGHTS] == plain.memory.parts[WEIGHTS] - encoders
     assert planned.memory.total < plain.memory.total - encoders and planned.memory.flops < plain.memory.flops
     assert planned.host.step > planned.memory.total
-    batch = plan_stage_batches(config, arguments_on_paper(config), processor, processes=1).largest[0]
+    batch = estimate_batches(config, arguments_on_paper(config), processor, processes=1).largest[0]
     states = {
         modality.key: model.model.run_encoder(modality, batch.pop(modality.feature_name)).last_hidden_state.detach()
         for modality in processor.modalities
@@ -305,23 +306,31 @@ def test_plain_data_parallelism_keeps_gradients_twice(make_stage) -> None:
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_steps_are_those_of_the_training(make_stage, packing) -> None:
-    data = {"max_length": 256, "packing": packing}
+def test_steps_are_those_of_the_training(make_stage, workspace, monkeypatch, packing) -> None:
+    """Of its trainer, which is stopped before the first one."""
     config = make_stage(
-        data=data, trainer={"max_steps": -1, "num_train_epochs": 0.6, "gradient_accumulation_steps": 2}
+        data={"max_length": 256, "packing": packing},
+        trainer={"max_steps": -1, "num_train_epochs": 0.6, "gradient_accumulation_steps": 2},
     )
-    expected = plan(config).batches.steps
-    run_stage(config)
-    lines = (Path(config.output) / "metrics.jsonl").read_text().splitlines()
-    assert max(json.loads(line)["step"] for line in lines) == expected
+    args, trained = arguments_on_paper(config), []
+
+    def count(self, **kwargs):
+        trained.append(self.set_initial_training_values(self.args, self.get_train_dataloader())[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StageTrainer, "train", count)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(config)
+    processor = AutoProcessor.from_pretrained(workspace / "start")
+    assert trained == [estimate_batches(config, args, processor, processes=1).steps]
 
 
 def test_the_largest_batch_of_the_data_is_the_one_that_is_looked_at(make_stage, workspace) -> None:
     config = make_stage(trainer={"max_steps": -1, "num_train_epochs": 1})
     processor = AutoProcessor.from_pretrained(workspace / "start")
-    batches = plan_stage_batches(config, arguments_on_paper(config), processor, processes=1)
+    batches = estimate_batches(config, arguments_on_paper(config), processor, processes=1)
     dataset, _ = read_data(config)
-    batch_plan, collator = plan_data(config.data, dataset, processor, arguments_on_paper(config))
+    batch_plan, collator = schedule_data(config.data, dataset, processor, arguments_on_paper(config))
     sizes = [
         collator([dataset[place] for place in places])["input_ids"].numel()
         for places in MixtureBatches(dataset, batch_plan, batch_size=4)

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from training.checkpoint.state import MANIFEST
 from training.data.batching.measure import LENGTHS_FILE
 from training.monitor.metrics import WALL_CLOCK as metrics_of_speed
 from training.stage.run import run_stage
+from training.trainer.trainer import StageTrainer
 from unimoe.errors import ConfigError
 from unimoe.surgery import assemble
 
@@ -42,17 +44,24 @@ def start(workspace, tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture
-def make_long_stage(make_stage, start):
-    def make(**changes):
-        return make_stage(
+@pytest.fixture(scope="module")
+def make_long_stage(make_stage_in, start):
+    def make(output, *, steps=STEPS, saved_at=KILLED_AT, logged_at=4, **changes):
+        return make_stage_in(
+            output,
             start=start,
             train={"parts": ["router", "connectors"], "lora": {"parts": ["experts", "attention"], "r": 2}},
-            trainer={"max_steps": STEPS, "save_steps": KILLED_AT, "logging_steps": 4, "learning_rate": 0.01},
+            trainer={"max_steps": steps, "save_steps": saved_at, "logging_steps": logged_at, "learning_rate": 0.01},
             **changes,
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def make_short_stage(make_long_stage):
+    """The same in small, for one process: stopped after step 5, it goes on from step 4."""
+    return lambda output: make_long_stage(output, steps=6, saved_at=2, logged_at=3)
 
 
 def metrics(folder):
@@ -77,18 +86,16 @@ def assert_equal_runs(one, two):
 @pytest.mark.parametrize(
     ("processes", "zero", "size"),
     [
-        pytest.param(0, None, 1, id="one process", marks=pytest.mark.smoke),
+        pytest.param(0, None, 1, id="one process"),
         pytest.param(2, 2, 1, id="two under ZeRO-2"),
         pytest.param(2, 3, 1, id="two under ZeRO-3"),
-        pytest.param(2, 2, 2, id="two that share experts under ZeRO-2", marks=pytest.mark.smoke),
+        pytest.param(2, 2, 2, id="two that share experts under ZeRO-2"),
         pytest.param(2, 3, 2, id="two that share experts under ZeRO-3"),
     ],
 )
 def test_a_killed_stage_that_is_resumed_ends_like_an_unbroken_one(make_long_stage, tmp_path, processes, zero, size):
     parallel = {"zero": zero, "expert_parallel_size": size}
-    unbroken, broken = (
-        make_long_stage(output=str(tmp_path / name), parallel=parallel) for name in ("unbroken", "broken")
-    )
+    unbroken, broken = (make_long_stage(tmp_path / name, parallel=parallel) for name in ("unbroken", "broken"))
     file = tmp_path / "stage.yaml"
     train(unbroken, file, processes=processes)
     step = random.Random(f"{processes} {zero} {size}").randrange(KILLED_AT, 2 * KILLED_AT)
@@ -99,21 +106,58 @@ def test_a_killed_stage_that_is_resumed_ends_like_an_unbroken_one(make_long_stag
     assert not list(Path(broken.output).glob("checkpoint-*"))
 
 
+@pytest.fixture(scope="module")
+def unbroken(make_short_stage, tmp_path_factory):
+    stage = make_short_stage(tmp_path_factory.mktemp("unbroken") / "output")
+    return run_stage(stage, console=Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="module")
+def begun(make_short_stage, tmp_path_factory):
+    """The output of a stage that was stopped."""
+    stage = make_short_stage(tmp_path_factory.mktemp("begun") / "output")
+    step = StageTrainer.training_step
+
+    def stop(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StageTrainer, "training_step", stop)
+        run_stage(stage, console=Console(file=io.StringIO()))
+    assert [path.name for path in Path(stage.output).glob("checkpoint-*")] == ["checkpoint-4"]
+    return Path(stage.output)
+
+
+def copy_of(output, make_short_stage, folder):
+    """A copy of an output as if its stage had written there, the stage, and the console to run it on."""
+    shutil.copytree(output, folder)
+    settings = folder / "stage.yaml"
+    settings.write_text(settings.read_text().replace(str(output), str(folder)))
+    return make_short_stage(folder), Console(file=io.StringIO(), width=120)
+
+
 @pytest.fixture
-def unfinished(make_long_stage, tmp_path):
-    """A stage with checkpoints, as one that was killed leaves it, and the console to run it on."""
-    console = Console(file=io.StringIO(), width=120)
-    stage = make_long_stage(output=str(tmp_path / "unfinished"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.stage.stage.save_stage", lambda *args, **kwargs: Path(stage.output))
-        run_stage(stage, console=console)
-    assert list(Path(stage.output).glob("checkpoint-*"))
-    return stage, console
+def unfinished(begun, make_short_stage, tmp_path):
+    return copy_of(begun, make_short_stage, tmp_path / "output")
+
+
+def test_a_stopped_stage_that_is_resumed_ends_like_an_unbroken_one(unbroken, unfinished):
+    stage, console = unfinished
+    cut_off = Path(stage.output) / "unfinished-40"  # one that was not written to its end is passed over
+    cut_off.mkdir()
+    (cut_off / "trainer_state.json").write_text("cut off")
+    folder = run_stage(stage, resume=True, console=console)
+    assert "going on from" in console.file.getvalue()
+    assert_equal_runs(unbroken, folder)
+    assert metrics(folder)[-1]["step"] == 6, "there is no step after the last one"
+    assert not [*folder.glob("checkpoint-*"), *folder.glob("unfinished-*")]
 
 
 def test_an_unfinished_stage_is_not_begun_again_by_accident(unfinished):
     stage, console = unfinished
-    with pytest.raises(ConfigError, match=r"holds checkpoint-30 of an unfinished stage\. Go on .*--resume"):
+    with pytest.raises(ConfigError, match=r"holds checkpoint-4 of an unfinished stage\. Go on .*--resume"):
         run_stage(stage, console=console)
 
 
@@ -122,20 +166,10 @@ def test_a_checkpoint_is_refused_under_other_settings_or_processes(unfinished, m
     other = stage.model_copy(update={"trainer": {**stage.trainer, "learning_rate": 0.5}})
     with pytest.raises(ConfigError, match=r"other settings: trainer\.learning_rate was 0\.01, is 0\.5\."):
         run_stage(other, resume=True, console=console)
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr("training.checkpoint.folder.launched", lambda: (0, 4))
     message = r"4 rows in a step, 4 in each .*4 process\(es\) would now take 16 and 16\. Set .* whose product is 1\."
     with pytest.raises(ConfigError, match=message):
         run_stage(stage, resume=True, console=console)
-
-
-def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(unfinished):
-    stage, console = unfinished
-    cut_off = Path(stage.output) / "unfinished-40"
-    cut_off.mkdir()
-    (cut_off / "trainer_state.json").write_text("cut off")
-    folder = run_stage(stage, resume=True, console=console)
-    assert metrics(folder)[-1]["step"] == STEPS, "there is no step after the last one"
-    assert not [*folder.glob("checkpoint-*"), *folder.glob("unfinished-*")]
 
 
 def test_the_checkpoint_before_stays_until_the_next_one_is_whole(make_stage, monkeypatch):
@@ -159,9 +193,9 @@ def test_the_checkpoint_before_stays_until_the_next_one_is_whole(make_stage, mon
     assert "going on from" in shown.getvalue() and "checkpoint-1" in shown.getvalue()
 
 
-def test_a_complete_stage_is_skipped_and_one_with_other_settings_is_not(unfinished):
-    stage, console = unfinished
-    folder = run_stage(stage, resume=True, console=console)
+def test_a_complete_stage_is_skipped_and_one_with_other_settings_is_not(unbroken, make_short_stage, tmp_path):
+    folder = tmp_path / "output"
+    stage, console = copy_of(unbroken, make_short_stage, folder)
     written = (folder / "model.safetensors").stat().st_mtime_ns
     assert run_stage(stage, resume=True, console=console) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == written

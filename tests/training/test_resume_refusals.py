@@ -22,7 +22,7 @@ from unimoe.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def begun(workspace, tmp_path_factory):
-    """A folder with data/ (files, a stream, tables, held-back rows) and output/, which has a checkpoint."""
+    """A folder with data/ (files, a stream, tables, validation rows) and output/, which has a checkpoint."""
     from datasets import Dataset
 
     folder = tmp_path_factory.mktemp("begun")

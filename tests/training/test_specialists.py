@@ -13,11 +13,11 @@ from training.config.data import DataConfig
 from training.config.recipe import merge
 from training.config.stage import StageConfig
 from training.data import MixtureDataset
-from training.data.batching.streams import apportion, split_lanes, take_turns
+from training.data.batching.streams import apportion, split_by_modality, step_schedule
 from training.data.mixture.dataset import read_mixture
 from training.data.schema import DataError
 from training.stage.run import run_stage
-from training.trainer.validation import HeldBack
+from training.trainer.validation import ValidationRows
 from unimoe.errors import ConfigError
 from unimoe.surgery import assemble
 
@@ -34,33 +34,46 @@ TRAINER = {
 }
 
 
-@pytest.fixture
-def stages(make_stage, workspace, tmp_path):
-    """One stage for all specialists, and one for each alone."""
+@pytest.fixture(scope="module")
+def stages_in(make_stage_in, workspace):
+    """One stage for all specialists, and one for each alone, in a folder."""
 
-    def make(processes=1, **changes):
+    def make(folder, processes=1, **changes):
         parts = {key: [f"{part}.{key}" for part in ("connectors", "encoders")] for key in ("image", "speech")}
         data = {key: {"mixture": [str(workspace / "data" / f"{name}_train.jsonl")]} for key, name in FILES.items()}
         trainer = TRAINER | {"per_device_train_batch_size": 4 // processes}
-        together = make_stage(
+        together = make_stage_in(
+            folder / f"together-{processes}",
             start={"path": None, "specialists": {"base": str(workspace / "start"), "modalities": STEPS}},
             train={"parts": ["mlp", *parts["image"], *parts["speech"]]},
             data={"mixture": [path for values in data.values() for path in values["mixture"]]},
             trainer=trainer | {"max_steps": sum(STEPS.values())},
-            output=str(tmp_path / f"together-{processes}"),
         )
         alone = {
-            key: make_stage(
+            key: make_stage_in(
+                folder / f"alone-{key}-{processes}",
                 train={"parts": ["mlp", *parts.get(key, [])]},
                 data=data[key],
                 trainer=trainer | {"max_steps": steps},
-                output=str(tmp_path / f"alone-{key}-{processes}"),
             )
             for key, steps in STEPS.items()
         }
         return again(together, **changes), alone
 
     return make
+
+
+@pytest.fixture
+def stages(stages_in, tmp_path):
+    return lambda processes=1, **changes: stages_in(tmp_path, processes, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(stages_in, tmp_path_factory):
+    """The stages, of which the one for all specialists has run."""
+    together, alone = stages_in(tmp_path_factory.mktemp("specialists"))
+    run_stage(together)
+    return together, alone
 
 
 def again(stage: StageConfig, **changes) -> StageConfig:
@@ -83,10 +96,9 @@ def check_equal(together: StageConfig, alone: dict[str, StageConfig], start: Pat
         assert all(f".{key}." in name for name in moved if "encoders" in name or "connectors" in name)
 
 
-def test_specialists_of_one_run_are_those_of_separate_runs(stages, workspace):
+def test_specialists_of_one_run_are_those_of_separate_runs(trained, workspace):
     """AdamW with weight decay, clipping and a schedule: what rests is left alone, each follows its own schedule."""
-    together, alone = stages()
-    run_stage(together)
+    together, alone = trained
     for stage in alone.values():
         run_stage(stage)
     check_equal(together, alone, workspace / "start")
@@ -102,9 +114,8 @@ def test_specialists_of_one_run_on_two_processes_are_those_of_separate_runs(stag
     check_equal(together, alone, workspace / "start")
 
 
-def test_they_go_on_from_a_checkpoint_as_if_never_stopped(stages, monkeypatch):
-    together, _ = stages()
-    run_stage(together)
+def test_they_go_on_from_a_checkpoint_as_if_never_stopped(trained, monkeypatch):
+    together, _ = trained
     stopped = again(together, output=f"{together.output}-stopped")
     from training.trainer import specialists
 
@@ -127,7 +138,7 @@ def test_they_go_on_from_a_checkpoint_as_if_never_stopped(stages, monkeypatch):
             torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-7, msg=f"{key} {name}")
 
 
-def test_each_held_back_row_is_answered_by_its_own_specialist(stages, workspace):
+def test_each_validation_row_is_answered_by_its_own_specialist(stages, workspace):
     """After the run, a file's loss is that of the dense model of its modality."""
     files = []
     for name in ("image_kind", "spoken_word"):
@@ -143,15 +154,15 @@ def test_each_held_back_row_is_answered_by_its_own_specialist(stages, workspace)
         dense = AutoModelForMultimodalLM.from_pretrained(output / key)
         processor = AutoProcessor.from_pretrained(output / key)
         config = DataConfig(mixture=["other.jsonl"], validation=[file])
-        held_back = HeldBack(
+        rows = ValidationRows(
             config,
-            MixtureDataset(read_mixture(config.held_back), seed=0),
+            MixtureDataset(read_mixture(config.validation_data), seed=0),
             processor,
             batch_size=4,
             process=0,
             processes=1,
         )
-        expected = held_back.describe(held_back.sums(dense.eval(), lambda batch: batch))["eval_loss"]
+        expected = rows.describe(rows.sums(dense.eval(), lambda batch: batch))["eval_loss"]
         assert together_losses[f"eval_loss/{Path(file).stem}"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -211,7 +222,7 @@ def test_a_row_that_belongs_to_two_specialists_or_none_is_named(make_stage, writ
         stage = make_stage(data={"mixture": [str(path)]})
         dataset = MixtureDataset(read_mixture(stage.data), seed=0)
         with pytest.raises(DataError, match=message):
-            split_lanes(dataset, ["image", "speech"])
+            split_by_modality(dataset, ["image", "speech"])
 
 
 def _picture() -> Path:
@@ -226,6 +237,6 @@ def test_turns_are_spread_evenly_and_add_up():
         or sum(apportion(10, {"a": 1, "b": 1, "c": 2}).values()) == 10
     )
     assert apportion(3, {"a": 100, "b": 1, "c": 1}) == {"a": 1, "b": 1, "c": 1}
-    turns = take_turns({"a": 6, "b": 3})
+    turns = step_schedule({"a": 6, "b": 3})
     assert turns.count("a") == 6 and turns.count("b") == 3
     assert all("b" in turns[start : start + 3] for start in range(0, 9, 3))

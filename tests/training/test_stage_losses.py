@@ -60,7 +60,7 @@ def test_a_stage_anneals_over_accumulated_batches_and_logs_every_loss(make_stage
     original = StageTrainer.compute_loss
 
     def spy(self, *args, **kwargs):
-        seen.append(self._text_config.router_aux_loss_coef)
+        seen.append(self.text_config.router_aux_loss_coef)
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(StageTrainer, "compute_loss", spy)
@@ -135,24 +135,29 @@ def test_noise_and_its_losses_train(make_stage, make_start) -> None:
 GROUPS = {"modality_routing": "isolated", "expert_groups": {"text": [0, 1], "image": [2, 3]}}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        {"router_type": "top_p", "router_top_p": 0.5, "num_null_experts": 1, "num_experts_per_tok": 4},
-        {"scoring_func": "sigmoid", "n_group": 2, "topk_group": 1, "modality_routing": "separate"},
-        {"router_type": "hierarchical", "n_group": 2, "router_modality_projection": True},
-        {"router_type": "hash", "num_experts_per_tok": 1},
-        {"router_type": "expert_choice", "router_aux_loss_scope": "sequence"},
-        {"router_type": "soft"},
-        {"capacity_factor": 1.0, "router_gradient": "sparsemixer", "router_jitter_noise": 0.01},
-        {"router_gradient": "dense", "modality_routing": "semi_isolated", "expert_groups": {"image": [3]}},
-        {"expert_type": "lora", "expert_rank": 4, "shared_expert_intermediate_size": 8},
-        {"expert_type": "latent", "expert_latent_size": 8, "expert_latent_groups": 2},
-        {**GROUPS, "expert_group_intermediate_sizes": {"image": 8}, "decoder_sparse_step": 2},
-        {"shared_expert_intermediate_size": 8, "shared_expert_weighting": "router", "num_shared_experts": 2},
-    ],
-    ids=str,
-)
+FAST = [
+    {"router_type": "top_p", "router_top_p": 0.5, "num_null_experts": 1, "modality_routing": "separate"},
+    {"router_type": "hash", "num_experts_per_tok": 1, "expert_type": "latent", "expert_latent_size": 8},
+    {"router_type": "soft"},
+    {"expert_type": "lora", "expert_rank": 4, "router_gradient": "sparsemixer", "shared_expert_intermediate_size": 8},
+    {**GROUPS, "expert_group_intermediate_sizes": {"image": 8}, "decoder_sparse_step": 2},
+]
+SLOW = [
+    {"router_type": "top_p", "router_top_p": 0.5, "num_null_experts": 1, "num_experts_per_tok": 4},
+    {"scoring_func": "sigmoid", "n_group": 2, "topk_group": 1, "modality_routing": "separate"},
+    {"router_type": "hierarchical", "n_group": 2, "router_modality_projection": True},
+    {"router_type": "hash", "num_experts_per_tok": 1},
+    {"router_type": "expert_choice", "router_aux_loss_scope": "sequence"},
+    {"capacity_factor": 1.0, "router_gradient": "sparsemixer", "router_jitter_noise": 0.01},
+    {"router_gradient": "dense", "modality_routing": "semi_isolated", "expert_groups": {"image": [3]}},
+    {"expert_type": "lora", "expert_rank": 4, "shared_expert_intermediate_size": 8},
+    {"expert_type": "latent", "expert_latent_size": 8, "expert_latent_groups": 2},
+    {"shared_expert_intermediate_size": 8, "shared_expert_weighting": "router", "num_shared_experts": 2},
+]
+KINDS = [*FAST, *(pytest.param(text, marks=pytest.mark.slow) for text in SLOW)]
+
+
+@pytest.mark.parametrize("text", KINDS, ids=str)
 def test_every_kind_of_sparse_layer_trains_and_what_was_named_changes(make_stage, make_start, text) -> None:
     start = make_start(**text)
     parts = ["experts"] if text.get("router_type") == "hash" else ["router", "experts"]

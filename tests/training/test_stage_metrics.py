@@ -228,15 +228,15 @@ def test_trackers_on_the_network_get_every_log(make_stage, quiet, monkeypatch, t
 # Curves
 
 
-def test_curves_show_the_training_and_each_held_back_file(make_stage, workspace, quiet, curves):
+def test_curves_show_the_training_and_each_validation_file(make_stage, workspace, quiet, curves):
     held_back = [str(workspace / "data" / f"{name}_train.jsonl") for name in ("spoken_word", "sound_kind")]
     data = {"mixture": [str(workspace / "data" / "image_kind_train.jsonl")], "validation": held_back}
     stage = make_stage(data=data, trainer={"max_steps": 2})
     folder = run_stage(stage, console=quiet)
     found = read_curves(folder / "metrics.jsonl")
-    names = ["held-back", "held-back spoken_word_train", "held-back sound_kind_train", "training"]
+    names = ["validation", "validation spoken_word_train", "validation sound_kind_train", "training"]
     assert list(found) == names
-    assert [step for step, _ in found["held-back"]] == [0, 1, 2] and [s for s, _ in found["training"]] == [1, 2]
+    assert [step for step, _ in found["validation"]] == [0, 1, 2] and [s for s, _ in found["training"]] == [1, 2]
     assert (folder / CURVES_FILE).read_bytes().startswith(b"\x89PNG")
     both = folder / "both.png"
     assert plot_curves({"a": folder, "none": folder.parent, "b": folder}, both) and both.stat().st_size > 1000

@@ -16,7 +16,7 @@ from training.data import Collator, MixtureDataset
 from training.data.mixture.dataset import read_mixture
 from training.monitor.progress import StageProgress, track
 from training.planning.models import PlannedRecipe
-from training.planning.plan import plan_stage
+from training.planning.plan import estimate_stage
 from training.stage.report import data_table, look_at_rows, mean_length, show_samples
 from training.stage.run import run_stage
 from training.trainer.trainer import StageTrainer
@@ -104,7 +104,7 @@ def test_the_steps_that_are_announced_are_those_that_are_trained(make_stage, wid
 def test_the_memory_of_a_step_is_said_before_the_first_one_as_it_was_planned(make_stage, wide, monkeypatch, cache):
     config = make_stage(data={"cache_encoders": cache}, report={"memory": True})
     start = PlannedRecipe().begin(config)
-    planned = plan_stage("stage", config, start).host.step - sum_of_encoders(start) * cache
+    planned = estimate_stage("stage", config, start).host.step - sum_of_encoders(start) * cache
     monkeypatch.setattr("training.stage.memory.device_memory", lambda device: 10)
     run_stage(config, console=wide)
     text = wide.file.getvalue()
@@ -126,7 +126,7 @@ def test_a_model_that_looks_at_values_trains_without_an_estimate(make_stage, wid
     text = wide.file.getvalue()
     assert "memory of a step cannot be told: the model looks at values" in text and "step 1/1" in text
     with pytest.raises(ConfigError, match="cannot be told"):
-        plan_stage("stage", config, PlannedRecipe().begin(config))
+        estimate_stage("stage", config, PlannedRecipe().begin(config))
 
 
 def sum_of_encoders(start):
@@ -143,7 +143,7 @@ def test_long_work_shows_how_far_it_is(is_terminal):
     assert ("reading" in text) and ("reading: 2 of 4, 0 min left\n" in text) is not is_terminal
 
 
-def test_a_stage_says_how_many_tokens_and_held_back_rows_there_are(make_stage, workspace, wide):
+def test_a_stage_says_how_many_tokens_and_validation_rows_there_are(make_stage, workspace, wide):
     data = {
         "mixture": [str(workspace / "data" / "text_train.jsonl")],
         "validation": [str(workspace / "data" / "image_kind_train.jsonl")],
@@ -151,8 +151,8 @@ def test_a_stage_says_how_many_tokens_and_held_back_rows_there_are(make_stage, w
     run_stage(make_stage(data=data, train={"parts": ["mlp"]}), console=wide)
     rows = len(Path(data["validation"][0]).read_text().splitlines())
     text = wide.file.getvalue()
-    assert "1 steps of 4 rows, about " in text and f"{rows} held-back rows" in text
-    assert text.index("held-back rows") < text.index("step 1/1")
+    assert "1 steps of 4 rows, about " in text and f"{rows} validation rows" in text
+    assert text.index("validation rows") < text.index("step 1/1")
 
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J[link=http://x]\u202e[/nothing]"

@@ -13,7 +13,9 @@ from launch import ROOT, environment
 from PIL import Image
 from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
+from typer.testing import CliRunner
 
+from training.__main__ import app
 from training.config.training_arguments import training_arguments
 from training.data import DataError
 from training.monitor.metrics import expert_load
@@ -44,7 +46,7 @@ def changed_names(before, after):
 
 
 @pytest.fixture(scope="module")
-def recipe_outputs(workspace, tmp_path_factory):
+def recipe_outputs(workspace, tmp_path_factory, curves):
     """align -> one specialist -> assembled mixture with LoRA; run once, through the command line."""
     output = tmp_path_factory.mktemp("recipe")
     data = [f"{workspace}/data/{name}_train.jsonl" for name in ("image_kind", "spoken_word", "sound_kind", "text")]
@@ -65,9 +67,8 @@ def recipe_outputs(workspace, tmp_path_factory):
     }
     file = output / "recipe.yaml"
     file.write_text(json.dumps(recipe))  # JSON is YAML
-    command = [sys.executable, "-m", "training", str(file), "stages.expert.trainer.max_steps=1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = CliRunner().invoke(app, [str(file), "stages.expert.trainer.max_steps=1"])
+    assert done.exit_code == 0, done.output[-2000:]
     return output, done.stdout
 
 
@@ -179,6 +180,7 @@ for values in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [None, 2])
 def test_a_stage_lets_go_of_its_model_before_the_next_one_is_loaded(make_stage, tmp_path, zero):
     stages = [make_stage(parallel={"zero": zero}, output=str(tmp_path / name)) for name in ("one", "two")]
@@ -196,7 +198,7 @@ def test_a_wrong_path_is_found_before_a_model_is_loaded(make_stage, monkeypatch,
 
 
 def test_the_same_seed_gives_the_same_model(make_stage, quiet, tmp_path):
-    settings = {"train": {"parts": ["mlp", "connectors"]}, "trainer": {"max_steps": 3}}
+    settings = {"train": {"parts": ["mlp", "connectors"]}, "trainer": {"max_steps": 2}}
     folders = [
         run_stage(
             make_stage(output=str(tmp_path / str(run)), seed=seed, data={"num_workers": workers}, **settings),
@@ -296,6 +298,5 @@ def test_an_error_in_a_worker_process_reaches_the_command_line_as_one_message(ma
     stage = make_stage(data={"max_length": 5, "num_workers": 1})
     file = tmp_path / "stage.yaml"
     file.write_text(json.dumps(stage.model_dump()))
-    command = [sys.executable, "-m", "training", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
-    assert done.returncode == 2 and "data.max_length is 5" in done.stderr and "Traceback" not in done.stderr
+    done = CliRunner().invoke(app, [str(file)])
+    assert done.exit_code == 2 and "data.max_length is 5" in done.stderr and "Traceback" not in done.stderr

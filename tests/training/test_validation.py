@@ -1,4 +1,4 @@
-"""Held-back rows: their loss is exact, shows in the log, and looking at them changes nothing of the training."""
+"""Validation rows: their loss is exact, shows in the log, and looking at them changes nothing of the training."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def losses_row_by_row(folder, data):
     """Each file's sum of losses and number of labels by the model's own loss, one row at a time."""
     model, processor = AutoModelForMultimodalLM.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
     sums = {}
-    for source in read_mixture(data.held_back):
+    for source in read_mixture(data.validation_data):
         dataset = MixtureDataset([source], seed=0)
         sums[Path(source.path).name.removesuffix(".jsonl")] = found = torch.zeros(2)
         for row in range(dataset.num_rows):
@@ -87,7 +87,7 @@ def test_it_is_looked_at_before_the_first_step_on_the_way_and_once_at_the_end(ma
     run_stage(stage, console=quiet)
     assert [line["step"] for line in evaluations(stage.output)] == [0, 2, 4, 5]
     shown = quiet.file.getvalue()
-    assert shown.count("held-back loss") == 4 and "image_kind_train" in shown
+    assert shown.count("validation loss") == 4 and "image_kind_train" in shown
     epochs = make_validated(
         output=str(tmp_path / "epochs"),
         trainer={"max_steps": -1, "num_train_epochs": 1, "eval_strategy": "epoch", "per_device_train_batch_size": 16},
@@ -97,7 +97,7 @@ def test_it_is_looked_at_before_the_first_step_on_the_way_and_once_at_the_end(ma
     assert len(steps) == 2 and steps[0] == 0, "each epoch's end once"
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_looking_changes_nothing_of_the_training(make_validated, mixture_start, quiet, tmp_path, workers):
     dropping = tmp_path / "dropout"
     model = AutoModelForMultimodalLM.from_pretrained(mixture_start)
@@ -150,7 +150,7 @@ def test_a_stage_that_is_resumed_looks_as_often_as_an_unbroken_one(make_validate
     assert evaluations(broken.output) == evaluations(unbroken.output)
 
 
-def test_a_loss_that_is_not_finite_names_the_held_back_rows(make_validated, quiet, tmp_path):
+def test_a_loss_that_is_not_finite_names_the_validation_rows(make_validated, quiet, tmp_path):
     stage = make_validated()
     broken = AutoModelForMultimodalLM.from_pretrained(stage.start.path)
     connector = broken.model.connectors["speech"]
@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_finite_names_the_held_back_rows(make_validated, quie
     AutoProcessor.from_pretrained(stage.start.path).save_pretrained(tmp_path / "broken")
     stage.start.path = str(tmp_path / "broken")
     with pytest.raises(
-        NonFiniteLoss, match=r"^Step 0: The loss of held-back rows is not finite: spoken_word-"
+        NonFiniteLoss, match=r"^Step 0: The loss of validation rows is not finite: spoken_word-"
     ) as raised:
         run_stage(stage, console=quiet)
     assert "image" not in str(raised.value)
@@ -171,7 +171,7 @@ def test_a_loss_that_is_not_finite_names_the_held_back_rows(make_validated, quie
         ({"validation": [{"path": "b.jsonl", "weight": 2}]}, {}, r"data.*b\.jsonl: .*looked at once"),
         ({"validation": [{"path": "b.jsonl", "stream": True}]}, {}, r"b\.jsonl: .*looked at once"),
         ({"validation": ["a.jsonl"]}, {}, r"a\.jsonl is in the mixture too"),
-        ({}, {"eval_strategy": "steps"}, r"eval_strategy: nothing is held back\. Set data\.validation"),
+        ({}, {"eval_strategy": "steps"}, r"eval_strategy: there are no validation rows\. Set data\.validation"),
         ({"validation": ["b.jsonl"]}, {"eval_strategy": "no"}, r"data\.validation would not be used"),
     ],
 )

@@ -18,7 +18,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from unimoe.errors import ConfigError
 
 from ..config.stage import StageConfig
-from ..data import BatchPlan
+from ..data import BatchSchedule
 from ..distributed.processes import launched, rank, together
 from ..monitor.metrics_file import METRICS_FILE, read_metrics
 from .damage import check_small_files
@@ -67,7 +67,7 @@ def find_checkpoint(config: StageConfig, args: TrainingArguments, *, resume: boo
     _check_settings(config)
     manifest = read_manifest(found[-1])
     check_rows(config, args, manifest)
-    verify(found[-1], turn=launched()[0], turns=launched()[1])
+    verify(found[-1], process=launched()[0], of=launched()[1])
     check_small_files(found[-1], manifest)
     read_metrics(Path(config.output) / METRICS_FILE)
     return found[-1]
@@ -80,7 +80,7 @@ def check_rows(config: StageConfig, args: TrainingArguments, manifest: dict[str,
         ConfigError: With what makes them as many.
     """
     now, before = rows_of_step(args, launched()[1]), manifest["rows"]
-    measured = BatchPlan(config.data).measures
+    measured = BatchSchedule(config.data).measures
     if now["step"] == before["step"] and (now["batch"] == before["batch"] or not measured):
         return
     raise ConfigError(
@@ -142,7 +142,7 @@ def write_checkpoint(
     limit: int | None = None,
     best: str | None = None,
 ) -> None:
-    """Write a checkpoint beside its place, and put it there when it is whole; only then remove older ones.
+    """Write a checkpoint under another name, and give it its own when it is whole; only then remove older ones.
 
     All processes must call this, with an output that all of them see.
 
@@ -157,19 +157,19 @@ def write_checkpoint(
     Raises:
         CheckpointError: If it could not be written; those that are there stay.
     """
-    aside, place = output / f"{_ASIDE}{step}", output / f"checkpoint-{step}"
+    aside, folder = output / f"{_ASIDE}{step}", output / f"checkpoint-{step}"
 
     def prepare() -> None:
         if rank() == 0:
-            for folder in output.glob(f"{_ASIDE}*"):
-                shutil.rmtree(folder)
+            for unfinished in output.glob(f"{_ASIDE}*"):
+                shutil.rmtree(unfinished)
             aside.mkdir(parents=True)
 
     def put_in_place() -> None:
         if rank() == 0:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             sync(aside)
-            aside.rename(place)
+            aside.rename(folder)
             sync(output)
 
     try:
@@ -180,14 +180,14 @@ def write_checkpoint(
         together(put_in_place)
     except OSError as error:
         raise CheckpointError(
-            f"{place} could not be written: {error}. Checkpoints before it are as they were: cure this, and go on "
+            f"{folder} could not be written: {error}. Checkpoints before it are as they were: cure this, and go on "
             "with --resume."
         ) from None
     if rank() == 0:
         try:
             rotate_checkpoints(str(output), limit, best)
         except OSError as error:
-            logger.warning("%s is written, but an older checkpoint could not be removed: %s", place, error)
+            logger.warning("%s is written, but an older checkpoint could not be removed: %s", folder, error)
 
 
 class WatchCheckpoints(TrainerCallback):

@@ -126,7 +126,7 @@ def describe_stage(
     """
     values = config.model_dump()
     last: dict[str, Any] = next((line for line in reversed(log) if "eval_loss" in line), {})
-    held_back = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
+    validation = {key: round(value, 4) for key, value in last.items() if key.startswith("eval_loss")}
     entry = {
         "stage": name,
         "start": values["start"],
@@ -141,7 +141,7 @@ def describe_stage(
         "seconds": round(seconds, 1),
         "output": config.output,
     }
-    further = {"held_back": held_back, "warnings": warnings}
+    further = {"held_back": validation, "warnings": warnings}
     return entry | fitted | {key: value for key, value in further.items() if value}
 
 

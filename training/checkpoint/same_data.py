@@ -23,14 +23,14 @@ DATA_FILE = "data.json"
 
 
 def describe_data(
-    config: StageConfig, dataset: MixtureDataset, held_back: MixtureDataset | None, console: Console
+    config: StageConfig, dataset: MixtureDataset, validation: MixtureDataset | None, console: Console
 ) -> list[Facts]:
     """Say what the data of a stage are: SHA-256 of files, names and sizes of media; only the first process looks.
 
     Args:
         config: The stage.
         dataset: Rows that train.
-        held_back: Rows that are held back.
+        validation: Validation rows.
         console: Where progress goes.
 
     Raises:
@@ -39,8 +39,8 @@ def describe_data(
     if launched()[0] > 0:
         return []
     sources = [*zip(config.data.mixture, dataset.sources, strict=True)]
-    if held_back is not None:
-        sources += zip(config.data.validation, held_back.sources, strict=True)
+    if validation is not None:
+        sources += zip(config.data.validation, validation.sources, strict=True)
     return [
         describe_source(described, source)
         for described, source in track(sources, len(sources), "hashing data", console)

@@ -1,8 +1,8 @@
 """The state of a training as files from which any number of processes can go on, under any stage of ZeRO.
 
 Weights and the optimizer's states are written whole and by the names of parameters, whoever had which part of them:
-joined when they are written, cut again when they are read. The processes share the writing; `manifest.json`, written
-last, has the size and SHA-256 of every file.
+unsharded when they are written, sharded again when they are read. The processes share the writing; `manifest.json`,
+written last, has the size and SHA-256 of every file.
 
 `weights-*.safetensors`: every weight, as in memory. `optimizer-*.safetensors`: `STATE/PARAMETER`, such as
 `exp_avg/lm_head.weight`; states that are one number for a parameter, such as `step`, are tensors of shape ().
@@ -41,7 +41,7 @@ class CheckpointError(ConfigError):
 
 
 class ShardWriter:
-    """Writes named tensors to files, each process those whose turn it is.
+    """Writes named tensors to files, each process its share.
 
     Args:
         folder: Where to.
@@ -57,9 +57,9 @@ class ShardWriter:
 
     def add(self, name: str, value: Tensor) -> None:
         """Take a tensor; all processes take the same ones in the same order."""
-        turn = self.given.index(min(self.given))
-        self.given[turn] += value.nbytes
-        if turn != rank():
+        writer = self.given.index(min(self.given))
+        self.given[writer] += value.nbytes
+        if writer != rank():
             return
         if self.held and sum(each.nbytes for each in self.held.values()) + value.nbytes > self.limit:
             self.flush()
@@ -102,14 +102,14 @@ def write_tensors(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]]
     writer.flush()
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: Any, away: Mapping[str, nn.Module] | None = None) -> None:
+def save_state(folder: Path, model: nn.Module, optimizer: Any, outside: Mapping[str, nn.Module] | None = None) -> None:
     """Write weights and states of the optimizer; all processes must call this.
 
     Args:
         folder: Where to.
         model: As it trains.
         optimizer: The trainer's.
-        away: Modules that rest outside of the model, by their names in it.
+        outside: Modules that belong to the model and are out of it, such as cached encoders, by their names in it.
 
     Raises:
         OSError: If a process could not write a file.
@@ -117,13 +117,13 @@ def save_state(folder: Path, model: nn.Module, optimizer: Any, away: Mapping[str
     """
     share_buffers(model)
     sums = {name: 0 for name, _ in (*model.named_parameters(), *model.named_buffers())}
-    together(lambda: write_tensors(folder, WEIGHTS, _noted(whole_weights(model, away), sums)))
+    together(lambda: write_tensors(folder, WEIGHTS, _noted(whole_weights(model, outside), sums)))
     compare_replicas(sums)
     together(lambda: write_tensors(folder, OPTIMIZER, optimizer_states(model, optimizer)))
 
 
 def _noted(tensors: Iterable[tuple[str, Tensor]], sums: dict[str, int]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors as they come, with a note of the sum of the bits of those that have a place in `sums`."""
+    """Tensors as they come, with a note of the sum of the bits of those that stand in `sums`."""
     for name, value in tensors:
         if name in sums:
             whole_numbers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
@@ -204,22 +204,22 @@ class TensorFiles:
 
     def __init__(self, folder: Path, stem: str) -> None:
         self.files: list[Any] = []
-        self.places: dict[str, Any] = {}
+        self.file_of: dict[str, Any] = {}
         for path in sorted(folder.glob(f"{stem}-*.safetensors")):
             try:
                 file = safe_open(path, framework="pt")
             except SafetensorError as error:
                 raise CheckpointError(f"{path} is damaged: {error}") from None
             self.files.append(file)
-            self.places |= dict.fromkeys(file.keys(), file)
+            self.file_of |= dict.fromkeys(file.keys(), file)
 
     @property
     def names(self) -> set[str]:
         """Names of all tensors."""
-        return set(self.places)
+        return set(self.file_of)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.places[name].get_tensor(name)
+        return self.file_of[name].get_tensor(name)
 
     def __enter__(self) -> "TensorFiles":
         return self
@@ -229,11 +229,11 @@ class TensorFiles:
             file.__exit__(*args)
 
 
-def digests(folder: Path, *, turn: int = 0, turns: int = 1) -> dict[str, dict[str, Any]]:
+def digests(folder: Path, *, process: int = 0, of: int = 1) -> dict[str, dict[str, Any]]:
     """Have files of a folder on the disk, and tell their size and SHA-256; of every so many, to share the work."""
     found = {}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    for path in files[turn::turns]:
+    for path in files[process::of]:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
@@ -247,7 +247,7 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: If a file cannot be read or written.
     """
-    found = together(lambda: digests(folder, turn=rank(), turns=processes()))
+    found = together(lambda: digests(folder, process=rank(), of=processes()))
     files = {name: facts for part in found for name, facts in part.items()}
     manifest = json.dumps({**facts, "files": files}, indent=1, sort_keys=True)
     together(lambda: write_whole(folder / MANIFEST, manifest) if rank() == 0 else None)
@@ -304,7 +304,7 @@ def _wrong_in(manifest: Any) -> str | None:
     return None
 
 
-def verify(folder: Path, *, turn: int = 0, turns: int = 1) -> None:
+def verify(folder: Path, *, process: int = 0, of: int = 1) -> None:
     """Compare the files of a checkpoint with its manifest: sizes of all, and bytes of every so many.
 
     Raises:
@@ -317,7 +317,7 @@ def verify(folder: Path, *, turn: int = 0, turns: int = 1) -> None:
             raise CheckpointError(f"{path} is missing. {CURE}")
         if path.stat().st_size != facts["bytes"]:
             raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, not {facts['bytes']:,}. {CURE}")
-    for name in sorted(files)[turn::turns]:
+    for name in sorted(files)[process::of]:
         with (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != files[name]["sha256"]:
                 raise CheckpointError(f"{folder / name} has other bytes than were written (SHA-256). {CURE}")

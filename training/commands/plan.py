@@ -17,7 +17,7 @@ from ..monitor.sizes import GB
 
 if TYPE_CHECKING:
     from ..planning.memory_parallel import HostMemory
-    from ..planning.plan import StagePlan
+    from ..planning.plan import StageEstimate
 
 _WIDTH = 160
 """Columns of what does not go to a terminal."""
@@ -37,11 +37,13 @@ def plan(
 ) -> None:
     """Say what stages will take: parameters, memory, steps, operations. Nothing is loaded, nothing is trained."""
     from ..data import DataError
-    from ..planning.plan import plan_recipe
+    from ..planning.plan import estimate_recipe
 
     console, planned = Console(width=None if sys.stdout.isatty() else _WIDTH), []
     try:
-        for result in plan_recipe(file, overrides or [], only=stage or [], processes=gpus * nodes, limit=gpu_memory):
+        for result in estimate_recipe(
+            file, overrides or [], only=stage or [], processes=gpus * nodes, limit=gpu_memory
+        ):
             console.rule(plain(f"stage {result.name}"))
             console.print(result.table)
             console.print(describe(result, gpu_memory=gpu_memory, tflops=tflops), highlight=False)
@@ -55,7 +57,7 @@ def plan(
         raise typer.Exit(TOO_LARGE)
 
 
-def describe(result: "StagePlan", *, gpu_memory: float | None, tflops: float | None) -> Table:
+def describe(result: "StageEstimate", *, gpu_memory: float | None, tflops: float | None) -> Table:
     """Show a planned stage."""
     table = Table(show_header=False, box=None)
     memory, batches = result.memory, result.batches

@@ -114,7 +114,7 @@ class SourceConfig(Section):
 
 
 class EncoderCache(Section):
-    """Encoders that do not train run once over each medium of the data; their tokens are kept in files.
+    """Encoders that do not train run once over each medium of the data; their tokens are cached in files.
 
     Written as `true` or as the folder alone, everything else has its default. Files that are there already, of an
     earlier stage or of one that was stopped, are used as far as media, encoder and settings are the same.
@@ -122,8 +122,8 @@ class EncoderCache(Section):
     Args:
         folder: Where the files are. None: `encoder_cache` beside the stage's output, which the stages of a recipe
             share. All processes must see it.
-        modalities: Whose tokens are kept. None: of all encoders that do not train.
-        dtype: How the numbers are kept; `computed`: as the encoder gives them, so that nothing changes.
+        modalities: Whose tokens are cached. None: of all encoders that do not train.
+        dtype: How the numbers are cached; `computed`: as the encoder gives them, so that nothing changes.
         batch_size: Units (pictures, windows) that an encoder takes at once.
     """
 
@@ -160,7 +160,7 @@ class DataConfig(Section):
         num_workers: Processes that decode and process media beside the training process.
         cache_media: Keep decoded media in memory; for small sets.
         cache_encoders: Run encoders that do not train once, before the first step. None, or false: at every step.
-        validation: Data files of held-back rows, whose loss is measured while training: as they are, without
+        validation: Data files of validation rows, whose loss is measured while training: as they are, without
             augmentation, each row once. See `trainer.eval_strategy` and `trainer.eval_steps`.
     """
 
@@ -202,17 +202,17 @@ class DataConfig(Section):
             if source.stream or source.weight != 1 or source.augment is not None:
                 raise PydanticCustomError(
                     "refused",
-                    f"{where}: every held-back row is looked at once, as it is. Leave out stream, weight and augment.",
+                    f"{where}: validation rows are looked at once, as they are. Leave out stream, weight and augment.",
                 )
             if _rows_of(source) in trained:
                 raise PydanticCustomError(
-                    "refused", f"{where} is in the mixture too. Its rows would not be held back."
+                    "refused", f"{where} is in the mixture too. Validation rows are others than those that train."
                 )
         return self
 
     @property
-    def held_back(self) -> "DataConfig":
-        """The held-back rows as a mixture: one row after the other, unchanged."""
+    def validation_data(self) -> "DataConfig":
+        """The validation rows as a mixture: one row after the other, unchanged."""
         plain = {"augment": AugmentConfig(), "packing": False, "group_by_length": False, "validation": []}
         return self.model_copy(update={"mixture": self.validation, **plain})
 

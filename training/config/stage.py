@@ -43,6 +43,7 @@ MANAGED_SETTINGS = {
     "gradient_predivide_factor": "Gradients are summed as in one process.",
 }
 
+_NO_ROWS = "there are no validation rows. Set data.validation."
 OWN_PARTS = ("mlp", "connectors", "encoders")
 """Parts of which each specialist of a run has its own."""
 
@@ -278,9 +279,9 @@ class StageConfig(Section):
         strategy = self.trainer.get("eval_strategy")
         unused = [key for key in VALIDATION_ONLY if self.trainer.get(key) not in (None, False)]
         if unused and not self.data.validation:
-            raise PydanticCustomError("refused", f"trainer.{unused[0]}: nothing is held back. Set data.validation.")
+            raise PydanticCustomError("refused", f"trainer.{unused[0]}: {_NO_ROWS}")
         if strategy not in (None, "no") and not self.data.validation:
-            raise PydanticCustomError("refused", "trainer.eval_strategy: nothing is held back. Set data.validation.")
+            raise PydanticCustomError("refused", f"trainer.eval_strategy: {_NO_ROWS}")
         if strategy == "no" and self.data.validation:
             raise PydanticCustomError(
                 "refused", "trainer.eval_strategy is no: data.validation would not be used. Leave out one of them."

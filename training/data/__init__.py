@@ -2,7 +2,7 @@
 
 from unimoe.errors import DataError
 
-from .batching.batches import BatchPlan, MixtureBatches, plan_batches
+from .batching.batches import BatchSchedule, MixtureBatches, schedule_batches
 from .batching.collator import Collator
 from .batching.measure import RowLengths
 from .mixture.dataset import MixtureDataset, MixtureSampler, Sample
@@ -10,7 +10,7 @@ from .rows import Row
 from .schema import read_rows
 
 __all__ = [
-    "BatchPlan",
+    "BatchSchedule",
     "Collator",
     "DataError",
     "MixtureBatches",
@@ -19,6 +19,6 @@ __all__ = [
     "Row",
     "RowLengths",
     "Sample",
-    "plan_batches",
     "read_rows",
+    "schedule_batches",
 ]

@@ -36,8 +36,8 @@ class MediaDigest:
             size = os.stat(path).st_size
         except OSError:  # told by whoever opens it
             size = -1
-        place = os.path.abspath(path)
-        name = os.path.relpath(place, self.root) if place.startswith(self.root + os.sep) else place
+        full = os.path.abspath(path)
+        name = os.path.relpath(full, self.root) if full.startswith(self.root + os.sep) else full
         digest = hashlib.sha256(f"{name}\0{size}".encode("utf-8", "surrogatepass")).digest()
         self.files, self.bytes = self.files + 1, self.bytes + max(size, 0)
         self._sum = (self._sum + int.from_bytes(digest)) % 2**256  # a sum has no order, and needs no list

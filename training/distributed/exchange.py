@@ -41,7 +41,7 @@ class Exchange(torch.autograd.Function):
 
 
 def exchange_rows(rows: Tensor, sent: list[int], received: list[int], group: Any) -> Tensor:
-    """All-to-all of rows, in the order of the processes."""
+    """Send and receive rows all-to-all, in the order of the processes."""
     output = rows.new_empty(sum(received), *rows.shape[1:])
     dist.all_to_all_single(output, rows.contiguous(), received, sent, group=group)
     return output

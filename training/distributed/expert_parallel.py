@@ -67,7 +67,7 @@ class Shard:
     dispatcher: AllToAllDispatcher
 
     def shard(self, whole: Tensor) -> Tensor:
-        """This process's part of a whole value."""
+        """Take this process's part of a whole value."""
         part = whole.view(self.shape).chunk(self.dispatcher.ep_size, dim=self.dim)[self.dispatcher.ep_rank]
         shape = list(whole.shape)
         shape[0 if self.dim == 0 else -1] //= self.dispatcher.ep_size
@@ -109,12 +109,12 @@ def shard_experts(model: nn.Module, size: int, *, partitions: bool) -> None:
 
 
 def _stacks(model: nn.Module) -> list[Any]:
-    """Stacks of experts of a model."""
+    """List the stacks of experts of a model."""
     return [module for module in model.modules() if isinstance(module, DispatchedExperts)]
 
 
 def _layouts(model: nn.Module) -> Iterator[tuple[Any, nn.Parameter, tuple[int, ...], int]]:
-    """Parameters that are sharded: their experts, they, their shape with experts apart, and the experts' dimension."""
+    """Yield what is sharded: experts, a parameter of theirs, its shape with the experts apart, and their dimension."""
     for experts in _stacks(model):
         by_group = getattr(experts, "num_groups", 1) > 1  # else all experts share the only group
         for parameter in experts.parameters(recurse=False):
@@ -137,7 +137,7 @@ def _mark(parameter: nn.Parameter, shard: Shard) -> None:
 
 
 def _wrappers(model: nn.Module) -> Iterator[Any]:
-    """What peft put around stacked experts, one for each of their parameters."""
+    """Yield what peft put around stacked experts, one for each of their parameters."""
     from peft.tuners.lora.layer import ParamWrapper
 
     for module in model.modules():

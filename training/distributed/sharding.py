@@ -34,7 +34,7 @@ def shard(parameter: Tensor, whole: Tensor) -> Tensor:
 
 
 def whole_weights(model: Any, away: Mapping[str, nn.Module] | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of a model by its name in memory, each tied one once; buffers too.
+    """Yield every weight of a model by its name in memory, each tied one once; buffers too.
 
     Args:
         model: The model.
@@ -87,7 +87,7 @@ def bring_together(model: nn.Module) -> None:
 
 
 def optimizer_states(model: nn.Module, optimizer: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every state of an optimizer, as `STATE/PARAMETER`: of the parameter's shape, or of shape () as `step` is."""
+    """Yield each state of an optimizer as `STATE/PARAMETER`, of the parameter's shape, or of shape () as `step` is."""
     inner, flats = _flats(optimizer)
     _link(optimizer)
     for name, parameter in model.named_parameters():
@@ -154,7 +154,7 @@ def put_optimizer_states(
 
 
 def _flats(optimizer: Any) -> tuple[torch.optim.Optimizer, dict[int, Tensor]]:
-    """The torch optimizer, and the flat tensor in which ZeRO keeps a part of each parameter, by the parameter's id."""
+    """Find the torch optimizer, and by a parameter's id the flat tensor in which ZeRO keeps a part of it."""
     outer = _zero(optimizer)
     if outer is None:
         return _innermost(optimizer), {}
@@ -166,7 +166,7 @@ def _flats(optimizer: Any) -> tuple[torch.optim.Optimizer, dict[int, Tensor]]:
 
 
 def _zero(optimizer: Any) -> Any:
-    """DeepSpeed's optimizer within accelerate's. None: there is none."""
+    """Find DeepSpeed's optimizer within accelerate's. None: there is none."""
     while optimizer is not None:
         if hasattr(optimizer, "single_partition_of_fp32_groups") or hasattr(optimizer, "fp32_partitioned_groups_flat"):
             return optimizer
@@ -183,7 +183,7 @@ def _innermost(optimizer: Any) -> torch.optim.Optimizer:
 def _flat_state(
     flat: Tensor, names: list[str], states: Mapping[str, set[str]], read: Callable[[str, str], Tensor]
 ) -> dict[str, Any]:
-    """The state of a flat tensor: zeros, and the one number for all its parameters where there is one."""
+    """Make the state of a flat tensor: zeros, and the one number for all its parameters where there is one."""
     state: dict[str, Any] = {}
     for key in sorted({key for name in names for key in states.get(name, ())}):
         first, *others = [name for name in names if key in states.get(name, ())]
@@ -215,7 +215,7 @@ def _put_part(parameter: Any, value: Tensor, key: str) -> None:
 
 
 def _on_device(value: Tensor, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-    """A state where torch's own loading puts it: numbers such as `step` stay on the CPU unless a kernel reads them."""
+    """Put a state where torch's loading puts it: numbers such as `step` stay on the CPU unless a kernel reads them."""
     by_kernel = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     return value.to(parameter.device) if value.dim() or by_kernel else value
 

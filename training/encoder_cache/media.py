@@ -11,13 +11,13 @@ from unimoe import Modality, UniMoEProcessor
 from unimoe.processing.units import EXTRACTORS, UnitCollector
 
 from ..config.data import AugmentConfig
-from ..data.encoded import EncodedMedia, medium_key, stored_measures
 from ..data.mixture.dataset import SAMPLING_RATE, MixtureDataset, medium_of
-from ..data.mixture.order import Place
+from ..data.mixture.order import SampleIndex
 from ..data.schema import DataError
+from .store import CachedMedia, measure_numbers, medium_key
 
 
-class MediumPlace(NamedTuple):
+class MediumIndex(NamedTuple):
     """Where a medium stands: number of the data set, of the row, and of the item within the row."""
 
     dataset: int
@@ -27,31 +27,31 @@ class MediumPlace(NamedTuple):
     key: bytes
 
 
-def list_media(datasets: Sequence[MixtureDataset], media: EncodedMedia) -> Iterator[MediumPlace]:
-    """Places of the media that are not encoded yet, each medium once."""
+def list_media(datasets: Sequence[MixtureDataset], media: CachedMedia) -> Iterator[MediumIndex]:
+    """List the media that are not cached yet, each medium once."""
     seen: set[bytes] = set()
     for number, dataset in enumerate(datasets):
         for index in range(dataset.num_rows):
-            row, _ = dataset.row(Place(0, 0, index))
+            row, _ = dataset.row(SampleIndex(0, 0, index))
             items = (item for message in row.messages for item in message["content"])
             for position, item in enumerate(items):
                 if not any(part in media.stores for part in media.parts(item["type"])):
                     continue
                 key = medium_key(item["type"], medium_of(item), where=f"{row.where} ({row.id})")
                 if key not in seen and media.missing(item["type"], key):
-                    yield MediumPlace(number, index, position, item["type"], key)
+                    yield MediumIndex(number, index, position, item["type"], key)
                 seen.add(key)
 
 
-def row_and_item(datasets: Sequence[MixtureDataset], place: MediumPlace) -> tuple[Any, dict[str, Any]]:
+def row_and_item(datasets: Sequence[MixtureDataset], at: MediumIndex) -> tuple[Any, dict[str, Any]]:
     """The row of a medium, and the item that holds it."""
-    row, _ = datasets[place.dataset].row(Place(0, 0, place.row))
-    return row, [item for message in row.messages for item in message["content"]][place.item]
+    row, _ = datasets[at.dataset].row(SampleIndex(0, 0, at.row))
+    return row, [item for message in row.messages for item in message["content"]][at.item]
 
 
-def look_up(datasets: Sequence[MixtureDataset], place: MediumPlace) -> tuple[str, Any]:
+def look_up(datasets: Sequence[MixtureDataset], at: MediumIndex) -> tuple[str, Any]:
     """Row and id of a medium, and the medium."""
-    row, item = row_and_item(datasets, place)
+    row, item = row_and_item(datasets, at)
     return f"{row.where} ({row.id})", medium_of(item)
 
 
@@ -69,17 +69,17 @@ class ReadyMedium(NamedTuple):
     parts: dict[str, tuple[Sequence[float], Tensor | None]]
 
 
-class MediaToEncode(Dataset):
-    """Media at these places, decoded and extracted."""
+class UncachedMedia(Dataset):
+    """Media at these uncached, decoded and extracted."""
 
     def __init__(
-        self, datasets: Sequence[MixtureDataset], places: Sequence[MediumPlace], processor: UniMoEProcessor
+        self, datasets: Sequence[MixtureDataset], uncached: Sequence[MediumIndex], processor: UniMoEProcessor
     ) -> None:
-        self.datasets, self.places, self.layout = datasets, places, processor.layout
+        self.datasets, self.uncached, self.layout = datasets, uncached, processor.layout
         self.extractors = {modality: getattr(processor, EXTRACTORS[modality]) for modality in processor.modalities}
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.uncached)
 
     def __getitem__(self, index: int) -> ReadyMedium:
         """Decode one medium as the training would.
@@ -87,10 +87,10 @@ class MediaToEncode(Dataset):
         Raises:
             DataError: If it cannot be read.
         """
-        place = self.places[index]
-        row, item = row_and_item(self.datasets, place)
-        modality = Modality.from_key(place.kind)
-        decoded = self.datasets[place.dataset].decode(item, row, AugmentConfig(), torch.Generator())
+        at = self.uncached[index]
+        row, item = row_and_item(self.datasets, at)
+        modality = Modality.from_key(at.kind)
+        decoded = self.datasets[at.dataset].decode(item, row, AugmentConfig(), torch.Generator())
         units = UnitCollector(self.extractors, self.layout, {}, SAMPLING_RATE)
         where = f"{row.where} ({row.id})"
         try:
@@ -101,9 +101,9 @@ class MediaToEncode(Dataset):
         parts = [modality]
         if modality is Modality.VIDEO and self.layout.video_sound is not None:
             parts.append(Modality.from_key(self.layout.video_sound))
-        numbers = {part.key: stored_measures(part.key, measures) for part in parts}
+        numbers = {part.key: measure_numbers(part.key, measures) for part in parts}
         found = {part.key: (numbers[part.key], features.get(str(part.feature_name))) for part in parts}
-        return ReadyMedium(place.key, where, found)
+        return ReadyMedium(at.key, where, found)
 
 
-__all__ = ["MediaToEncode", "MediumPlace", "ReadyMedium", "list_media", "look_up"]
+__all__ = ["MediumIndex", "ReadyMedium", "UncachedMedia", "list_media", "look_up"]

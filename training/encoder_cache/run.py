@@ -1,7 +1,7 @@
-"""Runs encoders that do not train once over the media of a stage, and takes them out of the model while it trains.
+"""The encoder cache: encoders that do not train run once over the media of a stage, and leave the model meanwhile.
 
-media of all rows -> those not yet on disk, shared out to the processes -> decoded in workers -> encoders, in batches
--> files (`training.data.encoded`) -> found by the dataset in the place of the media
+media of all rows -> those not yet cached, shared out to the processes -> decoded in workers -> encoders, in batches
+-> files (`training.encoder_cache.store`) -> found by the data set instead of the media
 """
 
 import json
@@ -26,13 +26,13 @@ from unimoe.processing.lengths import TokenCounter
 from ..config.data import EncoderCache
 from ..config.stage import StageConfig
 from ..data import DataError, MixtureDataset
-from ..data.encoded import EncodedMedia, StateStore, StoredMedium
 from ..data.mixture.dataset import SAMPLING_RATE
 from ..distributed.processes import rank, together
 from ..monitor.progress import track
 from ..monitor.sizes import in_words
-from .media import MediaToEncode, MediumPlace, ReadyMedium, list_media, look_up
-from .settings import check_augmentation, choose_modalities, fingerprint, precision, resting_encoders, settings_of
+from .media import MediumIndex, ReadyMedium, UncachedMedia, list_media, look_up
+from .settings import check_augmentation, choose_modalities, fingerprint, precision, replaced_encoders, settings_of
+from .store import CachedMedia, CacheEntry, CacheStore
 
 MEASURED = 1000
 """Media whose headers are read to estimate the size of all."""
@@ -42,10 +42,10 @@ _CURABLE = (DataError, ConfigError)
 _DTYPES = {"computed": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class RestingEncoders:
-    """Encoders whose work is done before the first step; none, if `data.cache_encoders` does not ask for it.
+class CachedEncoders:
+    """Encoders whose tokens are cached before the first step; none, if `data.cache_encoders` does not ask for it.
 
-    Those of which nothing is left to do are out of the model, and out of the accelerator's memory, until `wake`.
+    Those that the cache replaces whole are out of the model, and of the accelerator's memory, until `put_back`.
 
     Args:
         config: The stage.
@@ -53,7 +53,7 @@ class RestingEncoders:
         processor: Of the model.
 
     Raises:
-        ConfigError: If an encoder trains whose tokens shall be kept, or there is none that does not.
+        ConfigError: If an encoder trains whose tokens shall be cached, or there is none that does not.
     """
 
     def __init__(self, config: StageConfig, model: UniMoEForConditionalGeneration, processor: UniMoEProcessor) -> None:
@@ -63,25 +63,25 @@ class RestingEncoders:
         self.modalities = choose_modalities(self.settings.modalities, model) if asked else []
         keys = {modality.encoder_key for modality in self.modalities}
         self.encoders: dict[str, nn.Module] = {key: model.model.encoders[key] for key in keys}
-        self.idle = resting_encoders(self.modalities, model)
+        self.replaced = replaced_encoders(self.modalities, model)
         self._take_out()
 
     @property
-    def away(self) -> dict[str, nn.Module]:
+    def outside(self) -> dict[str, nn.Module]:
         """What is out of the model and belongs to it, by its name there."""
-        return {f"model.encoders.{key}": self.encoders[key] for key in self.idle}
+        return {f"model.encoders.{key}": self.encoders[key] for key in self.replaced}
 
-    def wake(self) -> None:
+    def put_back(self) -> None:
         """Put the encoders back into the model."""
-        for key in self.idle:
+        for key in self.replaced:
             self.model.model.encoders[key] = self.encoders[key]
 
     def _take_out(self) -> None:
-        for key in self.idle:
+        for key in self.replaced:
             del self.model.model.encoders[key]
 
     def encode(self, datasets: Sequence[MixtureDataset], args: TrainingArguments, console: Console) -> None:
-        """Encode what is not on disk yet; afterwards the datasets give encoded media.
+        """Encode what is not on disk yet; afterwards the data sets give cached media.
 
         Args:
             datasets: All that the stage reads.
@@ -97,21 +97,21 @@ class RestingEncoders:
         for dataset in datasets:
             check_augmentation(dataset, self.modalities)
         stores = self._open_stores(args)
-        media = EncodedMedia(stores, video_sound=self.processor.layout.video_sound)
-        plan = together(lambda: self._plan(datasets, media, console) if rank() == 0 else None, errors=_CURABLE)
-        places = plan[0]
-        together(lambda: self._encode_share(datasets, places, stores, args, console), errors=_CURABLE)
+        media = CachedMedia(stores, video_sound=self.processor.layout.video_sound)
+        found = together(lambda: self._list(datasets, media, console) if rank() == 0 else None, errors=_CURABLE)
+        uncached = found[0]
+        together(lambda: self._encode_share(datasets, uncached, stores, args, console), errors=_CURABLE)
         for store in stores.values():
             store.refresh()
-        if any(media.missing(place.kind, place.key) for place in places):
+        if any(media.missing(at.kind, at.key) for at in uncached):
             raise ConfigError(
                 f"data.cache_encoders: this process does not see what others wrote to {self.folder}. Choose a folder "
                 "that all processes share."
             )
         for dataset in datasets:
-            dataset.encoded = media
+            dataset.cached = media
 
-    def _open_stores(self, args: TrainingArguments) -> dict[str, StateStore]:
+    def _open_stores(self, args: TrainingArguments) -> dict[str, CacheStore]:
         """The files of each modality for these encoders and settings."""
         stores = {}
         encoders = {key: fingerprint(encoder) for key, encoder in self.encoders.items()}
@@ -124,20 +124,20 @@ class RestingEncoders:
             }
             text = json.dumps(settings, indent=1, sort_keys=True, default=str)
             folder = self.folder / f"{modality.key}-{blake2b(text.encode(), digest_size=6).hexdigest()}"
-            stores[modality.key] = StateStore(folder)
+            stores[modality.key] = CacheStore(folder)
             if args.process_index == 0:
                 (folder / "settings.json").write_text(text, encoding="utf-8")
         return stores
 
-    def _plan(self, datasets: Sequence[MixtureDataset], media: EncodedMedia, console: Console) -> list[MediumPlace]:
+    def _list(self, datasets: Sequence[MixtureDataset], media: CachedMedia, console: Console) -> list[MediumIndex]:
         """Find what is to be encoded, say how much it is, and see that the disk has the room."""
-        places = list(list_media(datasets, media))
-        if not places:
+        uncached = list(list_media(datasets, media))
+        if not uncached:
             console.print(plain(f"all media are encoded already, in {self.folder}"), highlight=False)
-            return places
-        needed = self._estimate(datasets, places, set(media.stores))
+            return uncached
+        needed = self._estimate(datasets, uncached, set(media.stores))
         free = shutil.disk_usage(self.folder).free
-        kinds = [place.kind for place in places]
+        kinds = [at.kind for at in uncached]
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
         size = f"about {in_words(needed)} in {self.folder}"
         if needed > free:
@@ -146,23 +146,23 @@ class RestingEncoders:
                 "another folder, dtype: bfloat16 or fewer modalities, or leave cache_encoders out."
             )
         console.print(f"encoding {counts} once: {size}", highlight=False)
-        return places
+        return uncached
 
-    def _estimate(self, datasets: Sequence[MixtureDataset], places: Sequence[MediumPlace], wanted: set[str]) -> int:
+    def _estimate(self, datasets: Sequence[MixtureDataset], uncached: Sequence[MediumIndex], wanted: set[str]) -> int:
         """Bytes that the tokens of media will take, from the headers of some of them spread over all."""
         counter = TokenCounter(self.processor, sampling_rate=SAMPLING_RATE)
-        some = places[:: -(-len(places) // MEASURED)]
+        some = uncached[:: -(-len(uncached) // MEASURED)]
         total = 0
-        for place in some:
-            where, medium = look_up(datasets, place)
+        for at in some:
+            where, medium = look_up(datasets, at)
             try:
-                text = counter.block(Modality.from_key(place.kind), medium, where).text
+                text = counter.block(Modality.from_key(at.kind), medium, where).text
             except (ImportError, OSError, ValueError) as error:
                 raise DataError(f"{where}: {error}") from error
             for modality in self.modalities:
                 units = text.count(str(modality.token)) // self.processor.layout.num_tokens[modality.key]
                 total += units * self._unit_bytes(modality) if modality.key in wanted else 0
-        return total * len(places) // len(some)
+        return total * len(uncached) // len(some)
 
     def _unit_bytes(self, modality: Modality) -> int:
         encoder = self.model.config.encoder_config(modality.encoder_key)
@@ -171,8 +171,8 @@ class RestingEncoders:
     def _encode_share(
         self,
         datasets: Sequence[MixtureDataset],
-        places: Sequence[MediumPlace],
-        stores: dict[str, StateStore],
+        uncached: Sequence[MediumIndex],
+        stores: dict[str, CacheStore],
         args: TrainingArguments,
         console: Console,
     ) -> None:
@@ -181,9 +181,9 @@ class RestingEncoders:
         Raises:
             DataError: If a medium cannot be read.
         """
-        share = places[args.process_index :: args.world_size]
+        share = uncached[args.process_index :: args.world_size]
         devices = {key: next(encoder.parameters()).device for key, encoder in self.encoders.items()}
-        self.wake()
+        self.put_back()
         try:
             loader = self._loader(datasets, share, workers=args.dataloader_num_workers)
             queues = {key: self._queue(Modality.from_key(key), store, args) for key, store in stores.items()}
@@ -201,13 +201,13 @@ class RestingEncoders:
                 store.flush()  # what is done stays, also if a medium was unreadable
 
     def _loader(
-        self, datasets: Sequence[MixtureDataset], places: Sequence[MediumPlace], *, workers: int
+        self, datasets: Sequence[MixtureDataset], uncached: Sequence[MediumIndex], *, workers: int
     ) -> DataLoader:
-        media = MediaToEncode(datasets, places, self.processor)
+        media = UncachedMedia(datasets, uncached, self.processor)
         own = torch.Generator()  # its workers' seeds shall not be drawn from the training's
         return DataLoader(media, batch_size=None, num_workers=workers, collate_fn=unchanged, generator=own)
 
-    def _queue(self, modality: Modality, store: StateStore, args: TrainingArguments) -> "EncoderQueue":
+    def _queue(self, modality: Modality, store: CacheStore, args: TrainingArguments) -> "EncoderQueue":
         encoder = self.encoders[modality.encoder_key].to(args.device).eval()
         shape = self.model.config.encoder_config(modality.encoder_key)
         dtype, autocast = _DTYPES[self.settings.dtype], precision(args)
@@ -234,7 +234,7 @@ class EncoderQueue:
     """
 
     run: Callable[[Tensor], Tensor]
-    store: StateStore
+    store: CacheStore
     nothing: Tensor
     batch_size: int
     waiting: list[tuple[ReadyMedium, Sequence[float], Tensor]] = field(default_factory=list)
@@ -247,7 +247,7 @@ class EncoderQueue:
         """
         measures, features = medium.parts[part]
         if features is None:
-            self.store.add(medium.key, StoredMedium(measures, self.nothing))
+            self.store.add(medium.key, CacheEntry(measures, self.nothing))
             return
         self.waiting.append((medium, measures, features))
         if sum(len(units) for _, _, units in self.waiting) >= self.batch_size:
@@ -270,7 +270,7 @@ class EncoderQueue:
                     f"{medium.where}: the encoder makes NaN or infinite numbers of a medium of this row. Look at the "
                     "medium, or compute in another precision."
                 )
-            self.store.add(medium.key, StoredMedium(measures, part))
+            self.store.add(medium.key, CacheEntry(measures, part))
         self.waiting = []
 
 
@@ -279,4 +279,4 @@ def unchanged(value: Any) -> Any:
     return value
 
 
-__all__ = ["RestingEncoders"]
+__all__ = ["CachedEncoders"]

@@ -22,14 +22,14 @@ _VOLATILE = ("architectures", "dtype", "torch_dtype", "transformers_version", "p
 
 
 def choose_modalities(wanted: Sequence[str] | None, model: UniMoEForConditionalGeneration) -> list[Modality]:
-    """Modalities whose tokens can be kept, as their encoders do not train.
+    """Choose the modalities whose tokens can be cached, as their encoders do not train.
 
     Args:
         wanted: Their keys; None: all.
         model: What trains in it is chosen already.
 
     Raises:
-        ConfigError: If one that is wanted cannot be kept, or there is none.
+        ConfigError: If one that is wanted cannot be cached, or there is none.
     """
     training = {
         key
@@ -53,10 +53,10 @@ def choose_modalities(wanted: Sequence[str] | None, model: UniMoEForConditionalG
     return chosen
 
 
-def resting_encoders(kept: Sequence[Modality], model: UniMoEForConditionalGeneration) -> list[str]:
-    """Keys of the encoders of which nothing is left to do, where the tokens of some modalities are kept."""
-    busy = {modality.encoder_key for modality in model.config.media if modality not in kept}
-    return sorted({modality.encoder_key for modality in kept} - busy)
+def replaced_encoders(cached: Sequence[Modality], model: UniMoEForConditionalGeneration) -> list[str]:
+    """Name the encoders that the cache replaces whole, where the tokens of some modalities are cached."""
+    needed = {modality.encoder_key for modality in model.config.media if modality not in cached}
+    return sorted({modality.encoder_key for modality in cached} - needed)
 
 
 def check_augmentation(dataset: MixtureDataset, modalities: Sequence[Modality]) -> None:
@@ -70,7 +70,7 @@ def check_augmentation(dataset: MixtureDataset, modalities: Sequence[Modality]) 
             augment = getattr(source.augment, key, None)
             if augment is not None and any(augment.model_dump().values()):
                 rest = [modality.key for modality in modalities if modality.key != key]
-                others = f", or keep only others (data.cache_encoders.modalities: {rest})" if rest else ""
+                others = f", or cache only others (data.cache_encoders.modalities: {rest})" if rest else ""
                 raise ConfigError(
                     f"data.cache_encoders: {source.path} augments {key}, which is then another at every step. Take "
                     f"the augmentation of {key} out{others}."
@@ -120,4 +120,4 @@ def precision(args: TrainingArguments) -> torch.dtype | None:
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
 
-__all__ = ["check_augmentation", "choose_modalities", "fingerprint", "precision", "resting_encoders", "settings_of"]
+__all__ = ["check_augmentation", "choose_modalities", "fingerprint", "precision", "replaced_encoders", "settings_of"]

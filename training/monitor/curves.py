@@ -1,4 +1,4 @@
-"""Pictures of what `metrics.jsonl` holds: the loss of the training and of held-back rows, stage by stage."""
+"""Pictures of what `metrics.jsonl` holds: the loss of the training and of validation rows, stage by stage."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ CURVES_FILE = "curves.png"
 
 
 def read_curves(metrics: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read the losses of a stage: `training`, `held-back`, and `held-back FILE` of each file; (step, loss) each.
+    """Read the losses of a stage: `training`, `validation`, and `validation FILE` of each file; (step, loss) each.
 
     Raises:
         ConfigError: If the file is damaged.
@@ -26,8 +26,8 @@ def read_curves(metrics: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _curve(key: str) -> str | None:
     if key in ("loss_language", "eval_loss"):
-        return {"loss_language": "training", "eval_loss": "held-back"}[key]
-    return f"held-back {key.partition('/')[2]}" if key.startswith("eval_loss/") else None
+        return {"loss_language": "training", "eval_loss": "validation"}[key]
+    return f"validation {key.partition('/')[2]}" if key.startswith("eval_loss/") else None
 
 
 def plot_curves(folders: Mapping[str, Path], file: Path) -> bool:
@@ -72,7 +72,7 @@ def _draw(panel: Any, title: str, curves: dict[str, list[tuple[int, float]]], na
         style: dict[str, Any] = {"color": f"C{names.index(name)}", "marker": "o", "markersize": 3}
         if name == "training":
             style = {"color": "0.7", "zorder": 1}
-        lines[name] = panel.plot(steps, losses, linewidth=2.0 if name == "held-back" else 1.0, **style)[0]
+        lines[name] = panel.plot(steps, losses, linewidth=2.0 if name == "validation" else 1.0, **style)[0]
     panel.set_title(title)
     panel.set_xlabel("step")
     panel.set_ylim(bottom=0)

@@ -136,13 +136,13 @@ def check_trained_modalities(trainable: Trainable, kinds: Iterable[str], *, warn
     """
     present = set(kinds)
     parts = smallest_parts(trainable)
-    idle = [part for part in sorted(parts) if modalities_of(part) and not present & set(modalities_of(part))]
-    if not idle:
+    unused = [part for part in sorted(parts) if modalities_of(part) and not present & set(modalities_of(part))]
+    if not unused:
         return
-    sentence = f"The mixture has no row for {', '.join(idle)}, only {', '.join(sorted(present)) or 'text'}"
-    if len(idle) == len(parts):
+    sentence = f"The mixture has no row for {', '.join(unused)}, only {', '.join(sorted(present)) or 'text'}"
+    if len(unused) == len(parts):
         raise ConfigError(f"Nothing would train: {sentence[0].lower()}{sentence[1:]}. Name other parts, or add rows.")
-    warn(f"{sentence}: {'these parts' if len(idle) > 1 else 'this part'} will not change.")
+    warn(f"{sentence}: {'these parts' if len(unused) > 1 else 'this part'} will not change.")
 
 
 def check_learning_rate(trainable: Trainable, learning_rate: float) -> None:

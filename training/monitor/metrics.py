@@ -43,7 +43,7 @@ class Meter:
         return batches
 
     def end_step(self) -> None:
-        """End a step; what comes until the next one (logs, checkpoints, held-back rows) is not its time."""
+        """End a step; what comes until the next one (logs, checkpoints, validation rows) is not its time."""
         self.seconds += time.perf_counter() - self._step_began
         self.steps += 1
 

@@ -103,7 +103,7 @@ class StageProgress(TrainerCallback):
         """Show the losses, and which expert each modality uses most."""
         if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
-        text = summarize(logs) if "loss" in logs else summarize_held_back(logs)
+        text = summarize(logs) if "loss" in logs else summarize_validation(logs)
         if self.bar is not None:
             self.losses.plain = visible(text)
         else:
@@ -179,7 +179,7 @@ def _shares(shares: list[float]) -> str:
     return " ".join(f"e{expert} {100 * shares[expert]:.0f}" for expert in most)
 
 
-def summarize_held_back(logs: dict[str, float]) -> str:
-    """Put the losses on held-back rows into one line: of all, then of each file."""
+def summarize_validation(logs: dict[str, float]) -> str:
+    """Put the losses on validation rows into one line: of all, then of each file."""
     files = [f"{key.partition('/')[2]} {value:.3f}" for key, value in logs.items() if key.startswith("eval_loss/")]
-    return "  ".join([f"held-back loss {logs['eval_loss']:.3f}", *files])
+    return "  ".join([f"validation loss {logs['eval_loss']:.3f}", *files])

@@ -76,4 +76,39 @@ def find_bad_gradients(model: nn.Module) -> list[str]:
     return [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
 
 
-__all__ = ["NonFiniteLoss", "WatchLoss", "find_bad_gradients", "find_bad_inputs", "find_bad_rows"]
+def describe_failure(outputs: Any, inputs: dict[str, Any], row_ids: Sequence[str], *, step: int) -> str:
+    """Name what of a loss is not finite, and the rows it comes from.
+
+    Args:
+        outputs, inputs: Of the model.
+        row_ids: Of the batch.
+        step: Of the optimiser, from 1.
+    """
+    parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in outputs.losses.items())
+    rows = f"Rows of the batch: {', '.join(row_ids)}."
+    bad = find_bad_rows(outputs.logits, inputs, row_ids)
+    if 0 < len(bad) < len(row_ids):
+        rows += f" Not finite in: {', '.join(bad)}."
+    if features := find_bad_inputs(inputs):
+        rows += f" The batch's {', '.join(features)} are not finite themselves."
+    return f"The loss is not finite at step {step} ({parts}). {rows} Look at these rows, or lower the learning rate."
+
+
+def describe_gradients(bad: Sequence[str], row_ids: Sequence[str], *, step: int) -> str:
+    """Name gradients that are not finite though the loss is, and the rows of the step."""
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return (
+        f"The loss is finite but a gradient is not, at step {step}: {', '.join(bad[:3])}{more}. Rows of the step: "
+        f"{', '.join(row_ids)}. Look at these rows, or lower the learning rate."
+    )
+
+
+__all__ = [
+    "NonFiniteLoss",
+    "WatchLoss",
+    "describe_failure",
+    "describe_gradients",
+    "find_bad_gradients",
+    "find_bad_inputs",
+    "find_bad_rows",
+]

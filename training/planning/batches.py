@@ -20,13 +20,13 @@ from unimoe import Modality, UniMoEProcessor
 
 from ..config.stage import StageConfig
 from ..data import Collator, DataError, MixtureBatches, MixtureDataset
-from ..data.batching.batches import BatchPlan
+from ..data.batching.batches import BatchSchedule
 from ..data.batching.collator import pack_rows
 from ..data.batching.measure import RowLengths
-from ..data.batching.streams import split_lanes
+from ..data.batching.streams import split_by_modality
 from ..data.mixture.dataset import SAMPLING_RATE
-from ..data.mixture.order import Place
-from ..trainer.data import count_steps, plan_data, read_data
+from ..data.mixture.order import SampleIndex
+from ..trainer.data import count_steps, read_data, schedule_data
 
 MOST, STREAMED = 200, 20
 """Batches of a process that are looked at for the largest one; of streams, which may come from afar, fewer."""
@@ -35,7 +35,7 @@ ASSUMED_LENGTH = 2048
 
 
 @dataclass(frozen=True)
-class PlannedBatches:
+class BatchEstimate:
     """What a stage trains on.
 
     Args:
@@ -43,19 +43,19 @@ class PlannedBatches:
         steps: Steps of the optimizer. None: not to be known without the data.
         tokens: Real tokens of a batch of one process, on average.
         basis: Where this comes from, in words.
-        held_back: The largest batch of held-back rows, if there are any.
+        validation: The largest batch of validation rows, if there are any.
     """
 
     largest: list[dict[str, Any]]
     steps: int | None
     tokens: float
     basis: str
-    held_back: dict[str, Any] | None = None
+    validation: dict[str, Any] | None = None
 
 
-def plan_stage_batches(
+def estimate_batches(
     config: StageConfig, args: TrainingArguments, processor: UniMoEProcessor, *, processes: int
-) -> PlannedBatches:
+) -> BatchEstimate:
     """Find out what batches a stage will see.
 
     Args:
@@ -68,87 +68,95 @@ def plan_stage_batches(
         DataError: If there are data, but a row of them does not fit.
     """
     try:
-        dataset, held_back = read_data(config)
+        dataset, validation = read_data(config)
     except DataError:
         if not (absent := [source.path for source in config.data.mixture if not glob(source.path)]):
             raise
         return assume_batches(config, args, processor, reason=f"there is no {absent[0]}")
-    plan, collator = plan_data(config.data, dataset, processor, args)
-    return look_at_batches(config, args, dataset, held_back, plan, collator, processes=processes)
+    schedule, collator = schedule_data(config.data, dataset, processor, args)
+    return look_at_batches(config, args, dataset, validation, schedule, collator, processes=processes)
 
 
 def look_at_batches(
     config: StageConfig,
     args: TrainingArguments,
     dataset: MixtureDataset,
-    held_back: MixtureDataset | None,
-    plan: BatchPlan,
+    validation: MixtureDataset | None,
+    schedule: BatchSchedule,
     collator: Collator,
     *,
     processes: int,
-) -> PlannedBatches:
+) -> BatchEstimate:
     """Measure the first batches of a stage, and process the largest of them.
 
     Raises:
         DataError: If a row does not fit.
     """
     processor = collator.processor
-    lanes = split_lanes(dataset, list(config.start.specialists.modalities)) if config.start.specialists else {}
+    streams = split_by_modality(dataset, list(config.start.specialists.modalities)) if config.start.specialists else {}
     seen = [
         found
-        for lane in lanes.values() or [dataset]
-        for found in look_through(lane, plan, processor, size=args.per_device_train_batch_size, processes=processes)
+        for stream in streams.values() or [dataset]
+        for found in look_through(
+            stream, schedule, processor, size=args.per_device_train_batch_size, processes=processes
+        )
     ]
-    batches = [collator([lane[place] for place in places]) for lane, places in largest(seen)]
+    batches = [collator([stream[index] for index in indices]) for stream, indices in largest(seen)]
     tokens = sum(real for _, _, _, _, real in seen) / len(seen)
     basis = f"measured on {len(seen):,} batches of the data" + (
         ", the first ones" if len(seen) >= MOST or dataset.has_streams else ""
     )
-    steps = count_steps(dataset, plan, args, processes=processes)
-    evaluated = None if held_back is None else held_back_batch(args, held_back, processor)
-    return PlannedBatches(batches, steps, tokens, basis, evaluated)
+    steps = count_steps(dataset, schedule, args, processes=processes)
+    evaluated = None if validation is None else validation_batch(args, validation, processor)
+    return BatchEstimate(batches, steps, tokens, basis, evaluated)
 
 
-def held_back_batch(args: TrainingArguments, dataset: MixtureDataset, processor: UniMoEProcessor) -> dict[str, Any]:
-    """The held-back rows that are longest together, of the first ones, as many as are looked at together."""
+def validation_batch(args: TrainingArguments, dataset: MixtureDataset, processor: UniMoEProcessor) -> dict[str, Any]:
+    """The validation rows that are longest together, of the first ones, as many as are looked at together."""
     size = args.per_device_eval_batch_size
     lengths = RowLengths(dataset, processor)
-    rows = sorted(range(min(dataset.num_rows, MOST * size)), key=lambda row: lengths(Place(0, row, row)), reverse=True)
+    rows = sorted(
+        range(min(dataset.num_rows, MOST * size)), key=lambda row: lengths(SampleIndex(0, row, row)), reverse=True
+    )
     return Collator(processor)([dataset[row] for row in rows[:size]])
 
 
-Seen = tuple[MixtureDataset, list[Place], int, int, int]
-"""Rows, places of a batch, its tokens with padding, its media, its real tokens."""
+Seen = tuple[MixtureDataset, list[SampleIndex], int, int, int]
+"""Rows, indices of a batch, its tokens with padding, its media, its real tokens."""
 
 
 def look_through(
-    dataset: MixtureDataset, plan: BatchPlan, processor: UniMoEProcessor, *, size: int, processes: int
+    dataset: MixtureDataset, schedule: BatchSchedule, processor: UniMoEProcessor, *, size: int, processes: int
 ) -> Iterator[Seen]:
     """Measure the first batches of all processes."""
-    lengths = plan.lengths if plan.lengths and plan.lengths.dataset is dataset else RowLengths(dataset, processor)
-    own = BatchPlan(plan.config, lengths, sized=plan.sized)
+    lengths = (
+        schedule.lengths
+        if schedule.lengths and schedule.lengths.dataset is dataset
+        else RowLengths(dataset, processor)
+    )
+    own = BatchSchedule(schedule.config, lengths, sized=schedule.sized)
     sampler = MixtureBatches(dataset, own, batch_size=size, processes=processes)
     most = STREAMED if dataset.has_streams else MOST
     for number, batches in enumerate(islice(sampler.global_batches(), most)):
-        for places in batches[: 1 if number else processes]:
-            tokens = [row_tokens(lengths, place, plan) for place in places]
-            padded = sum(tokens) if plan.config.packing else len(tokens) * max(tokens)
+        for indices in batches[: 1 if number else processes]:
+            tokens = [row_tokens(lengths, index, schedule) for index in indices]
+            padded = sum(tokens) if schedule.config.packing else len(tokens) * max(tokens)
             media = sum(
                 item["type"] != Modality.TEXT.key
-                for place in places
-                for message in dataset.row(place)[0].messages
+                for index in indices
+                for message in dataset.row(index)[0].messages
                 for item in message["content"]
             )
-            yield dataset, places, padded, media, sum(tokens)
+            yield dataset, indices, padded, media, sum(tokens)
 
 
-def row_tokens(lengths: RowLengths, place: Place, plan: BatchPlan) -> int:
-    """Tokens of the row of a place, or of the part that is left of it."""
-    cut = lengths.cut(place, plan.config.max_length) if place.cut and plan.config.max_length else None
-    return lengths(place) if cut is None else cut[1]
+def row_tokens(lengths: RowLengths, index: SampleIndex, schedule: BatchSchedule) -> int:
+    """Tokens of the row of a index, or of the part that is left of it."""
+    cut = lengths.cut(index, schedule.config.max_length) if index.cut and schedule.config.max_length else None
+    return lengths(index) if cut is None else cut[1]
 
 
-def largest(seen: list[Seen]) -> list[tuple[MixtureDataset, list[Place]]]:
+def largest(seen: list[Seen]) -> list[tuple[MixtureDataset, list[SampleIndex]]]:
     """The batch with most tokens, and that with most media if it is another one."""
     by_tokens = max(range(len(seen)), key=lambda index: (seen[index][2], seen[index][3]))
     by_media = max(range(len(seen)), key=lambda index: (seen[index][3], seen[index][2]))
@@ -157,7 +165,7 @@ def largest(seen: list[Seen]) -> list[tuple[MixtureDataset, list[Place]]]:
 
 def assume_batches(
     config: StageConfig, args: TrainingArguments, processor: UniMoEProcessor, *, reason: str
-) -> PlannedBatches:
+) -> BatchEstimate:
     """Make up a batch of rows of full length, each with one medium of each kind.
 
     Raises:
@@ -174,7 +182,7 @@ def assume_batches(
     kinds = ", ".join(modality.key for modality in blank_media(processor))
     steps = args.max_steps
     basis = f"assumed: rows of {length} tokens, each with one {kinds} ({reason})"
-    return PlannedBatches([batch], steps if steps > 0 else None, float(rows * length), basis)
+    return BatchEstimate([batch], steps if steps > 0 else None, float(rows * length), basis)
 
 
 def blank_media(processor: UniMoEProcessor) -> dict[Modality, Any]:
@@ -216,4 +224,4 @@ def repeat_row(row: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
     return {name: torch.cat([value] * rows, dim=1 if name == "position_ids" else 0) for name, value in row.items()}
 
 
-__all__ = ["PlannedBatches", "look_at_batches", "plan_stage_batches"]
+__all__ = ["BatchEstimate", "estimate_batches", "look_at_batches"]

@@ -31,7 +31,7 @@ from ..config.stage import StageConfig
 from ..config.train import TrainConfig
 from ..config.training_arguments import arguments_on_paper
 from ..data.batching.collator import IGNORED
-from ..encoder_cache.settings import choose_modalities, resting_encoders
+from ..encoder_cache.settings import choose_modalities, replaced_encoders
 from ..monitor.sizes import GB, MB
 from ..trainable.parts import Trainable, choose_trainable, keep_frozen_steady
 from ..trainer.losses import set_coefficients
@@ -50,7 +50,7 @@ class StepMemory:
         backward: When most is in use in forward and backward passes.
         update: When most is in use while gradients are clipped and the optimizer steps.
         flops: Floating-point operations of one step of the optimizer, over all accumulated batches.
-        validation: When most is in use while held-back rows are looked at.
+        validation: When most is in use while validation rows are looked at.
     """
 
     backward: dict[str, int]
@@ -80,7 +80,7 @@ def estimate(
     model_config: UniMoEConfig,
     batch: Mapping[str, Any],
     *,
-    held_back: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
     args: TrainingArguments | None = None,
 ) -> StepMemory:
     """Find what a step takes in one process that trains alone; see `training.planning.memory_parallel` for several.
@@ -89,7 +89,7 @@ def estimate(
         config: The stage.
         model_config: Of the model that it starts from.
         batch: One batch as the collator makes it; its values do not matter, but for the attention mask.
-        held_back: A batch of held-back rows, if there are any.
+        validation: A batch of validation rows, if there are any.
         args: Of the trainer, once there is one, for to make others would reset accelerate's state. None: made.
 
     Raises:
@@ -97,9 +97,11 @@ def estimate(
     """
     args = args or arguments_on_paper(config)
     model, _ = meta_model(config, model_config)
-    kept = kept_modalities(config, model)
-    tensors, others = (encoded_once(tensors_of(given), kept, model_config) for given in (batch, held_back or {}))
-    for key in resting_encoders(kept, model):
+    cached = cached_modalities(config, model)
+    tensors, others = (
+        with_cached_states(tensors_of(given), cached, model_config) for given in (batch, validation or {})
+    )
+    for key in replaced_encoders(cached, model):
         del model.model.encoders[key]
     learned = int((others["labels"][:, 1:] != IGNORED).any(dim=0).sum()) if others else 0
     try:
@@ -115,21 +117,23 @@ def estimate(
         ) from error
 
 
-def kept_modalities(config: StageConfig, model: UniMoEForConditionalGeneration) -> list[Modality]:
+def cached_modalities(config: StageConfig, model: UniMoEForConditionalGeneration) -> list[Modality]:
     """Modalities whose encoders run once, before the first step; none, if `data.cache_encoders` does not ask for it.
 
     Raises:
-        ConfigError: If an encoder trains whose tokens shall be kept.
+        ConfigError: If an encoder trains whose tokens shall be cached.
     """
     asked = config.data.cache_encoders
     return choose_modalities(asked.modalities, model) if asked else []
 
 
-def encoded_once(tensors: dict[str, Any], kept: Sequence[Modality], model_config: UniMoEConfig) -> dict[str, Any]:
+def with_cached_states(
+    tensors: dict[str, Any], cached: Sequence[Modality], model_config: UniMoEConfig
+) -> dict[str, Any]:
     """A batch with its encoders' tokens, empty, in the place of the features of some modalities."""
     states = dict(tensors.get("encoder_states", {}))
     raw = {name: value for name, value in tensors.items() if name != "encoder_states"}
-    for modality in kept:
+    for modality in cached:
         if (features := raw.pop(modality.feature_name or "", None)) is not None:
             encoder = model_config.encoder_config(modality.encoder_key)
             states[modality.key] = torch.empty(len(features), encoder.num_tokens, encoder.hidden_size)
@@ -281,7 +285,7 @@ class Step:
 
     @torch.no_grad()
     def validate(self, batch: dict[str, Any], learned: int) -> dict[str, int]:
-        """Look at held-back rows, as `training.trainer.validation.row_losses` does; what is in use at most, by kind.
+        """Look at validation rows, as `training.trainer.validation.row_losses` does; what is in use at most, by kind.
 
         Args:
             batch: What of them reaches the model.

@@ -11,9 +11,9 @@ from unimoe import UniMoEForConditionalGeneration
 from unimoe.moe import Experts
 
 from ..config.stage import StageConfig
-from ..encoder_cache.settings import resting_encoders
+from ..encoder_cache.settings import replaced_encoders
 from ..trainer.specialists import Specialists
-from .memory import GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory, kept_modalities
+from .memory import GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory, cached_modalities
 from .traffic import Placement, waits
 
 BUFFERS = "buffers"
@@ -112,7 +112,7 @@ def host_memory(
 
     A loaded model's weights are pages of its file until they change. What is not used as it stands in the file stays
     there beside what was made of it: the weights of single experts, which are stacked; feed-forwards, of which
-    specialists get copies; under ZeRO those that train. Encoders whose tokens are kept lie beside the step.
+    specialists get copies; under ZeRO those that train. Encoders whose tokens are cached lie beside the step.
     For saving, the stacks of gate and up projections are taken apart; under ZeRO a checkpoint copies all weights,
     and for specialists the base is loaded again.
 
@@ -132,8 +132,8 @@ def host_memory(
     apart = sum(module.get_parameter("gate_up_proj").nbytes for module in stacks)
     optimizer = step.update.get(OPTIMIZER, 0)
     copied = weights if zero or specialists else 0
-    resting = resting_encoders(kept_modalities(config, model), model)
-    encoders = sum(_bytes(model.model.encoders[key]) for key in resting)
+    replaced = replaced_encoders(cached_modalities(config, model), model)
+    encoders = sum(_bytes(model.model.encoders[key]) for key in replaced)
     return HostMemory(
         start=weights + (sources or stacked),
         step=step.total + encoders + in_file,

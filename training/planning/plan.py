@@ -21,7 +21,7 @@ from ..config.training_arguments import arguments_on_paper
 from ..distributed.deepspeed import check_experts
 from ..monitor.sizes import GB
 from ..trainable.parts import Trainable, trainable_table
-from .batches import PlannedBatches, plan_stage_batches
+from .batches import BatchEstimate, estimate_batches
 from .memory import StepMemory, estimate, meta_model
 from .memory_parallel import HostMemory, across_processes, host_memory
 from .models import PlannedModel, PlannedRecipe
@@ -29,7 +29,7 @@ from .traffic import Placement, Traffic, step_traffic
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StageEstimate:
     """What one stage will take.
 
     Args:
@@ -46,7 +46,7 @@ class StagePlan:
 
     name: str
     parameters: dict[str, int]
-    batches: PlannedBatches
+    batches: BatchEstimate
     memory: StepMemory
     traffic: Traffic
     host: HostMemory
@@ -76,9 +76,9 @@ class StagePlan:
         }
 
 
-def plan_stage(
+def estimate_stage(
     name: str, config: StageConfig, start: PlannedModel, *, processes: int = 1, limit: float | None = None
-) -> StagePlan:
+) -> StageEstimate:
     """Plan one stage.
 
     Args:
@@ -96,14 +96,14 @@ def plan_stage(
         check_experts(config.parallel, start.config.text_config, processes=processes)
     model, trainable = meta_model(config, start.config)
     args = arguments_on_paper(config)
-    batches = plan_stage_batches(config, args, start.processor, processes=processes)
+    batches = estimate_batches(config, args, start.processor, processes=processes)
     alone = worst_step(config, args, start.config, batches)
     on_device, on_cpu = (
         across_processes(alone, config, model, processes=processes, on_cpu=on_cpu)
         for on_cpu in (bool(config.trainer.get("use_cpu")), True)
     )
     is_over = limit is not None and on_device.total > limit
-    return StagePlan(
+    return StageEstimate(
         name=name,
         parameters=count_planned(start, model, trainable),
         batches=batches,
@@ -121,7 +121,7 @@ def plan_traffic(
     args: TrainingArguments,
     start: PlannedModel,
     model: nn.Module,
-    batches: PlannedBatches,
+    batches: BatchEstimate,
     *,
     processes: int,
 ) -> Traffic:
@@ -154,7 +154,7 @@ def step_memory(
     config: StageConfig,
     args: TrainingArguments,
     model_config: UniMoEConfig,
-    batches: PlannedBatches,
+    batches: BatchEstimate,
     *,
     processes: int,
     on_cpu: bool,
@@ -166,11 +166,11 @@ def step_memory(
 
 
 def worst_step(
-    config: StageConfig, args: TrainingArguments, model_config: UniMoEConfig, batches: PlannedBatches
+    config: StageConfig, args: TrainingArguments, model_config: UniMoEConfig, batches: BatchEstimate
 ) -> StepMemory:
     """Estimate a step in a process that trains alone, with the batch that takes most."""
     steps = (
-        estimate(config, model_config, batch, held_back=batches.held_back, args=args) for batch in batches.largest
+        estimate(config, model_config, batch, validation=batches.validation, args=args) for batch in batches.largest
     )
     return max(steps, key=lambda step: step.total)
 
@@ -183,7 +183,7 @@ def advise(
     for what, change in possible_changes(config, args, processes):
         changed = change(changed)
         changed_args = arguments_on_paper(changed)
-        batches = plan_stage_batches(changed, changed_args, start.processor, processes=processes)
+        batches = estimate_batches(changed, changed_args, start.processor, processes=processes)
         on_cpu = bool(config.trainer.get("use_cpu"))
         total = step_memory(changed, changed_args, start.config, batches, processes=processes, on_cpu=on_cpu).total
         yield f"{what}: {total / GB:.2f} GB"
@@ -215,9 +215,9 @@ def _with_trainer(config: StageConfig, **values: Any) -> StageConfig:
     return config.model_copy(update={"trainer": {**config.trainer, **values}})
 
 
-def plan_recipe(
+def estimate_recipe(
     file: Path, overrides: list[str], *, only: list[str], processes: int, limit: float | None
-) -> Iterator[StagePlan]:
+) -> Iterator[StageEstimate]:
     """Plan the stages of a file, one after the other; of those before a chosen one only the models are looked at.
 
     Args:
@@ -237,8 +237,8 @@ def plan_recipe(
     for name, config in recipe.stages.items():
         start = models.begin(config)
         if name in chosen:
-            yield plan_stage(name, config, start, processes=processes, limit=limit and limit * GB)
+            yield estimate_stage(name, config, start, processes=processes, limit=limit and limit * GB)
         models.end(config, start)
 
 
-__all__ = ["StagePlan", "plan_recipe", "plan_stage", "step_memory"]
+__all__ = ["StageEstimate", "estimate_recipe", "estimate_stage", "step_memory"]

@@ -16,7 +16,7 @@ from ..monitor.curves import CURVES_FILE, plot_curves
 from ..monitor.metrics_file import METRICS_FILE
 from ..trainable.lora import ADAPTER_FOLDER, save_adapter
 from ..trainable.parts import Trainable
-from ..trainer.specialists import harvest
+from ..trainer.specialists import export_specialists
 from ..trainer.start import load_weights
 from ..trainer.trainer import StageTrainer
 
@@ -75,7 +75,7 @@ def _save_specialists(model: UniMoEForConditionalGeneration, metadata: Metadata)
     """Write a dense model for each specialist; the stage's own folder has its losses and history."""
     specialists, output = metadata.config.start.specialists, Path(metadata.config.output)
     assert specialists is not None
-    for key, dense in harvest(model, load_weights(specialists.base), list(specialists.modalities)):
+    for key, dense in export_specialists(model, load_weights(specialists.base), list(specialists.modalities)):
         metadata.save(output / key, dense)
         shutil.copy(output / METRICS_FILE, output / key / METRICS_FILE)
     write_history(output, metadata.history())

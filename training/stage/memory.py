@@ -10,7 +10,7 @@ from unimoe.errors.terminal import plain
 from ..config.stage import StageConfig
 from ..monitor.progress import StageProgress
 from ..monitor.sizes import GB
-from ..planning.batches import PlannedBatches
+from ..planning.batches import BatchEstimate
 from ..planning.plan import step_memory
 
 
@@ -18,7 +18,7 @@ def say_memory(
     config: StageConfig,
     args: TrainingArguments,
     model_config: UniMoEConfig,
-    batches: PlannedBatches,
+    batches: BatchEstimate,
     progress: StageProgress,
 ) -> None:
     """Say how much memory a step of each process will take at most, and warn if its GPU has less."""

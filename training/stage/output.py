@@ -25,16 +25,16 @@ def check_outputs(stages: Mapping[str, StageConfig], *, resume: bool) -> None:
     Raises:
         ConfigError: If one of them cannot be, or would destroy something; see `check_output`.
     """
-    places: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for name, config in stages.items():
         check_output(config, resume=resume)
         for other in stages.values():
             _check_data(config.output, other.data)
-        place = os.path.realpath(config.output)
-        if place in places:
-            problem = f"is the output of the stages {places[place]} and {name}."
+        folder = os.path.realpath(config.output)
+        if folder in taken:
+            problem = f"is the output of the stages {taken[folder]} and {name}."
             raise ConfigError(config.output, problem, "Give each stage an `output` of its own.")
-        places[place] = name
+        taken[folder] = name
 
 
 def check_output(config: StageConfig, *, resume: bool) -> None:
@@ -50,7 +50,7 @@ def check_output(config: StageConfig, *, resume: bool) -> None:
             would be overwritten.
     """
     try:
-        _check_place(config.output)
+        _check_folder(config.output)
     except OSError as error:  # too long a name, or a folder that may not be looked into
         raise ConfigError(config.output[:200], f"cannot be used ({error.strerror}).", _ELSEWHERE) from None
     _check_starts(config)
@@ -82,7 +82,7 @@ def refuse_finished(config: StageConfig) -> None:
         raise ConfigError(config.output, problem, f"{_ELSEWHERE[:-1]}, or remove the folder.")
 
 
-def _check_place(output: str) -> None:
+def _check_folder(output: str) -> None:
     """Refuse a file as output, or as one of the folders above it."""
     folder = Path(output)
     if not output.strip() or "\0" in output:
@@ -90,13 +90,13 @@ def _check_place(output: str) -> None:
     if _ADDRESS.match(output):
         problem = "is an address, and a stage writes to a folder."
         raise ConfigError(f"output: {output[:200]!r}", problem, "Name its path, such as runs/stage.")
-    for place in (folder, *folder.parents):
-        if place.is_symlink() and not place.exists():
-            raise ConfigError(str(place), f"is a link to {os.readlink(place)}, which does not exist.", _ELSEWHERE)
-        if place.exists():
-            if not place.is_dir():
-                what = "is a file" if place == folder else f"is a file, so that {output} cannot be made in it"
-                raise ConfigError(str(place), f"{what}.", _ELSEWHERE)
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise ConfigError(str(path), f"is a link to {os.readlink(path)}, which does not exist.", _ELSEWHERE)
+        if path.exists():
+            if not path.is_dir():
+                what = "is a file" if path == folder else f"is a file, so that {output} cannot be made in it"
+                raise ConfigError(str(path), f"{what}.", _ELSEWHERE)
             return
 
 
@@ -117,13 +117,13 @@ def check_files(output: str) -> None:
 
 
 def check_writable(output: str) -> None:
-    """Refuse a place where nothing can be written: tried in the nearest folder that exists.
+    """Refuse a folder where nothing can be written: tried in the nearest folder that exists.
 
     Raises:
         ConfigError: If nothing can; it says why.
     """
     folder = Path(output)
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".unimoe-", dir=nearest))
     except OSError as error:
@@ -131,12 +131,16 @@ def check_writable(output: str) -> None:
 
 
 def _check_starts(config: StageConfig) -> None:
-    place = Path(os.path.realpath(config.output))
+    output_folder = Path(os.path.realpath(config.output))
     for key, given in start_folders(config):
         start = Path(os.path.realpath(given))
-        if not start.is_dir() and start != place:
+        if not start.is_dir() and start != output_folder:
             continue  # the id of a model on the Hub
-        for inner, outer, how in ((place, start, "is"), (place, start, "lies in"), (start, place, "holds")):
+        for inner, outer, how in (
+            (output_folder, start, "is"),
+            (output_folder, start, "lies in"),
+            (start, output_folder, "holds"),
+        ):
             if inner == outer if how == "is" else outer in inner.parents:
                 raise ConfigError(
                     config.output, f"{how} the folder {given} that the stage starts from ({key}).", _ELSEWHERE
@@ -145,17 +149,17 @@ def _check_starts(config: StageConfig) -> None:
 
 def _check_data(output: str, data: DataConfig) -> None:
     """Refuse an output that holds data, or lies within a folder that is data: it would be written into them."""
-    place = Path(os.path.realpath(output))
+    output_folder = Path(os.path.realpath(output))
     for key, given in _data_places(data):
         folder, name = os.path.split(os.path.abspath(given))
         for path in (Path(os.path.realpath(given)), Path(os.path.realpath(folder), name)):  # a link, and its target
-            if path == place:
+            if path == output_folder:
                 how = "is"
             elif not os.path.lexists(path):
                 continue  # the id of a data set on the Hub
-            elif place in path.parents:
+            elif output_folder in path.parents:
                 how = "holds"
-            elif path in place.parents and key != "media_root":
+            elif path in output_folder.parents and key != "media_root":
                 how = "lies in"
             else:
                 continue

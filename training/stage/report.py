@@ -15,9 +15,9 @@ from unimoe import Modality
 from unimoe.errors.terminal import plain
 from unimoe.errors.visible import visible
 
-from ..data import BatchPlan, Collator, MixtureDataset, Row, RowLengths
+from ..data import BatchSchedule, Collator, MixtureDataset, Row, RowLengths
 from ..data.batching.collator import IGNORED
-from ..data.mixture.order import Place
+from ..data.mixture.order import SampleIndex
 from ..data.readers.sources import RowStream
 from ..trainer.data import count_steps
 
@@ -88,28 +88,33 @@ def data_table(dataset: MixtureDataset, contents: Contents) -> Table:
 
 
 def describe_length(
-    dataset: MixtureDataset, plan: BatchPlan, collator: Collator, args: TrainingArguments, *, validated: int | None
+    dataset: MixtureDataset,
+    schedule: BatchSchedule,
+    collator: Collator,
+    args: TrainingArguments,
+    *,
+    validated: int | None,
 ) -> str:
     """Say how long the stage is: steps, rows or packs of a step, and about how many tokens.
 
     Args:
-        dataset, plan, collator: Of the stage.
+        dataset, schedule, collator: Of the stage.
         args: Of the trainer.
-        validated: Held-back rows; None if there are none.
+        validated: Validation rows; None if there are none.
 
     Raises:
         DataError: If a row that is measured cannot be.
     """
-    steps = count_steps(dataset, plan, args, processes=args.world_size)
+    steps = count_steps(dataset, schedule, args, processes=args.world_size)
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    what = "packs" if plan.config.packing else "rows"
+    what = "packs" if schedule.config.packing else "rows"
     parts = [f"{steps:,} steps of {size:,} {what}"]
-    if plan.config.packing:
-        parts.append(f"at most {steps * size * (plan.config.max_length or 0):,} tokens")
+    if schedule.config.packing:
+        parts.append(f"at most {steps * size * (schedule.config.max_length or 0):,} tokens")
     elif mean := mean_length(dataset, collator):
         parts.append(f"about {steps * size * mean:,.0f} tokens ({mean:,.0f} a row, of {MEASURED} rows at most)")
     if validated is not None:
-        parts.append(f"{validated:,} held-back rows")
+        parts.append(f"{validated:,} validation rows")
     return ", ".join(parts)
 
 
@@ -120,7 +125,7 @@ def mean_length(dataset: MixtureDataset, collator: Collator) -> float | None:
     lengths = RowLengths(dataset, collator.processor)
     order = dataset.order(0)
     rows = order[:: max(len(order) // MEASURED, 1)][:MEASURED]
-    return sum(lengths(Place(0, 0, row)) for row in rows) / len(rows) if rows else None
+    return sum(lengths(SampleIndex(0, 0, row)) for row in rows) / len(rows) if rows else None
 
 
 def show_samples(dataset: MixtureDataset, collator: Collator, modalities: Sequence[str]) -> list[Panel]:
@@ -134,19 +139,19 @@ def show_samples(dataset: MixtureDataset, collator: Collator, modalities: Sequen
     waiting = set(modalities)
     plain = replace(collator, max_length=None, packing=False)
     panels = []
-    for place in islice(dataset.places(0), LOOKED_AT):
+    for index in islice(dataset.indices(0), LOOKED_AT):
         if not waiting:
             break
-        kinds = row_kinds(dataset.row(place)[0])
+        kinds = row_kinds(dataset.row(index)[0])
         if kinds & waiting:
             waiting -= kinds
-            panels.append(show_sample(dataset, plain, place))
+            panels.append(show_sample(dataset, plain, index))
     return panels
 
 
-def show_sample(dataset: MixtureDataset, collator: Collator, place: Place) -> Panel:
+def show_sample(dataset: MixtureDataset, collator: Collator, index: SampleIndex) -> Panel:
     """Decode one sample, runs of a placeholder shortened, with what is learned in bold."""
-    sample = dataset[place]
+    sample = dataset[index]
     batch = collator([sample])
     tokenizer = collator.processor.tokenizer
     text = Text()

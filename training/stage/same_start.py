@@ -68,8 +68,8 @@ def check_same_start(config: StageConfig, *, finished: bool = False) -> None:
     if before is None:
         return
     now = describe_start(config)
-    for place, then in before.items():
-        found, folder = now.get(place, {}), place.partition(": ")[2]
+    for named, then in before.items():
+        found, folder = now.get(named, {}), named.partition(": ")[2]
         for name in sorted({*then, *found}):
             was, is_now = then.get(name, "not there"), found.get(name, "not there")
             if was != is_now and not (finished and name not in found):

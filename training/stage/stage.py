@@ -15,18 +15,18 @@ from ..checkpoint.model_card import Metadata, describe_stage, read_history
 from ..checkpoint.same_data import check_same_data, describe_data, write_data
 from ..config.stage import StageConfig
 from ..config.training_arguments import training_arguments
-from ..data import BatchPlan, Collator, MixtureDataset
+from ..data import BatchSchedule, Collator, MixtureDataset
 from ..data.media_digest import Facts
 from ..distributed.deepspeed import check_experts, stand_alone
 from ..distributed.processes import launched
-from ..encoder_cache.run import RestingEncoders
+from ..encoder_cache.run import CachedEncoders
 from ..monitor.gradients import check_trained_modalities
 from ..monitor.progress import StageProgress
 from ..planning.batches import look_at_batches
 from ..planning.models import PlannedRecipe
 from ..trainable.parts import trainable_table
 from ..trainer.build import build_trainer
-from ..trainer.data import measure_rows, plan_data, read_data
+from ..trainer.data import measure_rows, read_data, schedule_data
 from ..trainer.start import StageModel, load_stage_model
 from ..trainer.trainer import StageTrainer
 from .finish import save_stage
@@ -60,10 +60,10 @@ class Stage:
     validation: MixtureDataset | None
     progress: StageProgress
     model: StageModel = field(init=False)
-    plan: BatchPlan = field(init=False)
+    schedule: BatchSchedule = field(init=False)
     collator: Collator = field(init=False)
     contents: Contents = field(init=False)
-    encoders: RestingEncoders = field(init=False)
+    encoders: CachedEncoders = field(init=False)
     trainer: StageTrainer = field(init=False)
     metadata: Metadata = field(init=False)
 
@@ -103,8 +103,8 @@ class Stage:
         set_seed(config.seed)
         gc.collect()  # of the stage before, whose trainer refers to itself
         self.model = load_stage_model(config, self.args, checkpoint=self.checkpoint)
-        self.plan, self.collator = plan_data(config.data, self.dataset, self.model.processor, self.args)
-        self.encoders = RestingEncoders(config, self.model.model, self.model.processor)
+        self.schedule, self.collator = schedule_data(config.data, self.dataset, self.model.processor, self.args)
+        self.encoders = CachedEncoders(config, self.model.model, self.model.processor)
         self.trainer = build_trainer(
             config,
             self.args,
@@ -112,10 +112,10 @@ class Stage:
             self.dataset,
             self.collator,
             self.progress,
-            plan=self.plan,
+            schedule=self.schedule,
             validation=self.validation,
         )
-        measure_rows(self.plan, self.args, console, checkpoint=self.checkpoint)
+        measure_rows(self.schedule, self.args, console, checkpoint=self.checkpoint)
         self.contents = look_at_rows(self.dataset)
         if self.contents.is_complete:
             check_trained_modalities(self.model.trainable, self.contents.modalities, warn=self.progress.warn)
@@ -127,7 +127,7 @@ class Stage:
             config, self.model.processor, self.model.certificate, lambda: [*before, self.summary()]
         )
         self.trainer.metadata = self.metadata
-        self.trainer.away = self.encoders.away
+        self.trainer.cached_encoders = self.encoders.outside
 
     def report(self) -> None:
         """Mark the output as that of an unfinished stage, and say what is about to be trained."""
@@ -139,12 +139,18 @@ class Stage:
         console, args = self.progress.console, self.args
         console.print(trainable_table(self.model.trainable), data_table(self.dataset, self.contents))
         rows = self.validation.num_rows if self.validation else None
-        length = describe_length(self.dataset, self.plan, self.collator, args, validated=rows)
+        length = describe_length(self.dataset, self.schedule, self.collator, args, validated=rows)
         console.print(length, highlight=False)
         console.print(*show_samples(self.dataset, self.collator, self.contents.modalities))
         if self.config.report.memory:
             batches = look_at_batches(
-                self.config, args, self.dataset, self.validation, self.plan, self.collator, processes=args.world_size
+                self.config,
+                args,
+                self.dataset,
+                self.validation,
+                self.schedule,
+                self.collator,
+                processes=args.world_size,
             )
             say_memory(self.config, args, self.model.model.config, batches, self.progress)
         console.print(plain(f"going on from {self.checkpoint}") if self.checkpoint else "")
@@ -159,11 +165,11 @@ class Stage:
             self.trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         finally:
             self.progress.close()
-            self.encoders.wake()
+            self.encoders.put_back()
 
     def finish(self) -> Path:
         """Write the model with its metadata, and return the folder."""
-        for line in self.plan.report.lines(self.config.data.max_length):
+        for line in self.schedule.report.lines(self.config.data.max_length):
             self.progress.console.print(plain(line), highlight=False)
         folder = save_stage(self.trainer, self.model.trainable, self.metadata)
         self.trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model through the next
@@ -180,7 +186,7 @@ class Stage:
             samples=trainer.rows_shown,
             log=trainer.state.log_history,
             seconds=trainer.seconds,
-            fitted=self.plan.report.as_history(),
+            fitted=self.schedule.report.as_history(),
             warnings=self.progress.warnings,
         )
 

@@ -9,7 +9,7 @@ from unimoe import UniMoEProcessor
 
 from ..checkpoint.folder import WatchCheckpoints
 from ..config.stage import StageConfig
-from ..data import BatchPlan, Collator, MixtureDataset
+from ..data import BatchSchedule, Collator, MixtureDataset
 from ..distributed.deepspeed import check_engaged, make_models_whole
 from ..monitor.experts import DeadExperts, WatchExperts
 from ..monitor.gradients import WatchGradients
@@ -22,7 +22,7 @@ from ..trainable.parts import Trainable
 from .specialists import SpecialistTrainer
 from .start import StageModel
 from .trainer import StageTrainer
-from .validation import HeldBack
+from .validation import ValidationRows
 
 
 def build_trainer(
@@ -33,7 +33,7 @@ def build_trainer(
     collator: Collator,
     progress: StageProgress,
     *,
-    plan: BatchPlan,
+    schedule: BatchSchedule,
     validation: MixtureDataset | None = None,
 ) -> StageTrainer:
     """Build the trainer of a stage, under DeepSpeed if the stage asks for it.
@@ -42,7 +42,7 @@ def build_trainer(
         config: The stage.
         args: Of the trainer.
         start: The model, and what trains in it.
-        dataset, collator, plan: Rows that train, and how they become batches.
+        dataset, collator, schedule: Rows that train, and how they become batches.
         progress: Shows it.
         validation: Validation rows.
 
@@ -58,8 +58,8 @@ def build_trainer(
         "data_collator": collator,
         "losses": config.train.losses,
         "groups": ParameterGroups.of(start.trainable, config.train),
-        "plan": plan,
-        "held_back": hold_back(config, validation, start.processor, args),
+        "schedule": schedule,
+        "validation": validation_rows(config, validation, start.processor, args),
         "expert_parallel_size": config.parallel.expert_parallel_size,
         "callbacks": [WatchCheckpoints(), progress],
     }
@@ -76,9 +76,9 @@ def build_trainer(
     return trainer
 
 
-def hold_back(
+def validation_rows(
     config: StageConfig, dataset: MixtureDataset | None, processor: UniMoEProcessor, args: TrainingArguments
-) -> HeldBack | None:
+) -> ValidationRows | None:
     """Lay out the validation rows of a stage, if it has any.
 
     Raises:
@@ -86,7 +86,7 @@ def hold_back(
     """
     if dataset is None:
         return None
-    return HeldBack(
+    return ValidationRows(
         config.data,
         dataset,
         processor,

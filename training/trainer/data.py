@@ -1,4 +1,4 @@
-"""Opens the data of a stage: rows that train, how they become batches, and held-back rows."""
+"""Opens the data of a stage: rows that train, how they become batches, and validation rows."""
 
 import math
 from pathlib import Path
@@ -11,13 +11,13 @@ from unimoe.errors import ConfigError
 
 from ..config.data import DataConfig
 from ..config.stage import StageConfig
-from ..data import BatchPlan, Collator, MixtureBatches, MixtureDataset, plan_batches
+from ..data import BatchSchedule, Collator, MixtureBatches, MixtureDataset, schedule_batches
 from ..data.mixture.dataset import read_mixture
 from ..monitor.progress import track
 
 
 def read_data(config: StageConfig) -> tuple[MixtureDataset, MixtureDataset | None]:
-    """Open the data of a stage: rows that train, and held-back rows if it has any.
+    """Open the data of a stage: rows that train, and validation rows if it has any.
 
     Raises:
         DataError: If a row does not fit.
@@ -28,23 +28,23 @@ def read_data(config: StageConfig) -> tuple[MixtureDataset, MixtureDataset | Non
     )
     if not data.validation:
         return dataset, None
-    return dataset, MixtureDataset(read_mixture(data.held_back), seed=config.seed, cache_media=data.cache_media)
+    return dataset, MixtureDataset(read_mixture(data.validation_data), seed=config.seed, cache_media=data.cache_media)
 
 
-def plan_data(
+def schedule_data(
     data: DataConfig, dataset: MixtureDataset, processor: UniMoEProcessor, args: TrainingArguments
-) -> tuple[BatchPlan, Collator]:
-    """Plan how the rows of a stage become batches."""
-    plan = plan_batches(data, dataset, processor, sized=args.max_steps <= 0)
-    return plan, Collator(processor, max_length=data.max_length, packing=data.packing)
+) -> tuple[BatchSchedule, Collator]:
+    """Schedule how the rows of a stage become batches."""
+    schedule = schedule_batches(data, dataset, processor, sized=args.max_steps <= 0)
+    return schedule, Collator(processor, max_length=data.max_length, packing=data.packing)
 
 
-def count_steps(dataset: MixtureDataset, plan: BatchPlan, args: TrainingArguments, *, processes: int) -> int:
+def count_steps(dataset: MixtureDataset, schedule: BatchSchedule, args: TrainingArguments, *, processes: int) -> int:
     """Count the steps of the optimizer in a whole stage, as transformers' trainer does."""
     if args.max_steps > 0:
         return args.max_steps
     size = args.per_device_train_batch_size
-    batches = len(MixtureBatches(dataset, plan, batch_size=size, processes=processes))
+    batches = len(MixtureBatches(dataset, schedule, batch_size=size, processes=processes))
     return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
 
 
@@ -67,24 +67,24 @@ def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
 
 
 def measure_rows(
-    plan: BatchPlan, args: TrainingArguments, console: Console, *, checkpoint: Path | None = None
+    schedule: BatchSchedule, args: TrainingArguments, console: Console, *, checkpoint: Path | None = None
 ) -> None:
     """Measure all rows before the first step, if the number of steps depends on it; a checkpoint may know lengths.
 
     Raises:
         DataError: If a row cannot be measured.
     """
-    if plan.lengths is None:
+    if schedule.lengths is None:
         return
     if checkpoint is not None:
-        plan.lengths.load(checkpoint)
-    if not plan.sized:
+        schedule.lengths.load(checkpoint)
+    if not schedule.sized:
         return
-    plan.lengths.measure_all(
+    schedule.lengths.measure_all(
         process=args.process_index,
         processes=args.world_size,
         track=lambda rows: track(rows, len(rows), "measuring rows", console),
     )
 
 
-__all__ = ["check_packing", "count_steps", "measure_rows", "plan_data", "read_data"]
+__all__ = ["check_packing", "count_steps", "measure_rows", "read_data", "schedule_data"]

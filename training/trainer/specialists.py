@@ -20,9 +20,9 @@ from unimoe import UniMoEForConditionalGeneration
 from unimoe.errors import ConfigError
 from unimoe.moe import GatedMLP
 
-from ..data import BatchPlan, MixtureBatches, MixtureDataset
+from ..data import BatchSchedule, MixtureBatches, MixtureDataset
 from ..data.batching.measure import RowLengths
-from ..data.batching.streams import LaneBatches, LaneDataset, apportion, split_lanes, take_turns
+from ..data.batching.streams import ModalityStreams, ScheduledBatches, apportion, split_by_modality, step_schedule
 from .trainer import StageTrainer
 
 
@@ -67,8 +67,8 @@ def owner(name: str, keys: Sequence[str]) -> str:
         ConfigError: If it belongs to none of them.
     """
     scope = name.split(".")
-    for place in ("specialists", "connectors", "encoders"):
-        if place in scope and (key := scope[scope.index(place) + 1]) in keys:
+    for part in ("specialists", "connectors", "encoders"):
+        if part in scope and (key := scope[scope.index(part) + 1]) in keys:
             return key
     raise ConfigError(f"train: {name} belongs to none of the specialists {', '.join(keys)}. Name its part apart.")
 
@@ -92,12 +92,12 @@ def split_groups(optimizer: torch.optim.Optimizer, model: nn.Module, keys: Seque
                 optimizer.param_groups.append({**group, "params": parameters, "specialist": key})
 
 
-def own_schedules(scheduler: Any, turns: Sequence[str], steps: Mapping[str, int], args: TrainingArguments) -> None:
+def own_schedules(scheduler: Any, schedule: Sequence[str], steps: Mapping[str, int], args: TrainingArguments) -> None:
     """Let the learning rate of each specialist follow its own count of steps.
 
     Args:
         scheduler: Over groups that `split_groups` made; changed in place.
-        turns: Specialist of each step.
+        schedule: Specialist of each step.
         steps: Steps of each specialist.
         args: What the schedule is made from.
 
@@ -110,12 +110,12 @@ def own_schedules(scheduler: Any, turns: Sequence[str], steps: Mapping[str, int]
             "function of the step, such as linear, cosine or constant."
         )
     scheduler.lr_lambdas = [
-        _own_schedule(group["specialist"], turns, steps, args) for group in scheduler.optimizer.param_groups
+        _own_schedule(group["specialist"], schedule, steps, args) for group in scheduler.optimizer.param_groups
     ]
 
 
 def _own_schedule(
-    key: str, turns: Sequence[str], steps: Mapping[str, int], args: TrainingArguments
+    key: str, schedule: Sequence[str], steps: Mapping[str, int], args: TrainingArguments
 ) -> Callable[[int], float]:
     """The factor of a specialist's learning rate at each step of all."""
     stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
@@ -126,11 +126,11 @@ def _own_schedule(
         num_training_steps=steps[key],
         scheduler_specific_kwargs=args.lr_scheduler_kwargs,  # type: ignore[arg-type]
     )
-    done = [0, *accumulate(turn == key for turn in turns)]
-    return lambda step: alone.lr_lambdas[0](done[min(step, len(turns))])
+    done = [0, *accumulate(scheduled == key for scheduled in schedule)]
+    return lambda step: alone.lr_lambdas[0](done[min(step, len(schedule))])
 
 
-def harvest(
+def export_specialists(
     model: UniMoEForConditionalGeneration, base: UniMoEForConditionalGeneration, keys: Sequence[str]
 ) -> Iterator[tuple[str, UniMoEForConditionalGeneration]]:
     """Make a dense model of each specialist: the base with its feed-forwards, connector and encoder.
@@ -140,12 +140,12 @@ def harvest(
         base: What it started from; it is changed: use each result before the next one is asked for.
         keys: The specialists.
     """
-    trained, places = model.state_dict(), base.state_dict()
-    initial = {name: value.clone() for name, value in places.items() if _is_own(name)}
+    trained, weights = model.state_dict(), base.state_dict()
+    initial = {name: value.clone() for name, value in weights.items() if _is_own(name)}
     for key in keys:
         with torch.no_grad():
             for name, value in initial.items():
-                places[name].copy_(trained.get(_name_in_run(name, key), value))
+                weights[name].copy_(trained.get(_name_in_run(name, key), value))
         yield key, base
 
 
@@ -164,7 +164,7 @@ def _name_in_run(name: str, key: str) -> str:
 
 
 class SpecialistTrainer(StageTrainer):
-    """Trainer of several specialists in one run: each step is the turn of one of them.
+    """Trainer of several specialists in one run: each step trains one of them.
 
     Args:
         modalities: Specialists, and their shares of the steps.
@@ -177,22 +177,22 @@ class SpecialistTrainer(StageTrainer):
             self.steps = apportion(self.args.max_steps, modalities)
         except ValueError as error:
             raise ConfigError(f"start.specialists: {error}") from error
-        self.turns = take_turns(self.steps)
+        self.step_schedule = step_schedule(self.steps)
 
-    def make_batches(self) -> tuple[LaneDataset, LaneBatches]:
-        """Batches of one modality each, in turns."""
-        assert isinstance(self.train_dataset, MixtureDataset) and self.plan is not None
-        lanes = split_lanes(self.train_dataset, self.keys)
-        batches = {key: self._lane_batches(lane, self.plan) for key, lane in lanes.items()}
+    def make_batches(self) -> tuple[ModalityStreams, ScheduledBatches]:
+        """Batches of one modality each, by the schedule."""
+        assert isinstance(self.train_dataset, MixtureDataset) and self.schedule is not None
+        streams = split_by_modality(self.train_dataset, self.keys)
+        batches = {key: self._stream_batches(stream, self.schedule) for key, stream in streams.items()}
         accumulation = self.args.gradient_accumulation_steps
-        return LaneDataset(lanes), LaneBatches(batches, self.turns, accumulation=accumulation)
+        return ModalityStreams(streams), ScheduledBatches(batches, self.step_schedule, accumulation=accumulation)
 
-    def _lane_batches(self, lane: MixtureDataset, plan: BatchPlan) -> MixtureBatches:
-        lengths = RowLengths(lane, plan.lengths.counter.processor) if plan.lengths else None
-        own = BatchPlan(plan.config, lengths, report=plan.report)
+    def _stream_batches(self, stream: MixtureDataset, schedule: BatchSchedule) -> MixtureBatches:
+        lengths = RowLengths(stream, schedule.lengths.counter.processor) if schedule.lengths else None
+        own = BatchSchedule(schedule.config, lengths, report=schedule.report)
         args = self.args
         return MixtureBatches(
-            lane, own, batch_size=self._train_batch_size, process=args.process_index, processes=args.world_size
+            stream, own, batch_size=self._train_batch_size, process=args.process_index, processes=args.world_size
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -208,17 +208,17 @@ class SpecialistTrainer(StageTrainer):
         is_new = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if is_new:
-            own_schedules(scheduler, self.turns, self.steps, self.args)
+            own_schedules(scheduler, self.step_schedule, self.steps, self.args)
         return scheduler
 
     def choose_specialist(self, key: str | None) -> None:
-        """Let the specialist of a held-back batch compute."""
+        """Let the specialist of a validation batch compute."""
         assert key is not None
         choose_specialist(self.accelerator.unwrap_model(self.model), key)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As in Trainer, for the specialist whose turn it is; the others rest."""
-        model, key = self.accelerator.unwrap_model(self.model), self.turns[self.state.global_step]
+        """As in Trainer, for the specialist that is scheduled; the others rest."""
+        model, key = self.accelerator.unwrap_model(self.model), self.step_schedule[self.state.global_step]
         choose_specialist(model, key)
         loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:
@@ -226,4 +226,4 @@ class SpecialistTrainer(StageTrainer):
         return loss
 
 
-__all__ = ["SpecialistTrainer", "Specialists", "choose_specialist", "harvest", "split_feed_forwards"]
+__all__ = ["SpecialistTrainer", "Specialists", "choose_specialist", "export_specialists", "split_feed_forwards"]

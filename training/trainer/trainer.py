@@ -20,17 +20,17 @@ from ..checkpoint.folder import rows_of_step, write_checkpoint
 from ..checkpoint.model_card import Metadata
 from ..checkpoint.state import DESCRIPTION, load_optimizer, read_manifest, save_state
 from ..config.train import LossConfig
-from ..data import BatchPlan, MixtureBatches, MixtureDataset
+from ..data import BatchSchedule, MixtureBatches, MixtureDataset
 from ..distributed.deepspeed import keep_whole, make_leaves, order_reduction
 from ..distributed.processes import limit_waiting, together
 from ..distributed.sharding import share_buffers
 from ..monitor.metrics import Meter, real_tokens, router_entropy
-from ..monitor.values import NonFiniteLoss, find_bad_gradients, find_bad_inputs, find_bad_rows
+from ..monitor.values import NonFiniteLoss, describe_failure, describe_gradients, find_bad_gradients
 from ..trainable.optimizer import ParameterGroups, group_rates
 from ..trainable.parts import keep_frozen_steady
 from ..trainable.schedule import load_schedule, save_schedule
 from .losses import count_labels, label_weights, set_coefficients, weighted_loss
-from .validation import HeldBack, ValidateAtEnd
+from .validation import ValidateAtEnd, ValidationRows
 
 
 class StageTrainer(Trainer):
@@ -47,24 +47,24 @@ class StageTrainer(Trainer):
         self,
         *args: Any,
         losses: LossConfig | None = None,
-        plan: BatchPlan | None = None,
+        schedule: BatchSchedule | None = None,
         groups: ParameterGroups | None = None,
-        held_back: HeldBack | None = None,
+        validation: ValidationRows | None = None,
         expert_parallel_size: int = 1,
         **kwargs: Any,
     ) -> None:
-        kwargs["eval_dataset"] = held_back and held_back.dataset
+        kwargs["eval_dataset"] = validation and validation.dataset
         super().__init__(*args, **kwargs)
         self.groups = groups
         self.losses = losses or LossConfig()
-        self.plan = plan
-        self.held_back = held_back
+        self.schedule = schedule
+        self.validation = validation
         self.expert_parallel_size = expert_parallel_size
         self.metadata: Metadata | None = None
-        self.away: dict[str, nn.Module] = {}
+        self.cached_encoders: dict[str, nn.Module] = {}
         self._began = time.monotonic()
         self.add_callback(EndStep(self))
-        if held_back is not None:
+        if validation is not None:
             self.add_callback(ValidateAtEnd())
         # Trainer sets `use_cache` on the model's own configuration, where it would be saved as an unknown key.
         vars(self.accelerator.unwrap_model(self.model).config).pop("use_cache", None)
@@ -119,7 +119,7 @@ class StageTrainer(Trainer):
 
     def _write_state(self, folder: Path) -> None:
         model: Any = self.accelerator.unwrap_model(self.model)
-        save_state(folder, model, self.optimizer, self.away)
+        save_state(folder, model, self.optimizer, self.cached_encoders)
 
         def write() -> None:
             self._save_random_states(folder)
@@ -128,8 +128,8 @@ class StageTrainer(Trainer):
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
                 if self.metadata is not None:
                     self.metadata.describe(folder / DESCRIPTION, model)
-                if self.plan is not None and self.plan.lengths is not None:
-                    self.plan.lengths.save(folder)  # going on from it measures no row again
+                if self.schedule is not None and self.schedule.lengths is not None:
+                    self.schedule.lengths.save(folder)  # going on from it measures no row again
 
         together(write)
 
@@ -189,7 +189,7 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Load the batches of a mixture; each process knows its own, so that accelerate has nothing to share out."""
-        if not isinstance(self.train_dataset, MixtureDataset) or self.plan is None:
+        if not isinstance(self.train_dataset, MixtureDataset) or self.schedule is None:
             return super().get_train_dataloader()
         dataset, self._batches = self.make_batches()
         loader = DataLoader(
@@ -208,10 +208,10 @@ class StageTrainer(Trainer):
 
     def make_batches(self) -> tuple[Dataset, Any]:
         """What the batches of this process are read from, and their sampler."""
-        assert isinstance(self.train_dataset, MixtureDataset) and self.plan is not None
+        assert isinstance(self.train_dataset, MixtureDataset) and self.schedule is not None
         return self.train_dataset, MixtureBatches(
             self.train_dataset,
-            self.plan,
+            self.schedule,
             batch_size=self._train_batch_size,
             process=self.args.process_index,
             processes=self.args.world_size,
@@ -281,12 +281,7 @@ class StageTrainer(Trainer):
         elif (norm := wrapper.get_global_grad_norm()) is not None and not 0 <= norm < math.inf:
             bad = ["that of the whole step"]
         if bad:
-            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-            raise NonFiniteLoss(
-                f"The loss is finite but a gradient is not, at step {self.state.global_step + 1}: "
-                f"{', '.join(bad[:3])}{more}. Rows of the step: {', '.join(self._step_rows)}. Look at these rows, or "
-                "lower the learning rate."
-            )
+            raise NonFiniteLoss(describe_gradients(bad, self._step_rows, step=self.state.global_step + 1))
 
     def compute_loss(
         self,
@@ -312,24 +307,10 @@ class StageTrainer(Trainer):
         outputs = model(**inputs, **own, output_router_logits=True, use_cache=False)
         loss = self._total_loss(outputs.losses, inputs) * self.accelerator.num_processes
         if not torch.isfinite(loss):
-            raise NonFiniteLoss(self._describe_failure(outputs, inputs, row_ids))
+            raise NonFiniteLoss(describe_failure(outputs, inputs, row_ids, step=self.state.global_step + 1))
         if model.training:
             self._record(outputs, inputs)
         return (loss, outputs) if return_outputs else loss
-
-    def _describe_failure(self, outputs: Any, inputs: dict[str, Any], row_ids: list[str]) -> str:
-        """Name what is not finite, and the rows it comes from."""
-        parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in outputs.losses.items())
-        rows = f"Rows of the batch: {', '.join(row_ids)}."
-        bad = find_bad_rows(outputs.logits, inputs, row_ids)
-        if 0 < len(bad) < len(row_ids):
-            rows += f" Not finite in: {', '.join(bad)}."
-        if features := find_bad_inputs(inputs):
-            rows += f" The batch's {', '.join(features)} are not finite themselves."
-        return (
-            f"The loss is not finite at step {self.state.global_step + 1} ({parts}). {rows} Look at these rows, or "
-            "lower the learning rate."
-        )
 
     def _total_loss(self, losses: dict[str, Tensor], inputs: dict[str, Any]) -> Tensor:
         """Language loss, and router losses with their coefficients and this batch's share of the step's tokens."""
@@ -371,33 +352,33 @@ class StageTrainer(Trainer):
         return {} if is_resumed else super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure and log the loss on the held-back rows, over all processes.
+        """Measure and log the loss on the validation rows, over all processes.
 
         Raises:
             NonFiniteLoss: If it is NaN or infinite.
         """
-        if self.held_back is None:
+        if self.validation is None:
             return super().evaluate(*args, **kwargs)
         # Not DDP, which would wait for processes that have fewer rows. DeepSpeed's engine knows the dtype.
         model: Any = self.deepspeed if self.is_deepspeed_enabled else self.model
         share_buffers(model)
         model.eval()
         try:
-            sums = self.held_back.sums(model, self._prepare_inputs, self.choose_specialist)
+            sums = self.validation.sums(model, self._prepare_inputs, self.choose_specialist)
         except ArithmeticError as error:
             raise NonFiniteLoss(f"Step {self.state.global_step}: {error} Look at these rows.") from None
-        metrics = self.held_back.describe(self.accelerator.reduce(sums.to(self.args.device), "sum"))
+        metrics = self.validation.describe(self.accelerator.reduce(sums.to(self.args.device), "sum"))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def choose_specialist(self, key: str | None) -> None:
-        """Called before a held-back batch of one of several specialists; there is one here."""
+        """Called before a validation batch of one of several specialists; there is one here."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with what the meter measured since the last log; its details stand in `details` while others log."""
         self.details = {}
-        if "loss" in logs:  # else of held-back rows, or the last one
+        if "loss" in logs:  # else of validation rows, or the last one
             numbers, self.details = self.meter.collect(self.accelerator)
             logs |= numbers | self._rates
         logs["rows"] = self.rows_shown
@@ -415,5 +396,5 @@ class EndStep(TrainerCallback):
         self.trainer.balance()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Called before logs, held-back rows and checkpoints."""
+        """Called before logs, validation rows and checkpoints."""
         self.trainer.meter.end_step()

@@ -1,4 +1,4 @@
-"""The loss on held-back rows while a stage trains: of each data file, and of all of them.
+"""The loss on validation rows while a stage trains: of each data file, and of all of them.
 
 A loss is a mean over the labels of all rows, however they fall into batches and processes.
 """
@@ -19,15 +19,15 @@ from unimoe import UniMoEProcessor
 from unimoe.errors import ConfigError
 
 from ..config.data import DataConfig
-from ..data import Collator, MixtureBatches, MixtureDataset, plan_batches
+from ..data import Collator, MixtureBatches, MixtureDataset, schedule_batches
 from ..data.batching.collator import IGNORED
 from ..data.batching.packing import chunk
-from ..data.batching.streams import row_lane
-from ..data.mixture.order import Place
+from ..data.batching.streams import row_modality
+from ..data.mixture.order import SampleIndex
 from ..distributed.processes import from_all
 
 
-class HeldBack:
+class ValidationRows:
     """Rows that a stage does not train on, in the order of their files.
 
     Of several processes each takes every so many rows. One that has fewer batches than another repeats one, which does
@@ -35,7 +35,7 @@ class HeldBack:
 
     Args:
         config: The stage's `data`, with `validation`. A row longer than `max_length` is treated as `too_long` says.
-        dataset: Its held-back rows.
+        dataset: Its validation rows.
         processor: Of the model.
         batch_size: Rows of a batch.
         process, processes: Which process this is, of how many.
@@ -57,14 +57,14 @@ class HeldBack:
         processes: int = 1,
         specialists: Sequence[str] | None = None,
     ) -> None:
-        held_back = config.held_back
-        self.names = source_names([source.path for source in held_back.mixture])
+        validation = config.validation_data
+        self.names = source_names([source.path for source in validation.mixture])
         self.dataset = dataset
         self._ends = list(accumulate(self.dataset.sizes))
-        self.plan = plan_batches(held_back, self.dataset, processor, sized=True)
-        places = self._fitting(range(process, self.dataset.num_rows, processes))
+        self.schedule = schedule_batches(validation, self.dataset, processor, sized=True)
+        indices = self._fitting(range(process, self.dataset.num_rows, processes))
         self.specialists = specialists
-        self.batches = list(chunk(places, batch_size, key=self.specialist))
+        self.batches = list(chunk(indices, batch_size, key=self.specialist))
         self.own_batches = len(self.batches)
         self.loader = DataLoader(
             self.dataset,
@@ -75,16 +75,16 @@ class HeldBack:
             generator=torch.Generator(),  # its workers' seeds shall not be drawn from the training's
         )
 
-    def _fitting(self, rows: Iterable[int]) -> Iterator[Place]:
-        """Places of rows, without those that are too long and dropped."""
-        places = (Place(0, row, row) for row in rows)
-        if not self.plan.measures:
-            return places
-        return (place for place, _ in MixtureBatches(self.dataset, self.plan, batch_size=1).fit(places))
+    def _fitting(self, rows: Iterable[int]) -> Iterator[SampleIndex]:
+        """Sample indices of rows, without those that are too long and dropped."""
+        indices = (SampleIndex(0, row, row) for row in rows)
+        if not self.schedule.measures:
+            return indices
+        return (index for index, _ in MixtureBatches(self.dataset, self.schedule, batch_size=1).fit(indices))
 
-    def specialist(self, place: Place) -> str | None:
+    def specialist(self, index: SampleIndex) -> str | None:
         """The specialist of a row, where there are several in one run."""
-        return None if self.specialists is None else row_lane(self.dataset.row(place)[0], self.specialists)
+        return None if self.specialists is None else row_modality(self.dataset.row(index)[0], self.specialists)
 
     @torch.no_grad()
     def sums(
@@ -108,15 +108,15 @@ class HeldBack:
         """
         totals = torch.zeros(len(self.names), 3, dtype=torch.float64)
         self._repeat_one(max(from_all(len(self.batches))))
-        for number, (places, batch) in enumerate(zip(self.batches, self.loader, strict=True)):
+        for number, (indices, batch) in enumerate(zip(self.batches, self.loader, strict=True)):
             row_ids = batch.pop("row_ids")
-            choose(self.specialist(places[0]))
+            choose(self.specialist(indices[0]))
             losses, labels = (part.double().cpu() for part in row_losses(model, prepare(batch)))
             if number >= self.own_batches:
                 continue
             if bad := [row for row, loss in zip(row_ids, losses, strict=True) if not loss.isfinite()]:
-                raise ArithmeticError(f"The loss of held-back rows is not finite: {', '.join(bad)}.")
-            files = torch.tensor([bisect_right(self._ends, place.row) for place in places])
+                raise ArithmeticError(f"The loss of validation rows is not finite: {', '.join(bad)}.")
+            files = torch.tensor([bisect_right(self._ends, index.row) for index in indices])
             totals.index_add_(0, files, torch.stack([losses, labels, torch.ones_like(losses)], dim=-1))
         return totals
 
@@ -175,7 +175,7 @@ def source_names(paths: Sequence[str]) -> list[str]:
 
 
 class ValidateAtEnd(TrainerCallback):
-    """Look at the held-back rows after the last step, whatever the interval."""
+    """Look at the validation rows after the last step, whatever the interval."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -186,4 +186,4 @@ class ValidateAtEnd(TrainerCallback):
         return control
 
 
-__all__ = ["HeldBack", "ValidateAtEnd", "row_losses", "source_names"]
+__all__ = ["ValidateAtEnd", "ValidationRows", "row_losses", "source_names"]

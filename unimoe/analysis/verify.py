@@ -60,7 +60,7 @@ class _Probe(NamedTuple):
         return {name: value.to(self.model.device) for name, value in {**batch, **floating}.items()}
 
     def logits(self, rows: list[int] | None = None, **options: Any) -> list[Tensor]:
-        """Logits of the real tokens of each row, (tokens, V), in the order of the conversations."""
+        """Compute the logits of the real tokens of each row, (tokens, V), in the order of the conversations."""
         rows = list(range(len(self.conversations))) if rows is None else rows
         inputs = self.inputs(rows, **options)
         logits = self.model(**inputs, use_cache=False).logits
@@ -120,7 +120,7 @@ def _changes(probe: _Probe, seed: int) -> Iterator[tuple[str, Callable[[], list[
 
 
 def _conversations(processor: UniMoEProcessor, generator: np.random.Generator) -> list[list[dict[str, Any]]]:
-    """One conversation with every medium that the processor takes, filled with noise, and two with text alone."""
+    """Make one conversation with every medium that the processor takes, filled with noise, and two with text alone."""
     picture = Image.fromarray(generator.integers(0, 256, (48, 64, 3), dtype=np.uint8))
     sound = {"array": generator.normal(0, 0.1, 16_000).astype(np.float32), "sampling_rate": 16_000}
     media = {
@@ -139,7 +139,7 @@ def _conversations(processor: UniMoEProcessor, generator: np.random.Generator) -
 
 
 def _difference(actual: list[Tensor], expected: list[Tensor]) -> float:
-    """Largest difference of the logits compared (the last ones of each row, where fewer are given)."""
+    """Find the largest difference of the logits compared (the last ones of each row, where fewer are given)."""
     pairs = list(zip(actual, expected, strict=True))
     largest = max(float((a - e[-len(a) :]).abs().max()) for a, e in pairs)
     return largest / max(float(e.abs().max()) for _, e in pairs)
@@ -172,9 +172,11 @@ def _experts_computed_by(kernel: str, model: UniMoEForConditionalGeneration) -> 
 
 
 def _decode(probe: _Probe, row: int, kernel: str = "eager") -> Tensor:
-    """Logits of the last tokens of a row, computed with the cache: first all before them, then one by one.
+    """Compute the logits of the last tokens of a row, computed with the cache: first all before them, then one by one.
 
     Args:
+        probe: Model and rows.
+        row: Number of the row.
         kernel: Computes the experts of the tokens that come one by one.
     """
     inputs = probe.inputs([row])
@@ -219,7 +221,7 @@ def _negated(routers: list[Router]) -> Iterator[None]:
 
 
 def _permuted(probe: _Probe, seed: int) -> list[Tensor]:
-    """Logits with the experts of every layer shifted round, so that none keeps its place, and the router with them."""
+    """Compute logits with the experts of every layer shifted round, none where it was, and the router with them."""
     generator = np.random.default_rng(seed)
     blocks = _movable(probe.model)
     orders = [_order(block, generator) for block in blocks]
@@ -252,7 +254,7 @@ def _reorder(block: SparseMoeBlock, order: Tensor) -> None:
 
 
 def _movable(model: nn.Module) -> list[SparseMoeBlock]:
-    """Blocks whose experts have no fixed place: not a hash table's, nor one in a group of its width."""
+    """List the blocks whose experts have no fixed place: not a hash table's, nor one in a group of its width."""
     blocks = [module for module in model.modules() if isinstance(module, SparseMoeBlock)]
     fixed = (HashRouter, GroupedExperts)
     return [block for block in blocks if not isinstance(block.router, fixed) and not isinstance(block.experts, fixed)]

@@ -104,7 +104,13 @@ def describe_model(
     """Describe the model that `build_model` would compose, and make its processor; no weight is read.
 
     Args:
-        language, vision, speech, audio, encoders, connectors, media: As in `build_model`.
+        language: As in `build_model`.
+        vision: As in `build_model`.
+        speech: As in `build_model`.
+        audio: As in `build_model`.
+        encoders: As in `build_model`.
+        connectors: As in `build_model`.
+        media: As in `build_model`.
 
     Raises:
         PartError: As `build_model`, as far as configurations tell.

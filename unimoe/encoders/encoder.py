@@ -161,7 +161,8 @@ def measure_tower(
         tower_config: Configuration of the tower.
         features_shape: Shape of one unit of features, e.g. (3, 224, 224) for a picture.
         num_prefix_tokens: Class, distillation and register tokens. None: known for timm's towers and some others.
-        feature_layer, keep_prefix: As in the encoder configuration.
+        feature_layer: As in the encoder configuration.
+        keep_prefix: As in the encoder configuration.
 
     Returns:
         The three values and `num_prefix_tokens`, as keyword arguments for an encoder configuration.

@@ -25,7 +25,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append to an ordinary file, which is made if it is not there.
+    """Append `text` to the ordinary file `path`, which is made if it is not there.
 
     Raises:
         OSError: If it is a link or a pipe, or cannot be written.

@@ -104,8 +104,11 @@ def score_all(
     """Score given answers.
 
     Args:
-        model, processor, batch_size, quiet: As for `answer_all`.
+        model: As for `answer_all`.
+        processor: As for `answer_all`.
         choices: In any order.
+        batch_size: As for `answer_all`.
+        quiet: As for `answer_all`.
 
     Returns:
         In the order of the choices: the negative log-likelihood (nats) of the answer with its end token, summed over

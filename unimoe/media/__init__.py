@@ -6,8 +6,8 @@ Out: a picture is an RGB PIL image; a clip its sampled frames with their times; 
 they are used.
 """
 
+from .cached import CachedMedium, Measures
 from .clips import Clip, FrameSampling, clip_times, load_clip
-from .encoded import EncodedMedium, Measures
 from .limits import Limits
 from .naming import find_medium
 from .pictures import is_picture, load_picture, picture_size
@@ -15,8 +15,8 @@ from .resampling import resampled_length
 from .sounds import cut_windows, load_clip_sound, load_sound, sound_length, window_samples
 
 __all__ = [
+    "CachedMedium",
     "Clip",
-    "EncodedMedium",
     "FrameSampling",
     "Limits",
     "Measures",

@@ -51,7 +51,10 @@ def clip_times(
     """Times (s) of the frames that `load_clip` would sample; of films and bare frames none is decoded.
 
     Args:
-        medium, sampling, where, limits: As for `load_clip`.
+        medium: As for `load_clip`.
+        sampling: Which frames, as for `load_clip`.
+        where: File and row, for errors.
+        limits: None: those of the environment.
 
     Raises:
         MediaError, LimitError, ImportError: As `load_clip`, as far as the packets of a film show.

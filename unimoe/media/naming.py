@@ -126,7 +126,8 @@ def check_keys(medium: dict[Any, Any], allowed: tuple[str, ...], where: str, *, 
     Args:
         medium: The dict.
         allowed: Its keys, the usual ones first.
-        where, key: Its place, for errors.
+        where: File and row, for errors.
+        key: Its key within the row, for errors.
 
     Raises:
         MediaError: If it does; names the key.
@@ -197,7 +198,8 @@ def decode_base64(text: Any, *, where: str, key: str = "", limits: Limits | None
 
     Args:
         text: The base64.
-        where, key: Its place, for errors.
+        where: File and row, for errors.
+        key: Its key within the row, for errors.
         limits: Of what it holds. None: those of the environment.
 
     Raises:

@@ -53,7 +53,9 @@ def picture_size(medium: Any, *, where: str = "image", limits: Limits | None = N
     """Width and height (pixels) of what `load_picture` gives; of a file, only the header is read.
 
     Args:
-        medium, where, limits: As for `load_picture`.
+        medium: As for `load_picture`.
+        where: File and row, for errors.
+        limits: None: those of the environment.
 
     Raises:
         MediaError, LimitError: As `load_picture`, as far as the header shows.

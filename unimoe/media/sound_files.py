@@ -76,7 +76,9 @@ def counted_length(medium: Any, *, where: str, limits: Limits) -> tuple[int, int
     """Samples and rate of a file whose structure counts them; 0 samples where only decoding tells.
 
     Args:
-        medium, where, limits: As for `read_sound_file`.
+        medium: As for `read_sound_file`.
+        where: File and row, for errors.
+        limits: Of its size and rate.
 
     Raises:
         MediaError, LimitError: As `read_sound_file`, as far as the structure shows.

@@ -66,7 +66,11 @@ def sound_length(
     """Samples that `load_sound` gives; of files whose structure counts them (WAV, FLAC, ...), nothing is decoded.
 
     Args:
-        medium, sampling_rate, array_sampling_rate, where, limits: As for `load_sound`.
+        medium: As for `load_sound`.
+        sampling_rate: Rate of the samples that are counted, Hz.
+        array_sampling_rate: Rate of bare samples, Hz.
+        where: File and row, for errors.
+        limits: None: those of the environment.
 
     Raises:
         MediaError, LimitError, ImportError: As `load_sound`, as far as the structure shows.

@@ -62,7 +62,7 @@ class Attention(nn.Module):
         return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
 
     def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of hidden states (B, S, D), split into heads (B, heads, S, head_dim)."""
+        """Project hidden states (B, S, D) to queries, keys and values, split into heads (B, heads, S, head_dim)."""
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         if self.config.qk_norm == "projection":
             query, key = self.q_norm(query), self.k_norm(key)

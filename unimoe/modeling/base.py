@@ -77,7 +77,7 @@ class UniMoEPreTrainedModel(PreTrainedModel):
         return loaded
 
     def recordings(self, given: dict[str, Any]) -> dict[str, Any]:
-        """What a forward shall return besides its result: as `given`, else as configured for the whole or its text."""
+        """Say what a forward returns besides its result: as `given`, else as configured for the whole or its text."""
         asked = asked_for((self.config, self.config.get_text_config()))
         return {name: given.get(name) if given.get(name) is not None else name in asked for name in _RECORDINGS}
 
@@ -116,7 +116,7 @@ class UniMoEPreTrainedModel(PreTrainedModel):
 
 
 def asked_for(configs: Iterable[PreTrainedConfig]) -> set[str]:
-    """What forwards shall return by one of these configurations."""
+    """Name what forwards shall return by one of these configurations."""
     return {name for config in configs for name in _RECORDINGS if getattr(config, name, None)}
 
 

@@ -68,7 +68,7 @@ class MultimodalGeneration(GenerationMixin):
         return model_kwargs
 
     def placeholders(self, inputs: Tensor) -> dict[Modality, Tensor]:
-        """Where placeholders stand (B, S) in token ids (B, S) or embeddings (B, S, D)."""
+        """Find where placeholders stand (B, S) in token ids (B, S) or embeddings (B, S, D)."""
         by_modality: dict[Modality, Tensor] = (
             self.model.placeholders(inputs) if inputs.dim() == 2 else self.model.placeholders(None, inputs)
         )
@@ -91,7 +91,7 @@ class MultimodalGeneration(GenerationMixin):
     def uncached_units(
         self, features: dict[str, Tensor | None], inputs: Tensor, past: int
     ) -> dict[str, Tensor | None]:
-        """Of the features of a whole conversation, keep the units whose placeholders the cache lacks.
+        """Keep the units, of the features of a whole conversation, whose placeholders the cache lacks.
 
         Args:
             features: Units of the whole conversation, or of the new part alone, by their argument's name.
@@ -158,7 +158,7 @@ class MultimodalGeneration(GenerationMixin):
 
 
 def new_units(total: list[int], cached: list[int], size: int, modality: Modality) -> list[int]:
-    """Indices of the units that the cache lacks, among those of all rows in order.
+    """Find the indices of the units that the cache lacks, among those of all rows in order.
 
     Args:
         total: Placeholder tokens of each row.

@@ -17,13 +17,13 @@ from .outputs import EncoderOutputs, UniMoEModelOutput
 
 
 def units_of(encoded: EncoderOutputs, modality: Modality) -> tuple[Tensor, ...]:
-    """Embeddings (tokens, D) of each unit of a `modality` in what was `encoded`; none if there are no media of it."""
+    """Take the embeddings (tokens, D) of each unit of a `modality` in what was `encoded`; without media, none."""
     output = encoded.get(modality.key)
     return () if output is None else tuple(output.pooler_output)
 
 
 def with_media(output: UniMoEModelOutput, encoded: EncoderOutputs) -> UniMoEModelOutput:
-    """The language model's `output`, with what encoders and connectors gave (`encoded`)."""
+    """Complete the language model's `output` by what encoders and connectors gave (`encoded`)."""
     for key, media in encoded.items():
         output[Modality.from_key(key).output_name] = media
     return output
@@ -58,7 +58,7 @@ def check_counts(placeholders: Mapping[Modality, Tensor], encoded: EncoderOutput
 
 
 def _mismatch(placeholders: Mapping[Modality, Tensor], features: Mapping[Modality, int]) -> str:
-    """What is said of the first modality whose placeholders and features differ in number."""
+    """Name the first modality whose placeholders and features differ in number."""
     counts = {modality: int(mask.sum()) for modality, mask in placeholders.items()}
     modality, count = next((m, count) for m, count in counts.items() if count != features[m])
     key, name = modality.key, modality.feature_name
@@ -84,7 +84,7 @@ def zero_length_pass(connector: nn.Module, encoder: Any) -> Tensor:
 
 
 def modality_ids(placeholders: dict[Modality, Tensor]) -> Tensor | None:
-    """`Modality` of each token (B, S), from the placeholder masks; None if the model takes text only."""
+    """Read the `Modality` of each token (B, S) from the placeholder masks; None if the model takes text only."""
     ids = [mask.long() * int(modality) for modality, mask in placeholders.items()]
     return torch.stack(ids).sum(dim=0) if ids else None
 

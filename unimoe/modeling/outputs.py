@@ -27,7 +27,7 @@ class _WithMedia(MultimodalModelOutput):
     """Outputs that hold, under transformers' names, what `UniMoEModel.encode` gave for each modality."""
 
     def to_tuple(self) -> tuple:
-        """All values that are not None; of media, as tuples too."""
+        """Return all values that are not None; of media, as tuples too."""
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 

@@ -48,7 +48,7 @@ def _parts_of(name: str) -> list[str]:
 
 
 def unread_parameters(config: UniMoEConfig) -> set[str]:
-    """Names, within a `UniMoEModel` of this configuration, of the parameters of encoders and connectors that change
+    """Name, within a `UniMoEModel` of this configuration, the parameters of encoders and connectors that change
     nothing of what they give. Of a tower whose features have no known shape, none.
     """
     return {name for key in config.encoder_keys for name in _unread(config, key)}
@@ -80,14 +80,14 @@ class _Tokens(nn.Module):
         self.encoder = encoder
 
     def forward(self, features: Tensor) -> Tensor:
-        """Tokens (N, L, C)."""
+        """Return tokens (N, L, C)."""
         encoder = self.encoder
         output = run_tower(encoder.tower, features, output_hidden_states=encoder.layers != [-1])
         return join_layers(encoder.tower, output, encoder.layers, **encoder.prefix)[0]
 
 
 def features_shape(tower: Any) -> tuple[int, ...] | None:
-    """Shape of one unit of features as a tower takes it; None if its configuration does not tell."""
+    """Give the shape of one unit of features as a tower takes it; None if its configuration does not tell."""
     kind = tower.model_type
     if kind == "whisper":
         return tower.num_mel_bins, 2 * tower.max_source_positions
@@ -101,7 +101,7 @@ def features_shape(tower: Any) -> tuple[int, ...] | None:
 
 
 def _without_gradient(owner: nn.Module, module: nn.Module, inputs: Tensor) -> list[str]:
-    """Parameters of `owner` that no gradient of what `module` gives reaches; none if it cannot run on `inputs`."""
+    """Name the parameters of `owner` that no gradient of `module`'s result reaches; none if it cannot run."""
     parameters = dict(owner.requires_grad_(True).named_parameters())
     try:
         with torch.enable_grad():

@@ -20,7 +20,7 @@ class RotaryEmbedding(LlamaRotaryEmbedding):
         self.sections = list(config.rope_parameters.get("mrope_section") or default_sections(half))
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (B, S, head_dim) for positions (B, S) or (3, B, S).
+        """Compute cosines and sines (B, S, head_dim) for positions (B, S) or (3, B, S).
 
         A fourth row in front, (4, B, S), is transformers' plain position, which tells packed rows apart; it takes no
         part here.
@@ -44,7 +44,7 @@ def default_sections(half: int) -> tuple[int, int, int]:
 
 
 def plain_positions(position_ids: Tensor | None) -> Tensor | None:
-    """Plain positions (B, S), whose jumps tell packed rows apart; None if there are only those in time and space."""
+    """Take the plain positions (B, S), whose jumps tell packed rows apart; None if only time and space are given."""
     if position_ids is None or position_ids.dim() == 2:
         return position_ids
     return position_ids[0] if position_ids.shape[0] == 4 else None

@@ -151,7 +151,7 @@ def _require_rows(position_ids: Tensor | None, inputs_embeds: Tensor) -> None:
 
 
 def modality_ids_or_text(mm_token_type_ids: Tensor | None, tokens: Tensor) -> Tensor:
-    """Give modality ids (B, S) for tokens, their ids (B, S) or embeddings (B, S, D): those given, or all text.
+    """Give modality ids (B, S) for tokens, their ids (B, S) or embeddings (B, S, D): `mm_token_type_ids`, or all text.
 
     Raises:
         DataError: If those given are of another batch.

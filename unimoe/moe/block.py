@@ -41,7 +41,7 @@ class SparseMoeBlock(nn.Module):
         return output.view_as(hidden_states)
 
     def shared_output(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
-        """Sum of the shared experts (T, D), weighed as `shared_expert_weighting` says."""
+        """Sum up the shared experts (T, D), weighed as `shared_expert_weighting` says."""
         assert self.shared_expert is not None
         if weights is not None:  # (T, n)
             return self.shared_expert(tokens, channel_weights=weights.repeat_interleave(self.shared_width, dim=-1))
@@ -58,7 +58,7 @@ class ExpertOverlap(nn.Module):
     """How alike the chosen experts of a token answer; a module, so that models can record what it returns."""
 
     def forward(self, outputs: Tensor, top_k_index: Tensor, num_experts: int, attention_mask: Tensor | None) -> Tensor:
-        """Scalar, see `expert_overlap`, for outputs (T, K, D) of experts (T, K)."""
+        """Return the scalar of `expert_overlap` for outputs (T, K, D) of experts (T, K)."""
         return expert_overlap(outputs, top_k_index, num_experts=num_experts, attention_mask=attention_mask)
 
 

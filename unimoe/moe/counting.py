@@ -53,6 +53,7 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
     6*K*r*(D+I) for LoRA experts and 6*G*r*D + 6*K*I*r for latent ones; a router adds 2*(E+N)*D.
 
     Args:
+        model: Whose configuration and modules are counted.
         context: Tokens that the token attends to, itself among them.
 
     Returns:
@@ -95,7 +96,7 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
 
 
 def _flops(model: nn.Module, context: int) -> Iterator[int]:
-    """FLOPs of one token in each matrix product of the language model, were it routed to all experts."""
+    """Yield the FLOPs of one token in each matrix product of the language model, were it routed to all experts."""
     for name, module in model.named_modules():
         if {"encoders", "connectors", "experts"} & set(name.split(".")[:-1]):
             continue
@@ -111,7 +112,7 @@ def _flops(model: nn.Module, context: int) -> Iterator[int]:
 
 
 def _unread(model: nn.Module) -> set[str]:
-    """Names of the parameters that change nothing of what a model gives, as far as it says so."""
+    """Name the parameters that change nothing of what a model gives, as far as it says so."""
     names: set[str] = getattr(model, "unread_parameters", set)()
     return names
 
@@ -121,7 +122,7 @@ def _blocks(model: nn.Module) -> list[SparseMoeBlock]:
 
 
 def _unmet(block: SparseMoeBlock, modality: Modality | None = None) -> int:
-    """Parameters of the experts that a token is not routed to; with a modality, of the experts open to it."""
+    """Count parameters of the experts that a token is not routed to; with a modality, of the experts open to it."""
     sizes = block.experts.expert_sizes()
     reach = range(len(sizes)) if modality is None else block.config.permitted_experts(modality)
     met = sorted((sizes[expert] for expert in reach), reverse=True)[: block.router.top_k]

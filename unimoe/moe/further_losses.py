@@ -177,11 +177,11 @@ def _difference_from_identity(rows: Tensor) -> Tensor:
 
 
 def _inner_products(rows: Tensor) -> Tensor:
-    """Of each two rows (..., R, D): (..., R, R)."""
+    """Multiply each two rows (..., R, D): (..., R, R)."""
     with torch.autocast(rows.device.type, enabled=False):
         return rows @ rows.transpose(-2, -1)
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
-    """Entropy in nats of each row; a probability of 0 adds 0, and its gradient is finite."""
+    """Compute the entropy in nats of each row; a probability of 0 adds 0, and its gradient is finite."""
     return -(probabilities * probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()).sum(dim=-1)

@@ -43,11 +43,11 @@ class LossInputs(NamedTuple):
     """One of the two, as `router_aux_loss_scope` says."""
     balanced: Tensor
     """That, or a group for each sequence, (T, B)."""
-    load: Tensor | None
-    group_tokens: Tensor | None
-    router_weights: Tensor
+    load: Tensor | None = None
+    group_tokens: Tensor | None = None
+    router_weights: Tensor | None = None
     """(L, E, D), or (L, M, E, D) of separate routers."""
-    overlaps: Tensor
+    overlaps: Tensor | None = None
     """(L,)."""
 
 
@@ -80,8 +80,9 @@ def router_losses(
         attention_mask: 1 for real tokens, (B, S). None: all tokens count.
         router_weights: Of each layer, (E, D), or (M, E, D) of separate routers; for `orthogonality` and `gram`.
         overlaps: `expert_overlap` of each layer; for the loss of that name. Empty: none was computed (evaluation).
-        load, group_tokens: For the balance loss of a part of a batch, see `load_balancing_loss`; (L, G, E), (G,).
-            None: counted in these tokens or, with `router_aux_loss_global_batch`, over all processes.
+        load: For the balance loss of a part of a batch, (L, G, E), see `load_balancing_loss`. None: counted in these
+            tokens or, with `router_aux_loss_global_batch`, over all processes.
+        group_tokens: Of the load, (G,).
 
     Returns:
         Name -> scalar, float32. `balance` and `z` are always there, `load` and `expert_overlap` only in training,
@@ -90,55 +91,50 @@ def router_losses(
     Raises:
         ValueError: If T is not B*S, or if a loss lacks `router_weights` or `overlaps`.
     """
+    names = _wanted(config, record, router_weights=router_weights, overlaps=overlaps)
+    inputs = _loss_inputs(config, record, modality_ids, attention_mask)
+    if load is None and config.router_aux_loss_global_batch:
+        load = router_load(inputs.expert_mask, inputs.scoped, global_batch=True)
+        group_tokens = sum_over_processes(inputs.scoped.sum(dim=0))
+    inputs = inputs._replace(
+        load=load,
+        group_tokens=group_tokens,
+        router_weights=torch.stack(list(router_weights)) if router_weights else None,
+        overlaps=torch.stack(list(overlaps)) if overlaps else None,
+    )
+    return {name: LOSSES[name](inputs).mean() for name in names}
+
+
+def _loss_inputs(
+    config: MoEConfig, record: RoutingRecord, modality_ids: Tensor, attention_mask: Tensor | None
+) -> LossInputs:
+    """Group tokens (B, S), as the scopes of losses want them, beside what their routers recorded."""
     tokens = token_groups(modality_ids, attention_mask)
     if record.router_logits.shape[-2] != len(tokens):
         raise ValueError(
             f"Router logits of {record.router_logits.shape[-2]} tokens do not fit modality ids of shape "
             f"{tuple(modality_ids.shape)}."
         )
-    names = _wanted(config, record, router_weights, overlaps)
     modalities = token_groups(modality_ids, attention_mask, per_modality=True)
     scoped = balanced = modalities if config.router_aux_loss_scope == "modality" else tokens
     if config.router_aux_loss_scope == "sequence":
         rows, length = modality_ids.shape
         balanced = torch.eye(rows, device=tokens.device).repeat_interleave(length, 0) * tokens
-    expert_mask = record.expert_mask
-    if load is None and config.router_aux_loss_global_batch:
-        load = router_load(expert_mask, scoped, global_batch=True)
-        group_tokens = sum_over_processes(scoped.sum(dim=0))
-    inputs = LossInputs(
-        config,
-        record,
-        expert_mask,
-        torch.isfinite(record.router_logits),
-        tokens,
-        modalities,
-        scoped,
-        balanced,
-        load,
-        group_tokens,
-        torch.stack(list(router_weights)) if router_weights else tokens,
-        torch.stack(list(overlaps)) if overlaps else tokens,
-    )
-    return {name: LOSSES[name](inputs).mean() for name in names}
+    is_open = torch.isfinite(record.router_logits)
+    return LossInputs(config, record, record.expert_mask, is_open, tokens, modalities, scoped, balanced)
 
 
-def _wanted(
-    config: MoEConfig,
-    record: RoutingRecord,
-    router_weights: Sequence[Tensor] | None,
-    overlaps: Sequence[Tensor] | None,
-) -> list[str]:
-    """Names of the losses that are asked for and can be there."""
-    asked = {name for name, coefficient in (config.router_losses or {}).items() if coefficient}
-    lacking = {"router_weights": {"orthogonality", "gram"} & asked if not router_weights else set()}
-    lacking["overlaps"] = {"expert_overlap"} & asked if overlaps is None else set()
-    for argument, names in lacking.items():
-        if names:
-            raise ValueError(f"router_losses asks for {min(names)!r}; pass {argument} of each sparse layer.")
-    absent = {"load"} if record.load_probability is None else set()
-    absent |= set() if overlaps else {"expert_overlap"}
-    return ["balance", "z", *(name for name in config.router_losses or {} if name in asked - absent)]
+_NEEDS = {"orthogonality": "router_weights", "gram": "router_weights", "expert_overlap": "overlaps"}
+
+
+def _wanted(config: MoEConfig, record: RoutingRecord, **given: Sequence[Tensor] | None) -> list[str]:
+    """Name the losses that are asked for and can be there, of what is `given` by the names of arguments."""
+    asked = [name for name, coefficient in (config.router_losses or {}).items() if coefficient]
+    for name in asked:
+        if name in _NEEDS and given[_NEEDS[name]] is None:
+            raise ValueError(f"router_losses asks for {name!r}; pass {_NEEDS[name]} of each sparse layer.")
+    absent = {"load": record.load_probability is None, "expert_overlap": not given["overlaps"]}
+    return ["balance", "z", *(name for name in asked if not absent.get(name))]
 
 
 def weighted_router_loss(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor:
@@ -151,7 +147,7 @@ def weighted_router_loss(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor
 
 
 def router_loss_coefficients(config: MoEConfig) -> dict[str, float]:
-    """Coefficient of each router loss by its name."""
+    """Return the coefficient of each router loss by its name."""
     own = {"balance": config.router_aux_loss_coef, "z": config.router_z_loss_coef}
     return own | (config.router_losses or {})
 
@@ -267,10 +263,12 @@ def _entropy_global(x: LossInputs) -> Tensor:
 
 
 def _orthogonality(x: LossInputs) -> Tensor:
+    assert x.router_weights is not None
     return orthogonality_loss(x.router_weights)
 
 
 def _gram(x: LossInputs) -> Tensor:
+    assert x.router_weights is not None
     return gram_loss(x.router_weights)
 
 
@@ -279,6 +277,7 @@ def _score_variance(x: LossInputs) -> Tensor:
 
 
 def _expert_overlap(x: LossInputs) -> Tensor:
+    assert x.overlaps is not None
     return x.overlaps
 
 

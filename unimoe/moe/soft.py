@@ -24,7 +24,7 @@ class SoftMoeBlock(nn.Module):
         self.slots_per_expert = config.slots_per_expert
         self.slots = nn.Parameter(torch.empty(self.num_slots, config.hidden_size))
         self.scale = nn.Parameter(torch.ones(()))
-        self.experts = build_experts(config)
+        self.experts = build_experts(config, may_skip=False)  # every slot has an expert
 
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
         """Map hidden states (B, S, D) to (B, S, D); padding enters no slot."""
@@ -37,7 +37,7 @@ class SoftMoeBlock(nn.Module):
         return torch.einsum("bsp,bpd->bsd", combine, outputs.view_as(inputs))
 
     def mixing(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Dispatch and combine weights, (B, S, P) each: columns of the first and rows of the second sum to 1."""
+        """Compute dispatch and combine weights, (B, S, P) each; columns of the first, rows of the second sum to 1."""
         precise = torch.promote_types(hidden_states.dtype, torch.float32)
         with torch.autocast(hidden_states.device.type, enabled=False):
             tokens = F.normalize(hidden_states.to(precise), dim=-1)

@@ -37,19 +37,19 @@ class Options:
     return_text_replacement_offsets: bool = False
 
 
-def sort_options(kwargs: dict[str, Any], image_processor: Any, *, return_mm_token_type_ids: bool) -> Options:
+def sort_options(kwargs: dict[str, Any], image_processor: Any, *, mm_token_type_ids: bool) -> Options:
     """Sort the keyword arguments of a call by the part that takes them.
 
     Args:
         kwargs: As the caller gave them, some nested as `text_kwargs` and `images_kwargs`.
         image_processor: Whose own arguments are known too; None: there is none.
-        return_mm_token_type_ids: What holds if the caller does not say.
+        mm_token_type_ids: Whether they are returned if the caller does not say.
 
     Raises:
         ValueError: If an argument is unknown.
     """
     kwargs, image_options = dict(kwargs), _image_options(image_processor)
-    options = Options(return_mm_token_type_ids=return_mm_token_type_ids)
+    options = Options(return_mm_token_type_ids=mm_token_type_ids)
     options.text.update(kwargs.pop("text_kwargs", {}))
     options.images.update(kwargs.pop("images_kwargs", {}))
     for nested in (options.text, options.images):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DataError
-from ..media import EncodedMedium, clip_times, load_clip_sound, picture_size, sound_length
+from ..media import CachedMedium, clip_times, load_clip_sound, picture_size, sound_length
 from ..modality import Modality
 from .placeholders import collect_media, expand_placeholders, find_placeholders
 from .templates import check_media
@@ -72,7 +72,7 @@ class TokenCounter:
             ValueError: If it cannot be read.
         """
         units = self.units
-        if isinstance(medium, EncodedMedium) and medium.medium is None:
+        if isinstance(medium, CachedMedium) and medium.medium is None:
             return units.block(modality, medium.measures)
         if modality is Modality.IMAGE:  # without tiles every size gives the same block, but the file must be a picture
             return units.picture_block(picture_size(medium, where=where, limits=units.limits))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..configuration.media_layout import MediaLayout
 from ..media import (
-    EncodedMedium,
+    CachedMedium,
     FrameSampling,
     Limits,
     Measures,
@@ -85,14 +85,14 @@ class UnitCollector:
 
         Args:
             modality: Of the medium.
-            medium: What `unimoe.media` loads, or an `EncodedMedium`.
+            medium: What `unimoe.media` loads, or an `CachedMedium`.
             where: Its place, for errors.
 
         Raises:
             ValueError: If it cannot be loaded, or was encoded as other units than the layout makes of it.
         """
         block = self.block(modality, self.load(modality, medium, where))
-        if isinstance(medium, EncodedMedium):
+        if isinstance(medium, CachedMedium):
             self._check_encoded(medium, block, where)
         return block
 
@@ -104,7 +104,7 @@ class UnitCollector:
         """
         if modality is Modality.VIDEO:
             return self._keep_clip(medium, where)
-        if isinstance(medium, EncodedMedium):
+        if isinstance(medium, CachedMedium):
             self._keep_states(modality, medium, where)
             return medium.measures
         if modality is Modality.IMAGE:
@@ -196,7 +196,7 @@ class UnitCollector:
                 )
         return {modality.key: torch.cat(states) for modality, states in self._states.items()}
 
-    def _keep_states(self, modality: Modality, medium: EncodedMedium, where: str) -> None:
+    def _keep_states(self, modality: Modality, medium: CachedMedium, where: str) -> None:
         if modality.key not in medium.states:
             raise ValueError(
                 f"{where}: was encoded as {' and '.join(medium.states) or 'nothing'}, not as {modality.key}. Pass it "
@@ -205,7 +205,7 @@ class UnitCollector:
         if len(states := medium.states[modality.key]):  # a silent clip has no windows
             self._states.setdefault(modality, []).append(states)
 
-    def _check_encoded(self, medium: EncodedMedium, block: Block, where: str) -> None:
+    def _check_encoded(self, medium: CachedMedium, block: Block, where: str) -> None:
         """Refuse an encoded medium of which this layout would make other units."""
         for key, states in medium.states.items():
             tokens, size = block.text.count(str(Modality.from_key(key).token)), self.layout.num_tokens[key]
@@ -224,7 +224,7 @@ class UnitCollector:
 
     def _keep_clip(self, medium: Any, where: str) -> Measures:
         """Keep frames and sound of a clip, of which both, one or none may be encoded."""
-        encoded = medium if isinstance(medium, EncodedMedium) else EncodedMedium(Measures(), medium=medium)
+        encoded = medium if isinstance(medium, CachedMedium) else CachedMedium(Measures(), medium=medium)
         times, samples = encoded.measures.times, 0
         if Modality.VIDEO.key in encoded.states:
             self._keep_states(Modality.VIDEO, encoded, where)
@@ -236,7 +236,7 @@ class UnitCollector:
             samples = self._keep_track(Modality.from_key(self.layout.video_sound), encoded, where)
         return Measures(times=times, samples=samples)
 
-    def _keep_track(self, modality: Modality, clip: EncodedMedium, where: str) -> int:
+    def _keep_track(self, modality: Modality, clip: CachedMedium, where: str) -> int:
         """Keep the sound track of a clip; its samples, 0 if there is none."""
         if modality.key in clip.states:
             self._keep_states(modality, clip, where)

@@ -70,7 +70,8 @@ def assemble(
         base: Dense model (or its folder) that all specialists started from.
         experts: Modality key (`image`, `audio`, `speech`, `text`) -> dense specialist (or its folder), or several.
         num_experts_per_tok: Experts that each token passes.
-        base_experts, copies: Experts that begin as the base's feed-forward, and as that of each specialist.
+        base_experts: Experts that begin as the base's feed-forward.
+        copies: Experts that begin as the feed-forward of each specialist.
         pieces: Each of these is cut into so many slices of its width, an expert each, which add up to it.
         noise: Standard deviation of what is added to each expert's weights, relative to that of the matrix.
         shared_parts: Where all else comes from, see `combine_shared_parts`: the base, or an average.
@@ -79,6 +80,7 @@ def assemble(
         moe: Further fields of `MoEConfig`, e.g. `{"router_type": "top_p", "num_null_experts": 1}`. With
             `expert_type: lora`, experts are low-rank changes of the base's feed-forward; an `expert_rank` of that of
             the specialists' training keeps them whole. Shared experts begin as the base's first channels.
+        router_bias: Of `bias`, see `modality_routing`.
         exact: Refuse settings under which an expert computes something else than its source.
         seed: Of the router, N(0, initializer_range), of noise, and of what LoRA draws.
 
@@ -122,8 +124,13 @@ def assembled_config(
     Args:
         base: Configuration of the base, and so of all specialists.
         experts: Modality key -> number of its specialists.
+        num_experts_per_tok: As in `assemble`.
+        base_experts: As in `assemble`.
+        copies: As in `assemble`.
+        pieces: As in `assemble`.
+        modality_routing: As in `assemble`.
+        moe: As in `assemble`.
         **others: Arguments of `assemble` that decide weights only.
-        The others are those of `assemble`.
     """
     keys = ["base"] * base_experts * pieces
     keys += [key for key, number in experts.items() for _ in range(number * copies * pieces)]
@@ -166,7 +173,7 @@ def _fill_layers(
 
 
 def _names(specialists: Sequence[_Expert]) -> dict[str, str | list[str]]:
-    """The sources of each modality, as they were given: one, or several."""
+    """List the sources of each modality, as they were given: one, or several."""
     names: dict[str, list[str]] = {}
     for expert in specialists:
         names.setdefault(expert.key, []).append(expert.name)

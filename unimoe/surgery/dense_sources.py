@@ -36,7 +36,7 @@ def load_dense(source: Source, *, role: str) -> UniMoEForConditionalGeneration:
 
 
 def source_name(source: Source) -> str:
-    """Folder or Hub id of a source, for a certificate."""
+    """Name the folder or Hub id of a source, for a certificate."""
     return str(source.name_or_path) if isinstance(source, UniMoEForConditionalGeneration) else str(source)
 
 
@@ -55,12 +55,12 @@ def sparse_like(dense: UniMoEForConditionalGeneration, config: UniMoEConfig) -> 
 
 
 def probe_states(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Random hidden states (T, D) of unit scale, in the dtype of `like`, on which operations are checked."""
+    """Draw random hidden states (T, D) of unit scale, in the dtype of `like`, on which operations are checked."""
     return torch.randn(64, size, generator=generator).to(like)
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference, relative to the largest absolute value expected."""
+    """Find the largest absolute difference, relative to the largest absolute value expected."""
     return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 

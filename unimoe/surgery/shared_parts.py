@@ -52,7 +52,7 @@ def combine_shared_parts(
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
-    """Mean of weights; of counters, such as a batch norm's, the first."""
+    """Average weights; of counters, such as a batch norm's, the first."""
     if not values[0].is_floating_point():
         return values[0]
     return torch.stack([value.double() for value in values]).mean(dim=0).to(values[0])

@@ -44,25 +44,25 @@ def upcycle(
 ) -> tuple[UniMoEForConditionalGeneration, Certificate]:
     """Turn the feed-forwards of a dense model into experts.
 
-    Equal experts leave the router without a gradient from the language loss at the first step: their weights do not
-    matter. They part by the tokens that the random router sends them, or by `noise`.
+    Equal experts give the router no gradient from the language loss at first; random routing or `noise` parts them.
 
     Args:
         dense: Model, or its folder.
-        num_experts, num_experts_per_tok: Experts of each sparse layer (E), and those that each token passes (K).
+        num_experts: Experts of each sparse layer (E).
+        num_experts_per_tok: Experts that each token passes (K).
         norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1; else, if K < E, outputs shrink.
         num_null_experts: Router targets that compute nothing; they shrink the output too.
         modality_routing: `shared`, `bias` or `separate`; see `MoEConfig`. Isolated groups come from `assemble`.
         moe_layers: Layers that become sparse. None: all.
         expert_type: `mlp`: copies. `lora`: one frozen copy, changed by each expert (MixLoRA, arXiv 2404.15159).
         expert_rank: Of `lora`.
-        noise: Standard deviation of what is added to each copy's weights, relative to that of the matrix.
+        noise: Standard deviation of what is added to each copy, relative to that of the matrix.
         exact: Refuse settings under which the result differs from the dense model.
         seed: Seed of the router, N(0, initializer_range), and of the noise.
 
     Returns:
-        The model in evaluation mode, and a certificate: `exact`, or with `exact=False` and such settings `measured` on
-        random hidden states, the largest difference of any layer.
+        The model in evaluation mode, and a certificate: `exact`, or `measured` on random hidden states, the largest
+        difference of any layer.
 
     Raises:
         ValueError: If the source is not dense, or under `exact` the result differs; the message gives the difference.

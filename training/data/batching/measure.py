@@ -16,7 +16,7 @@ from ...config.data import AugmentConfig, SoundAugment
 from ...distributed.processes import together
 from ..mixture.dataset import SAMPLING_RATE, MixtureDataset, medium_of
 from ..mixture.fitting import Cut, Messages, longest_cut
-from ..mixture.order import Place
+from ..mixture.order import SampleIndex
 from ..schema import DataError, Row
 
 _SOUNDS = (Modality.AUDIO.key, Modality.SPEECH.key)
@@ -41,27 +41,27 @@ class RowLengths:
         self.streamed = array("i")  # by position; -1 where none is known
         self.cuts: dict[int, tuple[Cut, int] | None] = {}
 
-    def __call__(self, place: Place) -> int:
-        """Tokens of the whole row of a place.
+    def __call__(self, index: SampleIndex) -> int:
+        """Tokens of the whole row of a index.
 
         Raises:
             DataError: If a medium of the row cannot be read, or the processor would refuse it.
         """
-        lengths, index = (self.known, place.row) if place.streamed is None else (self.streamed, place.position)
-        if lengths is self.streamed and index >= len(lengths):
-            self.streamed.extend([-1] * (index + 1 - len(lengths)))
-        if lengths[index] < 0:
-            lengths[index] = self._count(*self.dataset.row(place))
-        return int(lengths[index])
+        lengths, slot = (self.known, index.row) if index.streamed is None else (self.streamed, index.position)
+        if lengths is self.streamed and slot >= len(lengths):
+            self.streamed.extend([-1] * (slot + 1 - len(lengths)))
+        if lengths[slot] < 0:
+            lengths[slot] = self._count(*self.dataset.row(index))
+        return int(lengths[slot])
 
-    def cut(self, place: Place, limit: int) -> tuple[Cut, int] | None:
-        """Where to cut the row of a place so that it has at most `limit` tokens, and how many it has then.
+    def cut(self, index: SampleIndex, limit: int) -> tuple[Cut, int] | None:
+        """Where to cut the row of a index so that it has at most `limit` tokens, and how many it has then.
 
         None: no part of it with something to learn fits. The limit must always be the same.
         """
-        key = place.row if place.streamed is None else -1 - place.position
+        key = index.row if index.streamed is None else -1 - index.position
         if key not in self.cuts:
-            row, augment = self.dataset.row(place)
+            row, augment = self.dataset.row(index)
             self.cuts[key] = longest_cut(row.messages, limit, lambda messages: self._count(row, augment, messages))
         return self.cuts[key]
 
@@ -111,7 +111,7 @@ class RowLengths:
 
         def measure() -> np.ndarray:
             for number in track(numbers):
-                self(Place(0, 0, number))
+                self(SampleIndex(0, 0, number))
             return self.known[numbers]
 
         for start, lengths in enumerate(together(measure, errors=(DataError,))):

@@ -1,6 +1,7 @@
-"""Batches of one modality each, in turns: what trains several specialists in one run.
+"""Batches of one modality each, by a schedule: what trains several specialists in one run.
 
-A lane is the mixture with the rows of one modality alone, in the order that a training on them alone would show.
+A stream by modality is the mixture with the rows of one modality, in the order that a training on them alone would
+show.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,17 +13,17 @@ from torch.utils.data import Dataset, Sampler
 from unimoe import MEDIA, Modality
 
 from ..mixture.dataset import MixtureDataset, Sample, Source
-from ..mixture.order import Place
+from ..mixture.order import SampleIndex
 from ..readers.sources import RowStream
 from ..schema import DataError, Row
 from .batches import MixtureBatches
 
 
-class LanePlace(NamedTuple):
-    """A place in a lane."""
+class StreamIndex(NamedTuple):
+    """A sample of a stream."""
 
-    lane: str
-    place: Place
+    stream: str
+    sample: SampleIndex
 
 
 class PartOfRows(Sequence[Row]):
@@ -38,46 +39,46 @@ class PartOfRows(Sequence[Row]):
         return self.rows[self.numbers[index]]
 
 
-class LaneDataset(Dataset):
-    """The lanes of a mixture, by their key; indexed by `LanePlace`."""
+class ModalityStreams(Dataset):
+    """The streams of a mixture, by their key; indexed by `StreamIndex`."""
 
-    def __init__(self, lanes: Mapping[str, MixtureDataset]) -> None:
-        self.lanes = dict(lanes)
+    def __init__(self, streams: Mapping[str, MixtureDataset]) -> None:
+        self.streams = dict(streams)
 
-    def __getitem__(self, at: LanePlace) -> Sample:
+    def __getitem__(self, at: StreamIndex) -> Sample:
         """Decode and augment one sample."""
-        return self.lanes[at.lane][at.place]
+        return self.streams[at.stream][at.sample]
 
 
-class LaneBatches(Sampler[list[LanePlace]]):
-    """Batches of one process; all accumulated batches of an optimiser step, on all processes, are of one lane.
+class ScheduledBatches(Sampler[list[StreamIndex]]):
+    """Batches of one process; all accumulated batches of an optimiser step, on all processes, are of one stream.
 
     Args:
-        batches: Of each lane, without an end; see `MixtureBatches`.
-        turns: Lane of each optimiser step.
+        batches: Of each stream, without an end; see `MixtureBatches`.
+        schedule: Stream of each optimiser step.
         accumulation: Batches of a step, for each process.
     """
 
     drop_last = False
 
-    def __init__(self, batches: Mapping[str, MixtureBatches], turns: Sequence[str], *, accumulation: int) -> None:
-        self.batches, self.turns, self.accumulation = dict(batches), list(turns), accumulation
+    def __init__(self, batches: Mapping[str, MixtureBatches], schedule: Sequence[str], *, accumulation: int) -> None:
+        self.batches, self.schedule, self.accumulation = dict(batches), list(schedule), accumulation
 
     def set_epoch(self, epoch: int) -> None:
         """Of the one epoch that there is, nothing changes."""
 
     def __len__(self) -> int:
-        return len(self.turns) * self.accumulation
+        return len(self.schedule) * self.accumulation
 
-    def __iter__(self) -> Iterator[list[LanePlace]]:
+    def __iter__(self) -> Iterator[list[StreamIndex]]:
         flows = {key: self._endless(batches) for key, batches in self.batches.items()}
-        for key in self.turns:
-            for places in islice(flows[key], self.accumulation):
-                yield [LanePlace(key, place) for place in places]
+        for key in self.schedule:
+            for indices in islice(flows[key], self.accumulation):
+                yield [StreamIndex(key, index) for index in indices]
 
     @staticmethod
-    def _endless(batches: MixtureBatches) -> Iterator[list[Place]]:
-        """Batches of one lane, epoch after epoch."""
+    def _endless(batches: MixtureBatches) -> Iterator[list[SampleIndex]]:
+        """Batches of one stream, epoch after epoch."""
         epoch = 0
         while True:
             batches.set_epoch(epoch)
@@ -85,21 +86,21 @@ class LaneBatches(Sampler[list[LanePlace]]):
             epoch += 1
 
 
-def take_turns(steps: Mapping[str, int]) -> list[str]:
-    """Say whose turn each step is, so that every lane has its steps, spread evenly over the whole.
+def step_schedule(steps: Mapping[str, int]) -> list[str]:
+    """Schedule the stream of each step, so that every stream has its steps, spread evenly over the whole.
 
     Args:
-        steps: Of each lane.
+        steps: Of each stream.
     """
-    places = [((number + 0.5) / total, key) for key, total in steps.items() for number in range(total)]
-    return [key for _, key in sorted(places, key=lambda place: place[0])]
+    indices = [((number + 0.5) / total, key) for key, total in steps.items() for number in range(total)]
+    return [key for _, key in sorted(indices, key=lambda index: index[0])]
 
 
 def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
     """Share steps out by weight, by largest remainders; each gets one at least.
 
     Raises:
-        ValueError: If there are fewer steps than lanes.
+        ValueError: If there are fewer steps than streams.
     """
     if total < len(weights):
         raise ValueError(f"{total} step(s) cannot be shared out among {', '.join(weights)}. Set trainer.max_steps.")
@@ -113,12 +114,12 @@ def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
     return steps
 
 
-def split_lanes(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str, MixtureDataset]:
+def split_by_modality(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str, MixtureDataset]:
     """Split a mixture by the modality of its rows.
 
     Args:
         dataset: The mixture; none of its sources is a stream.
-        keys: Encoder keys of the lanes, and `text` for rows without media.
+        keys: Encoder keys of the streams, and `text` for rows without media.
 
     Returns:
         A mixture for each key, with the weights and augmentations of the whole one.
@@ -126,17 +127,17 @@ def split_lanes(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str, Mixtu
     Raises:
         DataError: If a row has media of two encoders, or is of none of the keys, or a key has no rows.
     """
-    lanes: dict[str, list[Source]] = {key: [] for key in keys}
+    streams: dict[str, list[Source]] = {key: [] for key in keys}
     for source in dataset.sources:
         if isinstance(source.rows, RowStream):
             raise DataError(f"{source.path}: specialists cannot be trained in one run on a stream. Set stream: false.")
         numbers: dict[str, list[int]] = {key: [] for key in keys}
         for number, row in enumerate(source.rows):
-            numbers[row_lane(row, keys)].append(number)
+            numbers[row_modality(row, keys)].append(number)
         for key, chosen in numbers.items():
             if chosen:
-                lanes[key].append(source._replace(rows=PartOfRows(source.rows, chosen)))
-    for key, sources in lanes.items():
+                streams[key].append(source._replace(rows=PartOfRows(source.rows, chosen)))
+    for key, sources in streams.items():
         if not sources:
             raise DataError(f"No row of the mixture is of the specialist {key!r}. Add a file, or leave {key} out.")
     split = {
@@ -146,14 +147,14 @@ def split_lanes(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str, Mixtu
             cache_media=dataset.cache is not None,
             shuffle_buffer=dataset.shuffle_buffer,
         )
-        for key, sources in lanes.items()
+        for key, sources in streams.items()
     }
-    for lane in split.values():
-        lane.encoded = dataset.encoded
+    for stream in split.values():
+        stream.cached = dataset.cached
     return split
 
 
-def row_lane(row: Row, keys: Sequence[str]) -> str:
+def row_modality(row: Row, keys: Sequence[str]) -> str:
     """The specialist to which all tokens of a row go: that of its media, or `text`.
 
     Raises:
@@ -175,4 +176,12 @@ def row_lane(row: Row, keys: Sequence[str]) -> str:
     return found[0]
 
 
-__all__ = ["LaneBatches", "LaneDataset", "LanePlace", "apportion", "row_lane", "split_lanes", "take_turns"]
+__all__ = [
+    "ModalityStreams",
+    "ScheduledBatches",
+    "StreamIndex",
+    "apportion",
+    "row_modality",
+    "split_by_modality",
+    "step_schedule",
+]

@@ -1,4 +1,4 @@
-"""A weighted mixture of files and streams as a map-style dataset: places in, samples with decoded media out.
+"""A weighted mixture of files and streams as a map-style dataset: indices in, samples with decoded media out.
 
 The order and every random change to a sample follow from (seed, epoch, position) alone, whichever process does the
 work.
@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,15 +16,14 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from unimoe import Modality
-from unimoe.media import load_picture, load_sound
+from unimoe.media import CachedMedium, load_picture, load_sound
 
 from ...config.data import AugmentConfig, DataConfig
-from ..encoded import EncodedMedia
 from ..readers.sources import RowStream, open_source, open_stream
 from ..schema import DataError, Row
 from .augment import augment_image, augment_sound, sample_generator
 from .fitting import keep
-from .order import Place, endless_order, fractional_rows, pass_order
+from .order import SampleIndex, endless_order, fractional_rows, pass_order
 
 SAMPLING_RATE = 16_000
 """Rate at which sounds are decoded and augmented, Hz; the processor resamples if an extractor wants another."""
@@ -69,9 +68,16 @@ def read_mixture(config: DataConfig) -> list[Source]:
     ]
 
 
+class MediaCache(Protocol):
+    """Where media are found whose encoders have run."""
+
+    def find(self, kind: str, medium: Any, *, where: str) -> CachedMedium | None:
+        """Read what is cached of a medium; None if media of this kind are not cached."""
+        ...
+
+
 class MixtureDataset(Dataset):
-    """Rows of several files and streams; indexed by `Place` (or by a row's number alone, as the first pass would show
-    it).
+    """Rows of several files and streams; indexed by `SampleIndex` (or by a row's number: as the first pass shows it).
 
     Args:
         sources: Files are numbered row by row, one after the other; streams give their rows in order alone.
@@ -86,7 +92,7 @@ class MixtureDataset(Dataset):
         self.sources = list(sources)
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
-        self.encoded: EncodedMedia | None = None  # see `training.encoder_cache.run`
+        self.cached: MediaCache | None = None  # of encoders: see `training.encoder_cache`
         self.cache: dict[str, Image.Image | np.ndarray] | None = {} if cache_media else None
         self.sizes = [0 if isinstance(source.rows, RowStream) else len(source.rows) for source in self.sources]
         self._ends = list(accumulate(self.sizes))
@@ -119,10 +125,10 @@ class MixtureDataset(Dataset):
         """Row numbers in the order in which a pass shows them."""
         return pass_order(self.sizes, [source.weight for source in self.sources], seed=self.seed, epoch=epoch)
 
-    def places(self, epoch: int) -> Iterator[Place]:
-        """Places of one pass; with streams, of the whole training, without end."""
+    def indices(self, epoch: int) -> Iterator[SampleIndex]:
+        """Sample indices of one pass; with streams, of the whole training, without end."""
         if not self.has_streams:
-            return (Place(epoch, position, row) for position, row in enumerate(self.order(epoch)))
+            return (SampleIndex(epoch, position, row) for position, row in enumerate(self.order(epoch)))
         return endless_order(
             [
                 source.rows if isinstance(source.rows, RowStream) else size
@@ -133,36 +139,36 @@ class MixtureDataset(Dataset):
             buffer=self.shuffle_buffer,
         )
 
-    def row(self, place: Place) -> tuple[Row, AugmentConfig]:
-        """The row of a place, whole and undecoded, and its augmentation."""
-        if place.streamed is not None:
-            return place.streamed.row, self.sources[place.streamed.source].augment
-        number = bisect_right(self._ends, place.row)
+    def row(self, index: SampleIndex) -> tuple[Row, AugmentConfig]:
+        """The row of a index, whole and undecoded, and its augmentation."""
+        if index.streamed is not None:
+            return index.streamed.row, self.sources[index.streamed.source].augment
+        number = bisect_right(self._ends, index.row)
         source, start = self.sources[number], self._ends[number] - self.sizes[number]
         assert not isinstance(source.rows, RowStream)
-        return source.rows[place.row - start], source.augment
+        return source.rows[index.row - start], source.augment
 
-    def __getitem__(self, place: Place | int) -> Sample:
+    def __getitem__(self, index: SampleIndex | int) -> Sample:
         """Decode and augment one sample.
 
         Raises:
             DataError: If a medium cannot be read; the row and the file are named.
         """
-        if not isinstance(place, tuple):
-            place = Place(0, int(place), int(place))
-        row, augment = self.row(place)
-        generator = sample_generator(self.seed, place.epoch, place.position)
+        if not isinstance(index, tuple):
+            index = SampleIndex(0, int(index), int(index))
+        row, augment = self.row(index)
+        generator = sample_generator(self.seed, index.epoch, index.position)
         messages = [
             {**message, "content": [self.decode(item, row, augment, generator) for item in message["content"]]}
-            for message in keep(row.messages, place.cut)
+            for message in keep(row.messages, index.cut)
         ]
-        is_cut_inside = place.cut is not None and place.cut.is_inside
+        is_cut_inside = index.cut is not None and index.cut.is_inside
         return Sample(row.id, row.where, messages, augment, generator, is_cut_inside)
 
     def decode(
         self, item: dict[str, Any], row: Row, augment: AugmentConfig, generator: torch.Generator
     ) -> dict[str, Any]:
-        """Load the medium of one item and augment it, or find it encoded; text, and videos, which the processor
+        """Load the medium of one item and augment it, or find it cached; text, and videos, which the processor
         samples, pass.
 
         Raises:
@@ -171,10 +177,10 @@ class MixtureDataset(Dataset):
         kind = item["type"]
         if kind == Modality.TEXT.key:
             return item
-        if self.encoded is not None:
-            encoded = self.encoded.find(kind, medium_of(item), where=f"{row.where} ({row.id})")
-            if encoded is not None:
-                return {"type": kind, kind: encoded}
+        if self.cached is not None:
+            cached = self.cached.find(kind, medium_of(item), where=f"{row.where} ({row.id})")
+            if cached is not None:
+                return {"type": kind, kind: cached}
         if kind == Modality.VIDEO.key:
             return item
         medium = self._load(medium_of(item), kind, row)
@@ -208,7 +214,7 @@ def medium_of(item: dict[str, Any]) -> Any:
     return item["path"] if "path" in item else item[item["type"]]
 
 
-class MixtureSampler(Sampler[Place]):
+class MixtureSampler(Sampler[SampleIndex]):
     """The order of a mixture: the same for the same seed and epoch."""
 
     def __init__(self, dataset: MixtureDataset) -> None:
@@ -222,5 +228,5 @@ class MixtureSampler(Sampler[Place]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __iter__(self) -> Iterator[Place]:
-        return self.dataset.places(self.epoch)
+    def __iter__(self) -> Iterator[SampleIndex]:
+        return self.dataset.indices(self.epoch)

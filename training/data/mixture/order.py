@@ -27,7 +27,7 @@ class Streamed(NamedTuple):
     row: Row
 
 
-class Place(NamedTuple):
+class SampleIndex(NamedTuple):
     """Which row to take, and where in the training: the key of a sample.
 
     Args:
@@ -71,8 +71,8 @@ def fractional_rows(size: int, weight: float) -> int:
 
 def endless_order(
     sources: Sequence[int | RowStream], weights: Sequence[float], *, seed: int, buffer: int
-) -> Iterator[Place]:
-    """Places of a mixture with streams; it does not end.
+) -> Iterator[SampleIndex]:
+    """Sample indices of a mixture with streams; it does not end.
 
     Args:
         sources: Each a number of rows that can be read at random, or a stream.
@@ -94,9 +94,9 @@ def endless_order(
     for position, number in enumerate(_draws(weights, seed)):
         drawn = next(flows[number])
         if isinstance(drawn, int):
-            yield Place(0, position, drawn)
+            yield SampleIndex(0, position, drawn)
         else:
-            yield Place(0, position, -1, Streamed(number, drawn))
+            yield SampleIndex(0, position, -1, Streamed(number, drawn))
 
 
 def _draws(weights: Sequence[float], seed: int) -> Iterator[int]:
@@ -137,4 +137,4 @@ def shuffled(rows: Iterable[Row], *, buffer: int, generator: torch.Generator) ->
     yield from (held[index] for index in torch.randperm(len(held), generator=generator).tolist())
 
 
-__all__ = ["Place", "Streamed", "endless_order", "fractional_rows", "pass_order", "shuffled"]
+__all__ = ["SampleIndex", "Streamed", "endless_order", "fractional_rows", "pass_order", "shuffled"]

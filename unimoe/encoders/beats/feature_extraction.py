@@ -56,6 +56,7 @@ class BeatsFeatureExtractor(SequenceFeatureExtractor):
             raw_speech: Mono samples in -1..1 of one sound (n,), or of several as a list or an array (N, n).
             sampling_rate: Their rate, Hz. None: the extractor's own.
             return_tensors: `pt`, `np`, or None for a list of arrays.
+            **kwargs: Of other extractors; not read.
 
         Returns:
             `input_values`: float32, (N, max_length, num_mel_bins).

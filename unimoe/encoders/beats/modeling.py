@@ -192,6 +192,7 @@ class BeatsModel(PreTrainedModel):
 
         Args:
             input_values: What `BeatsFeatureExtractor` returns, (N, F, mel bins).
+            **kwargs: `output_hidden_states`, `output_attentions`, and what attention implementations take.
 
         Returns:
             `last_hidden_state` (N, F / patch_size * mel bins / patch_size, D), row by row; on request `hidden_states`

@@ -38,7 +38,8 @@ def assign(top_k_index: Tensor, top_k_weights: Tensor, *, num_experts: int, impl
     """Lay out the assignments of tokens (T, K).
 
     Args:
-        top_k_index, top_k_weights: As routers give them, (T, K).
+        top_k_index: As routers give it, (T, K).
+        top_k_weights: As routers give them, (T, K).
         num_experts: E.
         implementation: `eager` (or None), `grouped_mm` or `batched_mm`.
 

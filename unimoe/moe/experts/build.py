@@ -19,7 +19,7 @@ EXPERTS: dict[str, Callable[[UniMoETextConfig], AnyExperts]] = {"lora": LoRAExpe
 
 
 def build_experts(config: UniMoETextConfig, *, may_skip: bool = True) -> AnyExperts:
-    """Make the experts of a layer that a configuration describes; see `stacked_experts` for `may_skip`."""
+    """Make the experts of a layer as `config` describes them; see `stacked_experts` for `may_skip`."""
     if len(set(config.expert_widths())) > 1:
         return GroupedExperts(config)
     if config.expert_type == "mlp":
@@ -28,8 +28,9 @@ def build_experts(config: UniMoETextConfig, *, may_skip: bool = True) -> AnyExpe
 
 
 def outputs_of_choices(experts: AnyExperts, hidden_states: Tensor, top_k_index: Tensor) -> Tensor:
-    """What each chosen one of `experts` answers, unweighed, (T, K, D): to `hidden_states` (T, D), for `top_k_index`
-    (T, K); 0 where the index is E.
+    """Ask each chosen one of `experts`, unweighed, (T, K, D): for `hidden_states` (T, D) and `top_k_index` (T, K).
+
+    An answer is 0 where the index is E.
     """
     one = hidden_states.new_ones(len(hidden_states), 1)
     return torch.stack([experts(hidden_states, index[:, None], one) for index in top_k_index.T], dim=1)

@@ -27,7 +27,7 @@ class GroupedExperts(nn.Module):
         self.register_buffer("local_index", self.find_local_index(), persistent=False)
 
     def find_local_index(self) -> Tensor:
-        """Index of every expert, and of E, within each group; past its end for those of others, (groups, E+1)."""
+        """Find the index in each group of every expert and of E, (groups, E+1); past its end for those of others."""
         local_index = torch.empty(len(self.members), self.num_experts + 1, dtype=torch.long)
         for row, members in zip(local_index, self.members, strict=True):
             row.fill_(len(members))
@@ -42,7 +42,7 @@ class GroupedExperts(nn.Module):
         return output
 
     def expert_sizes(self) -> list[int]:
-        """Parameters of each expert."""
+        """Count the parameters of each expert."""
         sizes = [0] * self.num_experts
         for group, members in zip(self.banks, self.members, strict=True):
             for size, expert in zip(group.expert_sizes(), members, strict=True):  # type: ignore[operator]
@@ -50,7 +50,7 @@ class GroupedExperts(nn.Module):
         return sizes
 
     def expert_output(self, expert: int, hidden_states: Tensor) -> Tensor:
-        """What one expert answers to every token, (T, D) for (T, D)."""
+        """Ask one expert about every token, (T, D) for (T, D)."""
         group = next(row for row, members in enumerate(self.members) if expert in members)
         experts = self.banks[group]
         assert isinstance(experts, Experts)

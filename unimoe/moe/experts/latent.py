@@ -55,15 +55,15 @@ class LatentExperts(DispatchedExperts):
         return F.linear(side_by_side, self.latent_out.transpose(0, 1).flatten(1)).to(hidden_states.dtype)
 
     def latent(self, hidden_states: Tensor, projection: Tensor) -> Tensor:
-        """Latent states (T*G, r) of tokens (T, D) under the projections (G, r, D) of the groups."""
+        """Map tokens (T, D) to latent states (T*G, r) under the projections (G, r, D) of the groups."""
         return F.linear(hidden_states, projection.flatten(0, 1)).view(-1, self.latent_dim)
 
     def expert_sizes(self) -> list[int]:
-        """Parameters of each expert, without the shared projections."""
+        """Count the parameters of each expert, without the shared projections."""
         return [3 * self.latent_dim * self.intermediate_dim] * self.num_experts
 
     def expert_output(self, expert: int, hidden_states: Tensor) -> Tensor:
-        """What one expert answers to every token, (T, D) for (T, D)."""
+        """Ask one expert about every token, (T, D) for (T, D)."""
         index = torch.full((len(hidden_states), 1), expert, device=hidden_states.device)
         return self(hidden_states, index, torch.ones_like(index, dtype=hidden_states.dtype))
 

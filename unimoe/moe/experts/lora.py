@@ -54,11 +54,11 @@ class LoRAExperts(DispatchedExperts):
         return output.to(hidden_states.dtype)
 
     def expert_sizes(self) -> list[int]:
-        """Parameters of each expert, without the shared feed-forward."""
+        """Count the parameters of each expert, without the shared feed-forward."""
         return [3 * self.rank * (self.hidden_dim + self.intermediate_dim)] * self.num_experts
 
     def expert_output(self, expert: int, hidden_states: Tensor) -> Tensor:
-        """What one expert answers to every token, (T, D) for (T, D)."""
+        """Ask one expert about every token, (T, D) for (T, D)."""
         index = torch.full((len(hidden_states), 1), expert, device=hidden_states.device)
         return self(hidden_states, index, torch.ones_like(index, dtype=hidden_states.dtype))
 

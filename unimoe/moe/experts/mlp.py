@@ -59,7 +59,7 @@ class ExpertKernels(nn.Module):
         return output
 
     def expert_output(self, expert: int, hidden_states: Tensor) -> Tensor:
-        """What one expert answers to every token, (T, D) for (T, D)."""
+        """Ask one expert about every token, (T, D) for (T, D)."""
         gate, up = F.linear(hidden_states, self.gate_up_proj[expert]).chunk(2, dim=-1)
         return F.linear(self.act_fn(gate) * up, self.down_proj[expert])
 
@@ -89,7 +89,7 @@ class Experts(DispatchedExperts, ExpertKernels):
         return output.to(hidden_states.dtype)
 
     def expert_sizes(self) -> list[int]:
-        """Parameters of each expert."""
+        """Count the parameters of each expert."""
         return [3 * self.intermediate_dim * self.hidden_dim] * self.num_experts
 
 

@@ -56,7 +56,7 @@ def _blank(*bases: type[Router]) -> Router:
 
 
 def router_weights(model: nn.Module) -> list[Tensor]:
-    """Weights of the targets of every router that has any, (E+N, D) each, or (M, E+N, D) of separate routers."""
+    """List the targets' weights of every router that has any, (E+N, D) each, or (M, E+N, D) of separate routers."""
     routers = [module for module in model.modules() if isinstance(module, Router)]
     return [router.target_weight for router in routers if not isinstance(router, HashRouter)]
 

@@ -17,10 +17,11 @@ def straight_through(value: Tensor, path: Tensor) -> Tensor:
 
 
 def probability_of_choice(clean: Tensor, noisy: Tensor, deviation: Tensor, top_k: int) -> Tensor:
-    """Probability that each target is among the K, were its own noise drawn again (arXiv 1701.06538, eq. 8-9).
+    """Compute how probable each target is among the K, were its own noise drawn again (arXiv 1701.06538, eq. 8-9).
 
     Args:
-        clean, noisy: Router logits without and with their noise, (T, E); -inf where a target is closed.
+        clean: Router logits without noise, (T, E); -inf where a target is closed.
+        noisy: The same with noise.
         deviation: Standard deviation of the noise, (T, E).
         top_k: K.
 

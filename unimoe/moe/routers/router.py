@@ -189,7 +189,7 @@ def stack_layers(records: "list[RoutingRecord] | tuple[RoutingRecord, ...]") -> 
 
 
 def at_least_float32(tensor: Tensor, *, before: Tensor) -> Tensor:
-    """A moved tensor, or if it became less precise than float32, the one `before` it, moved and in float32."""
+    """Keep a moved tensor, or if it became less precise than float32, move the one `before` it in float32."""
     if not tensor.is_floating_point() or torch.finfo(tensor.dtype).bits >= 32:
         return tensor
     return before.to(tensor.device, torch.float32)
@@ -201,12 +201,12 @@ def precise(hidden_states: Tensor) -> Tensor:
 
 
 def of_modality(values: Tensor, modality_ids: Tensor) -> Tensor:
-    """Of values for every modality (T, M, C), those of each token's own (T, C)."""
+    """Take of values for every modality (T, M, C) those of each token's own (T, C), by `modality_ids` (T,)."""
     return values.gather(1, modality_ids[:, None, None].expand(-1, 1, values.shape[-1])).squeeze(1)
 
 
 def permitted_targets(config: UniMoETextConfig) -> Tensor:
-    """Which router targets each modality may use, bool, (M, E+N); null experts are open to all."""
+    """Say which router targets each modality may use, bool, (M, E+N); null experts are open to all."""
     permitted = torch.zeros(len(Modality), config.num_router_targets, dtype=torch.bool)
     permitted[:, config.num_experts :] = True
     for modality in Modality:

@@ -41,7 +41,7 @@ def smallest_prefix(ordered: Tensor, mass: float) -> Tensor:
 
 
 def fair_load(is_open: Tensor, experts_per_token: int) -> Tensor:
-    """How many tokens each expert would have if every token spread evenly over the experts open to it.
+    """Count how many tokens each expert would have if every token spread evenly over the experts open to it.
 
     Args:
         is_open: Which experts may take which tokens, bool, (T, E); none for padding.

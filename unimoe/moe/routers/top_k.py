@@ -34,7 +34,7 @@ class TopKRouter(Router):
             return self.output(hidden_states.dtype, router_logits, scores, targets, weights)
 
     def select(self, scores: Tensor, router_logits: Tensor, context: RoutingContext) -> tuple[Tensor, Tensor]:
-        """K targets with the highest scores and these scores, (T, K) both; E+N and 0 where fewer are open."""
+        """Take the K targets with the highest scores and these scores, (T, K) both; E+N and 0 where fewer are open."""
         ranking = scores
         if self.balance_bias is not None:
             rows = context.modality_ids if len(self.balance_bias) > 1 else torch.zeros_like(context.modality_ids)

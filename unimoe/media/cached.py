@@ -21,7 +21,7 @@ class Measures(NamedTuple):
     samples: int = 0
 
 
-class EncodedMedium:
+class CachedMedium:
     """A medium that the processor takes like any other, and hands to the model as `encoder_states` without loading it.
 
     (transformers makes a dict of every dataclass in a message, so this is none.)
@@ -38,4 +38,4 @@ class EncodedMedium:
         self.medium = medium
 
 
-__all__ = ["EncodedMedium", "Measures"]
+__all__ = ["CachedMedium", "Measures"]

@@ -1,4 +1,4 @@
-"""Tokens of frozen encoders on disk: written once before a training, and read while it runs, a medium at a time."""
+"""The files of the encoder cache: tokens written once before a training, and read while it runs, medium by medium."""
 
 import hashlib
 import os
@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unimoe import Modality
-from unimoe.media import EncodedMedium, Measures
+from unimoe.media import CachedMedium, Measures
 
-from .schema import DataError
+from ..data.schema import DataError
 
 FILE_BYTES = 2**28
 """Tokens that are gathered before a file of them is written, bytes: what a stage that is stopped computes again."""
@@ -24,14 +24,14 @@ FILE_BYTES = 2**28
 _KEY_BYTES = 16
 
 
-class StoredMedium(NamedTuple):
-    """What is kept of a medium for one modality: its tokens (units, tokens, C), and numbers that measure it."""
+class CacheEntry(NamedTuple):
+    """What is cached of a medium for one modality: its tokens (units, tokens, C), and numbers that measure it."""
 
     measures: Sequence[float]
     states: Tensor
 
 
-class StateStore:
+class CacheStore:
     """Encoder states of one modality by the key of their medium: a folder of safetensors files.
 
     A file has the tokens of many media, `states` (units, tokens, C), their `keys` (media, 16) and `measures`, and
@@ -47,9 +47,9 @@ class StateStore:
         self.folder, self.file_bytes = folder, file_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._paths: list[Path] = []
-        self._places: dict[bytes, tuple[int, int]] = {}  # number of the file, and of the medium in it
+        self._entries: dict[bytes, tuple[int, int]] = {}  # number of the file, and of the medium in it
         self._open: dict[int, Any] = {}
-        self._waiting: list[tuple[bytes, StoredMedium]] = []
+        self._waiting: list[tuple[bytes, CacheEntry]] = []
         self._waiting_bytes = 0
         self.refresh()
 
@@ -58,10 +58,10 @@ class StateStore:
         return {**self.__dict__, "_open": {}}
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._places
+        return key in self._entries
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._entries)
 
     def refresh(self) -> None:
         """Take notice of files that were written meanwhile.
@@ -77,23 +77,23 @@ class StateStore:
                 raise DataError(
                     str(path), f"is damaged ({error}).", "Remove it: its media are encoded anew."
                 ) from None
-            for place, key in enumerate(keys):
-                self._places[key.tobytes()] = (len(self._paths), place)
+            for index, key in enumerate(keys):
+                self._entries[key.tobytes()] = (len(self._paths), index)
             self._paths.append(path)
 
-    def __getitem__(self, key: bytes) -> StoredMedium:
-        number, place = self._places[key]
+    def __getitem__(self, key: bytes) -> CacheEntry:
+        number, index = self._entries[key]
         if number not in self._open:
             self._open[number] = safe_open(self._paths[number], framework="pt")
         file = self._open[number]
         measures, states = (
-            file.get_slice(name)[slice(*_bounds(file.get_slice(f"{unit}_ends"), place))]
+            file.get_slice(name)[slice(*_bounds(file.get_slice(f"{unit}_ends"), index))]
             for name, unit in (("measures", "measure"), ("states", "unit"))
         )
-        return StoredMedium(measures.tolist(), states)
+        return CacheEntry(measures.tolist(), states)
 
-    def add(self, key: bytes, medium: StoredMedium) -> None:
-        """Keep a medium; it can be read after `flush` and `refresh`."""
+    def add(self, key: bytes, medium: CacheEntry) -> None:
+        """Cache a medium; it can be read after `flush` and `refresh`."""
         self._waiting.append((key, medium))
         self._waiting_bytes += medium.states.nbytes
         if self._waiting_bytes >= self.file_bytes:
@@ -117,21 +117,21 @@ class StateStore:
         self._waiting, self._waiting_bytes = [], 0
 
 
-def _bounds(ends: Any, place: int) -> tuple[int, int]:
+def _bounds(ends: Any, index: int) -> tuple[int, int]:
     """First and last of the entries of a medium, by the running sums (media,)."""
-    start, end = [0, *ends[:1].tolist()] if place == 0 else ends[place - 1 : place + 1].tolist()
+    start, end = [0, *ends[:1].tolist()] if index == 0 else ends[index - 1 : index + 1].tolist()
     return start, end
 
 
-class EncodedMedia:
-    """The media of a mixture whose encoders have run.
+class CachedMedia:
+    """The media of a mixture whose encoders have run, as its data set looks them up.
 
     Args:
         stores: By modality key.
         video_sound: Modality key of the sound track of clips. None: it is not heard.
     """
 
-    def __init__(self, stores: dict[str, StateStore], *, video_sound: str | None) -> None:
+    def __init__(self, stores: dict[str, CacheStore], *, video_sound: str | None) -> None:
         self.stores, self.video_sound = stores, video_sound
 
     def parts(self, kind: str) -> list[str]:
@@ -142,8 +142,8 @@ class EncodedMedia:
         """Modalities of a medium that ought to be here and are not."""
         return [part for part in self.parts(kind) if part in self.stores and key not in self.stores[part]]
 
-    def find(self, kind: str, medium: Any, *, where: str) -> EncodedMedium | None:
-        """Read what was kept of a medium.
+    def find(self, kind: str, medium: Any, *, where: str) -> CachedMedium | None:
+        """Read what is cached of a medium.
 
         Args:
             kind: Type of the item that holds it.
@@ -151,7 +151,7 @@ class EncodedMedia:
             where: Row and id, for the error.
 
         Returns:
-            The encoded medium; None if media of this kind are not encoded.
+            The cached medium; None if media of this kind are not cached.
 
         Raises:
             DataError: If it was not there, or was another, when the media were encoded.
@@ -166,27 +166,27 @@ class EncodedMedia:
                 "with --resume: it is then encoded anew."
             )
         found = {part: self.stores[part][key] for part in parts}
-        return EncodedMedium(
-            _measures(kind, {part: stored.measures for part, stored in found.items()}),
-            {part: stored.states for part, stored in found.items()},
+        return CachedMedium(
+            _measures(kind, {part: entry.measures for part, entry in found.items()}),
+            {part: entry.states for part, entry in found.items()},
             medium=None if parts == self.parts(kind) else medium,
         )
 
 
-def stored_measures(part: str, measures: Measures) -> Sequence[float]:
+def measure_numbers(part: str, measures: Measures) -> Sequence[float]:
     """The numbers by which a medium is measured as one modality."""
     return {Modality.IMAGE.key: measures.size, Modality.VIDEO.key: measures.times.tolist()}.get(
         part, [measures.samples]
     )
 
 
-def _measures(kind: str, stored: dict[str, Sequence[float]]) -> Measures:
-    """The reverse of `stored_measures`, for all modalities of a medium."""
+def _measures(kind: str, numbers: dict[str, Sequence[float]]) -> Measures:
+    """The reverse of `measure_numbers`, for all modalities of a medium."""
     if kind == Modality.IMAGE.key:
-        width, height = stored[kind]
+        width, height = numbers[kind]
         return Measures(size=(int(width), int(height)))
-    sounds = [int(numbers[0]) for part, numbers in stored.items() if part != Modality.VIDEO.key]
-    times = np.array(stored.get(Modality.VIDEO.key, ()), dtype=np.float64)
+    sounds = [int(values[0]) for part, values in numbers.items() if part != Modality.VIDEO.key]
+    times = np.array(numbers.get(Modality.VIDEO.key, ()), dtype=np.float64)
     return Measures(times=times, samples=sounds[0] if sounds else 0)
 
 
@@ -196,7 +196,7 @@ def medium_key(kind: str, medium: Any, *, where: str) -> bytes:
     Args:
         kind: Type of the item that holds it.
         medium: Path, list of paths, bytes or {"bytes", "path"}.
-        where: Its place, for the error.
+        where: Row and id, for the error.
 
     Raises:
         DataError: If there is no such file, or the medium is neither file nor bytes.
@@ -223,4 +223,4 @@ def _identity(medium: Any, where: str) -> bytes:
     return repr((os.path.abspath(medium), found.st_size, found.st_mtime_ns)).encode()
 
 
-__all__ = ["EncodedMedia", "StateStore", "StoredMedium", "medium_key", "stored_measures"]
+__all__ = ["CacheEntry", "CacheStore", "CachedMedia", "measure_numbers", "medium_key"]
