@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unimoe.files.writing import write_whole
+
 from .errors import EvaluationError, read_json
-from .files import write_whole
 from .processes import rank
 from .tasks import Message, Sample
 

@@ -74,14 +74,14 @@ DEFECTS = {
     "chance-of-worker": Defect(
         "data",
         "training/data/mixture/dataset.py",
-        "sample_generator(self.seed, place.epoch, place.position)",
-        "sample_generator(self.seed, place.epoch, place.position, torch.initial_seed() % 97)",
+        "sample_generator(self.seed, index.epoch, index.position)",
+        "sample_generator(self.seed, index.epoch, index.position, torch.initial_seed() % 97)",
         "how a sample is augmented depends on the process that decodes it",
     ),
     "share-of-tokens": Defect(
         "trainer",
         "training/trainer/trainer.py",
-        "return real_tokens(inputs) / self._batch_tokens if",
+        "return attended_tokens(inputs) / self._batch_tokens if",
         "return 1 / self.current_gradient_accumulation_steps if",
         "router losses of accumulated batches weigh alike, however many tokens the batches have",
     ),
@@ -164,10 +164,10 @@ def is_caught(name: str, tests: Sequence[str], workers: int) -> bool:
         path.write_text(planted(name, original), encoding="utf-8")
         failed = first_failure(root, [*spread, *tests])
         path.write_text(original, encoding="utf-8")
-        verdict = f"caught by {failed}" if failed else "MISSED"
+        outcome = f"caught by {failed}" if failed else "MISSED"
         if failed and first_failure(root, [failed]):
-            failed, verdict = None, f"MISSED: {failed} fails without the defect too"
-    print(f"{name} ({defect.area}: {defect.what}): {verdict}, {time.monotonic() - began:.0f} s", flush=True)
+            failed, outcome = None, f"MISSED: {failed} fails without the defect too"
+    print(f"{name} ({defect.area}: {defect.what}): {outcome}, {time.monotonic() - began:.0f} s", flush=True)
     return failed is not None
 
 

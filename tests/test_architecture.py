@@ -58,7 +58,7 @@ def test_an_import_upwards_breaks_a_contract(tmp_path: Path, file: str, upwards:
     assert result.returncode == 1 and "BROKEN" in result.stdout, result.stdout
 
 
-@pytest.mark.parametrize("package", ["benchmarks"])
+@pytest.mark.parametrize("package", (*PACKAGES, "benchmarks"))
 def test_nothing_outgrows_its_idea(package: str) -> None:
     assert not list(measure(package).excesses())
 

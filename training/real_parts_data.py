@@ -16,8 +16,8 @@ from unimoe.errors.terminal import plain
 
 from .quickstart.rows import Row, conversations, demo_rows, text_rows, vqa_conversations, vqa_rows, write_rows
 
-HELD_BACK_EVERY = 121
-"""Every so-manieth of easy-vqa's test questions is held back: 80."""
+VALIDATION_EVERY = 121
+"""Every so-manieth of easy-vqa's test questions is for validation: 80."""
 
 
 def files(folder: Path) -> dict[str, Iterable[Row]]:
@@ -32,7 +32,7 @@ def files(folder: Path) -> dict[str, Iterable[Row]]:
         "spoken_word_train": conversations(train["spoken_word"], turns=3),
         "spoken_sentence_train": demo_rows("spoken_sentence", "train", relative_to=folder),
         "text_train": conversations(text_rows(), turns=4),
-        "vqa_held_back": islice(vqa_rows("test"), 0, None, HELD_BACK_EVERY),
+        "vqa_held_back": islice(vqa_rows("test"), 0, None, VALIDATION_EVERY),
         **{f"{task}_held_back": rows for task, rows in tests.items()},
     }
 

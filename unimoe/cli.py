@@ -168,8 +168,8 @@ def verify_folder(
     table = Table("what was changed", "largest difference", "limit", "", title=escape(folder))
     checks = verify(model, processor, seed=seed)
     for check in checks:
-        verdict = "[green]equal[/green]" if check.passed else "[red]DIFFERENT[/red]"
-        table.add_row(check.name, f"{check.difference:.1e}", f"{check.tolerance:.0e}", verdict)
+        outcome = "[green]equal[/green]" if check.passed else "[red]DIFFERENT[/red]"
+        table.add_row(check.name, f"{check.difference:.1e}", f"{check.tolerance:.0e}", outcome)
     console.print(table)
     if reason := model.config.text_config.generation_obstacle:
         console.print(f"The routing of this model depends on the batch: {reason}.", highlight=False)

@@ -32,7 +32,7 @@ def command(
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this file, too.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
 ) -> None:
-    """Compare evaluations with the first one: paired differences, intervals, p values, and a verdict for each."""
+    """Compare evaluations with the first one: paired differences, intervals, p values, and a decision for each."""
     try:
         variants = collect_variants(runs or (), group or (), seeds or ())
         report = compare_variants(variants, against=against, tasks=task or (), samples=samples, data_root=data_root)

@@ -1,6 +1,6 @@
 """Runs on the same rows side by side: is one better than another, or is it chance?
 
-output folders -> rows and metric of the first -> scores of all -> paired differences -> Holm's correction -> verdicts
+output folders -> rows and metric of the first -> scores of all -> paired differences -> Holm's correction -> decisions
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from ..config import EvaluationConfig
 from ..errors import EvaluationError
 from ..loading import LoadedTask
 from .finished import FinishedRun, differing_questions, load_answered_tasks, read_run, refuse_unlike, score_run
-from .paired import LEVEL, Difference, Verdict, decide, holm, paired_difference
+from .paired import LEVEL, Decision, Difference, decide, holm, paired_difference
 
 Variants = Mapping[str, Sequence[Path]]
 """Name -> output folders of its evaluations, one for each seed."""
@@ -33,7 +33,7 @@ class Comparison:
         score, other: Their scores, means over seeds.
         difference: Score of the variant minus that of the other.
         corrected_p: p value of the difference after Holm's correction over all comparisons of the report.
-        verdict: What it shows.
+        decision: What it shows.
     """
 
     task: str
@@ -47,7 +47,7 @@ class Comparison:
     other: float
     difference: Difference
     corrected_p: float
-    verdict: Verdict
+    decision: Decision
 
 
 @dataclass(frozen=True)
@@ -164,15 +164,15 @@ def _compare_task(
                 other=float(values[base].mean()),
                 difference=difference,
                 corrected_p=difference.p,
-                verdict="no difference shown",
+                decision="no difference shown",
             )
         )
     return drafts
 
 
 def _conclude(draft: Comparison, corrected_p: float) -> Comparison:
-    verdict = decide(draft.difference.value, corrected_p, higher_is_better=draft.higher_is_better)
-    return replace(draft, corrected_p=corrected_p, verdict=verdict)
+    decision = decide(draft.difference.value, corrected_p, higher_is_better=draft.higher_is_better)
+    return replace(draft, corrected_p=corrected_p, decision=decision)
 
 
 def _notes(runs: Sequence[FinishedRun], first: FinishedRun, names: Sequence[str]) -> list[str]:

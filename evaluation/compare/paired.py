@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..scores.intervals import interval
 
 Floats = NDArray[np.float64]
-Verdict = Literal["better", "worse", "no difference shown"]
+Decision = Literal["better", "worse", "no difference shown"]
 
 LEVEL = 0.05
 """A difference is called shown if its corrected p value is below this."""
@@ -137,7 +137,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def decide(value: float, corrected_p: float, *, higher_is_better: bool) -> Verdict:
+def decide(value: float, corrected_p: float, *, higher_is_better: bool) -> Decision:
     """Decide what a difference shows; that none is shown does not show that there is none."""
     if corrected_p >= LEVEL or not value:
         return "no difference shown"
@@ -146,8 +146,8 @@ def decide(value: float, corrected_p: float, *, higher_is_better: bool) -> Verdi
 
 __all__ = [
     "LEVEL",
+    "Decision",
     "Difference",
-    "Verdict",
     "decide",
     "holm",
     "p_value",

@@ -29,7 +29,7 @@ def columns(report: Report) -> Columns[Comparison]:
     if report.seeds > 1:
         found["rows alone"] = lambda row: _interval(row.difference.rows_low, row.difference.rows_high)
     found |= {"p": lambda row: p_value(row.difference.p), "p, Holm": lambda row: p_value(row.corrected_p)}
-    return found | {"verdict": lambda row: row.verdict}
+    return found | {"decision": lambda row: row.decision}
 
 
 def comparison_table(report: Report) -> Table:
@@ -37,14 +37,14 @@ def comparison_table(report: Report) -> Table:
     table = Table(show_header=True)
     titles, *lines = fill(columns(report), report.comparisons)
     for title in titles:
-        side: Literal["left", "right"] = "left" if title in ("task", "metric", "variant", "verdict") else "right"
+        side: Literal["left", "right"] = "left" if title in ("task", "metric", "variant", "decision") else "right"
         table.add_column(plain(title), justify=side)
     before = None
-    for row, (*cells, verdict) in zip(report.comparisons, lines, strict=True):
+    for row, (*cells, decision) in zip(report.comparisons, lines, strict=True):
         if before not in (None, row.task):
             table.add_section()
         before = row.task
-        table.add_row(*map(plain, cells), styled(verdict))
+        table.add_row(*map(plain, cells), styled(decision))
     return table
 
 
@@ -69,8 +69,8 @@ def explanation(report: Report) -> list[str]:
     few = [f"{row.task} ({row.clusters})" for row in report.comparisons if row.clusters < _FEW]
     if few:
         lines.append(f"Fewer than {_FEW} clusters, so that intervals are too narrow: {', '.join(dict.fromkeys(few))}.")
-    verdict = f"A verdict needs p < {LEVEL:g} after Holm's correction for {many} comparisons."
-    return [*lines, f"{verdict} {_NO_DIFFERENCE}", *(f"Note: {note}." for note in report.notes)]
+    decision = f"A decision needs p < {LEVEL:g} after Holm's correction for {many} comparisons."
+    return [*lines, f"{decision} {_NO_DIFFERENCE}", *(f"Note: {note}." for note in report.notes)]
 
 
 _FEW = 30

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from unimoe.files.writing import write_whole
 from unimoe.media.naming import shown
 
 from ..errors import EvaluationError
-from ..files import write_whole
 from .row import misfit
 
 UNPACKED = "unpacked"

@@ -1,4 +1,4 @@
-"""From output folders to verdicts; runs that cannot be compared are refused by what differs."""
+"""From output folders to decisions; runs that cannot be compared are refused by what differs."""
 
 import json
 from dataclasses import asdict
@@ -38,7 +38,7 @@ def test_each_run_is_compared_with_the_first(runs: Path, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "c.json").read_text())
     found = {row["variant"]: row for row in report["comparisons"]}
-    assert {name: row["verdict"] for name, row in found.items()} == {
+    assert {name: row["decision"] for name, row in found.items()} == {
         "good": "better",
         "bad": "worse",
         "same": "no difference shown",
@@ -61,7 +61,7 @@ def test_seeds_of_a_variant_are_compared_together(tmp_path: Path, yes_data: Path
         {name: [tmp_path / "runs" / f"{name}-{seed}" for seed in range(3)] for name in ("old", "new")}, samples=1000
     )
     (row,) = by_name.comparisons
-    assert row.verdict == "better" and row.score == pytest.approx(0.8)
+    assert row.decision == "better" and row.score == pytest.approx(0.8)
     assert row.difference.low < row.difference.rows_low < row.difference.value
     asked = ("--against", "old", "--samples", 1000, "--json", tmp_path / "c.json")
     groups = [

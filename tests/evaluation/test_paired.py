@@ -115,5 +115,5 @@ def test_the_correction_keeps_order_and_never_helps(values: list[float]) -> None
         (0.0, 0.01, True, "no difference shown"),
     ],
 )
-def test_the_verdict_knows_what_is_better(value: float, p: float, higher: bool, said: str) -> None:
+def test_the_decision_knows_what_is_better(value: float, p: float, higher: bool, said: str) -> None:
     assert decide(value, p, higher_is_better=higher) == said

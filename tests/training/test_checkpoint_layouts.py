@@ -79,10 +79,10 @@ def test_the_best_checkpoint_is_what_a_stage_leaves(make_layout, tmp_path, layou
     """The weights that a stage leaves are those of the measured step that was best: here, with the highest loss."""
     stage = make_layout(layout, tmp_path)
     rows = Path(stage.data.mixture[0].path)
-    held_back = rows.with_name(f"validation-{layout}.jsonl")
-    held_back.write_text("".join(rows.read_text().splitlines(keepends=True)[:5]))
+    validation = rows.with_name(f"validation-{layout}.jsonl")
+    validation.write_text("".join(rows.read_text().splitlines(keepends=True)[:5]))
     values = stage.model_dump()
-    values["data"]["validation"] = [str(held_back)]
+    values["data"]["validation"] = [str(validation)]
     values["trainer"] |= {"eval_steps": SAVED_AT, "load_best_model_at_end": True, "greater_is_better": True}
     stage = type(stage).model_validate(values)
     train(stage, tmp_path / "stage.yaml", processes=LAYOUTS[layout]["processes"])

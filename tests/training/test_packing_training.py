@@ -16,7 +16,7 @@ from training.config.data import AugmentConfig, DataConfig
 from training.data import Collator, Sample
 from training.stage.run import run_stage
 from training.trainer.data import check_packing
-from training.trainer.trainer import real_tokens
+from training.trainer.trainer import attended_tokens
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 from unimoe.errors import ConfigError
 
@@ -58,8 +58,8 @@ def test_packed_rows_have_the_losses_and_gradients_of_a_padded_batch(parts, atte
     model, processor = parts
     model.set_attn_implementation({"text_config": attention})
     padded, packed = (Collator(processor, packing=packing)(SAMPLES) for packing in (False, True))
-    assert "attention_mask" not in packed and packed["input_ids"].shape == (1, int(real_tokens(padded)))
-    assert real_tokens(packed) == real_tokens(padded)
+    assert "attention_mask" not in packed and packed["input_ids"].shape == (1, int(attended_tokens(padded)))
+    assert attended_tokens(packed) == attended_tokens(padded)
     expected, expected_grads = learn(model, padded)
     found, grads = learn(model, packed)
     for name, loss in expected.losses.items():

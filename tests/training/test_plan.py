@@ -33,7 +33,7 @@ from training.planning.memory import (
 )
 from training.planning.memory_parallel import BUCKET, BUFFERS, across_processes, trained_bytes
 from training.planning.memory_tracker import ACTIVATIONS, MemoryTracker, grouped_product
-from training.planning.models import PlannedRecipe
+from training.planning.models import DescribedRecipe
 from training.planning.plan import estimate_recipe, estimate_stage
 from training.stage.run import run_stage
 from training.trainable.parts import choose_trainable, keep_frozen_steady
@@ -49,7 +49,7 @@ EVERYTHING = {"parts": ["connectors", "mlp", "attention", "norms", "embeddings"]
 
 
 def plan(config, **options):
-    return estimate_stage("stage", config, PlannedRecipe().begin(config), **options)
+    return estimate_stage("stage", config, DescribedRecipe().begin(config), **options)
 
 
 def one_batch(config) -> dict[str, Tensor]:
@@ -198,7 +198,7 @@ def test_a_step_of_seven_billion_parameters_is_planned_in_little_memory(make_sta
 def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(make_stage) -> None:
     def activations(**trainer) -> int:
         config = make_stage(train=EVERYTHING, trainer=trainer)
-        return estimate(config, PlannedRecipe().begin(config).config, batch).backward[ACTIVATIONS]
+        return estimate(config, DescribedRecipe().begin(config).config, batch).backward[ACTIVATIONS]
 
     batch = {key: value[:2] for key, value in text_batch(length=256).items()}
     one = activations()
@@ -209,14 +209,14 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(make_stag
 
 def test_large_batches_of_validation_rows_are_counted(make_stage, workspace, write_jsonl) -> None:
     rows = (workspace / "data" / "text_train.jsonl").read_text().splitlines()
-    held_back = {"validation": [str(write_jsonl(*rows * 20))]}
+    validation = {"validation": [str(write_jsonl(*rows * 20))]}
     trainer = {"per_device_train_batch_size": 1}
     without, few, many = (
         plan(make_stage(data=data, trainer=trainer | size)).memory
         for data, size in (
             ({}, {}),
-            (held_back, {"per_device_eval_batch_size": 1}),
-            (held_back, {"per_device_eval_batch_size": 40}),
+            (validation, {"per_device_eval_batch_size": 1}),
+            (validation, {"per_device_eval_batch_size": 40}),
         )
     )
     assert without.validation == {} and 0 < sum(few.validation.values()) < sum(many.validation.values())

@@ -213,8 +213,8 @@ def test_the_best_of_the_measured_steps_may_have_no_checkpoint(make_stage, works
     """Losses are measured at steps 2, 4 and 6 and weights are written at 4: the worst at 2 is not asked for."""
     trainer = {"max_steps": 6, "eval_steps": 2, "save_steps": 4, "logging_steps": 1, "save_total_limit": 1}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
-    rows, held_back = (str(workspace / "data" / f"{name}_train.jsonl") for name in ("image_kind", "spoken_word"))
-    stage = make_stage(data={"mixture": [rows], "validation": [held_back]}, trainer=trainer | best)
+    rows, validation = (str(workspace / "data" / f"{name}_train.jsonl") for name in ("image_kind", "spoken_word"))
+    stage = make_stage(data={"mixture": [rows], "validation": [validation]}, trainer=trainer | best)
     assert (run_stage(stage) / "model.safetensors").is_file()
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from training.config.training_arguments import choose_trackers
 from training.monitor.curves import CURVES_FILE, plot_curves, read_curves
-from training.monitor.metrics import WALL_CLOCK, Meter, expert_load, layer_load, real_tokens, router_entropy
+from training.monitor.metrics import WALL_CLOCK, Meter, attended_tokens, expert_load, layer_load, router_entropy
 from training.monitor.progress import summarize
 from training.stage.run import run_stage
 from unimoe.errors import ConfigError
@@ -86,8 +86,8 @@ def test_time_between_steps_is_no_time_of_the_training_and_fetching_is_waiting()
 
 def test_a_packed_batch_counts_all_its_tokens():
     ids = torch.zeros(2, 3)
-    assert real_tokens({"input_ids": ids}) == 6
-    assert real_tokens({"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])}) == 3
+    assert attended_tokens({"input_ids": ids}) == 6
+    assert attended_tokens({"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])}) == 3
 
 
 def test_a_stage_writes_the_load_of_each_modality_and_layer(make_stage, mixture_start, quiet):
@@ -229,8 +229,8 @@ def test_trackers_on_the_network_get_every_log(make_stage, quiet, monkeypatch, t
 
 
 def test_curves_show_the_training_and_each_validation_file(make_stage, workspace, quiet, curves):
-    held_back = [str(workspace / "data" / f"{name}_train.jsonl") for name in ("spoken_word", "sound_kind")]
-    data = {"mixture": [str(workspace / "data" / "image_kind_train.jsonl")], "validation": held_back}
+    validation = [str(workspace / "data" / f"{name}_train.jsonl") for name in ("spoken_word", "sound_kind")]
+    data = {"mixture": [str(workspace / "data" / "image_kind_train.jsonl")], "validation": validation}
     stage = make_stage(data=data, trainer={"max_steps": 2})
     folder = run_stage(stage, console=quiet)
     found = read_curves(folder / "metrics.jsonl")

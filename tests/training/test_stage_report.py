@@ -15,7 +15,7 @@ from training.config.data import DataConfig
 from training.data import Collator, MixtureDataset
 from training.data.mixture.dataset import read_mixture
 from training.monitor.progress import StageProgress, track
-from training.planning.models import PlannedRecipe
+from training.planning.models import DescribedRecipe
 from training.planning.plan import estimate_stage
 from training.stage.report import data_table, look_at_rows, mean_length, show_samples
 from training.stage.run import run_stage
@@ -103,7 +103,7 @@ def test_the_steps_that_are_announced_are_those_that_are_trained(make_stage, wid
 @pytest.mark.parametrize("cache", [False, True])
 def test_the_memory_of_a_step_is_said_before_the_first_one_as_it_was_planned(make_stage, wide, monkeypatch, cache):
     config = make_stage(data={"cache_encoders": cache}, report={"memory": True})
-    start = PlannedRecipe().begin(config)
+    start = DescribedRecipe().begin(config)
     planned = estimate_stage("stage", config, start).host.step - sum_of_encoders(start) * cache
     monkeypatch.setattr("training.stage.memory.device_memory", lambda device: 10)
     run_stage(config, console=wide)
@@ -126,7 +126,7 @@ def test_a_model_that_looks_at_values_trains_without_an_estimate(make_stage, wid
     text = wide.file.getvalue()
     assert "memory of a step cannot be told: the model looks at values" in text and "step 1/1" in text
     with pytest.raises(ConfigError, match="cannot be told"):
-        estimate_stage("stage", config, PlannedRecipe().begin(config))
+        estimate_stage("stage", config, DescribedRecipe().begin(config))
 
 
 def sum_of_encoders(start):

@@ -89,7 +89,7 @@ def shard_experts(model: nn.Module, size: int, *, partitions: bool) -> None:
     """Leave each process its shard of every layer's experts, and of their low-rank deltas, in place.
 
     Args:
-        model: Whole, and the same in all processes; what trains in it is chosen already. `check_spread` has passed.
+        model: Whole, and the same in all processes; what trains in it is chosen already. `check_experts` has passed.
         size: P; neighbouring processes share the experts of a model.
         partitions: Whether ZeRO-3 is going to partition all parameters, frozen ones too.
     """

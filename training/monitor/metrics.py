@@ -89,7 +89,7 @@ class Meter:
         }
 
 
-def real_tokens(inputs: dict[str, Any]) -> Tensor:
+def attended_tokens(inputs: dict[str, Any]) -> Tensor:
     """Tokens of a batch that are no padding, a scalar; packed batches have no mask, for they have no padding."""
     mask = inputs.get("attention_mask")
     return (torch.ones_like(inputs["input_ids"]) if mask is None else mask).sum()
@@ -152,4 +152,4 @@ def layer_load(counts: Tensor) -> dict[str, list[list[int]]]:
     return {modality.key: counts[:, modality].tolist() for modality in Modality if counts[:, modality].sum() > 0}
 
 
-__all__ = ["WALL_CLOCK", "Meter", "expert_load", "layer_load", "peak_memory", "real_tokens", "router_entropy"]
+__all__ = ["WALL_CLOCK", "Meter", "attended_tokens", "expert_load", "layer_load", "peak_memory", "router_entropy"]

@@ -80,7 +80,8 @@ def describe_failure(outputs: Any, inputs: dict[str, Any], row_ids: Sequence[str
     """Name what of a loss is not finite, and the rows it comes from.
 
     Args:
-        outputs, inputs: Of the model.
+        outputs: Of the model.
+        inputs: Of the model.
         row_ids: Of the batch.
         step: Of the optimiser, from 1.
     """

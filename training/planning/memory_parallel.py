@@ -38,7 +38,7 @@ def across_processes(
     which for float32 weights is one more copy. Gradients are whole until they are reduced, in a bucket of `BUCKET`
     elements: on a GPU all of it is taken, on a CPU as much as is written to. Where a modality's own parts train,
     gradients wait for the end of the step (`OrderedReduction`) and are there beside the bucket.
-    Of spread experts a process has its share. ZeRO-3 leaves it 1/P of the weights of the language model, and the
+    Of sharded experts a process has its shard. ZeRO-3 leaves it 1/P of the weights of the language model, and the
     largest module of it whole.
 
     Args:

@@ -85,7 +85,8 @@ def grouped_product(
     """What `torch._grouped_mm` returns for G groups of rows, or of columns that are summed over, empty.
 
     Args:
-        left, right: (T, K) and (G, K, N) give (T, N); (M, T) and (T, N) give (G, M, N).
+        left: (T, K) for a right side of (G, K, N), which give (T, N); or (M, T) for (T, N), which give (G, M, N).
+        right: (G, K, N) or (T, N).
         offs: Ends of the groups, (G,).
         bias: Takes no part.
         out_dtype: None: that of `left`.

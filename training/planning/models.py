@@ -19,7 +19,7 @@ from ..config.stage import AssembleConfig, StageConfig
 
 
 @dataclass(frozen=True)
-class PlannedModel:
+class DescribedModel:
     """A model that does not exist yet, or was not loaded.
 
     Args:
@@ -33,13 +33,13 @@ class PlannedModel:
     sources: int = 0
 
 
-class PlannedRecipe:
+class DescribedRecipe:
     """What has been planned: folders -> models that stages will write there."""
 
     def __init__(self) -> None:
-        self.outputs: dict[str, PlannedModel] = {}
+        self.outputs: dict[str, DescribedModel] = {}
 
-    def begin(self, config: StageConfig) -> PlannedModel:
+    def begin(self, config: StageConfig) -> DescribedModel:
         """Describe the model that a stage begins with.
 
         Raises:
@@ -50,14 +50,14 @@ class PlannedRecipe:
             if start.build is not None:
                 values = start.build.model_dump(exclude={"dtype"})
                 model_config, processor = describe_model(**values)
-                return PlannedModel(model_config, processor, sources=model_bytes(model_config))
+                return DescribedModel(model_config, processor, sources=model_bytes(model_config))
             if start.assemble is not None:
                 return self._assemble(start.assemble)
             return self.find(start.specialists.base if start.specialists else start.path or "")
         except (OSError, ValueError) as error:
             raise ConfigError(f"The start of the stage cannot be described: {error}") from error
 
-    def end(self, config: StageConfig, model: PlannedModel) -> None:
+    def end(self, config: StageConfig, model: DescribedModel) -> None:
         """Remember what a stage will write."""
         written = replace(model, sources=0)
         folders = [Path(config.output)]
@@ -65,7 +65,7 @@ class PlannedRecipe:
             folders = [folders[0] / key for key in config.start.specialists.modalities]
         self.outputs |= {os.path.abspath(folder): written for folder in folders}
 
-    def find(self, path: str) -> PlannedModel:
+    def find(self, path: str) -> DescribedModel:
         """Describe a model that an earlier stage will write, or one that there is.
 
         Raises:
@@ -77,16 +77,16 @@ class PlannedRecipe:
         if kind != UniMoEConfig.model_type:
             raise ValueError(f"{path} holds a {kind!r} model, not a unimoe model.")
         config = UniMoEConfig.from_pretrained(path)
-        return PlannedModel(config, load_processor(path, config))
+        return DescribedModel(config, load_processor(path, config))
 
-    def _assemble(self, start: AssembleConfig) -> PlannedModel:
+    def _assemble(self, start: AssembleConfig) -> DescribedModel:
         base = self.find(start.base)
         experts = {key: [self.find(path) for path in paths] for key, paths in start.expert_folders.items()}
         config = assembled_config(
             base.config, {key: len(found) for key, found in experts.items()}, **start.arguments()
         )
         sources = [base, *(model for found in experts.values() for model in found)]
-        return PlannedModel(config, base.processor, sources=sum(model_bytes(source.config) for source in sources))
+        return DescribedModel(config, base.processor, sources=sum(model_bytes(source.config) for source in sources))
 
 
 def model_bytes(config: UniMoEConfig) -> int:
@@ -98,4 +98,4 @@ def model_bytes(config: UniMoEConfig) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())
 
 
-__all__ = ["PlannedModel", "PlannedRecipe", "model_bytes"]
+__all__ = ["DescribedModel", "DescribedRecipe", "model_bytes"]

@@ -24,7 +24,7 @@ from ..trainable.parts import Trainable, trainable_table
 from .batches import BatchEstimate, estimate_batches
 from .memory import StepMemory, estimate, meta_model
 from .memory_parallel import HostMemory, across_processes, host_memory
-from .models import PlannedModel, PlannedRecipe
+from .models import DescribedModel, DescribedRecipe
 from .traffic import Placement, Traffic, step_traffic
 
 
@@ -77,7 +77,7 @@ class StageEstimate:
 
 
 def estimate_stage(
-    name: str, config: StageConfig, start: PlannedModel, *, processes: int = 1, limit: float | None = None
+    name: str, config: StageConfig, start: DescribedModel, *, processes: int = 1, limit: float | None = None
 ) -> StageEstimate:
     """Plan one stage.
 
@@ -89,7 +89,7 @@ def estimate_stage(
         limit: Bytes that a process may use. None: no advice is given.
 
     Raises:
-        ConfigError: If the model has no part of a name that trains, or its experts cannot be spread so.
+        ConfigError: If the model has no part of a name that trains, or its experts cannot be sharded so.
         DataError: If there are data, but a row of them does not fit.
     """
     if config.parallel.expert_parallel_size > 1:
@@ -119,7 +119,7 @@ def estimate_stage(
 def plan_traffic(
     config: StageConfig,
     args: TrainingArguments,
-    start: PlannedModel,
+    start: DescribedModel,
     model: nn.Module,
     batches: BatchEstimate,
     *,
@@ -138,7 +138,7 @@ def plan_traffic(
     )
 
 
-def count_planned(start: PlannedModel, model: nn.Module, trainable: Trainable) -> dict[str, int]:
+def count_planned(start: DescribedModel, model: nn.Module, trainable: Trainable) -> dict[str, int]:
     """Count parameters: all without low-rank deltas, those that one token can meet, and those that train."""
     with torch.device("meta"):
         plain: nn.Module = UniMoEForConditionalGeneration._from_config(start.config)
@@ -176,7 +176,7 @@ def worst_step(
 
 
 def advise(
-    config: StageConfig, args: TrainingArguments, start: PlannedModel, processes: int, limit: float
+    config: StageConfig, args: TrainingArguments, start: DescribedModel, processes: int, limit: float
 ) -> Iterator[str]:
     """Try changes one on top of the other until a stage fits, and say what each would come to."""
     changed = config
@@ -233,7 +233,7 @@ def estimate_recipe(
     """
     recipe = load_recipe(file, overrides)
     chosen = select_stages(recipe, only=only, start=None)
-    models = PlannedRecipe()
+    models = DescribedRecipe()
     for name, config in recipe.stages.items():
         start = models.begin(config)
         if name in chosen:

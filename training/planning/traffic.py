@@ -44,18 +44,18 @@ class Placement:
     def of(cls, model: nn.Module) -> "Placement":
         """Look at a model, on the meta device or not, with what trains in it chosen."""
         blocks = [module for module in model.modules() if isinstance(module, SparseMoeBlock | SoftMoeBlock)]
-        spread = {id(each) for block in blocks for each in _experts(block)}
+        sharded = {id(each) for block in blocks for each in _experts(block)}
         rooms = [module for name, module in model.named_modules() if name.endswith((".encoders", ".connectors"))]
         routers = [module for module in model.modules() if isinstance(module, Router)]
         kept = {id(each) for module in [*rooms, *routers] for each in module.parameters()}
         parameters = list(model.parameters())
-        others = [each for each in parameters if id(each) not in spread | kept]
+        others = [each for each in parameters if id(each) not in sharded | kept]
         rest = {id(each) for each in others} - {id(each) for block in blocks for each in block.parameters()}
         layers = [each for name, each in model.named_parameters() if ".layers." in name and id(each) in rest]
         trains = [each for each in parameters if each.requires_grad]
         sizes = [(_bytes(block.parameters()), _bytes(_experts(block))) for block in blocks]
         return cls(
-            experts=_bytes(each for each in parameters if id(each) in spread),
+            experts=_bytes(each for each in parameters if id(each) in sharded),
             kept=_bytes(each for each in parameters if id(each) in kept),
             others=_bytes(others),
             layers=_bytes(layers),
@@ -64,8 +64,8 @@ class Placement:
                 + [(each.nbytes, 0) for each in others],  # an embedding, in a dense model with few layers
                 key=sum,
             ),
-            trained_experts=_bytes(each for each in trains if id(each) in spread),
-            trained=_bytes(each for each in trains if id(each) not in spread),
+            trained_experts=_bytes(each for each in trains if id(each) in sharded),
+            trained=_bytes(each for each in trains if id(each) not in sharded),
             sparse_layers=len(blocks),
         )
 

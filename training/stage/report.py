@@ -98,7 +98,9 @@ def describe_length(
     """Say how long the stage is: steps, rows or packs of a step, and about how many tokens.
 
     Args:
-        dataset, schedule, collator: Of the stage.
+        dataset: Rows that train.
+        schedule: Their batches.
+        collator: Of the stage.
         args: Of the trainer.
         validated: Validation rows; None if there are none.
 

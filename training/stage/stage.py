@@ -23,7 +23,7 @@ from ..encoder_cache.run import CachedEncoders
 from ..monitor.gradients import check_trained_modalities
 from ..monitor.progress import StageProgress
 from ..planning.batches import look_at_batches
-from ..planning.models import PlannedRecipe
+from ..planning.models import DescribedRecipe
 from ..trainable.parts import trainable_table
 from ..trainer.build import build_trainer
 from ..trainer.data import measure_rows, read_data, schedule_data
@@ -198,7 +198,7 @@ def check_experts_fit(config: StageConfig) -> None:
         ConfigError: If so.
     """
     if config.parallel.expert_parallel_size > 1:
-        text = PlannedRecipe().begin(config).config.text_config
+        text = DescribedRecipe().begin(config).config.text_config
         check_experts(config.parallel, text, processes=launched()[1])
 
 

@@ -42,8 +42,10 @@ def build_trainer(
         config: The stage.
         args: Of the trainer.
         start: The model, and what trains in it.
-        dataset, collator, schedule: Rows that train, and how they become batches.
+        dataset: Rows that train.
+        collator: Makes batches of them.
         progress: Shows it.
+        schedule: Which rows form which batch.
         validation: Validation rows.
 
     Raises:

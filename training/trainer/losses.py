@@ -103,6 +103,7 @@ def weighted_loss(logits: Tensor, labels: Tensor, vocab_size: int, *, label_weig
         labels: Not shifted, -100 where nothing is learned, (B, S).
         vocab_size: V.
         label_weights: (B, S).
+        **kwargs: Of other loss functions; not read.
     """
     targets = F.pad(labels, (0, 1), value=IGNORED)[:, 1:].reshape(-1)
     weights = F.pad(label_weights, (0, 1))[:, 1:].reshape(-1)

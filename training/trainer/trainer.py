@@ -24,7 +24,7 @@ from ..data import BatchSchedule, MixtureBatches, MixtureDataset
 from ..distributed.deepspeed import keep_whole, make_leaves, order_reduction
 from ..distributed.processes import limit_waiting, together
 from ..distributed.sharding import share_buffers
-from ..monitor.metrics import Meter, real_tokens, router_entropy
+from ..monitor.metrics import Meter, attended_tokens, router_entropy
 from ..monitor.values import NonFiniteLoss, describe_failure, describe_gradients, find_bad_gradients
 from ..trainable.optimizer import ParameterGroups, group_rates
 from ..trainable.parts import keep_frozen_steady
@@ -237,7 +237,7 @@ class StageTrainer(Trainer):
         batches, num_items = self.meter.begin_step(lambda: fetch(epoch_iterator, num_batches, device))
         self._step_rows = []
         if batches:
-            tokens = torch.stack([real_tokens(batch) for batch in batches]).sum().to(device)
+            tokens = torch.stack([attended_tokens(batch) for batch in batches]).sum().to(device)
             self._batch_tokens = self.accelerator.gather(tokens).sum()
             if self.losses.language == "modalities":
                 labels = torch.stack([count_labels(batch) for batch in batches]).sum(dim=0).to(device)
@@ -323,7 +323,7 @@ class StageTrainer(Trainer):
 
     def _share(self, inputs: dict[str, Any]) -> Tensor | float:
         """This batch's share of the tokens of the step, all its batches on all ranks counted."""
-        return real_tokens(inputs) / self._batch_tokens if self._batch_tokens is not None else 1.0
+        return attended_tokens(inputs) / self._batch_tokens if self._batch_tokens is not None else 1.0
 
     @torch.no_grad()
     def _record(self, outputs: Any, inputs: dict[str, Any]) -> None:

@@ -101,7 +101,8 @@ class RowLengths:
         """Measure all rows that can be read at random; of several processes, each measures a part of them.
 
         Args:
-            process, processes: Which one this is, of how many.
+            process: Which one this is, from 0.
+            processes: How many there are.
             track: Wraps the numbers of this process's rows, to show how far it is.
 
         Raises:

@@ -51,7 +51,8 @@ def pass_order(sizes: Sequence[int], weights: Sequence[float], *, seed: int, epo
     Args:
         sizes: Rows of each source; they are numbered one source after the other.
         weights: How often each source is shown; a fraction is a random part of it, drawn anew for each pass.
-        seed, epoch: What the order follows from.
+        seed: Of the order.
+        epoch: Number of the pass, from 0.
     """
     generator = sample_generator(seed, epoch)
     chosen, first = [], 0
