@@ -24,6 +24,7 @@ from moe.router_checks import (
     randomise,
     routed_weights,
 )
+from pairwise import pairs_in_fast_tests, pairwise_array
 
 from unimoe import Modality, UniMoEForCausalLM
 from unimoe.errors import ConfigError
@@ -67,10 +68,16 @@ WEIGHTING: list[dict[str, Any]] = [
     {},
     {"num_shared_experts": 2, "shared_expert_intermediate_size": 4, "shared_expert_weighting": "router"},
 ]
-OPTIONS = [
-    {**nulls, **shared, "norm_topk_prob": renormalise, "router_modality_projection": projected}
-    for nulls, shared, renormalise, projected in itertools.product(NULLS, WEIGHTING, (True, False), (False, True))
-]
+FACTORS = (ROUTERS, MODES, range(len(NULLS)), range(len(WEIGHTING)), (True, False), (False, True))
+
+
+def options_of(nulls: int, shared: int, renormalise: bool, projected: bool) -> dict[str, Any]:
+    return {
+        **NULLS[nulls],
+        **WEIGHTING[shared],
+        "norm_topk_prob": renormalise,
+        "router_modality_projection": projected,
+    }
 
 
 def is_legal(name: str, mode: str, options: dict[str, Any]) -> bool:
@@ -86,17 +93,37 @@ def is_legal(name: str, mode: str, options: dict[str, Any]) -> bool:
     return "shared_expert_weighting" not in options or (kind != "hash" and fields.get("scoring_func") != "sigmoid")
 
 
+CHOSEN = pairwise_array(*FACTORS, legal=lambda case: is_legal(case[0], case[1], options_of(*case[2:])))
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_router_equals_the_oracle(name: str) -> None:
+    """In every two options that can meet; the slow tests take every case."""
+    for _, mode, *chosen in (case for case in CHOSEN if case[0] == name):
+        check_against_oracle(name, mode, options_of(*chosen))
+
+
+def check_against_oracle(name: str, mode: str, options: dict[str, Any]) -> None:
+    config = make_config(mode, **ROUTERS[name], **options)
+    router = make_router(config)
+    check_parity(router, config, arrays(router))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ROUTERS)
-def test_router_equals_the_oracle(name: str, mode: str) -> None:
-    for options in OPTIONS:
-        if not is_legal(name, mode, options):
+def test_router_equals_the_oracle_in_every_case(name: str, mode: str) -> None:
+    for case in itertools.product(*FACTORS[2:]):
+        if is_legal(name, mode, options_of(*case)):
+            check_against_oracle(name, mode, options_of(*case))
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_options_that_the_documentation_does_not_allow_are_refused(name: str) -> None:
+    for mode, *chosen in itertools.product(*FACTORS[1:]):
+        if not is_legal(name, mode, options_of(*chosen)):
             with pytest.raises(ConfigError, match="UniMoETextConfig"):
-                make_config(mode, **ROUTERS[name], **options)
-            continue
-        config = make_config(mode, **ROUTERS[name], **options)
-        router = make_router(config)
-        check_parity(router, config, arrays(router))
+                make_config(mode, **ROUTERS[name], **options_of(*chosen))
 
 
 @pytest.mark.parametrize("name", ["top_k", "deepseek", "top_p", "hierarchical"])
@@ -132,9 +159,12 @@ def test_expert_choice_loads_experts_alike() -> None:
 # R10 -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["top_1", "top_k", "deepseek", "top_p", "hierarchical", "with_nulls"])
-@pytest.mark.parametrize("priority", ["probability", "position"])
+WITH_CAPACITY = ("top_1", "top_k", "deepseek", "top_p", "hierarchical", "with_nulls")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "priority"), pairs_in_fast_tests(WITH_CAPACITY, MODES, ("probability", "position"))
+)
 def test_capacity_drops_what_the_oracle_drops(name: str, mode: str, priority: str) -> None:
     fields = ROUTERS.get(name, {"num_experts_per_tok": 3, "num_null_experts": 4})
     for factor, padded in itertools.product((0.25, 0.875), (0, 5)):
