@@ -54,7 +54,7 @@ def table_of(measurements: list[Measurement]) -> Table:
 
 
 def environment() -> dict[str, str]:
-    """What the times depend on."""
+    """Say what the times depend on."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     versions = {name: version(name) for name in ("torch", "transformers")}
     return {"python": platform.python_version(), "machine": platform.machine(), "device": device, **versions}

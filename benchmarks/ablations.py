@@ -68,7 +68,7 @@ class Settings:
     limit: int | None
 
     def recipe_overrides(self, seed: int) -> list[str]:
-        """What a seed changes in the recipe: its folder, its order of rows, and its new weights, routers included."""
+        """Say what a seed changes in the recipe: folder, order of rows, and new weights, routers included."""
         assembled = [name for name, stage in load_recipe(RECIPE).stages.items() if stage.start.assemble]
         routers = [f"stages.{name}.start.assemble.seed={seed}" for name in assembled]
         return [f"output={self.seed_folder(seed)}", f"seed={seed}", f"scale={self.scale}", *routers]
@@ -79,11 +79,11 @@ class Settings:
         return [] if self.limit is None else [f"tasks.{task}.limit={self.limit}" for task in TASKS]
 
     def recipe(self, seed: int) -> Recipe:
-        """The stages of a seed."""
+        """Return the stages of a seed."""
         return load_recipe(RECIPE, self.recipe_overrides(seed))
 
     def seed_folder(self, seed: int) -> Path:
-        """Data, starts and models of a seed."""
+        """Return the data, starts and models of a seed."""
         return self.out / f"seed-{seed}"
 
     def evaluation_folder(self, stage: str, seed: int) -> Path:
@@ -160,12 +160,12 @@ def load_ablations(names: list[str]) -> dict[str, Ablation]:
 
 
 def needed_stages(recipe: Recipe, stage: str) -> list[str]:
-    """The stages whose outputs a stage starts from."""
+    """Return the stages whose outputs a stage starts from."""
     return [name for name, other in recipe.stages.items() if other.output in start_folders(recipe.stages[stage])]
 
 
 def start_folders(config: StageConfig) -> set[str]:
-    """The folders of the models that a stage starts from."""
+    """Return the folders of the models that a stage starts from."""
     if config.start.assemble is None:
         return {config.start.path or ""}
     experts = config.start.assemble.expert_folders.values()

@@ -69,7 +69,7 @@ def compare_all(ablations: Mapping[str, tuple[str, Folders]]) -> dict[str, Findi
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The results.json of an evaluation."""
+    """Return the results.json of an evaluation."""
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return results
 

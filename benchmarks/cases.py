@@ -55,7 +55,7 @@ def text_tokens(number: int) -> tuple[Tensor, RoutingContext]:
 
 
 def blocks() -> Iterator[Case]:
-    """The whole sparse feed-forward against transformers' of the same weights, for one token and many."""
+    """Return the whole sparse feed-forward against transformers' of the same weights, for one token and many."""
     theirs_config = Qwen3MoeConfig(
         hidden_size=SIZES["hidden_size"],
         moe_intermediate_size=SIZES["intermediate_size"],
@@ -77,7 +77,7 @@ def blocks() -> Iterator[Case]:
 
 
 def kernels() -> Iterator[Case]:
-    """The implementations of MLP experts."""
+    """Return the implementations of MLP experts."""
     shared = ready(build_experts(text_config()))
     for number in (1, 16, 512):
         hidden, _ = text_tokens(number)
@@ -118,7 +118,7 @@ def families() -> Iterator[Case]:
 
 
 def null_experts() -> Iterator[Case]:
-    """What assignments that ask no expert save: the share of them against the time of grouped_mm."""
+    """Say what assignments that ask no expert save: the share of them against the time of grouped_mm."""
     number, choices = 512, 4
     for name, fields in FAMILIES.items():
         experts = ready(build_experts(text_config(**fields)))
@@ -137,7 +137,7 @@ def null_experts() -> Iterator[Case]:
 
 
 def routers() -> Iterator[Case]:
-    """What choosing costs, against top-k."""
+    """Say what choosing costs, against top-k."""
     groups = {"text": [0, 1, 2, 3], "image": [4, 5, 6, 7]}
     fields: dict[str, dict[str, Any]] = {
         "top_k": {},

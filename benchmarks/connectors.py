@@ -60,7 +60,7 @@ class Run:
     folder: Path
 
     def settings(self) -> dict[str, Any]:
-        """What the run's results depend on, as run.json keeps it."""
+        """Say what the run's results depend on, as run.json keeps it."""
         return {"kind": self.kind, "seed": self.seed, "scale": self.scale, "connectors": KINDS[self.kind]}
 
     def commands(self) -> list[list[str]]:

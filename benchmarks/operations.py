@@ -50,13 +50,13 @@ def ours(layers: int, **fields: Any) -> UniMoEForCausalLM:
 
 
 def qwen3_moe(layers: int) -> Qwen3MoeForCausalLM:
-    """transformers' Qwen3-MoE of these sizes."""
+    """Return transformers' Qwen3-MoE of these sizes."""
     experts: dict[str, Any] = {"num_experts": EXPERTS, "moe_intermediate_size": WIDTH, "norm_topk_prob": True}
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **experts, num_hidden_layers=layers))
 
 
 def mixtral(layers: int) -> MixtralForCausalLM:
-    """transformers' Mixtral of these sizes."""
+    """Return transformers' Mixtral of these sizes."""
     experts: dict[str, Any] = {"num_local_experts": EXPERTS, "intermediate_size": WIDTH}
     return MixtralForCausalLM(MixtralConfig(**SIZES, **experts, num_hidden_layers=layers))
 

@@ -32,7 +32,7 @@ ROWS, WIDTH = 16, 119
 
 
 def stages(output: Path, parts: Path) -> dict[str, dict[str, Any]]:
-    """The configurations, each a stage; later ones start from what earlier ones write."""
+    """Return the configurations, each a stage; later ones start from what earlier ones write."""
     build = {name: str(parts / folder) for name, folder in PARTS.items()}
     align, mixture = str(output / "connectors"), str(output / "assembled")
     lora = {"parts": ["experts", "attention"]}

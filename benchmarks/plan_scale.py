@@ -49,7 +49,7 @@ LAYOUTS = {
 
 
 def stage(size: int, zero: int) -> StageConfig:
-    """A stage that trains all of the language model."""
+    """Return a stage that trains all of the language model."""
     return StageConfig.model_validate(
         {
             "start": "model",

@@ -54,7 +54,7 @@ def two_hosts() -> Iterator[None]:
 
 
 def write_stage(out: Path) -> Path:
-    """The quickstart's data and models, and a stage that shares four experts between two processes."""
+    """Return the quickstart's data and models, and a stage that shares four experts between two processes."""
     subprocess.run([sys.executable, "-m", "training.quickstart", str(out)], check=True, stdout=subprocess.DEVNULL)
     start = str(out / "start-dense")
     stage = {
@@ -127,7 +127,7 @@ def largest_difference(one: dict[int, float], other: dict[int, float]) -> float:
 
 
 def last_error(log: Path) -> str:
-    """The line of a log by which `training` ends, or else the last one."""
+    """Return the line of a log by which `training` ends, or else the last one."""
     lines = log.read_text(errors="replace").splitlines()
     return next((line for line in lines if line.startswith("Error: ")), lines[-1])
 

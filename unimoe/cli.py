@@ -139,7 +139,7 @@ def build(
 
 
 def summary(certificate: Any, dtype: Any) -> str:
-    """What a certificate says, in one line."""
+    """Sum up a certificate in one line."""
     difference = f"Largest difference, in {str(dtype).removeprefix('torch.')}: {certificate.difference:.1e}."
     return f"{certificate.kind}: {certificate.claim} {difference}"
 

@@ -174,11 +174,11 @@ class UniMoEConfig(CheckedConfig):
         write_remote_code(save_directory)
 
     def encoder_config(self, key: str) -> Any:
-        """Configuration of the encoder `image`, `audio` or `speech`; None if the model has none."""
+        """Return the configuration of the encoder `image`, `audio` or `speech`; None if the model has none."""
         return getattr(self, f"{ENCODER_OPTIONS[key]}_config")
 
     def connector_config(self, key: str) -> Any:
-        """Configuration of the connector of the encoder `image`, `audio` or `speech`."""
+        """Return the configuration of the connector of the encoder `image`, `audio` or `speech`."""
         return getattr(self, f"{key}_connector_config")
 
     @property

@@ -33,7 +33,7 @@ ENCODER_FIELDS = ("feature_layer", "keep_prefix", "num_prefix_tokens")
 
 
 def draw_tower(source: str | Path) -> PreTrainedModel:
-    """The tower that `load_tower` would load, on the meta device, without weights."""
+    """Return the tower that `load_tower` would load, on the meta device, without weights."""
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModel.from_config(getattr(config, "vision_config", config))

@@ -78,7 +78,7 @@ def _with_one_error(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def what_failed(error: BaseException) -> str:
-    """What an error says, in one line; of a strict configuration's, what the check said."""
+    """Put an error in one line; of a strict configuration's, what the check said."""
     cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
     if isinstance(error, UniMoEError):
         cause = None
@@ -121,7 +121,7 @@ def _check_least(name: str, key: str, last: str, number: int) -> None:
 
 
 def _parts(values: Any) -> Iterator[Mapping[str, Any]]:
-    """The fields of a configuration, and of each part in it."""
+    """Return the fields of a configuration, and of each part in it."""
     values = vars(values) if isinstance(values, PreTrainedConfig) else values
     if isinstance(values, Mapping):
         yield values

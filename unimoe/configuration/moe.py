@@ -214,7 +214,7 @@ class MoEConfig(CheckedConfig):
         return layer_index not in (self.mlp_only_layers or []) and (layer_index + 1) % self.decoder_sparse_step == 0
 
     def expert_group(self, modality: Modality) -> list[int] | None:
-        """The group of experts of a modality; None if it has none, or groups play no part."""
+        """Return the group of experts of a modality; None if it has none, or groups play no part."""
         groups = self.expert_groups or {}
         return groups.get(modality.key, groups.get(modality.encoder_key, groups.get("text")))
 

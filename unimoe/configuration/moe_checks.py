@@ -169,7 +169,7 @@ def _check_groups(config: "MoEConfig") -> Checks:
 
 
 def _check_reach(config: "MoEConfig") -> Checks:
-    """What every modality can reach, and how the groups of modalities meet other groups and widths."""
+    """Say what every modality can reach, and how the groups of modalities meet other groups and widths."""
     mode, groups = config.modality_routing, config.expert_groups or {}
     grouped = {expert for group in groups.values() for expert in group}
     rest = sorted(set(range(config.num_experts)) - grouped)

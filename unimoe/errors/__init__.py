@@ -5,7 +5,9 @@ import re
 
 
 def without_passwords(text: str) -> str:
-    """The text, such as an address or a line of a file, with *** for the user and password of every address in it."""
+    """Return the text, such as an address or a line of a file, with *** for the user and password of every address in
+    it.
+    """
     return re.sub(r"//[^/\s]*@", "//***@", text)
 
 

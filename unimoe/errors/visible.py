@@ -10,12 +10,16 @@ _HTML = re.compile(r"[<>](?=[A-Za-z/!?])|&(?=[#A-Za-z])|(?<=[\w\"'/-])>")
 
 
 def visible(text: str) -> str:
-    """A text whose control characters are written out, such as `\\x1b`: what a terminal shows, and does not obey."""
+    """Return a text whose control characters are written out, such as `\\x1b`: what a terminal shows, and does not
+    obey.
+    """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def markdown(text: str) -> str:
-    """A text within a line of Markdown that shows it: without links, pictures, HTML, cells or headings of its own."""
+    """Return a text within a line of Markdown that shows it: without links, pictures, HTML, cells or headings of its
+    own.
+    """
     line = " ".join(visible(text).split("\n"))
     line = _HTML.sub(lambda found: {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[found[0]], line)
     return _MARKS.sub(lambda found: f"\\{found[0]}", line)

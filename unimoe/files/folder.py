@@ -42,7 +42,7 @@ class CheckpointError(UniMoEError):
 
 
 def local_folder(name: str | PathLike | None, subfolder: str | None = None) -> Path | None:
-    """The folder that `from_pretrained` was given; None if it was given an id of the Hub or nothing.
+    """Return the folder that `from_pretrained` was given; None if it was given an id of the Hub or nothing.
 
     Args:
         name: Of the folder or of a model on the Hub.

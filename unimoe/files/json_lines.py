@@ -16,7 +16,7 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def open_text_file(path: str | Path) -> bytes:
-    """The first bytes of a file that holds JSON, which says whether it can.
+    """Return the first bytes of a file that holds JSON, which says whether it can.
 
     Raises:
         DataError: If it cannot be read, is a pipe or a device, is packed, or is no UTF-8.

@@ -52,11 +52,11 @@ class JsonRows:
         return f"{self.path}:{self._lines[number]}" if self.has_lines else f"{self.path}: row {number}"
 
     def name(self, number: int) -> str:
-        """What a row without a name is called: its line, or its number."""
+        """Name a row that has no name: its line, or its number."""
         return str(self._lines[number] if self.has_lines else number)
 
     def raw(self, number: int) -> bytes:
-        """The bytes of a row, which need not be JSON."""
+        """Return the bytes of a row, which need not be JSON."""
         with open(self.path, "rb") as file:
             file.seek(self._begins[number])
             return file.read(self._ends[number] - self._begins[number])

@@ -43,7 +43,7 @@ S = TypeVar("S", bound=Section)
 
 
 def unknown_key(key: str, options: Iterable[str]) -> PydanticCustomError:
-    """The refusal of a key, with the nearest known one."""
+    """Make the refusal of a key, with the nearest known one."""
     return PydanticCustomError("unknown_key", "unknown key.{hint}", {"key": key, "hint": did_you_mean(key, options)})
 
 
@@ -99,7 +99,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _step(target: Any, key: str, where: str) -> Any:
-    """The value under one key of an override; an empty mapping is made where there is none."""
+    """Return the value under one key of an override; an empty mapping is made where there is none."""
     if isinstance(target, list):
         if not _INDEX.fullmatch(key) or int(key) >= len(target):
             raise ConfigError(f"{where}: {shown(key)} is no index into a list of {len(target)}.")

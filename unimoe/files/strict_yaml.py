@@ -71,7 +71,7 @@ def parse_yaml(text: str, *, where: str, limits: Limits | None = None, depth: in
 
 
 def _unshared(value: Any) -> Any:
-    """The value with a copy for each alias, so that what is set in one place does not change in another."""
+    """Return the value with a copy for each alias, so that what is set in one place does not change in another."""
     if isinstance(value, dict):
         return {key: _unshared(part) for key, part in value.items()}
     return [_unshared(part) for part in value] if isinstance(value, list) else value
@@ -150,7 +150,7 @@ class _Loader(_Fast):
     """Safe YAML that reads 4e-5 as a number, and refuses what would be lost or guessed."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping of which no key is given twice."""
+        """Return a mapping of which no key is given twice."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -164,7 +164,7 @@ class _Loader(_Fast):
         return super().construct_mapping(node, deep=deep)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """A value; a date or number that is none is told by its place."""
+        """Return a value; a date or number that is none is told by its place."""
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, OverflowError) as error:

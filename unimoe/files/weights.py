@@ -45,7 +45,7 @@ def check_weights(model: nn.Module, source: str | Path) -> None:
 
 
 def _misfit(kind: str, name: str, loaded: Any, is_quantised: bool) -> str:
-    """What is wrong with a tensor of a kind; transformers would cast it. Of experts on disk, `loaded` is None."""
+    """Say what is wrong with a tensor of a kind; transformers would cast it. Of experts on disk, `loaded` is None."""
     if loaded is not None and not loaded.is_floating_point():
         return ""
     if kind in ("BOOL", "bool") or kind.startswith(("C", "complex")):
@@ -76,7 +76,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _pickled(path: Path) -> dict[Any, Any]:
-    """The tensors of a .bin without their values, read as transformers reads it: no code runs."""
+    """Return the tensors of a .bin without their values, read as transformers reads it: no code runs."""
     try:
         found = torch.load(path, map_location="meta", weights_only=True, mmap=is_zipfile(path))
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):

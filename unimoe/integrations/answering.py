@@ -128,7 +128,8 @@ def score_all(
 
 
 def make_batches(lengths: Sequence[int], groups: Sequence[str], batch_size: int) -> Iterator[list[int]]:
-    """Indices of the rows of each batch: one group alone, longest first, so that memory runs out at once or never.
+    """Return the indices of the rows of each batch: one group alone, longest first, so that memory runs out at once or
+    never.
 
     Args:
         lengths: Of the rows.

@@ -136,7 +136,7 @@ class UniMoEChat(lmms):
         return answer_all(self.model, self.processor, prompts, batch_size=self.batch_size, quiet=self.rank != 0)
 
     def _prompt(self, request: Any, messages: Any) -> Prompt:
-        """A prompt of `messages(sound=...)`, which are made when their turn comes."""
+        """Return a prompt of `messages(sound=...)`, which are made when their turn comes."""
         decoding = read_decoding(self._arguments(request), max_new_tokens=self.max_new_tokens)
         build = partial(messages, sound=self._sound(request))
         return Prompt(build, len(request.args[0]), _where(request), _task(request), decoding)
@@ -153,7 +153,7 @@ class UniMoEChat(lmms):
         return Choice(build, len(context) + len(answer), _where(request), _task(request), answer.lstrip())
 
     def _arguments(self, request: Any) -> dict[str, Any]:
-        """Generation arguments of a request (context, doc_to_messages, arguments, doc_id, task, split)."""
+        """Return the generation arguments of a request (context, doc_to_messages, arguments, doc_id, task, split)."""
         return dict(request.args[2])
 
     def _first_prompt(self, request: Any) -> Prompt:
@@ -172,7 +172,9 @@ class UniMoEChat(lmms):
         return to_messages(messages, sound=sound)
 
     def _next_round(self, request: Any, number: int, outputs: list[str], notes: Any) -> tuple[Any, bool, Any, Any]:
-        """What the task says after a round: maker of its messages, whether it ends, its result, notes to hand back."""
+        """Ask the task what follows a round: maker of its messages, whether it ends, its result, notes to hand
+        back.
+        """
         payload = request.args[1](
             self._doc(request), round_idx=number, previous_output=outputs, previous_round_info=notes
         )

@@ -16,7 +16,7 @@ class UniMoESimple(UniMoEChat):
     is_simple = True
 
     def _arguments(self, request: Any) -> dict[str, Any]:
-        """Generation arguments of a request (context, arguments, doc_to_visual, ..., doc_id, task, split)."""
+        """Return generation arguments of a request (context, arguments, doc_to_visual, ..., doc_id, task, split)."""
         return dict(request.args[1])
 
     def _first_messages(self, request: Any, *, sound: SoundKey) -> list[Message]:

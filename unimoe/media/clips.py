@@ -48,7 +48,7 @@ def load_clip(medium: Any, *, sampling: FrameSampling, where: str = "video", lim
 def clip_times(
     medium: Any, *, sampling: FrameSampling, where: str = "video", limits: Limits | None = None
 ) -> np.ndarray:
-    """Times (s) of the frames that `load_clip` would sample; of films and bare frames none is decoded.
+    """Return the times (s) of the frames that `load_clip` would sample; of films and bare frames none is decoded.
 
     Args:
         medium: As for `load_clip`.
@@ -131,7 +131,7 @@ def _from_decoder(decoder: Any, sampling: FrameSampling, where: str, limits: Lim
 
 
 def _even_times(frames: int, fps: Any, sampling: FrameSampling, where: str) -> tuple[np.ndarray, float]:
-    """Starts and duration, seconds, of frames at a constant rate."""
+    """Return the starts and duration, seconds, of frames at a constant rate."""
     if fps is None and sampling.rate is not None:
         raise MediaError(
             where,

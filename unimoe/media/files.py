@@ -36,7 +36,7 @@ def placed(where: str, medium: Any) -> str:
 
 
 def unreadable(medium: Any, where: str, kind: str, error: Exception | str) -> MediaError:
-    """The error to raise for a medium that is no medium of this kind."""
+    """Make the error to raise for a medium that is no medium of this kind."""
     reason = " ".join(str(error).split())
     return MediaError(
         where, f"{medium_name(medium)} cannot be read as a {kind} ({reason}).", "Replace the file, or leave it out."
@@ -65,7 +65,7 @@ def open_file(medium: Any, where: str, limits: Limits | None = None) -> str | io
 
 @contextmanager
 def opened(file: str | io.BytesIO) -> Iterator[BinaryIO]:
-    """The file, or the bytes in memory, open for reading from the start, whoever else reads it."""
+    """Return the file, or the bytes in memory, open for reading from the start, whoever else reads it."""
     if isinstance(file, io.BytesIO):
         yield io.BytesIO(file.getvalue())  # which share their bytes
     else:

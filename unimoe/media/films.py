@@ -131,7 +131,7 @@ def _video_stream(container: Any, medium: Any, where: str, limits: Limits) -> An
 
 
 def _read_index(container: Any, stream: Any, medium: Any, where: str, limits: Limits) -> _Index | None:
-    """Times of all frames; None if the format gives a frame none, as AVI does where frames are reordered."""
+    """Return times of all frames; None if the format gives a frame none, as AVI does with reordered ones."""
     if container.format.name == "avi" and stream.codec_context.has_b_frames:
         return None
     own, latest = [], Fraction(0)
@@ -185,7 +185,9 @@ def _stamped(container: Any, stream: Any, counted: bool) -> Iterator[tuple[int, 
 
 
 def _pictures_at(container: Any, stream: Any, index: _Index, wanted: list[int]) -> dict[int, Image.Image]:
-    """The picture shown at each wanted stamp: the first at or after it, at the end the last that can be decoded."""
+    """Return the picture shown at each wanted stamp: the first at or after it, at the end the last that can be
+    decoded.
+    """
     pictures: dict[int, Image.Image] = {}
     shown = [key for key, _ in index.keys]
     frames = _stamped(container, stream, index.counted)
@@ -209,7 +211,7 @@ def _pictures_at(container: Any, stream: Any, index: _Index, wanted: list[int]) 
 
 
 def _square(picture: Image.Image, stream: Any) -> Image.Image:
-    """The picture as it is shown: old cameras state pixels that are not square."""
+    """Return the picture as it is shown: old cameras state pixels that are not square."""
     ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
     if ratio == 1 or not 1 / _WIDEST <= ratio <= _WIDEST:
         return picture

@@ -74,7 +74,7 @@ class Limits:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Limits":
-        """The defaults, but for those that `UNIMOE_LIMIT_NAME` sets.
+        """Return the defaults, but for those that `UNIMOE_LIMIT_NAME` sets.
 
         Raises:
             ConfigError: If such a variable has an unknown name, or holds no number; it names the variable.
@@ -108,7 +108,7 @@ class Limits:
             raise self.refusal(name, what, where=where, key=key)
 
     def refusal(self, name: str, what: str, *, where: str, key: str = "") -> LimitError:
-        """What is raised for something above a limit; arguments as for `check`."""
+        """Make the error for something above a limit; arguments as for `check`."""
         return LimitError(
             where,
             f"{what}, and the limit {name} is {getattr(self, name)}.",
@@ -119,7 +119,7 @@ class Limits:
 
 
 def limits_or_default(limits: Limits | None) -> Limits:
-    """The limits that were passed, or those of the environment."""
+    """Return the limits that were passed, or those of the environment."""
     return Limits.from_environment() if limits is None else limits
 
 

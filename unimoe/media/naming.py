@@ -103,7 +103,7 @@ def _find(value: Any, where: str, key: str, folder: str | Path | None, limits: L
 
 
 def _own(value: Any) -> Any:
-    """A scalar of pyarrow as Python's own; all else as it is."""
+    """Return a scalar of pyarrow as Python's own; all else as it is."""
     as_py = None if isinstance(value, type) else getattr(value, "as_py", None)
     return as_py() if callable(as_py) else value
 
@@ -227,7 +227,7 @@ def decode_base64(text: Any, *, where: str, key: str = "", limits: Limits | None
 
 
 def _bare_base64(value: str, where: str, key: str, limits: Limits) -> bytes | None:
-    """The bytes of a text that is base64 of a file that is known by its beginning; None if it is none."""
+    """Return the bytes of a text that is base64 of a file that is known by its beginning; None if it is none."""
     if len(value) < _SHORTEST_BASE64:
         return None
     try:
@@ -240,7 +240,7 @@ def _bare_base64(value: str, where: str, key: str, limits: Limits) -> bytes | No
 
 
 def _decoded_bytes(value: Any, where: str, key: str, limits: Limits) -> bytes:
-    """The value of "bytes": bytes, base64 of them as JSON has it, or a list of numbers as other tables give it."""
+    """Return the value of "bytes": bytes, base64 of them as JSON has it, or a list of numbers as tables give it."""
     if isinstance(value, str):
         return decode_base64(value, where=where, key=key, limits=limits)
     if isinstance(value, bytes | bytearray | memoryview):
@@ -267,7 +267,7 @@ def _is_there(path: str, folder: str | Path | None) -> bool:
 
 
 def _existing(path: str, value: str, where: str, key: str, folder: str | Path | None, limits: Limits) -> str:
-    """A path, if a regular file that is not empty stands there."""
+    """Return a path, if a regular file that is not empty stands there."""
     whole = os.path.join(folder or "", path)
     try:
         found = os.stat(whole)
@@ -308,7 +308,7 @@ def _missing(whole: str, value: str, where: str, key: str, folder: str | Path | 
 
 
 def similar_file(path: Path) -> Path | None:
-    """The file that was probably meant by a path that leads nowhere: in other case, or with a similar name."""
+    """Return the file that was probably meant by a path that leads nowhere: in other case, or with a similar name."""
     parent = path
     missing: list[str] = []
     while not parent.is_dir():

@@ -102,7 +102,7 @@ def open_image(file: str | io.BytesIO, medium: Any, *, where: str, limits: Limit
 
 
 def too_large(error: Exception, medium: Any, where: str, limits: Limits) -> LimitError:
-    """What is raised where Pillow refuses a size; beyond ours, `PIL.Image.MAX_IMAGE_PIXELS` is to be raised too.
+    """Make the error for a size that Pillow refuses; beyond ours, `PIL.Image.MAX_IMAGE_PIXELS` is to be raised too.
 
     Args:
         error: Of Pillow.

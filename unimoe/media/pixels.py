@@ -19,7 +19,7 @@ _DARKEST = 16.0
 
 
 def pixel_scale(arrays: Iterable[Any], where: str) -> float:
-    """What floats of a whole medium are multiplied with to lie in 0..255: one rule for all of its frames.
+    """Return what floats of a whole medium are multiplied with to lie in 0..255: one rule for all of its frames.
 
     Args:
         arrays: Pictures or frames, arrays or tensors; others do not count.
@@ -88,7 +88,7 @@ def picture_of_array(array: Any, where: str, limits: Limits, *, scale: float | N
 
 
 def _channels_last(array: Any, where: str) -> np.ndarray:
-    """The picture as (H, W, C)."""
+    """Return the picture as (H, W, C)."""
     pixels = as_numpy(array, where)
     if pixels.ndim == 2:
         pixels = pixels[..., None]

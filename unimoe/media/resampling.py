@@ -13,7 +13,7 @@ _CHUNK = 1 << 14
 
 
 def resampled_length(length: int, rate: int, wanted: int) -> int:
-    """Samples of a sound at `wanted` Hz that has `length` of them at `rate`; as torchaudio rounds, in float32."""
+    """Count samples at `wanted` Hz of a sound that has `length` at `rate`; as torchaudio rounds, in float32."""
     if rate == wanted:
         return length
     divisor = math.gcd(rate, wanted)
@@ -45,7 +45,7 @@ def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def _width(rate: int, wanted: int) -> int:
-    """Samples at `rate` on each side that take part in one at `wanted`."""
+    """Return the samples at `rate` on each side that take part in one at `wanted`."""
     return math.ceil(_ZEROS * rate / (min(rate, wanted) * _ROLLOFF))
 
 

@@ -36,7 +36,7 @@ _BRANDS: dict[bytes, Kind] = {
 
 
 def what_is(head: bytes) -> Kind:
-    """What a file holds whose first bytes these are; "" if that is not known."""
+    """Say what a file holds whose first bytes these are; "" if that is not known."""
     if head[:4] in (b"RIFF", b"RIFX", b"RF64"):
         return _RIFF.get(head[8:12], "")
     if head[4:8] == b"ftyp":

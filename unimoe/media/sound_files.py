@@ -73,7 +73,7 @@ def read_sound_file(medium: Any, *, where: str, limits: Limits) -> Track:
 
 
 def counted_length(medium: Any, *, where: str, limits: Limits) -> tuple[int, int]:
-    """Samples and rate of a file whose structure counts them; 0 samples where only decoding tells.
+    """Return the samples and rate of a file whose structure counts them; 0 samples where only decoding tells.
 
     Args:
         medium: As for `read_sound_file`.
@@ -100,7 +100,7 @@ def counted_length(medium: Any, *, where: str, limits: Limits) -> tuple[int, int
 
 
 def decode_track(file: str | io.BytesIO, medium: Any, *, where: str, kind: str, limits: Limits) -> Track | None:
-    """The sound of a file, decoded with PyAV, channels averaged; None if there is no sound in it.
+    """Return the sound of a file, decoded with PyAV, channels averaged; None if there is no sound in it.
 
     Args:
         file: Path, or the bytes in memory.
@@ -195,7 +195,7 @@ def _check_count(layout: Layout, decoded: int, medium: Any, where: str) -> None:
 
 
 def _read_otherwise(file: str | io.BytesIO, medium: Any, where: str, limits: Limits, unknown: Exception) -> Track:
-    """The sound of a file that soundfile does not read."""
+    """Return the sound of a file that soundfile does not read."""
     try:
         track = decode_track(file, medium, where=where, kind="sound", limits=limits)
     except ImportError as error:
@@ -207,7 +207,7 @@ def _read_otherwise(file: str | io.BytesIO, medium: Any, where: str, limits: Lim
 
 
 def _blocks(sound: Any, where: str, limits: Limits) -> Iterator[np.ndarray]:
-    """The average of all channels, ten seconds at a time: only that is kept whole."""
+    """Return the average of all channels, ten seconds at a time: only that is kept whole."""
     count = 0
     while len(block := sound.read(10 * sound.samplerate, dtype="float32", always_2d=True)):
         count += len(block)

@@ -63,7 +63,8 @@ def sound_length(
     where: str = "audio",
     limits: Limits | None = None,
 ) -> int:
-    """Samples that `load_sound` gives; of files whose structure counts them (WAV, FLAC, ...), nothing is decoded.
+    """Return the samples that `load_sound` gives; of files whose structure counts them (WAV, FLAC, ...), nothing is
+    decoded.
 
     Args:
         medium: As for `load_sound`.
@@ -129,7 +130,8 @@ def load_clip_sound(
 
 
 def window_samples(extractor: Any) -> int:
-    """Samples in one window of a feature extractor: `n_samples` (Whisper), or `max_length` frames (AST, 10 ms apart).
+    """Count the samples in a window of a feature extractor: `n_samples` (Whisper), or `max_length` frames (AST, 10 ms
+    apart).
 
     Raises:
         ValueError: If the extractor states neither.
@@ -163,7 +165,7 @@ def is_decoded_sound(medium: Any) -> bool:
 
 
 def _read_samples(medium: Any, default_rate: int, where: str, limits: Limits) -> tuple[Any, int]:
-    """Samples, mono or of a shape that `_mono` takes, and their rate."""
+    """Return samples, mono or of a shape that `_mono` takes, and their rate."""
     if not is_decoded_sound(medium):
         track = read_sound_file(medium, where=where, limits=limits)
         return track.samples, track.rate
@@ -189,7 +191,7 @@ def _decode_all(decoder: Any, where: str, limits: Limits) -> tuple[np.ndarray, A
 
 
 def _whole_rate(rate: Any, where: str) -> int:
-    """A sampling rate as a whole number of Hz."""
+    """Return a sampling rate as a whole number of Hz."""
     try:
         number = float(rate)
     except (TypeError, ValueError):

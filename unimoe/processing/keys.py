@@ -229,7 +229,7 @@ def _refused(level: str, table: Mapping[str, str], prefix: str = "") -> Iterator
 
 
 def key_table() -> str:
-    """The table of keys as Markdown."""
+    """Return the table of keys as Markdown."""
     lines = ["| of a | keys | what becomes of them |", "|---|---|---|"]
     lines += [f"| {e.level} | {', '.join(f'`{key}`' for key in e.keys)} | {e.outcome} |" for e in entries()]
     return "\n".join(line.replace("<bbox>", "`<bbox>`") for line in lines)

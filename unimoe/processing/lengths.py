@@ -61,7 +61,7 @@ class TokenCounter:
         return len(tokenizer(expanded, add_special_tokens=not begins)["input_ids"])
 
     def block(self, modality: Modality, medium: Any, where: str) -> Block:
-        """What stands in the text for one medium.
+        """Say what stands in the text for one medium.
 
         Args:
             modality: Of the medium.

@@ -66,7 +66,7 @@ class Item(NamedTuple):
     index: Any = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The item of a message."""
+        """Return the item of a message."""
         held = {} if self.value is None else {self.kind: self.value}
         return {"type": self.kind, **held, **self.more}
 
@@ -140,7 +140,7 @@ def _refuse_key(name: Any, refused: dict[str, str], known: Collection[str], wher
 
 
 def _medium(item: dict[Any, Any], allowed: Sequence[str], where: str, key: str) -> tuple[Any, str]:
-    """The one medium of an item and the key that it stands under; None if each key holds nothing."""
+    """Return the one medium of an item and the key that it stands under; None if each key holds nothing."""
     kind = allowed[0]
     held = [name for name in allowed if not holds_nothing(item.get(name))]
     if len(held) > 1:
@@ -157,7 +157,7 @@ def _medium(item: dict[Any, Any], allowed: Sequence[str], where: str, key: str) 
 
 
 def _as_named(value: Any, name: str, where: str, key: str) -> Any:
-    """A medium as `find_medium` knows it, of the way in which clients write it."""
+    """Return a medium as `find_medium` knows it, of the way in which clients write it."""
     if name in ("base64", "data"):
         return {"bytes": value, "path": None}
     if name not in (*CLIENT_KEYS["image"], *CLIENT_KEYS["video"], *CLIENT_KEYS["audio"]):
@@ -262,7 +262,7 @@ def _other_keys(
 
 
 def _spelling(turn: dict[Any, Any]) -> tuple[str, str]:
-    """The names of role and content that a turn uses."""
+    """Return the names of role and content that a turn uses."""
     is_sharegpt = "value" in turn and "content" not in turn
     role = "from" if "role" not in turn and ("from" in turn or is_sharegpt) else "role"
     return role, "value" if "content" not in turn and ("value" in turn or role == "from") else "content"

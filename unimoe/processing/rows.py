@@ -68,7 +68,7 @@ def read_row(values: Any, *, where: str, own: Collection[str] = ()) -> list[Read
 
 
 def read_system(row: dict[Any, Any], roles: Iterable[str], *, where: str) -> Turn | None:
-    """The system message that stands beside a dialogue; None if there is none.
+    """Return the system message that stands beside a dialogue; None if there is none.
 
     Args:
         row: What JSON or a table gave.
@@ -88,7 +88,7 @@ def read_system(row: dict[Any, Any], roles: Iterable[str], *, where: str) -> Tur
 
 
 def read_id(value: Any, *, where: str, key: str = "id") -> str | None:
-    """A row's own name; None if it has none.
+    """Return a row's own name; None if it has none.
 
     Args:
         value: What stands there.
@@ -138,7 +138,7 @@ def unread_keys(row: dict[Any, Any], *, where: str, own: Collection[str], texts:
 
 
 def _in_snake_case(key: str) -> str:
-    """A key as the tables spell it: systemPrompt, System-Prompt and system_prompt are one."""
+    """Return a key as the tables spell it: systemPrompt, System-Prompt and system_prompt are one."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).replace("-", "_").casefold()
 
 
@@ -181,7 +181,7 @@ def _is_said(part: Any, texts: Sequence[str]) -> bool:
 
 
 def dialogue_texts(dialogue: Any) -> Iterator[str]:
-    """The texts of turns, as far as they are some, in small letters with single spaces."""
+    """Return the texts of turns, as far as they are some, in small letters with single spaces."""
     turns = plain(dialogue)
     for turn in turns if isinstance(turns, list) else ():
         turn = plain(turn)
@@ -197,7 +197,9 @@ def _normal(text: str) -> str:
 
 
 def _meant(name: str) -> str | None:
-    """The key that is read and that this one is one slip away from: a letter more, less, other, or two exchanged."""
+    """Return the key that is read and that this one is one slip away from: a letter more, less, other, or two
+    exchanged.
+    """
     known = [key for key in (*DIALOGUES, *MEDIA_COLUMNS, *SYSTEM_KEYS) if len(key) >= _SHORT]
     near = get_close_matches(name.casefold(), known, n=3, cutoff=0.7)
     return next((key for key in near if _is_one_slip(name.casefold(), key)), None)
@@ -215,7 +217,7 @@ def _is_one_slip(name: str, key: str) -> bool:
 
 
 def find_item(item: Item, *, where: str, folder: str | Path | None) -> dict[str, Any]:
-    """The item of a row with its medium found.
+    """Return the item of a row with its medium found.
 
     Args:
         item: As `read_item` gives it.

@@ -104,7 +104,7 @@ class UnitCollector:
         return Measures(samples=self._keep_windows(modality, self._load_sound(modality, medium, where)))
 
     def block(self, modality: Modality, measures: Measures) -> Block:
-        """What stands for a medium with these measures."""
+        """Say what stands for a medium with these measures."""
         if modality is Modality.IMAGE:
             return self.picture_block(measures.size)
         if modality is Modality.VIDEO:
@@ -112,7 +112,7 @@ class UnitCollector:
         return self.sound_block(modality, measures.samples)
 
     def picture_block(self, size: tuple[int, int]) -> Block:
-        """What stands for a picture of this width and height (pixels)."""
+        """Say what stands for a picture of this width and height (pixels)."""
         grid, tiles = self.layout.grids["image"], self.tiles(size)
         offsets = picture_offsets(grid)
         if tiles != (1, 1):
@@ -120,12 +120,12 @@ class UnitCollector:
         return Block(str(Modality.IMAGE.token) * offsets.shape[1], offsets)
 
     def sound_block(self, modality: Modality, samples: int) -> Block:
-        """What stands for a sound of so many samples at its extractor's rate."""
+        """Say what stands for a sound of so many samples at its extractor's rate."""
         track = self._sound_track(modality, samples)
         return Block(_text([track], np.arange(track.times.size)), track.offsets)
 
     def clip_block(self, frame_times: np.ndarray, sound_samples: int = 0) -> Block:
-        """What stands for a clip with frames at these times (s) and a sound track of so many samples, 0 for none."""
+        """Say what stands for a clip with frames at these times (s) and a track of so many samples, 0 for none."""
         layout, stride = self.layout, self.layout.video_temporal_stride
         times = frame_times.reshape(-1, stride).mean(axis=1)  # of each unit, s
         grid = layout.grids["video"]

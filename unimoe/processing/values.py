@@ -35,7 +35,7 @@ def holds_nothing(value: Any, depth: int = _DEPTH) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A scalar, list or object of numpy, pyarrow, pydantic or a dataclass as Python's own; media as they are.
+    """Return a scalar, list or object of numpy, pyarrow, pydantic or a dataclass as Python's own; media as they are.
 
     What stands within is not looked at: arrays of numbers are media, those of objects and texts are lists.
     """
@@ -60,7 +60,7 @@ def plain(value: Any) -> Any:
 
 
 def name_of(value: Any) -> str:
-    """A key or word as text of bounded length, whatever it is."""
+    """Return a key or word as text of bounded length, whatever it is."""
     return value[:80] if isinstance(value, str) else shown(value)
 
 

@@ -182,7 +182,7 @@ class BeatsModel(PreTrainedModel):
         return True
 
     def get_input_embeddings(self) -> nn.Module:
-        """What turns a spectrogram into patches."""
+        """Return the layer that turns a spectrogram into patches."""
         return self.patch_embedding
 
     @merge_with_config_defaults

@@ -46,7 +46,7 @@ def holds(file: BinaryIO, begin: int, marker: bytes) -> bool:
 
 
 def cut_off(missing: int) -> NotWhole:
-    """What is said of a file that ends too early."""
+    """Word the refusal of a file that ends too early."""
     return NotWhole(f"it is cut off: at least {missing} bytes are missing at its end")
 
 

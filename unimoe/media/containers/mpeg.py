@@ -57,7 +57,7 @@ def check_mpeg_audio(file: BinaryIO, size: int, most: float) -> Layout:
 
 
 def _counting_frame(head: bytes, frames: int) -> bytes:
-    """A frame as `head` begins, which holds no sound and states how many follow, in Xing's form."""
+    """Return a frame as `head` begins, which holds no sound and states how many follow, in Xing's form."""
     head = bytes([head[0], head[1] | 1, (head[2] & 0x0C) | 0xC0, head[3]])  # no check sum, long enough
     found = _frame(head)
     assert found is not None
@@ -126,7 +126,7 @@ def skip_tags(file: BinaryIO) -> int:
 
 
 def _synchsafe(data: bytes) -> int:
-    """A number of seven bits a byte."""
+    """Return a number of seven bits a byte."""
     value = 0
     for byte in data:
         value = value << 7 | byte & 0x7F

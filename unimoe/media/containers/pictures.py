@@ -74,7 +74,7 @@ def _skip_colours(file: BinaryIO, flags: int) -> None:
 
 
 def check_bmp(file: BinaryIO, size: int) -> Layout:
-    """A header that states the size of the file."""
+    """Return a header that states the size of the file."""
     stated = int.from_bytes(read_at(file, 2, 4), "little")
     return _check_end(file, stated, b"BM") if 26 < stated < size else Layout()
 
