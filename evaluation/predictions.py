@@ -173,7 +173,7 @@ def _read(path: Path, header: Header, cure: str = _OVERWRITE) -> dict[str, str]:
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
-    """Number the lines; `str.splitlines` would also cut answers at their U+2028, U+2029 and U+0085."""
+    """Enumerate the lines; `str.splitlines` would also cut answers at their U+2028, U+2029 and U+0085."""
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 

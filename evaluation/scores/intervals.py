@@ -45,7 +45,7 @@ def cluster_sums(scores: Floats, index: NDArray[np.intp], clusters: int) -> Floa
 
 
 def number_clusters(clusters: Sequence[str]) -> tuple[NDArray[np.intp], int]:
-    """Number each row's cluster, (rows,), and count them."""
+    """Enumerate each row's cluster, (rows,), and count them."""
     names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     return index, len(names)
 

@@ -91,7 +91,7 @@ def check_rows(config: StageConfig, args: TrainingArguments, manifest: dict[str,
 
 
 def _how_to_spread(before: dict[str, int], *, measured: bool) -> str:
-    """The cure for other rows in a step."""
+    """Return the cure for other rows in a step."""
     whole, rows, size = launched()[1], *_ROWS
     if (before["batch"] if measured else before["step"]) % whole:
         return f"Start a number of processes that divides {before['batch'] if measured else before['step']}."

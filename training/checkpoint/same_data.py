@@ -53,7 +53,7 @@ def write_data(config: StageConfig, data: list[Facts]) -> None:
 
 
 def read_data_facts(output: str | Path) -> list[Facts] | None:
-    """What the data of a stage were; None if it was begun before that was noted.
+    """Read what the data of a stage were; None if it was begun before that was noted.
 
     Raises:
         ConfigError: If the file is damaged.

@@ -267,7 +267,7 @@ def sync(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
+    """Read what a checkpoint says of itself.
 
     Raises:
         CheckpointError: If there is no manifest, or it cannot be read.
@@ -288,7 +288,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _wrong_in(manifest: Any) -> str | None:
-    """What a manifest lacks; None: nothing."""
+    """Say what a manifest lacks; None: nothing."""
     if not isinstance(manifest, dict):
         return "it holds no JSON object"
     rows, files = manifest.get("rows"), manifest.get("files")

@@ -83,7 +83,7 @@ def read_columns(texts: list[str]) -> dict[str, str]:
 
 
 def read_sources(name: str, given: dict[str, Any]) -> list[Asked]:
-    """The sources that an argument names: itself, or those of a file of stages, each once.
+    """Return the sources that an argument names: itself, or those of a file of stages, each once.
 
     Args:
         name: A data file, a table, a Hub id, or a YAML file.

@@ -232,7 +232,7 @@ class DataConfig(Section):
 
 
 def _rows_of(source: SourceConfig) -> str:
-    """What decides which rows a source has."""
+    """Say what decides which rows a source has."""
     return source.model_dump_json(exclude={"weight", "augment", "stream"})
 
 

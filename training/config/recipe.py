@@ -71,7 +71,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def read_variables(recipe: dict[str, Any], source: str) -> dict[str, str]:
-    """What `${name}` stands for in a recipe: its variables, which may name the output, and its output folder.
+    """Say what `${name}` stands for in a recipe: its variables, which may name the output, and its output folder.
 
     Raises:
         ConfigError: If a variable is no text, or names another one.

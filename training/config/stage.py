@@ -179,7 +179,7 @@ class ParallelConfig(Section):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What the file `deepspeed` says; nothing without one.
+        """Read the file `deepspeed`; nothing without one.
 
         Raises:
             PydanticCustomError: If it cannot be read, or sets what a stage decides elsewhere.

@@ -149,7 +149,7 @@ class TrainConfig(Section):
 
 
 def _read_range(value: Any) -> list[Any]:
-    """The numbers of a range such as `8-15`, or the one value."""
+    """Return the numbers of a range such as `8-15`, or the one value."""
     if not isinstance(value, str):
         return [value]
     first, dash, last = value.partition("-")

@@ -48,7 +48,7 @@ class RowForm(NamedTuple):
     columns: dict[str, str] = {}
 
     def source_of(self, target: str) -> str:
-        """The column that is mapped to a target, or has its name."""
+        """Return the column that is mapped to a target, or has its name."""
         return next((name for name, meaning in self.columns.items() if meaning == target), target)
 
     @property
@@ -62,7 +62,7 @@ ANY_FORM = RowForm()
 
 
 def row_format(values: Any, form: RowForm = ANY_FORM) -> Format | None:
-    """The format of a row's values; None if it is none."""
+    """Return the format of a row's values; None if it is none."""
     values = plain(values)
     if not isinstance(values, dict):
         return None
@@ -137,7 +137,7 @@ def _find_format(values: dict[Any, Any], form: RowForm, faults: Faults) -> Forma
 
 
 def _cure_of_columns(values: dict[Any, Any]) -> str:
-    """What to do about a row without a dialogue: its question and answer may stand in columns."""
+    """Say what to do about a row without a dialogue: its question and answer may stand in columns."""
     asked, answer = next((pair for pair in _PAIRS if set(pair) <= set(values)), ("", ""))
     if answer:
         ignored = ", rejected: ignore" if answer == "chosen" else ""
@@ -156,7 +156,7 @@ def _likeness(name: str) -> float:
 
 
 def _media_columns(values: dict[Any, Any], form: RowForm) -> dict[str, list[Column]]:
-    """The media beside the dialogue, by kind."""
+    """Return the media beside the dialogue, by kind."""
     found: dict[str, list[Column]] = {}
     for name, value in values.items():
         kind = form.columns.get(name, MEDIA_COLUMNS.get(name, ""))
@@ -166,7 +166,7 @@ def _media_columns(values: dict[Any, Any], form: RowForm) -> dict[str, list[Colu
 
 
 def _entries(name: str, value: Any, kind: str) -> list[Column]:
-    """The media of one column: one, a list of them; or a list of pictures, which under `video` is one clip."""
+    """Return the media of one column: one, a list of them; or a list of pictures, which under `video` is one clip."""
     if not isinstance(value, list) or (kind == Modality.VIDEO.key and name == kind and _is_frames(value)):
         return [Column(name, value)]
     entries = [Column(f"{name}[{number}]", medium, number) for number, medium in enumerate(value)]

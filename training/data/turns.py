@@ -55,7 +55,7 @@ class Media:
         self._by_index: dict[str, bool] = {}
 
     def kind_of(self, tag: str) -> str | None:
-        """What a tag stands for in this row; None if it is plain text."""
+        """Say what a tag stands for in this row; None if it is plain text."""
         if tag == "voice" and not self.has_voice:
             return None
         if tag == Modality.AUDIO.key and self.has_voice and not self.columns.get(tag):
@@ -63,7 +63,7 @@ class Media:
         return TAGS[tag]
 
     def take(self, kind: str) -> dict[str, Any] | None:
-        """The next medium of a kind; None if there is none, or it is wrong."""
+        """Return the next medium of a kind; None if there is none, or it is wrong."""
         self.tags[kind] += 1
         if not (waiting := self._waiting.get(kind)):
             return None
@@ -71,7 +71,7 @@ class Media:
         return self.find(Item(kind, column.value, column.key))
 
     def take_tag(self, kind: str, key: str) -> dict[str, Any] | None:
-        """The medium of a tag; None if there is none, or it is wrong."""
+        """Return the medium of a tag; None if there is none, or it is wrong."""
         if not self.columns.get(kind):
             return self.take(kind)
         with self.faults.taken():
@@ -79,7 +79,7 @@ class Media:
         return None
 
     def take_item(self, item: Item) -> dict[str, Any] | None:
-        """The medium of an item without one: that of its index, or the next.
+        """Return the medium of an item without one: that of its index, or the next.
 
         Raises:
             DataError: If the index names none that is left, or not every item of the kind has one.
@@ -102,7 +102,7 @@ class Media:
         return self.take(item.kind)
 
     def find(self, item: Item) -> dict[str, Any] | None:
-        """An item with its medium found; None if it is wrong."""
+        """Return an item with its medium found; None if it is wrong."""
         with self.faults.taken():
             found = find_item(item, where=self.faults.where, folder=self.root)
             if item.kind != Modality.TEXT.key:

@@ -25,7 +25,7 @@ def launched() -> tuple[int, int]:
 
 
 def from_all(value: Any) -> list[Any]:
-    """What every process has to say, in their order; all must call this."""
+    """Gather a value of every process, in their order; all must call this."""
     if processes() == 1:
         return [value]
     values: list[Any] = [None] * processes()

@@ -44,7 +44,7 @@ def list_media(datasets: Sequence[MixtureDataset], media: CachedMedia) -> Iterat
 
 
 def row_and_item(datasets: Sequence[MixtureDataset], at: MediumIndex) -> tuple[Any, dict[str, Any]]:
-    """The row of a medium, and the item that holds it."""
+    """Return the row of a medium, and the item that holds it."""
     row, _ = datasets[at.dataset].row(SampleIndex(0, 0, at.row))
     return row, [item for message in row.messages for item in message["content"]][at.item]
 

@@ -112,7 +112,7 @@ class CachedEncoders:
             dataset.cached = media
 
     def _open_stores(self, args: TrainingArguments) -> dict[str, CacheStore]:
-        """The files of each modality for these encoders and settings."""
+        """Return the files of each modality for these encoders and settings."""
         stores = {}
         encoders = {key: fingerprint(encoder) for key, encoder in self.encoders.items()}
         for modality in self.modalities:
@@ -275,7 +275,7 @@ class EncoderQueue:
 
 
 def unchanged(value: Any) -> Any:
-    """What a loader gives: the value as it is."""
+    """Collate nothing: the value as it is."""
     return value
 
 

@@ -79,7 +79,7 @@ def check_augmentation(dataset: MixtureDataset, modalities: Sequence[Modality]) 
 def settings_of(
     modality: Modality, model: UniMoEForConditionalGeneration, processor: UniMoEProcessor
 ) -> dict[str, Any]:
-    """What the tokens of a medium depend on beside the medium and the encoder's weights."""
+    """Say what the tokens of a medium depend on beside the medium and the encoder's weights."""
     encoder, layout = model.config.encoder_config(modality.encoder_key), processor.layout
     units = {
         Modality.IMAGE: ["image_max_tiles"],
@@ -106,7 +106,7 @@ def stable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A hash of all weights and buffers, with their names."""
+    """Hash all weights and buffers, with their names."""
     digest = blake2b(digest_size=16)
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -54,7 +54,7 @@ class CacheStore:
         self.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a worker process gets: it opens the files itself."""
+        """Give a worker process what it needs to open the files itself."""
         return {**self.__dict__, "_open": {}}
 
     def __contains__(self, key: bytes) -> bool:
@@ -174,14 +174,14 @@ class CachedMedia:
 
 
 def measure_numbers(part: str, measures: Measures) -> Sequence[float]:
-    """The numbers by which a medium is measured as one modality."""
+    """Return the numbers by which a medium is measured as one modality."""
     return {Modality.IMAGE.key: measures.size, Modality.VIDEO.key: measures.times.tolist()}.get(
         part, [measures.samples]
     )
 
 
 def _measures(kind: str, numbers: dict[str, Sequence[float]]) -> Measures:
-    """The reverse of `measure_numbers`, for all modalities of a medium."""
+    """Undo `measure_numbers`, for all modalities of a medium."""
     if kind == Modality.IMAGE.key:
         width, height = numbers[kind]
         return Measures(size=(int(width), int(height)))

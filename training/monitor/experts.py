@@ -86,7 +86,7 @@ class DeadExperts:
 
 
 def _shares(counts: Tensor) -> str:
-    """The three most used experts of a modality in a layer and their shares."""
+    """Return the three most used experts of a modality in a layer and their shares."""
     shares = counts / counts.sum()
     return ", ".join(f"expert {expert} {shares[expert]:.0%}" for expert in shares.topk(min(3, len(shares))).indices)
 

@@ -148,7 +148,9 @@ def expert_load(counts: Tensor) -> dict[str, float]:
 
 
 def layer_load(counts: Tensor) -> dict[str, list[list[int]]]:
-    """Assignments (layers, modalities, experts) as modality key -> layer -> expert; absent modalities are left out."""
+    """Lay out assignments (layers, modalities, experts) as modality key -> layer -> expert; absent modalities are left
+    out.
+    """
     return {modality.key: counts[:, modality].tolist() for modality in Modality if counts[:, modality].sum() > 0}
 
 

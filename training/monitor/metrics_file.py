@@ -34,7 +34,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A log; None of what is none. Losses may be NaN, which is no JSON."""
+    """Parse a log; None of what is none. Losses may be NaN, which is no JSON."""
     try:
         log = json.loads(line)
     except (ValueError, RecursionError):

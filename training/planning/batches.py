@@ -112,7 +112,7 @@ def look_at_batches(
 
 
 def validation_batch(args: TrainingArguments, dataset: MixtureDataset, processor: UniMoEProcessor) -> dict[str, Any]:
-    """The validation rows that are longest together, of the first ones, as many as are looked at together."""
+    """Return the validation rows that are longest together, of the first ones, as many as are looked at together."""
     size = args.per_device_eval_batch_size
     lengths = RowLengths(dataset, processor)
     rows = sorted(
@@ -157,7 +157,7 @@ def row_tokens(lengths: RowLengths, index: SampleIndex, schedule: BatchSchedule)
 
 
 def largest(seen: list[Seen]) -> list[tuple[MixtureDataset, list[SampleIndex]]]:
-    """The batch with most tokens, and that with most media if it is another one."""
+    """Return the batch with most tokens, and that with most media if it is another one."""
     by_tokens = max(range(len(seen)), key=lambda index: (seen[index][2], seen[index][3]))
     by_media = max(range(len(seen)), key=lambda index: (seen[index][3], seen[index][2]))
     return [seen[index][:2] for index in dict.fromkeys((by_tokens, by_media))]
@@ -186,7 +186,7 @@ def assume_batches(
 
 
 def blank_media(processor: UniMoEProcessor) -> dict[Modality, Any]:
-    """A medium of each kind that a processor takes but video, which shares the encoder of pictures."""
+    """Return a medium of each kind that a processor takes but video, which shares the encoder of pictures."""
     silence = {"array": np.zeros(SAMPLING_RATE, dtype=np.float32), "sampling_rate": SAMPLING_RATE}
     blank = {Modality.IMAGE: Image.new("RGB", (64, 64)), Modality.AUDIO: silence, Modality.SPEECH: silence}
     return {modality: blank[modality] for modality in processor.modalities if modality in blank}
@@ -220,7 +220,7 @@ def lengthen(row: dict[str, Tensor], length: int) -> dict[str, Tensor]:
 
 
 def repeat_row(row: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """A batch of equal rows."""
+    """Make a batch of equal rows."""
     return {name: torch.cat([value] * rows, dim=1 if name == "position_ids" else 0) for name, value in row.items()}
 
 

@@ -130,7 +130,7 @@ def cached_modalities(config: StageConfig, model: UniMoEForConditionalGeneration
 def with_cached_states(
     tensors: dict[str, Any], cached: Sequence[Modality], model_config: UniMoEConfig
 ) -> dict[str, Any]:
-    """A batch with its encoders' tokens, empty, in the place of the features of some modalities."""
+    """Return a batch with its encoders' tokens, empty, in the place of the features of some modalities."""
     states = dict(tensors.get("encoder_states", {}))
     raw = {name: value for name, value in tensors.items() if name != "encoder_states"}
     for modality in cached:
@@ -165,7 +165,7 @@ def meta_model(config: StageConfig, model_config: UniMoEConfig) -> tuple[UniMoEF
 
 
 def without_adapter(train: TrainConfig) -> TrainConfig:
-    """What trains, with new deltas in the place of saved ones: of the same sizes, and no file is read."""
+    """Say what trains, with new deltas in the place of saved ones: of the same sizes, and no file is read."""
     if train.lora is None:
         return train
     return train.model_copy(update={"lora": train.lora.model_copy(update={"adapter": None})})
@@ -209,7 +209,7 @@ def fake_world() -> Iterator[tuple[FakeTensorMode, MemoryTracker]]:
 
 
 def tensors_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch reaches the model; without a mask where nothing is masked, for then attention makes none."""
+    """Say what of a batch reaches the model; without a mask where nothing is masked, for then attention makes none."""
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) or name == "encoder_states"}
     if "attention_mask" in tensors and tensors["attention_mask"].all():
         del tensors["attention_mask"]
@@ -273,7 +273,7 @@ class Step:
         self.loss().backward()
 
     def loss(self) -> Tensor:
-        """The loss of one batch; when it is returned, logits live on only where a gradient needs them."""
+        """Return the loss of one batch; when it is returned, logits live on only where a gradient needs them."""
         with self._autocast():
             outputs: Any = self.model(
                 **self.batch, num_items_in_batch=torch.ones(()), output_router_logits=True, use_cache=False

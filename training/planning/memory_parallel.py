@@ -68,7 +68,7 @@ def across_processes(
 def _of_shares(
     step: StepMemory, config: StageConfig, placement: Placement, *, processes: int
 ) -> tuple[StepMemory, int]:
-    """A step with its share of experts and, under ZeRO-3, of weights; and the bytes that a process trains."""
+    """Return a step with its share of experts and, under ZeRO-3, of weights; and the bytes that a process trains."""
     size = config.parallel.expert_parallel_size
     weights = placement.kept + placement.others + placement.experts // size
     if config.parallel.zero == 3:

@@ -82,7 +82,7 @@ class MemoryTracker(TorchDispatchMode):
 def grouped_product(
     left: Tensor, right: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: Any = None
 ) -> Tensor:
-    """What `torch._grouped_mm` returns for G groups of rows, or of columns that are summed over, empty.
+    """Say what `torch._grouped_mm` returns for G groups of rows, or of columns that are summed over, empty.
 
     Args:
         left: (T, K) for a right side of (G, K, N), which give (T, N); or (M, T) for (T, N), which give (G, M, N).

@@ -125,7 +125,7 @@ def plan_traffic(
     *,
     processes: int,
 ) -> Traffic:
-    """What a process sends in a step whose tokens all have as many experts as they may, each once."""
+    """Say what a process sends in a step whose tokens all have as many experts as they may, each once."""
     text = start.config.text_config
     return step_traffic(
         config,
@@ -193,7 +193,7 @@ def advise(
 
 
 def possible_changes(config: StageConfig, args: TrainingArguments, processes: int) -> Iterator[tuple[str, Any]]:
-    """Changes that leave the losses as they are: names, and functions that make them."""
+    """Return changes that leave the losses as they are: names, and functions that make them."""
     if not args.activation_checkpointing:
         yield (
             "trainer.activation_checkpointing=true",

@@ -119,7 +119,9 @@ def save_adapter(adapter: Any, folder: Path, *, base: str) -> None:
 
 
 def unmerged_adapter(folder: str | Path) -> Path | None:
-    """The adapter that belongs on the model of a stage's output: one that was saved apart from it. None: all is in."""
+    """Return the adapter that belongs on the model of a stage's output: one that was saved apart from it. None: all is
+    in.
+    """
     stage, adapter = Path(folder) / STAGE_FILE, Path(folder) / ADAPTER_FOLDER
     if not (stage.is_file() and (adapter / "adapter_config.json").is_file()):
         return None

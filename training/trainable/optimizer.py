@@ -98,7 +98,7 @@ class ParameterGroups:
         return self.config.warm_up.parts if self.config.warm_up else []
 
     def _owners(self) -> dict[int, str]:
-        """The smallest part with a learning rate of its own that each parameter is of."""
+        """Return the smallest part with a learning rate of its own that each parameter is of."""
         by_size = sorted(self.config.learning_rates, key=lambda part: len(self.parts[part]), reverse=True)
         return {id(parameter): part for part in by_size for parameter in self.parts[part]}
 
@@ -108,7 +108,7 @@ def _resting(factor: Callable[[int], float], steps: int) -> Callable[[int], floa
 
 
 def group_rates(optimizer: torch.optim.Optimizer | None) -> dict[str, float]:
-    """The present learning rate of each part that has its own, as it is logged: `learning_rate/PART`."""
+    """Return the present learning rate of each part that has its own, as it is logged: `learning_rate/PART`."""
     groups = optimizer.param_groups if optimizer is not None else []
     return {f"learning_rate/{group['part']}": group["lr"] for group in groups if group.get("part")}
 

@@ -61,7 +61,7 @@ def choose_specialist(model: nn.Module, key: str) -> None:
 
 
 def owner(name: str, keys: Sequence[str]) -> str:
-    """The specialist that a trained parameter belongs to, by its name.
+    """Return the specialist that a trained parameter belongs to, by its name.
 
     Raises:
         ConfigError: If it belongs to none of them.
@@ -117,7 +117,7 @@ def own_schedules(scheduler: Any, schedule: Sequence[str], steps: Mapping[str, i
 def _own_schedule(
     key: str, schedule: Sequence[str], steps: Mapping[str, int], args: TrainingArguments
 ) -> Callable[[int], float]:
-    """The factor of a specialist's learning rate at each step of all."""
+    """Return the factor of a specialist's learning rate at each step of all."""
     stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
     alone: Any = get_scheduler(
         args.lr_scheduler_type,
@@ -155,7 +155,7 @@ def _is_own(name: str) -> bool:
 
 
 def _name_in_run(name: str, key: str) -> str:
-    """The name in a run of several specialists of a weight that one of them has of its own; of others, none."""
+    """Return the name in a run of several specialists of a weight that one of them has of its own; of others, none."""
     if name.startswith((f"model.encoders.{key}.", f"model.connectors.{key}.")):
         return name
     layer, feed_forward, rest = name.partition(".mlp.")

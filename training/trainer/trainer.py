@@ -155,7 +155,7 @@ class StageTrainer(Trainer):
         """Weights are put into the model before it comes here."""
 
     def _load_best_model(self) -> None:
-        """The best weights are put into the model when it is whole again."""
+        """Leave the weights: the best ones are put into the model when it is whole again."""
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """As in Trainer, with experts sharded before, and with states of the optimizer from our own checkpoints."""
@@ -207,7 +207,7 @@ class StageTrainer(Trainer):
         )
 
     def make_batches(self) -> tuple[Dataset, Any]:
-        """What the batches of this process are read from, and their sampler."""
+        """Say what the batches of this process are read from, and their sampler."""
         assert isinstance(self.train_dataset, MixtureDataset) and self.schedule is not None
         return self.train_dataset, MixtureBatches(
             self.train_dataset,
@@ -322,7 +322,7 @@ class StageTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model).config.get_text_config()
 
     def _share(self, inputs: dict[str, Any]) -> Tensor | float:
-        """This batch's share of the tokens of the step, all its batches on all ranks counted."""
+        """Return this batch's share of the tokens of the step, all its batches on all ranks counted."""
         return attended_tokens(inputs) / self._batch_tokens if self._batch_tokens is not None else 1.0
 
     @torch.no_grad()
@@ -373,7 +373,7 @@ class StageTrainer(Trainer):
         return metrics
 
     def choose_specialist(self, key: str | None) -> None:
-        """Called before a validation batch of one of several specialists; there is one here."""
+        """Choose the specialist of a validation batch; there is one here."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with what the meter measured since the last log; its details stand in `details` while others log."""
@@ -392,9 +392,9 @@ class EndStep(TrainerCallback):
         self.trainer = trainer
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Called once for all accumulated batches."""
+        """Balance the routers, once for all accumulated batches."""
         self.trainer.balance()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Called before logs, validation rows and checkpoints."""
+        """Stop the clock before logs, validation rows and checkpoints."""
         self.trainer.meter.end_step()

@@ -83,7 +83,7 @@ class ValidationRows:
         return (index for index, _ in MixtureBatches(self.dataset, self.schedule, batch_size=1).fit(indices))
 
     def specialist(self, index: SampleIndex) -> str | None:
-        """The specialist of a row, where there are several in one run."""
+        """Return the specialist of a row, where there are several in one run."""
         return None if self.specialists is None else row_modality(self.dataset.row(index)[0], self.specialists)
 
     @torch.no_grad()

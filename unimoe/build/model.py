@@ -131,7 +131,7 @@ def describe_model(
 
 
 def describe_language(source: str | Path) -> tuple[UniMoETextConfig, PreTrainedTokenizerBase]:
-    """Return configuration and tokenizer of a language model with the vocabulary that `extend_vocabulary` makes.
+    """Return the configuration and tokenizer of a language model with the vocabulary that `extend_vocabulary` makes.
 
     Raises:
         ValueError: As `load_language`, but that no weight is looked at.

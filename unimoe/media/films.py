@@ -131,7 +131,7 @@ def _video_stream(container: Any, medium: Any, where: str, limits: Limits) -> An
 
 
 def _read_index(container: Any, stream: Any, medium: Any, where: str, limits: Limits) -> _Index | None:
-    """Return times of all frames; None if the format gives a frame none, as AVI does with reordered ones."""
+    """Return the times of all frames; None if the format gives a frame none, as AVI does with reordered ones."""
     if container.format.name == "avi" and stream.codec_context.has_b_frames:
         return None
     own, latest = [], Fraction(0)

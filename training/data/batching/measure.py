@@ -131,7 +131,9 @@ class RowLengths:
             raise error if isinstance(error, DataError) else DataError(f"{where}: {error}") from error
 
     def _longest(self, item: dict[str, Any], augment: AugmentConfig, where: str) -> dict[str, Any]:
-        """An item with silence in the place of a sound: as much as the sound has when it is decoded and augmented."""
+        """Return an item with silence in the place of a sound: as much as the sound has when it is decoded and
+        augmented.
+        """
         kind = item["type"]
         if kind not in _SOUNDS:
             return item

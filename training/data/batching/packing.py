@@ -92,7 +92,7 @@ def groups(
 
 
 def shuffle(things: Sequence[T], generator: torch.Generator) -> list[T]:
-    """The same things in random order."""
+    """Return the same things in random order."""
     return [things[index] for index in torch.randperm(len(things), generator=generator).tolist()]
 
 

@@ -155,7 +155,7 @@ def split_by_modality(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str,
 
 
 def row_modality(row: Row, keys: Sequence[str]) -> str:
-    """The specialist to which all tokens of a row go: that of its media, or `text`.
+    """Return the specialist to which all tokens of a row go: that of its media, or `text`.
 
     Raises:
         DataError: If there is none, or two.

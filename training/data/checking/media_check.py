@@ -45,7 +45,7 @@ class MediaCheck:
         self._found: OrderedDict[tuple[str, str], Finding | None] = OrderedDict()
 
     def __call__(self, item: dict[str, Any]) -> Finding | None:
-        """What is wrong with the medium of an item; None if nothing is."""
+        """Say what is wrong with the medium of an item; None if nothing is."""
         medium, kind = medium_of(item), item["type"]
         if not isinstance(medium, str):
             return self._open(medium, kind)

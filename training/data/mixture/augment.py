@@ -12,7 +12,7 @@ from ...config.data import ImageAugment, SoundAugment
 
 
 def sample_generator(*numbers: int) -> torch.Generator:
-    """A generator that depends on all of the numbers, such as seed, epoch and position of a sample."""
+    """Return a generator that depends on all of the numbers, such as seed, epoch and position of a sample."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 
 

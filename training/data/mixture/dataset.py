@@ -108,7 +108,7 @@ class MixtureDataset(Dataset):
         return any(isinstance(source.rows, RowStream) for source in self.sources)
 
     def __len__(self) -> int:
-        """Samples in one pass, weights counted.
+        """Count the samples of one pass, weights counted.
 
         Raises:
             TypeError: If a source is a stream.
@@ -140,7 +140,7 @@ class MixtureDataset(Dataset):
         )
 
     def row(self, index: SampleIndex) -> tuple[Row, AugmentConfig]:
-        """The row of a index, whole and undecoded, and its augmentation."""
+        """Return the row of an index, whole and undecoded, and its augmentation."""
         if index.streamed is not None:
             return index.streamed.row, self.sources[index.streamed.source].augment
         number = bisect_right(self._ends, index.row)
@@ -210,7 +210,7 @@ class MixtureDataset(Dataset):
 
 
 def medium_of(item: dict[str, Any]) -> Any:
-    """The medium of an item, as `unimoe.media` loads it: its path, or what stands under its type."""
+    """Return the medium of an item, as `unimoe.media` loads it: its path, or what stands under its type."""
     return item["path"] if "path" in item else item[item["type"]]
 
 

@@ -22,7 +22,7 @@ class Cut(NamedTuple):
 
 
 def keep(messages: Messages, cut: Cut | None) -> Messages:
-    """The messages that a cut keeps."""
+    """Return the messages that a cut keeps."""
     if cut is None:
         return messages
     whole = messages[: cut.messages]
@@ -86,7 +86,7 @@ class LengthReport:
         }
 
     def lines(self, limit: int | None, named: int = 5) -> Iterator[str]:
-        """What is said of them, a line each for dropped and cut rows."""
+        """Report them in a line each for dropped and cut rows."""
         for what, rows in (("dropped", self.dropped), ("cut", self.cut)):
             if rows:
                 names = ", ".join(f"{name}: {tokens} tokens" for name, tokens in list(rows.items())[:named])
@@ -101,7 +101,7 @@ def name_rows(rows: Sequence[Any], limit: int = 5) -> str:
 
 
 def too_long(names: str, tokens: int, limit: int) -> str:
-    """What is said where rows are longer than they may be."""
+    """Word the refusal of rows that are longer than they may be."""
     return (
         f"{names}: {tokens} tokens at most, but data.max_length is {limit}. Raise max_length, take these rows out, or "
         "set data.too_long to drop or cut."

@@ -115,7 +115,7 @@ def _laps(first: int, size: int, seed: int, source: int) -> Iterator[int]:
 
 
 def _stream_laps(stream: RowStream, seed: int, source: int, buffer: int) -> Iterator[Row]:
-    """A stream again and again, each time shuffled otherwise."""
+    """Repeat a stream again and again, each time shuffled otherwise."""
     for lap in count():
         rows = 0
         for row in shuffled(stream, buffer=buffer, generator=sample_generator(seed, lap, _LAPS, source)):

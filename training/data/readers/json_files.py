@@ -30,7 +30,7 @@ class JsonFile(JsonRows):
         super().__init__(path)
 
     def values(self, number: int, faults: Faults) -> Any:
-        """What a row holds; `BAD` if it is no JSON, which the faults then say."""
+        """Read what a row holds; `BAD` if it is no JSON, which the faults then say."""
         return parse_line(self.raw(number), faults)
 
 

@@ -60,7 +60,7 @@ class Rows(Sequence[Row]):
         return row
 
     def read(self, number: int, faults: Faults) -> tuple[Row | None, Any]:
-        """A row, and the values that it was made of; where faults are kept, what of the row is without one.
+        """Return a row, and the values that it was made of; where faults are kept, what of the row is without one.
 
         Raises:
             DataError: If there is a fault, unless faults are kept.
@@ -140,7 +140,7 @@ def media_root(config: SourceConfig) -> Path:
 
 
 def row_form(config: SourceConfig) -> RowForm:
-    """What a source says of its rows."""
+    """Describe a source by its rows."""
     return RowForm(None if config.format == "auto" else config.format, config.columns)
 
 

@@ -46,7 +46,7 @@ class Table:
         return f"{self.path}: row {number}"
 
     def values(self, number: int) -> dict[str, Any]:
-        """What a row holds; media are {"bytes", "path"}."""
+        """Read what a row holds; media are {"bytes", "path"}."""
         return read_json_columns(self._rows[number : number + 1].to_pylist()[0], self._json)
 
 
@@ -101,7 +101,7 @@ def _to_stream(dataset: Any) -> Any:
 
 
 def parquet_files(path: str) -> list[str]:
-    """The .parquet files of a folder, or of a pattern."""
+    """Return the .parquet files of a folder, or of a pattern."""
     found = [str(file) for file in Path(path).glob("*.parquet")] if Path(path).is_dir() else []
     if not Path(path).is_dir() and path.endswith(".parquet"):
         found = glob(path)
@@ -109,7 +109,7 @@ def parquet_files(path: str) -> list[str]:
 
 
 def _one_split(loaded: Any, config: SourceConfig) -> Any:
-    """The split that is asked for; without a wish, the only one."""
+    """Return the split that is asked for; without a wish, the only one."""
     splits = loaded if isinstance(loaded, dict) else {str(getattr(loaded, "split", None) or "train"): loaded}
     if config.split is None and len(splits) == 1:
         return next(iter(splits.values()))
@@ -159,7 +159,7 @@ def _parsed(value: Any, feature: Any) -> Any:
 
 
 def _from_json(text: str | bytes) -> Any:
-    """What `datasets` has written; a text that it has not is left as it is, and no format takes it."""
+    """Parse what `datasets` has written; a text that it has not is left as it is, and no format takes it."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
