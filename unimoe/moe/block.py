@@ -63,16 +63,20 @@ class ExpertOverlap(nn.Module):
 
 
 class TrainedMoeBlock(SparseMoeBlock):
-    """A block whose training asks more of its experts: a dense gradient, or how alike they answer."""
+    """A block whose training may ask more of its experts: a dense gradient, or how alike they answer.
+
+    A stage decides on its losses after the model is built, so what they ask for is read when the block runs.
+    """
 
     def __init__(self, config: UniMoETextConfig) -> None:
         super().__init__(config)
         self.is_dense = config.router_gradient == "dense"
-        self.overlap = ExpertOverlap() if (config.router_losses or {}).get("expert_overlap") else None
+        self.overlap = ExpertOverlap()
 
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
-        """Map hidden states (B, S, D) to (B, S, D); in evaluation as any block does."""
-        if not self.training:
+        """Map hidden states (B, S, D) to (B, S, D); in evaluation, or where no more is asked, as any block does."""
+        compares = bool((self.config.router_losses or {}).get("expert_overlap"))
+        if not self.training or not (self.is_dense or compares):
             return super().forward(hidden_states, context)
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])  # (T, D)
         routing: RouterOutput = self.router(tokens, context)
@@ -80,7 +84,7 @@ class TrainedMoeBlock(SparseMoeBlock):
         if self.is_dense:
             probs = routing.record.router_probs[:, : self.router.num_experts] * self.config.routed_scaling_factor
             output = output + dense_gradient(probs, tokens, self.experts.expert_output)
-        if self.overlap is not None:
+        if compares:
             outputs = outputs_of_choices(self.experts, tokens, routing.top_k_index)
             self.overlap(outputs, routing.top_k_index, self.router.num_experts, context.attention_mask)
         if self.shared_expert is not None:
@@ -92,8 +96,7 @@ def build_block(config: UniMoETextConfig) -> SparseMoeBlock | SoftMoeBlock:
     """Make the sparse feed-forward that a configuration describes."""
     if config.router_type == "soft":
         return SoftMoeBlock(config)
-    asks_more = config.router_gradient == "dense" or (config.router_losses or {}).get("expert_overlap")
-    return TrainedMoeBlock(config) if asks_more else SparseMoeBlock(config)
+    return SparseMoeBlock(config) if config.router_type == "hash" else TrainedMoeBlock(config)
 
 
 __all__ = ["ExpertOverlap", "SparseMoeBlock", "TrainedMoeBlock", "build_block"]
