@@ -68,7 +68,7 @@ def _counting_frame(head: bytes, frames: int) -> bytes:
 
 
 def _walk(data: bytes, most: float) -> tuple[int, int, bool]:
-    """Count whole frames, and tell where the last one ends, and whether part of one follows; what stands between frames is
+    """Count whole frames; tell where the last one ends, and whether part of one follows. What stands between them is
     skipped."""
     count = at = end = 0
     is_cut = False
