@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 # Threads that wait for each other sleep: spinning ones make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart real-parts bench test test-distributed test-slow test-all transformers-tests check format clean
+.PHONY: quickstart real-parts bench test test-distributed test-slow test-all transformers-tests mutations check format clean
 
 quickstart: $(VENV)/.unimoe-dev
 	$(BIN)/python -m training.quickstart $(OUT)
@@ -49,6 +49,10 @@ test-all: test test-distributed test-slow
 transformers-tests: $(VENV)/.unimoe-dev
 	PYTHONPATH=tests $(BIN)/python tests/native/transformers_tests.py
 	$(BIN)/python -m pytest -q -m slow -rs tests/native/test_transformers_common.py
+
+# Ten known defects, planted one at a time in a copy of the checkout: do the fast tests catch them?
+mutations: $(VENV)/.unimoe-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutations.py
 
 check: $(VENV)/.unimoe-dev
 	$(BIN)/ruff format --check .
