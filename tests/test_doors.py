@@ -3,15 +3,18 @@
 import base64
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import tiny_model
 from tiny_processor import make_processor, process, sound
+from transformers import AnyToAnyPipeline
+from transformers.pipelines.any_to_any import Chat
 
 from evaluation.errors import EvaluationError
 from evaluation.tasks import read_task
@@ -44,7 +47,9 @@ def processor(messages: Messages, folder: Path) -> Any:
 
 
 def pipeline(messages: Messages, folder: Path) -> Any:
-    return SimpleNamespace(messages=messages)  # `Chat` of transformers
+    if all({"role", "content"} <= set(message) for message in messages):
+        return Chat(messages)
+    return messages  # transformers' pipeline refuses it by itself; what is left is the processor's
 
 
 def lmms_eval(messages: Messages, folder: Path) -> Any:
@@ -56,8 +61,17 @@ Door = Callable[[Messages, Path], Any]
 doors = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 
 
+@cache
+def pipe() -> AnyToAnyPipeline:
+    return AnyToAnyPipeline(model=tiny_model(1), processor=PROCESSOR)
+
+
 def features(door: Door, messages: Messages, folder: Path) -> dict[str, Any]:
-    return dict(process(PROCESSOR, door(messages, folder)))
+    conversation = door(messages, folder)
+    if not isinstance(conversation, Chat):
+        return dict(process(PROCESSOR, conversation))
+    inputs = pipe().preprocess(conversation, continue_final_message=False, add_generation_prompt=False)
+    return {name: value for name, value in inputs.items() if name != "text"}  # the pipeline's own copy of the chat
 
 
 def outcome(door: Door, messages: Messages, folder: Path) -> dict[str, Any] | str:
