@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from training.config.stage import StageConfig
-from training.config.training_arguments import arguments_on_paper
+from training.config.training_arguments import arguments_for_estimate
 from training.planning.memory import GB, GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory
 from training.planning.memory_parallel import across_processes, trained_bytes
 from training.planning.traffic import Placement, step_traffic
@@ -82,7 +82,7 @@ def main() -> None:
             state = across_processes(step, config, model, processes=processes, on_cpu=False).total
             sent = step_traffic(
                 config,
-                arguments_on_paper(config),
+                arguments_for_estimate(config),
                 placement,
                 processes=processes,
                 choices=TOKENS * text.num_experts_per_tok,

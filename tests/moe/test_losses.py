@@ -439,7 +439,7 @@ def test_mismatched_shapes_are_refused() -> None:
         router_losses(config(), make_record(), modality_ids=TEXT[:, :-1])
     with pytest.raises(ValueError, match="do not fit an attention mask"):
         router_losses(config(), make_record(), modality_ids=TEXT, attention_mask=torch.ones(B, S - 1))
-    with pytest.raises(ValueError, match=r"load of shape \(1, 5\) does not fit 5 group"):
+    with pytest.raises(ValueError, match=r"load of shape \(2, 1, 5\) does not fit 5 group"):
         router_losses(
             config(router_aux_loss_scope="modality"), make_record(), modality_ids=TEXT, load=torch.ones(2, 1, E)
         )

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.config.recipe import load_recipe
-from training.config.training_arguments import arguments_on_paper
+from training.config.training_arguments import arguments_for_estimate
 from training.data import MixtureBatches
 from training.trainer.data import read_data, schedule_data
 
@@ -15,7 +15,7 @@ from training.trainer.data import read_data, schedule_data
 def main() -> None:
     model = AutoModelForMultimodalLM.from_pretrained(sys.argv[1]).eval()
     (config,) = load_recipe(sys.argv[2]).stages.values()
-    args = arguments_on_paper(config)
+    args = arguments_for_estimate(config)
     dataset, _ = read_data(config)
     plan, collator = schedule_data(config.data, dataset, AutoProcessor.from_pretrained(sys.argv[1]), args)
     step, rows = int(sys.argv[3]), args.per_device_train_batch_size

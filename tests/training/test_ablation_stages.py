@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoConfig
 
 from training.config.recipe import load_recipe
-from training.config.training_arguments import arguments_on_paper
+from training.config.training_arguments import arguments_for_estimate
 from training.stage.run import run_stage
 from training.trainer.start import load_stage_model
 
@@ -41,7 +41,7 @@ def make_variant(workspace, make_stage):
 @pytest.mark.parametrize("stage", VARIANTS)
 def test_every_variant_begins_with_the_experts_that_it_is_named_after(stage, make_variant):
     config = make_variant(stage)
-    check_variant(stage, load_stage_model(config, arguments_on_paper(config)).model.config.text_config)
+    check_variant(stage, load_stage_model(config, arguments_for_estimate(config)).model.config.text_config)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from training.config.stage import ParallelConfig
-from training.config.training_arguments import arguments_on_paper, deepspeed_arguments
+from training.config.training_arguments import arguments_for_estimate, deepspeed_arguments
 from training.distributed.deepspeed import check_experts
 from training.distributed.processes import is_lost_connection
 from training.planning.memory import GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory, meta_model
@@ -58,10 +58,13 @@ def test_experts_that_cannot_be_spread_are_refused(text, processes, message):
         check_experts(parallel(zero=2, expert_parallel_size=2), config, processes=processes)
 
 
-def test_a_stage_refuses_them_before_it_opens_data(make_stage, mixture_start):
-    stage = make_stage(
-        start=mixture_start, data={"mixture": ["nowhere.jsonl"]}, parallel={"zero": 2, "expert_parallel_size": 4}
-    )
+@pytest.mark.parametrize(("zero", "is_assembled"), [(2, False), (3, True)])
+def test_a_stage_refuses_them_before_it_opens_data(make_stage, mixture_start, workspace, zero, is_assembled):
+    """Under ZeRO-3 too, where transformers would part the described model that is looked at."""
+    dense = str(workspace / "start")
+    start = {"assemble": {"base": dense, "experts": {"image": dense}}} if is_assembled else mixture_start
+    parallel = {"zero": zero, "expert_parallel_size": 4}
+    stage = make_stage(start=start, data={"mixture": ["nowhere.jsonl"]}, parallel=parallel)
     with pytest.raises(ConfigError, match="does not divide the 2 experts"):
         run_stage(stage)
 
@@ -119,7 +122,7 @@ def test_a_plan_gives_each_process_its_share_of_experts_and_weights(make_stage, 
     assert sizes[2, 2][GRADIENTS] == sizes[2, 1][GRADIENTS] - placement.trained_experts // 2
     assert sizes[3, 1][WEIGHTS] < sizes[2, 1][WEIGHTS] and sizes[3, 2][WEIGHTS] <= sizes[3, 1][WEIGHTS]
     alone = step_traffic(
-        stage, arguments_on_paper(stage), placement, processes=1, choices=10, num_experts=2, hidden_size=32
+        stage, arguments_for_estimate(stage), placement, processes=1, choices=10, num_experts=2, hidden_size=32
     )
     assert (alone.exchange, alone.gradients, alone.weights) == (0, 0, 0)
 

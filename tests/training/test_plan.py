@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from benchmarks.plan_memory import compare, write_recipe
 from training.__main__ import app
 from training.config.recipe import load_recipe
-from training.config.training_arguments import arguments_on_paper
+from training.config.training_arguments import arguments_for_estimate, training_arguments
 from training.data import MixtureBatches
 from training.planning.batches import estimate_batches
 from training.planning.memory import (
@@ -54,7 +54,7 @@ def plan(config, **options):
 
 def one_batch(config) -> dict[str, Tensor]:
     processor = AutoProcessor.from_pretrained(config.start.path)
-    return estimate_batches(config, arguments_on_paper(config), processor, processes=1).largest[0]
+    return estimate_batches(config, arguments_for_estimate(config), processor, processes=1).largest[0]
 
 
 STARTS = {
@@ -176,7 +176,7 @@ def test_a_step_on_nothing_takes_what_it_takes_on_real_tensors(kind, make_stage,
     model.train()
     keep_frozen_steady(model)
     with MemoryTracker() as tracker:
-        real = Step(config, arguments_on_paper(config), model, tracker, tensors_of(batch)).run()
+        real = Step(config, arguments_for_estimate(config), model, tracker, tensors_of(batch)).run()
     made_up = estimate(config, model.config, batch)
     assert made_up.flops == real.flops > 0
     for kind_of_memory in (WEIGHTS, GRADIENTS, OPTIMIZER):
@@ -233,7 +233,7 @@ def test_encoders_whose_tokens_are_kept_take_no_part_in_a_step(make_stage) -> No
     assert planned.memory.parts[WEIGHTS] == plain.memory.parts[WEIGHTS] - encoders
     assert planned.memory.total < plain.memory.total - encoders and planned.memory.flops < plain.memory.flops
     assert planned.host.step > planned.memory.total
-    batch = estimate_batches(config, arguments_on_paper(config), processor, processes=1).largest[0]
+    batch = estimate_batches(config, arguments_for_estimate(config), processor, processes=1).largest[0]
     states = {
         modality.key: model.model.run_encoder(modality, batch.pop(modality.feature_name)).last_hidden_state.detach()
         for modality in processor.modalities
@@ -296,6 +296,11 @@ def test_zero_leaves_each_process_its_share_of_the_optimizer(make_stage) -> None
     assert on_gpu.backward[BUFFERS] == 4 * BUCKET
 
 
+def test_arguments_of_the_trainer_that_hang_together_are_planned_as_they_train(make_stage) -> None:
+    config = make_stage(data={"num_workers": 1}, trainer={"dataloader_prefetch_factor": 2})
+    assert plan(config).batches.steps == training_arguments(config).max_steps == 1
+
+
 def test_plain_data_parallelism_keeps_gradients_twice(make_stage) -> None:
     config = make_stage(train={"parts": ["mlp"]})
     model, _, _ = load_start(config)
@@ -312,7 +317,7 @@ def test_steps_are_those_of_the_training(make_stage, workspace, monkeypatch, pac
         data={"max_length": 256, "packing": packing},
         trainer={"max_steps": -1, "num_train_epochs": 0.6, "gradient_accumulation_steps": 2},
     )
-    args, trained = arguments_on_paper(config), []
+    args, trained = arguments_for_estimate(config), []
 
     def count(self, **kwargs):
         trained.append(self.set_initial_training_values(self.args, self.get_train_dataloader())[-1])
@@ -328,9 +333,9 @@ def test_steps_are_those_of_the_training(make_stage, workspace, monkeypatch, pac
 def test_the_largest_batch_of_the_data_is_the_one_that_is_looked_at(make_stage, workspace) -> None:
     config = make_stage(trainer={"max_steps": -1, "num_train_epochs": 1})
     processor = AutoProcessor.from_pretrained(workspace / "start")
-    batches = estimate_batches(config, arguments_on_paper(config), processor, processes=1)
+    batches = estimate_batches(config, arguments_for_estimate(config), processor, processes=1)
     dataset, _ = read_data(config)
-    batch_plan, collator = schedule_data(config.data, dataset, processor, arguments_on_paper(config))
+    batch_plan, collator = schedule_data(config.data, dataset, processor, arguments_for_estimate(config))
     sizes = [
         collator([dataset[place] for place in places])["input_ids"].numel()
         for places in MixtureBatches(dataset, batch_plan, batch_size=4)

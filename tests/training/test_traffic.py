@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_expert_parallel import make_case, run, starts  # noqa: F401
 
-from training.config.training_arguments import arguments_on_paper
+from training.config.training_arguments import arguments_for_estimate
 from training.planning.memory import meta_model
 from training.planning.traffic import Placement, step_traffic
 from unimoe import UniMoEConfig
@@ -33,7 +33,7 @@ def test_traffic_is_what_the_formulas_say(make_case, tmp_path, processes, size, 
         again = 2 if stage.trainer.get("activation_checkpointing") else 1
         expected = step_traffic(
             stage,
-            arguments_on_paper(stage),
+            arguments_for_estimate(stage),
             placement,
             processes=processes,
             choices=counted.get("choices", 0) / batches / again,

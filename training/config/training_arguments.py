@@ -45,8 +45,7 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         "report_to": choose_trackers(config.trainer),
         "output_dir": config.output,
         "seed": config.seed,
-        "dataloader_num_workers": config.data.num_workers,
-        "remove_unused_columns": False,
+        **_data_arguments(config),
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,
         "activation_checkpointing_kwargs": checkpointing_arguments(config),
@@ -60,15 +59,19 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     return arguments
 
 
-def arguments_on_paper(config: StageConfig) -> TrainingArguments:
+def arguments_for_estimate(config: StageConfig) -> TrainingArguments:
     """Make the arguments of a stage that is estimated only, here and now: no device, process or package is needed.
 
     Raises:
         ConfigError: If a value does not fit.
     """
     given = {name: value for name, value in config.trainer.items() if name not in _OF_A_MACHINE}
-    values = {**validation_arguments(config.data, config.trainer), **given}
+    values = {**validation_arguments(config.data, config.trainer), **given, **_data_arguments(config)}
     return _make({**values, "output_dir": config.output, "use_cpu": True, "report_to": "none"})
+
+
+def _data_arguments(config: StageConfig) -> dict[str, Any]:
+    return {"dataloader_num_workers": config.data.num_workers, "remove_unused_columns": False}
 
 
 def _make(values: dict[str, Any]) -> TrainingArguments:
@@ -161,7 +164,7 @@ def _has_tensorboard() -> bool:
 
 
 __all__ = [
-    "arguments_on_paper",
+    "arguments_for_estimate",
     "choose_trackers",
     "deepspeed_arguments",
     "training_arguments",

@@ -48,7 +48,8 @@ def together(work: Callable[[], Any], errors: tuple[type[Exception], ...] = (OSE
         result = work()
     except Exception as error:
         failure = error
-    said = failure and (type(failure) if isinstance(failure, errors) else errors[0], f"process {rank()}: {failure}")
+    kind = next((kind for kind in errors if isinstance(failure, kind)), errors[0])
+    said = failure and (kind, f"process {rank()}: {failure}")
     failures = [each for each in from_all(said) if each is not None]
     if failure is not None:
         raise failure

@@ -29,7 +29,7 @@ from unimoe.moe import weighted_router_loss
 
 from ..config.stage import StageConfig
 from ..config.train import TrainConfig
-from ..config.training_arguments import arguments_on_paper
+from ..config.training_arguments import arguments_for_estimate
 from ..data.batching.collator import IGNORED
 from ..encoder_cache.settings import choose_modalities, replaced_encoders
 from ..monitor.sizes import GB, MB
@@ -95,7 +95,7 @@ def estimate(
     Raises:
         ConfigError: If the model has no part of a name that trains, or cannot be tried out without values.
     """
-    args = args or arguments_on_paper(config)
+    args = args or arguments_for_estimate(config)
     model, _ = meta_model(config, model_config)
     cached = cached_modalities(config, model)
     tensors, others = (

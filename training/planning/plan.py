@@ -17,7 +17,7 @@ from unimoe.moe.counting import count_parameters
 
 from ..config.recipe import load_recipe, select_stages
 from ..config.stage import StageConfig
-from ..config.training_arguments import arguments_on_paper
+from ..config.training_arguments import arguments_for_estimate
 from ..distributed.deepspeed import check_experts
 from ..monitor.sizes import GB
 from ..trainable.parts import Trainable, trainable_table
@@ -95,7 +95,7 @@ def estimate_stage(
     if config.parallel.expert_parallel_size > 1:
         check_experts(config.parallel, start.config.text_config, processes=processes)
     model, trainable = meta_model(config, start.config)
-    args = arguments_on_paper(config)
+    args = arguments_for_estimate(config)
     batches = estimate_batches(config, args, start.processor, processes=processes)
     alone = worst_step(config, args, start.config, batches)
     on_device, on_cpu = (
@@ -182,7 +182,7 @@ def advise(
     changed = config
     for what, change in possible_changes(config, args, processes):
         changed = change(changed)
-        changed_args = arguments_on_paper(changed)
+        changed_args = arguments_for_estimate(changed)
         batches = estimate_batches(changed, changed_args, start.processor, processes=processes)
         on_cpu = bool(config.trainer.get("use_cpu"))
         total = step_memory(changed, changed_args, start.config, batches, processes=processes, on_cpu=on_cpu).total

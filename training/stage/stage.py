@@ -17,7 +17,7 @@ from ..config.stage import StageConfig
 from ..config.training_arguments import training_arguments
 from ..data import BatchSchedule, Collator, MixtureDataset
 from ..data.media_digest import Facts
-from ..distributed.deepspeed import check_experts, stand_alone
+from ..distributed.deepspeed import check_experts, make_models_whole, stand_alone
 from ..distributed.processes import launched
 from ..encoder_cache.run import CachedEncoders
 from ..monitor.gradients import check_trained_modalities
@@ -78,6 +78,7 @@ class Stage:
         if config.parallel.zero is not None:
             stand_alone()
         args = training_arguments(config)
+        make_models_whole()
         checkpoint = find_checkpoint(config, args, resume=resume)
         if not resume:
             refuse_finished(config)

@@ -131,7 +131,8 @@ def _wanted(config: MoEConfig, record: RoutingRecord, **given: Sequence[Tensor] 
     """Name the losses that are asked for and can be there, of what is `given` by the names of arguments."""
     asked = [name for name, coefficient in (config.router_losses or {}).items() if coefficient]
     for name in asked:
-        if name in _NEEDS and given[_NEEDS[name]] is None:
+        needed = _NEEDS.get(name)
+        if needed and (given[needed] is None or (needed == "router_weights" and not given[needed])):
             raise ValueError(f"router_losses asks for {name!r}; pass {_NEEDS[name]} of each sparse layer.")
     absent = {"load": record.load_probability is None, "expert_overlap": not given["overlaps"]}
     return ["balance", "z", *(name for name in asked if not absent.get(name))]
@@ -197,10 +198,10 @@ def load_balancing_loss(
     """
     tokens = token_groups.sum(dim=0)  # (G,)
     counts = group_sums(expert_mask, token_groups) if load is None else load.float()
-    if counts.shape[-2:] != (len(tokens), router_probs.shape[-1]):
+    if counts.shape != (*router_probs.shape[:-2], len(tokens), router_probs.shape[-1]):
         raise ValueError(
-            f"A load of shape {tuple(counts.shape[-2:])} does not fit {len(tokens)} group(s) of tokens and "
-            f"{router_probs.shape[-1]} router targets."
+            f"A load of shape {tuple(counts.shape)} does not fit {len(tokens)} group(s) of tokens and router "
+            f"probabilities of shape {tuple(router_probs.shape)}."
         )
     fractions = counts / counts.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     probability = group_sums(router_probs, token_groups) / tokens.clamp(min=1)[:, None]  # (..., G, E)

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Literal
+
+from pydantic import create_model
 
 from ...errors import EvaluationError
 from ..benchmark import LETTER, SHORT_ANSWER, Benchmark
@@ -53,13 +55,6 @@ class Question(Row):
     id: Text
     question: Text
     answer: Text
-    image_1: Medium | None = None
-    image_2: Medium | None = None
-    image_3: Medium | None = None
-    image_4: Medium | None = None
-    image_5: Medium | None = None
-    image_6: Medium | None = None
-    image_7: Medium | None = None
 
 
 class ChoiceQuestion(Question):
@@ -136,6 +131,12 @@ def _sample(
     )
 
 
+@cache
+def _layout_of(column: str) -> type[Row]:
+    """Lay out a row by the picture in a column; pictures that no text names are not looked at."""
+    return create_model("Picture", __base__=Row, **{column: (Medium, ...)})  # type: ignore[call-overload]
+
+
 def interleave(row: Question, source: Source, asked: str) -> list[Message | str]:
     """Put the picture of the column `image_1` in place of each `<image 1>`, and so on.
 
@@ -145,7 +146,9 @@ def interleave(row: Question, source: Source, asked: str) -> list[Message | str]
     content: list[Message | str] = []
     for number, part in enumerate(_PLACE.split(asked)):
         if number % 2:  # what the group of the pattern caught
-            content.append({"type": "image", "path": source.medium(row.need(f"image_{part}"), row.where)})
+            column = f"image_{part}"
+            picture = getattr(row.read_as(_layout_of(column)), column)
+            content.append({"type": "image", "path": source.medium(picture, row.where)})
         elif part.strip():
             content.append(part)
     return content
