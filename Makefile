@@ -36,9 +36,9 @@ TWO := -n 2 --dist worksteal
 test: $(VENV)/.unimoe-dev
 	$(PYTEST) $(TWO)
 
-# One after the other, for each launches two processes or more; what is marked as smoke runs in `make test`.
+# One after the other, for each launches two processes or more.
 test-distributed: $(VENV)/.unimoe-dev
-	$(PYTEST) -m "distributed and not smoke and not slow and not gpu"
+	$(PYTEST) -m "distributed and not slow and not gpu"
 
 test-slow: $(VENV)/.unimoe-dev
 	$(PYTEST) $(TWO) -m "slow and not gpu"

@@ -1,4 +1,4 @@
-"""The house stands: imports go down only, no circle, no file or function outgrows its idea, imports stay light."""
+"""The structure holds: imports go down only, no circle, no file or function outgrows its idea, imports stay light."""
 
 import os
 import re

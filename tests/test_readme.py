@@ -83,10 +83,10 @@ def test_every_block_needs_what_is_tested_here() -> None:
 
 def test_the_tree_is_true() -> None:
     tree = TEXT.split("## Where things are")[1].split("```")[1].strip()
-    rooms = dict(line.split(maxsplit=1) for line in tree.splitlines())
+    folders_of = dict(line.split(maxsplit=1) for line in tree.splitlines())
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     folders = {f"{name.split('/')[0]}/" for name in tracked.splitlines() if "/" in name and name[0] != "."}
-    assert set(rooms) == folders or not folders  # an unpacked archive has no list of files
-    for room, text in rooms.items():
+    assert set(folders_of) == folders or not folders  # an unpacked archive has no list of files
+    for folder, text in folders_of.items():
         for name in re.findall(r"\w+/|\w+\.(?:py|md)", text):
-            assert (ROOT / room / name).exists(), f"{room}{name}"
+            assert (ROOT / folder / name).exists(), f"{folder}{name}"

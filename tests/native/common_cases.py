@@ -173,4 +173,4 @@ def pipelines() -> dict[str, type[unittest.TestCase]]:
     return {"pipelines": Pipelines}
 
 
-ROOMS = (modeling, configuration, processing, pipelines)
+SUITES = (modeling, configuration, processing, pipelines)

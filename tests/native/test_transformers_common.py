@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-from common_cases import ROOMS
+from common_cases import SUITES
 from transformers_tests import ABSENT, TESTS, load
 
 pytestmark = pytest.mark.slow
@@ -37,8 +37,8 @@ EXPECTED_ABSENT = {
 
 
 def found() -> Iterator[tuple[type[unittest.TestCase], str, str]]:
-    for room in ROOMS if TESTS.is_dir() else ():
-        for key, case in room().items():
+    for suite in SUITES if TESTS.is_dir() else ():
+        for key, case in suite().items():
             for name in unittest.TestLoader().getTestCaseNames(case):
                 yield case, name, f"{key}::{name}"
 

@@ -52,9 +52,7 @@ def make_mixed_stage(make_stage, mixture_start, workspace, tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("zero", "accumulate"), [(None, 1), (1, 1), pytest.param(2, 1, marks=pytest.mark.smoke), (2, 2), (3, 1), (3, 2)]
-)
+@pytest.mark.parametrize(("zero", "accumulate"), [(None, 1), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2)])
 def test_two_processes_learn_what_one_learns(make_mixed_stage, tmp_path, zero, accumulate):
     one, two = make_mixed_stage(1, None), make_mixed_stage(2, zero, accumulate)
     run_stage(one, console=Console(file=io.StringIO()))

@@ -178,7 +178,7 @@ def test_four_processes_learn_what_one_learns(make_case, references, tmp_path, s
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("zero", [2, 3])
-def test_experts_of_every_kind_can_be_spread(make_case, references, tmp_path, zero):
+def test_experts_of_every_kind_can_be_sharded(make_case, references, tmp_path, zero):
     learn_alike(make_case, references, tmp_path, processes=2, size=2, zero=zero, cases=KINDS)
 
 

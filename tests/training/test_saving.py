@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from training.__main__ import app
 from training.checkpoint import folder as checkpoint
-from training.checkpoint import state as saved_state
+from training.checkpoint import state as state_files
 from training.checkpoint.state import MANIFEST, CheckpointError, load_optimizer, put_weights, verify
 from training.distributed.processes import together
 from training.distributed.sharding import put_optimizer_states
@@ -28,9 +28,9 @@ from training.stage.run import run_stage
 from unimoe.errors import ConfigError, DataError
 
 WRITES = {
-    "save_file": (saved_state, "save_file"),
+    "save_file": (state_files, "save_file"),
     "sync": (os, "fsync"),
-    "digest": (saved_state.hashlib, "file_digest"),
+    "digest": (state_files.hashlib, "file_digest"),
     "rename": (Path, "rename"),
     "mkdir": (Path, "mkdir"),
 }
@@ -192,7 +192,7 @@ def test_states_of_any_shape_are_kept(make_stage):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.stage.stage.save_stage", lambda *args, **kwargs: Path(stage.output))
         run_stage(stage)
-    with saved_state.TensorFiles(checkpoints(Path(stage.output))[-1], "optimizer") as files:
+    with state_files.TensorFiles(checkpoints(Path(stage.output))[-1], "optimizer") as files:
         assert any(name.startswith("exp_avg_sq_col/") for name in files.names)
     run_stage(stage, resume=True)
 
@@ -219,9 +219,9 @@ def test_the_best_of_the_measured_steps_may_have_no_checkpoint(make_stage, works
 
 
 def test_parameters_that_differ_between_processes_are_named(monkeypatch):
-    monkeypatch.setattr(saved_state, "from_all", lambda sums: [sums, {**sums, "experts.down_proj": 3}])
+    monkeypatch.setattr(state_files, "from_all", lambda sums: [sums, {**sums, "experts.down_proj": 3}])
     with pytest.raises(CheckpointError, match=r"experts\.down_proj is not the same in process 0 and process 1"):
-        saved_state.compare_replicas({"lm_head": 1, "experts.down_proj": 2})
+        state_files.compare_replicas({"lm_head": 1, "experts.down_proj": 2})
 
 
 @pytest.mark.parametrize("kind", [OSError, DataError])

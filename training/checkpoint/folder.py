@@ -1,7 +1,7 @@
 """Stop and go on: where a stage's checkpoints are, whether they fit, and when they go.
 
 While a stage is unfinished its output holds `stage.yaml` (the settings) and `checkpoint-STEP` folders: weights and
-optimizer (`saved_state`), schedule, random states, and the position in the data. A checkpoint is written under another
+optimizer (`state`), schedule, random states, and the position in the data. A checkpoint is written under another
 name, and gets its own when all of it is there. A finished stage is an ordinary model folder without them.
 """
 
@@ -86,11 +86,11 @@ def check_rows(config: StageConfig, args: TrainingArguments, manifest: dict[str,
     raise ConfigError(
         f"The checkpoint was trained with {before['step']} rows in a step, {before['batch']} in each batch of all "
         f"processes; {launched()[1]} process(es) would now take {now['step']} and {now['batch']}. "
-        f"{_how_to_spread(before, measured=measured)}"
+        f"{_how_to_share_out(before, measured=measured)}"
     )
 
 
-def _how_to_spread(before: dict[str, int], *, measured: bool) -> str:
+def _how_to_share_out(before: dict[str, int], *, measured: bool) -> str:
     """Return the cure for other rows in a step."""
     whole, rows, size = launched()[1], *_ROWS
     if (before["batch"] if measured else before["step"]) % whole:

@@ -137,7 +137,7 @@ class StartConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How the work of a stage is spread over the processes that `deepspeed` or `torchrun` starts.
+    """How the work of a stage is shared out to the processes that `deepspeed` or `torchrun` starts.
 
     Args:
         zero: Stage of DeepSpeed's ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): 1 shards the optimizer states, 2
@@ -218,7 +218,7 @@ class StageConfig(Section):
         start: The model that the stage begins with.
         train: What trains.
         data: What it trains on.
-        parallel: How it is spread over processes.
+        parallel: How it is shared out to processes.
         trainer: Passed as it is to `transformers.TrainingArguments`.
         report: What is said before the first step.
         seed: Decides order, augmentation, dropout and new weights.

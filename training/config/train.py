@@ -83,9 +83,9 @@ class LossConfig(Section):
 
 
 class WarmUp(Section):
-    """Parts that move alone in the first steps, such as a new router between trained experts; the others rest.
+    """Parts that move alone in the first steps, such as a new router between trained experts; the others wait.
 
-    Resting parts have a learning rate of 0: no weight decay moves them, and the optimizer gathers what it knows of
+    Parts that wait have a learning rate of 0: no weight decay moves them, and the optimizer gathers what it knows of
     their gradients, which count in the clipped norm as well.
 
     Args:

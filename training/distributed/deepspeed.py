@@ -18,7 +18,7 @@ from unimoe.moe.soft import SoftMoeBlock
 from ..config.stage import ParallelConfig, StageConfig
 
 _APART = ("encoders", "connectors")
-"""Rooms of a model whose modules run only in processes whose rows need them."""
+"""Parts of a model whose modules run only in processes whose rows need them."""
 
 
 def make_models_whole() -> None:
@@ -56,9 +56,9 @@ def check_experts(parallel: ParallelConfig, text: UniMoETextConfig, *, processes
     """Refuse expert parallelism that would be wrong, before a model is loaded.
 
     Args:
-        parallel: How a stage is spread over processes.
+        parallel: How a stage is shared out to processes.
         text: Of the model that it starts from.
-        processes: That it is spread over.
+        processes: That share it.
 
     Raises:
         ConfigError: If the processes, or the experts of a layer, cannot be shared out evenly, if there are none, or if
@@ -103,13 +103,13 @@ def keep_whole(model: Any, optimizer: Any) -> None:
 
     Fetching is a call that all processes must make in one order. Routers are small, and losses read their weights.
     """
-    rooms = [getattr(model.model, room) for room in _APART]
-    for module in [module for room in rooms for module in room.modules()]:
+    apart = [getattr(model.model, part) for part in _APART]
+    for module in [module for part in apart for module in part.modules()]:
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, hook in hooks.items() if _is_deepspeed(hook)]:
                 del hooks[key]
     routers = [module for module in model.modules() if isinstance(module, Router)]
-    kept = [parameter for module in [*rooms, *routers] for parameter in module.parameters()]
+    kept = [parameter for module in [*apart, *routers] for parameter in module.parameters()]
     for parameter in kept:
         parameter.ds_persist = True
     if kept:

@@ -33,14 +33,14 @@ def shard(parameter: Tensor, whole: Tensor) -> Tensor:
     return whole if own is None else own.shard(whole)
 
 
-def whole_weights(model: Any, away: Mapping[str, nn.Module] | None = None) -> Iterator[tuple[str, Tensor]]:
+def whole_weights(model: Any, outside: Mapping[str, nn.Module] | None = None) -> Iterator[tuple[str, Tensor]]:
     """Yield every weight of a model by its name in memory, each tied one once; buffers too.
 
     Args:
         model: The model.
-        away: Modules that were taken out of it, by their names in it.
+        outside: Modules that were taken out of it, by their names in it.
     """
-    for scope, module in (away or {}).items():
+    for scope, module in (outside or {}).items():
         for name, value in module.state_dict().items():
             yield f"{scope}.{name}", value
     for name, value in model.state_dict(keep_vars=True).items():

@@ -70,7 +70,7 @@ class ReadyMedium(NamedTuple):
 
 
 class UncachedMedia(Dataset):
-    """Media at these uncached, decoded and extracted."""
+    """Media that are not cached yet, decoded and extracted."""
 
     def __init__(
         self, datasets: Sequence[MixtureDataset], uncached: Sequence[MediumIndex], processor: UniMoEProcessor

@@ -112,8 +112,8 @@ def smallest_parts(trainable: Trainable) -> dict[str, list[nn.Parameter]]:
 
 def modalities_of(part: str) -> list[str]:
     """Modalities whose media a part sees, if it is an encoder or connector; else none."""
-    room, _, key = part.partition(".")
-    if room not in ("encoders", "connectors"):
+    kind, _, key = part.partition(".")
+    if kind not in ("encoders", "connectors"):
         return []
     return [each.key for each in MEDIA if not key or each.encoder_key == key]
 

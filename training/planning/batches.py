@@ -151,7 +151,7 @@ def look_through(
 
 
 def row_tokens(lengths: RowLengths, index: SampleIndex, schedule: BatchSchedule) -> int:
-    """Tokens of the row of a index, or of the part that is left of it."""
+    """Tokens of the row of an index, or of the part that is left of it."""
     cut = lengths.cut(index, schedule.config.max_length) if index.cut and schedule.config.max_length else None
     return lengths(index) if cut is None else cut[1]
 

@@ -76,10 +76,13 @@ def _of_shares(
         shared = (placement.others + placement.experts) // processes
         weights = min(weights, placement.kept + shared + largest + experts // size)
     elsewhere = placement.trained_experts - placement.trained_experts // size
-    away = {WEIGHTS: placement.kept + placement.others + placement.experts - weights, GRADIENTS: elsewhere}
+    elsewhere_by_kind = {
+        WEIGHTS: placement.kept + placement.others + placement.experts - weights,
+        GRADIENTS: elsewhere,
+    }
 
     def shares(parts: dict[str, int]) -> dict[str, int]:
-        return {kind: max(taken - away.get(kind, 0), 0) for kind, taken in parts.items()}
+        return {kind: max(taken - elsewhere_by_kind.get(kind, 0), 0) for kind, taken in parts.items()}
 
     own = StepMemory(shares(step.backward), shares(step.update), step.flops, shares(step.validation))
     return own, placement.trained + placement.trained_experts // size

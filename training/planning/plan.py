@@ -39,7 +39,7 @@ class StageEstimate:
         memory: Of one process, for a step.
         traffic: Of one process, in a step.
         host: Of one process that trains on a CPU.
-        processes: That it is spread over.
+        processes: That share it.
         table: What trains, part by part.
         advice: Changes that would make it fit, in words; empty if it fits, or nobody said what into.
     """
@@ -85,7 +85,7 @@ def estimate_stage(
         name: Its name.
         config: The stage.
         start: The model that it begins with.
-        processes: That it is spread over.
+        processes: That share it.
         limit: Bytes that a process may use. None: no advice is given.
 
     Raises:
@@ -224,7 +224,7 @@ def estimate_recipe(
         file: The YAML file.
         overrides: `key.sub=value` each.
         only: Names of stages. Empty: all.
-        processes: That each stage is spread over.
+        processes: That share each stage.
         limit: GB of a GPU.
 
     Raises:

@@ -45,9 +45,9 @@ class Placement:
         """Look at a model, on the meta device or not, with what trains in it chosen."""
         blocks = [module for module in model.modules() if isinstance(module, SparseMoeBlock | SoftMoeBlock)]
         sharded = {id(each) for block in blocks for each in _experts(block)}
-        rooms = [module for name, module in model.named_modules() if name.endswith((".encoders", ".connectors"))]
+        apart = [module for name, module in model.named_modules() if name.endswith((".encoders", ".connectors"))]
         routers = [module for module in model.modules() if isinstance(module, Router)]
-        kept = {id(each) for module in [*rooms, *routers] for each in module.parameters()}
+        kept = {id(each) for module in [*apart, *routers] for each in module.parameters()}
         parameters = list(model.parameters())
         others = [each for each in parameters if id(each) not in sharded | kept]
         rest = {id(each) for each in others} - {id(each) for block in blocks for each in block.parameters()}

@@ -150,7 +150,7 @@ def _check_starts(config: StageConfig) -> None:
 def _check_data(output: str, data: DataConfig) -> None:
     """Refuse an output that holds data, or lies within a folder that is data: it would be written into them."""
     output_folder = Path(os.path.realpath(output))
-    for key, given in _data_places(data):
+    for key, given in _data_paths(data):
         folder, name = os.path.split(os.path.abspath(given))
         for path in (Path(os.path.realpath(given)), Path(os.path.realpath(folder), name)):  # a link, and its target
             if path == output_folder:
@@ -166,7 +166,7 @@ def _check_data(output: str, data: DataConfig) -> None:
             raise ConfigError(output, f"{how} {given}, which data are read from (data.{key}).", _ELSEWHERE)
 
 
-def _data_places(data: DataConfig) -> Iterable[tuple[str, str]]:
+def _data_paths(data: DataConfig) -> Iterable[tuple[str, str]]:
     """Keys and paths of files and folders of data; a pattern's files, too. An id of the Hub is like a path."""
     for key in ("mixture", "validation"):
         for source in getattr(data, key):

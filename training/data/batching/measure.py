@@ -42,20 +42,20 @@ class RowLengths:
         self.cuts: dict[int, tuple[Cut, int] | None] = {}
 
     def __call__(self, index: SampleIndex) -> int:
-        """Tokens of the whole row of a index.
+        """Tokens of the whole row of an index.
 
         Raises:
             DataError: If a medium of the row cannot be read, or the processor would refuse it.
         """
-        lengths, slot = (self.known, index.row) if index.streamed is None else (self.streamed, index.position)
-        if lengths is self.streamed and slot >= len(lengths):
-            self.streamed.extend([-1] * (slot + 1 - len(lengths)))
-        if lengths[slot] < 0:
-            lengths[slot] = self._count(*self.dataset.row(index))
-        return int(lengths[slot])
+        lengths, number = (self.known, index.row) if index.streamed is None else (self.streamed, index.position)
+        if lengths is self.streamed and number >= len(lengths):
+            self.streamed.extend([-1] * (number + 1 - len(lengths)))
+        if lengths[number] < 0:
+            lengths[number] = self._count(*self.dataset.row(index))
+        return int(lengths[number])
 
     def cut(self, index: SampleIndex, limit: int) -> tuple[Cut, int] | None:
-        """Where to cut the row of a index so that it has at most `limit` tokens, and how many it has then.
+        """Where to cut the row of an index so that it has at most `limit` tokens, and how many it has then.
 
         None: no part of it with something to learn fits. The limit must always be the same.
         """

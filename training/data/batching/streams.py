@@ -92,8 +92,8 @@ def step_schedule(steps: Mapping[str, int]) -> list[str]:
     Args:
         steps: Of each stream.
     """
-    indices = [((number + 0.5) / total, key) for key, total in steps.items() for number in range(total)]
-    return [key for _, key in sorted(indices, key=lambda index: index[0])]
+    moments = [((number + 0.5) / total, key) for key, total in steps.items() for number in range(total)]
+    return [key for _, key in sorted(moments, key=lambda moment: moment[0])]
 
 
 def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:

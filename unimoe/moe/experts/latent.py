@@ -1,6 +1,6 @@
 """Latent experts: projections into and out of a latent space, shared by a group, and small maps of each expert in it.
 
-MoLAE (Liu et al. 2025, arXiv 2503.23100). E experts in G groups, I width, D hidden size, r latent size, S chosen.
+MoLAE (Liu et al. 2025, arXiv 2503.23100). E experts in G groups, I width, D hidden size, r latent size, A assignments.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """LoRA experts: one frozen feed-forward of the layer, and a low-rank change of it for each expert.
 
-MixLoRA (Li et al. 2024, arXiv 2404.15159, eq. 3-5). E experts, I width, D hidden size, r rank, T tokens, S chosen.
+MixLoRA (Li et al. 2024, arXiv 2404.15159, eq. 3-5). E experts, I width, D hidden size, r rank, T tokens, A assigned.
 """
 
 import torch

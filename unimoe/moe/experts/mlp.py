@@ -83,7 +83,7 @@ class Experts(DispatchedExperts, ExpertKernels):
         if self.num_experts > 1 or self.config._experts_implementation != "grouped_mm":
             return ExpertKernels.forward(self, hidden_states, top_k_index, top_k_weights)
         chosen = assign(top_k_index, top_k_weights, num_experts=1, implementation="grouped_mm")
-        gate, up = chosen.linear(hidden_states[chosen.token], self.gate_up_proj).chunk(2, dim=-1)  # (S, I)
+        gate, up = chosen.linear(hidden_states[chosen.token], self.gate_up_proj).chunk(2, dim=-1)  # (A, I)
         inner = self.act_fn(gate) * up * chosen.weight
         output = chosen.combine(chosen.linear(inner, self.down_proj), len(hidden_states))
         return output.to(hidden_states.dtype)
