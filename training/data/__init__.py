@@ -1,4 +1,4 @@
-"""From data files to batches: `readers` give rows, `dataset` their decoded media, `batching` tensors and labels."""
+"""From data files to batches: `readers` give rows, `mixture` their decoded media, `batching` tensors and labels."""
 
 from unimoe.errors import DataError
 

@@ -139,7 +139,7 @@ def show_samples(dataset: MixtureDataset, collator: Collator, modalities: Sequen
         modalities: What to look for; a sample with two of them stands for both.
     """
     waiting = set(modalities)
-    plain = replace(collator, max_length=None, packing=False)
+    whole = replace(collator, max_length=None, packing=False)
     panels = []
     for index in islice(dataset.indices(0), LOOKED_AT):
         if not waiting:
@@ -147,7 +147,7 @@ def show_samples(dataset: MixtureDataset, collator: Collator, modalities: Sequen
         kinds = row_kinds(dataset.row(index)[0])
         if kinds & waiting:
             waiting -= kinds
-            panels.append(show_sample(dataset, plain, index))
+            panels.append(show_sample(dataset, whole, index))
     return panels
 
 

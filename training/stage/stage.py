@@ -48,6 +48,8 @@ class Stage:
         start, facts: What its start and its data are, to be compared when it goes on.
         dataset, validation: Rows that train, and validation rows.
         progress: Shows how far it is.
+
+    The other fields are there once `build` was called.
     """
 
     config: StageConfig
@@ -131,12 +133,9 @@ class Stage:
         self.trainer.cached_encoders = self.encoders.outside
 
     def report(self) -> None:
-        """Mark the output as that of an unfinished stage, and say what is about to be trained."""
+        """Say what is about to be trained."""
         if not self.trainer.is_world_process_zero():
             return
-        begin(self.config)
-        write_data(self.config, self.facts)
-        write_start(self.config, self.start)
         console, args = self.progress.console, self.args
         console.print(trainable_table(self.model.trainable), data_table(self.dataset, self.contents))
         rows = self.validation.num_rows if self.validation else None
@@ -157,11 +156,15 @@ class Stage:
         console.print(plain(f"going on from {self.checkpoint}") if self.checkpoint else "")
 
     def train(self) -> None:
-        """Train from the first step, or from the checkpoint.
+        """Mark the output as that of an unfinished stage, and train from the first step or from the checkpoint.
 
         Raises:
             NonFiniteLoss: If the loss becomes NaN or infinite.
         """
+        if self.trainer.is_world_process_zero():
+            begin(self.config)
+            write_data(self.config, self.facts)
+            write_start(self.config, self.start)
         try:
             self.trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         finally:

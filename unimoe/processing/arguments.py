@@ -1,4 +1,4 @@
-"""Conventions of transformers about the arguments of processors: text and pictures by position in either order, and
+"""The arguments of a processor's call: sorted by the part that takes them, text and pictures in either order; and
 tokenizers that pad for generation."""
 
 from collections.abc import Iterator
@@ -149,4 +149,13 @@ def explaining(images: Any, texts: list[str] | None) -> Iterator[None]:
         raise
 
 
-__all__ = ["SAMPLING_RATE", "Options", "as_texts", "explaining", "in_order", "pad_for_generation"]
+__all__ = [
+    "SAMPLING_RATE",
+    "Options",
+    "as_texts",
+    "explaining",
+    "in_order",
+    "known_options",
+    "pad_for_generation",
+    "sort_options",
+]
