@@ -1,9 +1,11 @@
 """An output that would destroy something, or cannot be written, is refused at once; and it has one training."""
 
 import json
+import multiprocessing
 import os
 import subprocess
-import sys
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -128,23 +130,24 @@ def test_no_recipe_of_ours_writes_into_its_start(path, monkeypatch, tmp_path):
     check_outputs(load_recipe(path).stages, resume=False)
 
 
-HOLD = """
-import sys, time
-from training.stage.output_lock import OutputLock
-with OutputLock(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(600)
-"""
+def hold(output: Path, said: Connection) -> None:
+    """Hold the lock of a folder until the end."""
+    with OutputLock(output):
+        said.send("held")
+        time.sleep(600)
 
 
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the lock of a folder."""
-    hold = [sys.executable, "-c", HOLD, str(tmp_path / "output")]
-    with subprocess.Popen(hold, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+    context = multiprocessing.get_context("fork")
+    heard, said = context.Pipe()
+    process = context.Process(target=hold, args=(tmp_path / "output", said), daemon=True)
+    process.start()
+    assert heard.recv() == "held"
+    yield process
+    process.kill()
+    process.join()
 
 
 def test_the_holder_of_a_lock_is_named_and_a_killed_one_holds_it_no_longer(make_stage, holder, tmp_path):
@@ -153,7 +156,7 @@ def test_the_holder_of_a_lock_is_named_and_a_killed_one_holds_it_no_longer(make_
     assert f"another training is writing there (process {holder.pid} on {os.uname().nodename}, since 2" in message
     assert "python" in message and message.endswith("Wait for it or end it, or name another `output`.")
     holder.kill()
-    holder.wait()
+    holder.join()
     assert (tmp_path / "output" / LOCK_FILE).is_file()
     with OutputLock(stage.output):
         assert json.loads((tmp_path / "output" / LOCK_FILE).read_text())["pid"] == os.getpid()
@@ -179,7 +182,7 @@ def test_a_launch_of_two_ends_where_another_training_writes(make_stage, holder, 
         timeout=200,
         check=False,
     )
-    assert done.returncode != 0 and holder.poll() is None
+    assert done.returncode != 0 and holder.is_alive()
     assert done.stderr.count(f"another training is writing there (process {holder.pid} on ") == 1
 
 
