@@ -19,10 +19,10 @@ KILLED_AT, EPOCHS = 7, 4
 
 @pytest.fixture
 def make_flow(make_stage, mixture_start, workspace, tmp_path):
-    """A weighted mixture in packs that workers make; with a stream, or in epochs of which the second is broken."""
+    """A weighted mixture in packs that two workers make; with a stream, or in epochs of which the second is broken."""
     data = workspace / "data"
 
-    def make(name, streams, *, saved_at=KILLED_AT, steps=16, workers=2):
+    def make(name, streams, *, saved_at=KILLED_AT, steps=16):
         mixture = [
             {"path": str(data / "image_kind_train.jsonl"), "weight": 1.5},
             {"path": str(data / "spoken_word_train.jsonl"), "weight": 0.5},
@@ -40,7 +40,7 @@ def make_flow(make_stage, mixture_start, workspace, tmp_path):
                 "packing_buffer": 12,
                 "shuffle_buffer": 9,
                 "too_long": "drop",
-                "num_workers": workers,
+                "num_workers": 2,
                 "augment": augment,
             },
             trainer={
@@ -120,8 +120,8 @@ def rows_by_step(monkeypatch):
 
 
 def test_a_stopped_stream_goes_on_with_the_rows_that_would_have_come(make_flow, rows_by_step):
-    """In one process without workers: packs of a weighted mixture with a stream."""
-    unbroken, broken = (make_flow(name, True, saved_at=2, steps=4, workers=0) for name in ("unbroken", "broken"))
+    """In one process: packs of a weighted mixture with a stream, made by workers."""
+    unbroken, broken = (make_flow(name, True, saved_at=2, steps=4) for name in ("unbroken", "broken"))
     whole = rows_by_step(unbroken)
     with pytest.raises(KeyboardInterrupt):
         rows_by_step(broken, stop_at=3)

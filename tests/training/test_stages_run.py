@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -200,10 +201,14 @@ def test_a_wrong_path_is_found_before_a_model_is_loaded(make_stage, monkeypatch,
 def test_the_same_seed_gives_the_same_model(make_stage, quiet, tmp_path):
     settings = {"train": {"parts": ["mlp", "connectors"]}, "trainer": {"max_steps": 2}}
     folders = [
-        run_stage(make_stage(output=str(tmp_path / str(run)), seed=seed, **settings), console=quiet)
-        for run, seed in enumerate([0, 0, 1])
+        run_stage(
+            make_stage(output=str(tmp_path / str(run)), seed=seed, data={"num_workers": workers}, **settings),
+            console=quiet,
+        )
+        for run, (seed, workers) in enumerate([(0, 0), (1, 0), (0, 1)])
     ]
-    one, same, other = (state(folder) for folder in folders)
+    assert not multiprocessing.active_children(), "workers end with the training"
+    one, other, same = (state(folder) for folder in folders)
     assert not changed_names(one, same) and changed_names(one, other)
 
 

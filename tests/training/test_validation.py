@@ -107,7 +107,7 @@ def test_it_is_looked_at_before_the_first_step_on_the_way_and_once_at_the_end(ma
     assert len(steps) == 2 and steps[0] == 0, "each epoch's end once"
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_looking_changes_nothing_of_the_training(make_validated, mixture_start, quiet, tmp_path, workers):
     dropping = tmp_path / "dropout"
     model = AutoModelForMultimodalLM.from_pretrained(mixture_start)

@@ -25,7 +25,7 @@ from ..monitor.progress import StageProgress
 from ..planning.batches import look_at_batches
 from ..planning.models import DescribedRecipe
 from ..trainable.parts import trainable_table
-from ..trainer.build import build_trainer
+from ..trainer.build import build_trainer, stop_workers
 from ..trainer.data import measure_rows, read_data, schedule_data
 from ..trainer.start import StageModel, load_stage_model
 from ..trainer.trainer import StageTrainer
@@ -168,6 +168,7 @@ class Stage:
         try:
             self.trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         finally:
+            stop_workers(self.trainer)
             self.progress.close()
             self.encoders.put_back()
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
 
 from unimoe import UniMoEProcessor
@@ -117,4 +118,16 @@ def watch(trainer: StageTrainer, trainable: Trainable, config: StageConfig, prog
     trainer.add_callback(MetricsFile(metrics, details=lambda: trainer.details))
 
 
-__all__ = ["build_trainer"]
+def stop_workers(trainer: StageTrainer) -> None:
+    """Let the worker processes of a trainer's loaders end.
+
+    A loader that the collector of cycles ends has closed the queue by which its workers would hear of it, and waits
+    five seconds for each.
+    """
+    loaders = [trainer.callback_handler.train_dataloader, trainer.validation and trainer.validation.loader]
+    for loader in loaders:
+        if isinstance(loader, DataLoader):
+            getattr(loader, "base_dataloader", loader)._iterator = None  # accelerate's hold another one
+
+
+__all__ = ["build_trainer", "stop_workers"]
