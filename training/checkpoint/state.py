@@ -25,7 +25,7 @@ from unimoe.files.strict_json import parse_json
 from unimoe.files.writing import write_whole
 from unimoe.media.naming import shown
 
-from ..distributed.processes import from_all, processes, rank, together
+from ..distributed.processes import first_alone, from_all, processes, rank, together
 from ..distributed.sharding import optimizer_states, put_optimizer_states, share_buffers, whole_weights
 
 MANIFEST = "manifest.json"
@@ -250,7 +250,7 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     found = together(lambda: digests(folder, process=rank(), of=processes()))
     files = {name: facts for part in found for name, facts in part.items()}
     manifest = json.dumps({**facts, "files": files}, indent=1, sort_keys=True)
-    together(lambda: write_whole(folder / MANIFEST, manifest) if rank() == 0 else None)
+    first_alone(lambda: write_whole(folder / MANIFEST, manifest))
 
 
 def sync(folder: Path) -> None:

@@ -58,6 +58,16 @@ def together(work: Callable[[], Any], errors: tuple[type[Exception], ...] = (OSE
     return from_all(result)
 
 
+def first_alone(work: Callable[[], Any], errors: tuple[type[Exception], ...] = (OSError,)) -> Any:
+    """Do something in the first process alone and return in all what came of it; where it fails, all of them stop.
+
+    Args:
+        work: What to do; all processes must call this.
+        errors: As for `together`.
+    """
+    return together(lambda: work() if rank() == 0 else None, errors)[0]
+
+
 def limit_waiting(seconds: float) -> None:
     """Let no process wait longer than this for another one, in any group: DeepSpeed's would wait for half an hour."""
     if not dist.is_initialized():
@@ -80,4 +90,13 @@ def is_lost_connection(error: BaseException) -> bool:
     return collective and _LOST.search(str(error)) is not None
 
 
-__all__ = ["from_all", "is_lost_connection", "launched", "limit_waiting", "processes", "rank", "together"]
+__all__ = [
+    "first_alone",
+    "from_all",
+    "is_lost_connection",
+    "launched",
+    "limit_waiting",
+    "processes",
+    "rank",
+    "together",
+]

@@ -27,7 +27,7 @@ from ..config.data import EncoderCache
 from ..config.stage import StageConfig
 from ..data import DataError, MixtureDataset
 from ..data.mixture.dataset import SAMPLING_RATE
-from ..distributed.processes import rank, together
+from ..distributed.processes import first_alone, together
 from ..monitor.progress import track
 from ..monitor.sizes import in_words
 from .media import MediumIndex, ReadyMedium, UncachedMedia, list_media, look_up
@@ -98,8 +98,7 @@ class CachedEncoders:
             check_augmentation(dataset, self.modalities)
         stores = self._open_stores(args)
         media = CachedMedia(stores, video_sound=self.processor.layout.video_sound)
-        found = together(lambda: self._list(datasets, media, console) if rank() == 0 else None, errors=_CURABLE)
-        uncached = found[0]
+        uncached = first_alone(lambda: self._list(datasets, media, console), errors=_CURABLE)
         together(lambda: self._encode_share(datasets, uncached, stores, args, console), errors=_CURABLE)
         for store in stores.values():
             store.refresh()

@@ -10,7 +10,7 @@ from ..checkpoint.folder import remove_checkpoints
 from ..checkpoint.model_card import Metadata, write_history
 from ..checkpoint.state import put_weights
 from ..config.stage import StageConfig
-from ..distributed.processes import rank, together
+from ..distributed.processes import first_alone
 from ..distributed.sharding import bring_together
 from ..monitor.curves import CURVES_FILE, plot_curves
 from ..monitor.metrics_file import METRICS_FILE
@@ -29,7 +29,7 @@ def save_stage(trainer: StageTrainer, trainable: Trainable, metadata: Metadata) 
         from ..distributed.expert_parallel import unshard_experts
 
         unshard_experts(model)
-    together(lambda: _write(trainer, trainable, metadata) if rank() == 0 else None, errors=(OSError, ConfigError))
+    first_alone(lambda: _write(trainer, trainable, metadata), errors=(OSError, ConfigError))
     return Path(metadata.config.output)
 
 

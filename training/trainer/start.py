@@ -14,7 +14,6 @@ from unimoe.surgery import Certificate, assemble
 
 from ..checkpoint.state import put_weights
 from ..config.stage import StageConfig
-from ..distributed.deepspeed import make_models_whole
 from ..monitor.gradients import check_learning_rate
 from ..trainable.lora import merge_adapter, unmerged_adapter
 from ..trainable.parts import Trainable, choose_trainable
@@ -41,7 +40,6 @@ def load_stage_model(config: StageConfig, args: TrainingArguments, *, checkpoint
     Raises:
         ConfigError: If the start, a part or a loss does not fit, or nothing would train.
     """
-    make_models_whole()
     model, processor, certificate = load_start(config)
     _set_losses(model, config)
     if args.world_size > 1:

@@ -35,10 +35,14 @@ class SparseMoeBlock(nn.Module):
         """Map hidden states (B, S, D), of whose B*S tokens the context tells, to (B, S, D)."""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])  # (T, D)
         routing: RouterOutput = self.router(tokens, context)
-        output = self.experts(tokens, routing.top_k_index, routing.top_k_weights)
+        output = self.routed_output(tokens, routing, context)
         if self.shared_expert is not None:
             output = output + self.shared_output(tokens, routing.shared_weights)
         return output.view_as(hidden_states)
+
+    def routed_output(self, tokens: Tensor, routing: RouterOutput, context: RoutingContext) -> Tensor:
+        """Sum of the chosen experts, (T, D)."""
+        return self.experts(tokens, routing.top_k_index, routing.top_k_weights)
 
     def shared_output(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
         """Sum up the shared experts (T, D), weighed as `shared_expert_weighting` says."""
@@ -73,23 +77,18 @@ class TrainedMoeBlock(SparseMoeBlock):
         self.is_dense = config.router_gradient == "dense"
         self.overlap = ExpertOverlap()
 
-    def forward(self, hidden_states: Tensor, context: RoutingContext) -> Tensor:
-        """Map hidden states (B, S, D) to (B, S, D); in evaluation, or where no more is asked, as any block does."""
-        compares = bool((self.config.router_losses or {}).get("expert_overlap"))
-        if not self.training or not (self.is_dense or compares):
-            return super().forward(hidden_states, context)
-        tokens = hidden_states.reshape(-1, hidden_states.shape[-1])  # (T, D)
-        routing: RouterOutput = self.router(tokens, context)
-        output = self.experts(tokens, routing.top_k_index, routing.top_k_weights)
+    def routed_output(self, tokens: Tensor, routing: RouterOutput, context: RoutingContext) -> Tensor:
+        """Sum of the chosen experts, (T, D); in training, also what else is asked of them."""
+        output = super().routed_output(tokens, routing, context)
+        if not self.training:
+            return output
         if self.is_dense:
             probs = routing.record.router_probs[:, : self.router.num_experts] * self.config.routed_scaling_factor
             output = output + dense_gradient(probs, tokens, self.experts.expert_output)
-        if compares:
+        if (self.config.router_losses or {}).get("expert_overlap"):
             outputs = outputs_of_choices(self.experts, tokens, routing.top_k_index)
             self.overlap(outputs, routing.top_k_index, self.router.num_experts, context.attention_mask)
-        if self.shared_expert is not None:
-            output = output + self.shared_output(tokens, routing.shared_weights)
-        return output.view_as(hidden_states)
+        return output
 
 
 def build_block(config: UniMoETextConfig) -> SparseMoeBlock | SoftMoeBlock:

@@ -91,7 +91,7 @@ def router_losses(
     Raises:
         ValueError: If T is not B*S, or if a loss lacks `router_weights` or `overlaps`.
     """
-    names = _wanted(config, record, router_weights=router_weights, overlaps=overlaps)
+    names = _wanted(config, record, router_weights=router_weights or None, overlaps=overlaps)
     inputs = _loss_inputs(config, record, modality_ids, attention_mask)
     if load is None and config.router_aux_loss_global_batch:
         load = router_load(inputs.expert_mask, inputs.scoped, global_batch=True)
@@ -131,8 +131,7 @@ def _wanted(config: MoEConfig, record: RoutingRecord, **given: Sequence[Tensor] 
     """Name the losses that are asked for and can be there, of what is `given` by the names of arguments."""
     asked = [name for name, coefficient in (config.router_losses or {}).items() if coefficient]
     for name in asked:
-        needed = _NEEDS.get(name)
-        if needed and (given[needed] is None or (needed == "router_weights" and not given[needed])):
+        if name in _NEEDS and given[_NEEDS[name]] is None:
             raise ValueError(f"router_losses asks for {name!r}; pass {_NEEDS[name]} of each sparse layer.")
     absent = {"load": record.load_probability is None, "expert_overlap": not given["overlaps"]}
     return ["balance", "z", *(name for name in asked if not absent.get(name))]
