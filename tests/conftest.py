@@ -1,17 +1,35 @@
 """Set-up for all tests: nothing is loaded from a hub, and one thread a process."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_model import save_tiny
+from transformers import PreTrainedConfig
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cheap_collections() -> None:
+    """Let collections of garbage, for which trainings ask, pass over all that was imported by now."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_log_of_configurations() -> Iterator[None]:
+    """Spare the tests the log for which transformers writes out each configuration that it reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PreTrainedConfig, "__repr__", object.__repr__)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """A tiny start (model and processor) and small data files from the demo media, made once for all training tests."""
 
-import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,9 +64,7 @@ TASKS = ("image_kind", "spoken_word", "sound_kind")
 
 @pytest.fixture(scope="session", autouse=True)
 def _cheap_stages() -> Iterator[None]:
-    """No stage draws its losses, but where `curves` is asked for; its collections of garbage pass imports over."""
-    gc.collect()
-    gc.freeze()
+    """No stage draws its losses, but where `curves` is asked for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finish, "plot_curves", lambda *args: False)
         yield

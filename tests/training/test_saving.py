@@ -2,26 +2,24 @@
 
 import errno
 import io
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from launch import ROOT, environment
 from rich.console import Console
-from saving_program import begin, learn, save
+from torch import nn
 from typer.testing import CliRunner
 
 from training.__main__ import app
 from training.checkpoint import folder as checkpoint
 from training.checkpoint import state as state_files
-from training.checkpoint.state import MANIFEST, CheckpointError, load_optimizer, put_weights, verify
+from training.checkpoint.state import MANIFEST, CheckpointError, load_optimizer, put_weights, save_state, verify
 from training.distributed.processes import together
 from training.distributed.sharding import put_optimizer_states
 from training.stage.run import run_stage
@@ -34,6 +32,41 @@ WRITES = {
     "rename": (Path, "rename"),
     "mkdir": (Path, "mkdir"),
 }
+
+
+class Small(nn.Module):
+    """What `save_state` needs of a model: weights of some size, none of them tied."""
+
+    all_tied_weights_keys: dict[str, str] = {}
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+
+
+def begin():
+    model = Small()
+    return model, torch.optim.AdamW(model.parameters())
+
+
+def learn(model, optimizer):
+    """Take a step; without autograd, which does not run in a forked process."""
+    for parameter in model.parameters():
+        parameter.grad = 2 * parameter.detach()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def save(folder, step, model, optimizer):
+    facts = {"step": step, "processes": 1, "rows": {"step": 1, "batch": 1}}
+    checkpoint.write_checkpoint(folder, step, lambda aside: save_state(aside, model, optimizer), facts=facts, limit=1)
+
+
+def save_without_end(folder):
+    model, optimizer = begin()
+    for step in range(1, 1_000_000):
+        learn(model, optimizer)
+        save(folder, step, model, optimizer)
 
 
 def checkpoints(folder):
@@ -73,14 +106,15 @@ def test_a_hundred_failures_of_writing_leave_the_checkpoint_before(tmp_path, mon
 def test_kills_at_any_moment_leave_whole_checkpoints(tmp_path):
     chance = random.Random(0)
     for _ in range(5):
-        program = [sys.executable, str(Path(__file__).with_name("saving_program.py")), str(tmp_path)]
-        with subprocess.Popen(program, cwd=ROOT, env=environment()) as running:
-            while not checkpoints(tmp_path):
-                assert running.poll() is None
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0, 0.5))
-            running.send_signal(signal.SIGKILL)
-        assert checkpoints(tmp_path)
+        program = multiprocessing.get_context("fork").Process(target=save_without_end, args=(tmp_path,))
+        program.start()
+        while not checkpoints(tmp_path):
+            assert program.is_alive()
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5))
+        program.kill()
+        program.join()
+        assert program.exitcode == -signal.SIGKILL
         verify(checkpoints(tmp_path)[-1])
         model, optimizer = begin()
         put_weights(checkpoints(tmp_path)[-1], model)

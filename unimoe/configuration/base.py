@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class CheckedConfig(PreTrainedConfig):
                 construction do not fit each other, or an attribute is no field.
         """
         try:
-            type(self).from_dict(json.loads(self.to_json_string(use_diff=True)))
+            _check_readable(type(self), self.to_json_string(use_diff=True))
         except (UniMoEError, StrictDataclassError, TypeError, ValueError) as error:
             raise InvalidConfig(
                 f"{type(self).__name__} was changed so that it could not be loaded again, and is not saved",
@@ -97,6 +98,11 @@ class CheckedConfig(PreTrainedConfig):
                 "Correct the attribute, or build the configuration anew with it.",
             ) from error
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+@lru_cache(maxsize=8)  # a training writes the same one beside each checkpoint
+def _check_readable(kind: type[CheckedConfig], text: str) -> None:
+    kind.from_dict(json.loads(text))
 
 
 def require(condition: bool, problem: str) -> None:

@@ -79,11 +79,10 @@ class Limits:
         Raises:
             ConfigError: If such a variable has an unknown name, or holds no number; it names the variable.
         """
-        known = {SETTING + field.name.upper(): field.name for field in fields(cls)}
         given = {}
-        for variable, text in environment.items():
-            if not variable.startswith(SETTING):
-                continue
+        for variable in [name for name in environment if name.startswith(SETTING)]:
+            known = {SETTING + field.name.upper(): field.name for field in fields(cls)}
+            text = environment[variable]
             if variable not in known:
                 raise ConfigError(variable, "there is no such limit.", f"Known: {', '.join(sorted(known))}.")
             if not text.strip().isdecimal():

@@ -54,7 +54,18 @@ def unread_parameters(config: UniMoEConfig) -> set[str]:
     return {name for key in config.encoder_keys for name in _unread(config, key)}
 
 
-def _unread(config: UniMoEConfig, key: str) -> Iterator[str]:
+_FOUND: dict[tuple[Any, ...], list[str]] = {}  # by all that the answer depends on: autograd is asked once
+
+
+def _unread(config: UniMoEConfig, key: str) -> list[str]:
+    encoder, connector = config.encoder_config(key), config.connector_config(key)
+    question = (key, encoder.to_json_string(False), connector.to_json_string(False), config.text_config.hidden_size)
+    if question not in _FOUND:
+        _FOUND[question] = list(_ask_autograd(config, key))
+    return _FOUND[question]
+
+
+def _ask_autograd(config: UniMoEConfig, key: str) -> Iterator[str]:
     encoder, connector = config.encoder_config(key), config.connector_config(key)
     with torch.device("meta"):
         tokens = torch.empty(1, encoder.num_tokens, encoder.hidden_size)
