@@ -101,7 +101,7 @@ class CheckedConfig(PreTrainedConfig):
 
 
 @lru_cache(maxsize=8)  # a training writes the same one beside each checkpoint
-def _check_readable(kind: type[CheckedConfig], text: str) -> None:
+def _check_readable(kind: Any, text: str) -> None:
     kind.from_dict(json.loads(text))
 
 
