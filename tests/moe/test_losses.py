@@ -9,7 +9,7 @@ import pytest
 import reference_losses as reference
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from launch import FORKS
 from routings import B, E, K, S, T, config, group_list, make_record, part, random_modalities
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -292,7 +292,11 @@ class OneOfTwo:
 
 def learn_apart(settings: dict[str, Any], folder: Path) -> list[dict[str, Tensor]]:
     """What each of two processes learns from its part."""
-    mp.spawn(process_of_two, (settings, str(folder)), nprocs=2)
+    processes = [FORKS.Process(target=process_of_two, args=(rank, settings, str(folder))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

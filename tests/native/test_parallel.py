@@ -1,17 +1,14 @@
 """transformers' own tensor, expert and pipeline parallelism in two processes on a CPU, against one process."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import launch
 import pytest
 import torch
 from tiny import TEXT, randomise, tiny_inputs, tiny_model
 
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.distributed
 SPARSE = {"num_experts": 4, "shared_expert_intermediate_size": 8}
 TWO_WIDTHS = {
@@ -42,18 +39,7 @@ def prepare(folder: Path, kind: str, **text) -> dict:
 
 
 def run(folder: Path, kind: str, split: str) -> dict:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    worker = str(Path(__file__).with_name("parallel_worker.py"))
-    done = subprocess.run(
-        [sys.executable, *launcher, worker, str(folder), kind, split],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    launch.run(str(Path(__file__).with_name("parallel_worker.py")), str(folder), kind, split, processes=2)
     return torch.load(folder / "result.pt")
 
 

@@ -1,12 +1,10 @@
 """A checkpoint of one layout of processes, ZeRO and experts is consolidated, and gone on with under another."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from launch import ROOT, environment, train, train_and_kill
+from launch import run, train, train_and_kill
 from safetensors.torch import load_file
 from test_expert_parallel import furthest, losses, make_case, starts  # noqa: F401
 
@@ -69,8 +67,8 @@ def test_a_checkpoint_serves_any_layout(make_layout, unbroken, tmp_path, written
     models = [load_file(Path(folder) / "model.safetensors") for folder in (after.output, unbroken)]
     assert furthest(*models, least=0.01) <= 1e-5
     file.write_text(json.dumps(make_layout("one", tmp_path).model_dump()))  # whose batches are those of a step
-    shown = run(str(Path(__file__).with_name("next_loss_program.py")), str(consolidated), str(file), str(SAVED_AT + 1))
-    assert float(shown.split()[-1]) == pytest.approx(expected[SAVED_AT]["loss_language"], rel=1e-6)
+    done = run(str(Path(__file__).with_name("next_loss_program.py")), str(consolidated), str(file), str(SAVED_AT + 1))
+    assert float(done.stdout.split()[-1]) == pytest.approx(expected[SAVED_AT]["loss_language"], rel=1e-6)
 
 
 @pytest.mark.distributed
@@ -96,11 +94,3 @@ def test_the_best_checkpoint_is_what_a_stage_leaves(make_layout, tmp_path, layou
     train(again, tmp_path / "again.yaml")
     first = json.loads((Path(again.output) / "metrics.jsonl").read_text().splitlines()[0])
     assert first["eval_loss"] == pytest.approx(measured[best], rel=1e-5)
-
-
-def run(*words):
-    done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=environment(), check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout

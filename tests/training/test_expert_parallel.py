@@ -1,13 +1,11 @@
 """Experts spread over processes learn what they learn in one process: losses, gradients and weights, case by case."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import launch
 import pytest
 import torch
-from launch import ROOT, environment
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
@@ -109,10 +107,7 @@ def make_case(starts, workspace):
 def run(stages, file, *, processes=1, program="parity_program.py"):
     """Run stages in one launch of a program."""
     file.write_text(json.dumps([stage.model_dump() for stage in stages]))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(Path(__file__).with_name(program)), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False)
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-6000:]
+    launch.run(str(Path(__file__).with_name(program)), str(file), processes=processes if processes > 1 else 0)
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ class CheckedConfig(PreTrainedConfig):
                 construction do not fit each other, or an attribute is no field.
         """
         try:
-            _check_readable(type(self), self.to_json_string(use_diff=True))
+            self._check_readable(self.to_json_string(use_diff=True))
         except (UniMoEError, StrictDataclassError, TypeError, ValueError) as error:
             raise InvalidConfig(
                 f"{type(self).__name__} was changed so that it could not be loaded again, and is not saved",
@@ -99,10 +99,10 @@ class CheckedConfig(PreTrainedConfig):
             ) from error
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-
-@lru_cache(maxsize=8)  # a training writes the same one beside each checkpoint
-def _check_readable(kind: Any, text: str) -> None:
-    kind.from_dict(json.loads(text))
+    @classmethod
+    @lru_cache(maxsize=8)  # a training writes the same one beside each checkpoint
+    def _check_readable(cls, text: str) -> None:
+        cls.from_dict(json.loads(text))
 
 
 def require(condition: bool, problem: str) -> None:
