@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .errors.terminal import fail
 from .modality import Modality
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -260,7 +261,7 @@ def load(folder: str, *, with_processor: bool = True, dtype: str = "auto") -> tu
         model = load_model(folder, dtype=dtype)
         return model, load_processor(folder, model.config) if with_processor else None
     except CheckpointError as error:
-        fail(str(error))
+        fail(error)
 
 
 def cost(started: float) -> str:
@@ -272,12 +273,6 @@ def cost(started: float) -> str:
         return seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
     return f"{seconds}, with {peak / 1e9:.1f} GB of memory at the peak"
-
-
-def fail(message: str) -> NoReturn:
-    """Print one line to standard error and exit with code 2."""
-    Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(2)
 
 
 def describe(model: Any) -> Iterator[tuple[str, str]]:

@@ -54,7 +54,7 @@ def problem(folder: Path, values: object, *overrides: str) -> str:
             "data.augment.image.flipp: unknown key. Did you mean 'flip'?",
         ),
         ({"trainer": {"output_dir": "x"}}, "trainer.output_dir: leave it out. Set the stage's `output`."),
-        ({"trainer": {"lr": 1}}, "file.yaml: trainer.lr: unknown key. See transformers.TrainingArguments."),
+        ({"trainer": {"lr": 1}}, "file.yaml: trainer.lr: unknown key. Known: activation_checkpointing, "),
         ({"train": {"parts": []}}, "nothing would train"),
         ({"train": {"lora": {"parts": ["connectors"]}}}, "connectors: train a part either whole or by lora"),
         ({"seed": "many"}, "file.yaml: seed: Input should be a valid integer"),

@@ -6,13 +6,13 @@ file are relative to that file.
 
 import inspect
 import json
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from unimoe.errors.suggest import did_you_mean
 from unimoe.files.settings import Section, unknown_key
 
 from .arguments import FORMER, PASSED_ON, REFUSED, VALIDATION_ONLY
@@ -294,8 +294,7 @@ class StageConfig(Section):
             if (cure := (REFUSED | FORMER).get(key)) is not None:
                 raise PydanticCustomError("refused", f"trainer.{key}: leave it out. {cure}")
             if key not in PASSED_ON:
-                near = get_close_matches(str(key)[:200], PASSED_ON, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else " See transformers.TrainingArguments."
+                hint = did_you_mean(str(key), PASSED_ON)
                 raise PydanticCustomError(
                     "unknown_key", "unknown key.{hint}", {"key": f"trainer.{key}"[:200], "hint": hint}
                 )

@@ -15,7 +15,7 @@ def plain(text: str) -> str:
     return escape(visible(text))
 
 
-def fail(error: Exception) -> NoReturn:
+def fail(error: Exception | str) -> NoReturn:
     """Say what is wrong in one message, without a traceback, and exit with code 2."""
     # A worker process wraps its error in a traceback; the last exception's own message is what counts.
     message = re.split(r"\n[\w.]+Error: ", str(error))[-1].strip()
