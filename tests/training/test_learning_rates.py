@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from launch import train
-from transformers import AutoModelForMultimodalLM
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoModelForMultimodalLM, SchedulerType
 
-from training.config.train import TrainConfig
+from training.config.train import ScheduleSpan, TrainConfig
+from training.config.training_arguments import training_arguments
 from training.stage.run import run_stage
 from training.trainable.optimizer import ParameterGroups
 from training.trainable.parts import choose_trainable
+from training.trainable.schedule import rate_factor
+from training.trainer.specialists import own_schedules
 from training.trainer.start import load_start
 from unimoe.errors import ConfigError
 
@@ -90,6 +94,43 @@ def test_what_rests_does_not_move_until_the_others_are_warm(mixed, mixture_start
     joined = mixed({"warm_up": {"parts": ["router"], "steps": 2}}, steps=4, lr_scheduler_type="constant")
     run_stage(joined)
     assert any(change > 0 for name, change in moved(joined, mixture_start).items() if ".connectors." in name)
+
+
+SHAPE = {"lr_scheduler_type": "cosine", "warmup_steps": 0.25}
+
+
+def test_stages_that_share_a_schedule_have_the_rates_of_one_stage(mixed):
+    whole = mixed(steps=8, **SHAPE)
+    last = mixed({"schedule": {"begin": 0.375, "end": 1}}, steps=5, **SHAPE)
+    run_stage(whole), run_stage(last)
+    assert [line["learning_rate"] for line in log(last)] == [line["learning_rate"] for line in log(whole)][3:]
+
+
+def test_parts_that_wait_join_a_shared_schedule_where_it_is(mixed):
+    train = {"schedule": {"begin": 0.5, "end": 1}, "warm_up": {"parts": ["router"], "steps": 2}}
+    stage = mixed(train, steps=4, **SHAPE)
+    run_stage(stage)
+    shared = rate_factor(training_arguments(stage), 8, span=None, asked_by="")
+    rates = [line["learning_rate"] for line in log(stage)]
+    assert rates == pytest.approx([1e-3 * shared(step) for step in range(4, 8)])
+
+
+def test_specialists_go_through_the_same_stretch_side_by_side(mixed):
+    args = training_arguments(mixed(steps=6, **SHAPE))
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(()))], "specialist": key} for key in "ab"]
+    scheduler = LambdaLR(torch.optim.SGD(groups, lr=1.0), lambda step: 1.0)
+    turns, span = ["a", "b", "a", "a", "b", "a"], ScheduleSpan(begin=0.5, end=1)
+    own_schedules(scheduler, turns, {"a": 4, "b": 2}, args, span)
+    rates = [[factor(step) for step in range(6)] for factor in scheduler.lr_lambdas]
+    of_a, of_b = (rate_factor(args, 2 * steps, span=None, asked_by="") for steps in (4, 2))
+    assert rates == [[of_a(n) for n in (4, 5, 5, 6, 7, 7)], [of_b(n) for n in (2, 2, 3, 3, 3, 4)]]
+
+
+def test_a_schedule_that_is_no_function_of_the_step_cannot_be_shared(mixed):
+    args = training_arguments(mixed())
+    args.lr_scheduler_type = SchedulerType.GREEDY
+    with pytest.raises(ConfigError, match=r"greedy: train\.schedule needs a schedule that is a function of the step"):
+        rate_factor(args, 4, span=None, asked_by="train.schedule")
 
 
 @pytest.mark.distributed

@@ -32,15 +32,19 @@ def test_all_files_are_written_with_rows_that_the_schema_accepts(data):
         "sound_kind": 18,
     }
     for name, count in counts.items():
-        if not name.startswith("vqa_train"):
-            assert len(read_rows(folder / name)) == count
+        lines = (folder / name).read_text().splitlines(keepends=True)
+        assert len(lines) == count
+        few = folder / "few.jsonl"
+        few.write_text("".join(lines[:: 1 + count // 1000]))
+        assert read_rows(few)
 
 
 def test_test_media_are_never_shown_in_training(data):
     folder, _ = data
 
     def media(name):
-        return {row.messages[0]["content"][0]["path"] for row in read_rows(folder / name)}
+        rows = map(json.loads, (folder / name).read_text().splitlines())
+        return {row["messages"][0]["content"][0]["path"] for row in rows}
 
     for task in QUICKSTART_TASKS:
         assert not media(f"{task}_train.jsonl") & media(f"{task}_test.jsonl")

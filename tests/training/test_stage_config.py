@@ -57,6 +57,7 @@ def problem(folder: Path, values: object, *overrides: str) -> str:
         ({"trainer": {"lr": 1}}, "file.yaml: trainer.lr: unknown key. Known: activation_checkpointing, "),
         ({"train": {"parts": []}}, "nothing would train"),
         ({"train": {"lora": {"parts": ["connectors"]}}}, "connectors: train a part either whole or by lora"),
+        ({"train": {"schedule": {"begin": 0.5, "end": 0.5}}}, "train.schedule: begin is 0.5, end 0.5: begin must"),
         ({"seed": "many"}, "file.yaml: seed: Input should be a valid integer"),
         ({"output": None}, "file.yaml: output: "),
         (
@@ -123,6 +124,34 @@ def test_scale_without_steps_scales_epochs(tmp_path):
         write(tmp_path, {"scale": 0.5, "stages": {"one": merge(STAGE, {"trainer": {"max_steps": -1}})}})
     )
     assert recipe.stages["one"].trainer["num_train_epochs"] == 1.5
+
+
+def in_a_row(schedule: object, **steps: int) -> dict:
+    stages = {name: merge(STAGE, {"trainer": {"max_steps": number}}) for name, number in steps.items()}
+    return {"schedule": schedule, "stages": stages}
+
+
+def test_stages_share_a_schedule_by_their_steps(tmp_path):
+    values = in_a_row(["align", ["image", "speech"], "mixed"], align=30, image=5, speech=15, mixed=50, dense=100)
+    trains = {name: stage.train for name, stage in load_recipe(write(tmp_path, values)).stages.items()}
+    spans = {name: train.schedule and (train.schedule.begin, train.schedule.end) for name, train in trains.items()}
+    assert spans == {"align": (0, 0.3), "image": (0.3, 0.5), "speech": (0.3, 0.5), "mixed": (0.5, 1), "dense": None}
+    halved = load_recipe(write(tmp_path, {**values, "scale": 0.5})).stages
+    assert halved["mixed"].train.schedule.end == 1 and halved["mixed"].trainer["max_steps"] == 25
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (in_a_row(["one", "tow"], one=1, two=1), "schedule: there is no stage 'tow'. Did you mean 'two'?"),
+        (in_a_row(["one", ["one"]], one=1), "schedule: stage 'one' is named 2 times. Name it once."),
+        (in_a_row(["one"], one=-1), "schedule: stage 'one' says no number of steps. Set stages.one.trainer.max_"),
+        (in_a_row("one", one=1), "schedule: expected a list of stages, got 'one'."),
+        (in_a_row([{"one": 1}], one=1), "schedule: there is no stage \"{'one': 1}\"."),
+    ],
+)
+def test_a_schedule_that_does_not_fit_the_stages_is_refused(tmp_path, values, message):
+    assert message in problem(tmp_path, values)
 
 
 def test_overrides_are_yaml_reach_into_lists_and_are_checked(tmp_path):

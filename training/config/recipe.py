@@ -1,17 +1,19 @@
 """Reads YAML files of stages: one stage, or a recipe of several; and applies `key.sub=value` overrides.
 
 A recipe has `stages: {name: stage}`, and may have `output` (a stage's own output is OUTPUT/NAME), `seed`, `defaults`
-(merged under each stage), `scale` (multiplies every stage's length), `variables` and `model` (for the quickstart's
-builder alone). In every string of a recipe `${output}` stands for its output folder, so that stages can refer to each
-other, and `${name}` for the variable of that name, such as the Hub id or local folder of a pretrained part.
+(merged under each stage), `scale` (multiplies every stage's length), `schedule` (stages that share one schedule of
+learning rates), `variables` and `model` (for the quickstart's builder alone). In every string of a recipe `${output}`
+stands for its output folder, so that stages can refer to each other, and `${name}` for the variable of that name, such
+as the Hub id or local folder of a pretrained part.
 """
 
 import copy
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,17 @@ from unimoe.media import Limits
 
 from .stage import StageConfig
 
-RECIPE_KEYS = ("output", "seed", "scale", "defaults", "variables", "model", "stages")
-_KINDS = {"defaults": dict, "variables": dict, "model": dict, "output": str, "seed": int, "scale": int | float}
-_WORDS = {dict: "a mapping", str: "a folder", int: "a whole number", int | float: "a number"}
+_KINDS = {
+    "output": str,
+    "seed": int,
+    "scale": int | float,
+    "schedule": list,
+    "defaults": dict,
+    "variables": dict,
+    "model": dict,
+}
+RECIPE_KEYS = (*_KINDS, "stages")
+_WORDS = {dict: "a mapping", str: "a folder", int: "a whole number", int | float: "a number", list: "a list of stages"}
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -143,12 +153,12 @@ def substitute(values: Any, variables: dict[str, str], source: str) -> Any:
 
 
 def resolve_stages(recipe: dict[str, Any], source: str) -> list[tuple[str, dict[str, Any]]]:
-    """Merge a recipe's defaults, seed, output and scale into the values of each of its stages."""
+    """Merge a recipe's defaults, seed, output, scale and schedule into the values of each of its stages."""
     if not isinstance(recipe["stages"], dict) or not recipe["stages"]:
         raise ConfigError(f"{source}: stages: expected a mapping from names to stages.")
     size = len(recipe["stages"]) * (1 + _count(recipe.get("defaults")))
     _check_size("yaml_keys", size, f"with its defaults in each stage, the recipe has {size:,} keys and values", source)
-    resolved = []
+    resolved = {}
     for name, stage in recipe["stages"].items():
         if not isinstance(stage, dict):
             raise ConfigError(f"{source}: stages.{name}: expected a mapping, got {stage!r}.")
@@ -156,8 +166,45 @@ def resolve_stages(recipe: dict[str, Any], source: str) -> list[tuple[str, dict[
         if recipe.get("output") is not None:
             general["output"] = f"{recipe['output']}/{name}"
         values = merge(merge(general, recipe.get("defaults") or {}), stage)
-        resolved.append((name, scale_length(values, recipe.get("scale", 1), source)))
-    return resolved
+        resolved[name] = scale_length(values, recipe.get("scale", 1), source)
+    for name, span in share_schedule(recipe.get("schedule") or [], resolved, source).items():
+        resolved[name] = merge({"train": {"schedule": span}}, resolved[name])
+    return list(resolved.items())
+
+
+def share_schedule(names: list[Any], stages: Mapping[str, dict[str, Any]], source: str) -> dict[str, dict[str, float]]:
+    """Say which stretch of one learning-rate schedule each stage goes through, by the numbers of their steps.
+
+    Args:
+        names: Of stages, in order; a list among them has stages that stand side by side, such as specialists, which
+            go through the same stretch.
+        stages: The values of all stages by name, defaults and scale among them.
+        source: Of the recipe, for errors.
+
+    Raises:
+        ConfigError: If a name is not that of a stage, comes twice, or its stage says no `trainer.max_steps`.
+    """
+    groups = [entry if isinstance(entry, list) else [entry] for entry in names]
+    counts = Counter(str(name) for group in groups for name in group)
+    steps: dict[str, int] = {}
+    for name, count in counts.items():
+        if name not in stages:
+            raise ConfigError(f"{source}: schedule: there is no stage {name!r}.{did_you_mean(name, stages)}")
+        if count > 1:
+            raise ConfigError(f"{source}: schedule: stage {name!r} is named {count} times. Name it once.")
+        trainer = stages[name].get("trainer")
+        number = trainer.get("max_steps") if isinstance(trainer, dict) else None
+        if not isinstance(number, int) or number < 1:
+            raise ConfigError(
+                f"{source}: schedule: stage {name!r} says no number of steps. Set stages.{name}.trainer.max_steps."
+            )
+        steps[name] = number
+    ends = list(accumulate((sum(steps[name] for name in group) for group in groups), initial=0))
+    return {
+        name: {"begin": begin / ends[-1], "end": end / ends[-1]}
+        for group, (begin, end) in zip(groups, pairwise(ends), strict=True)
+        for name in group
+    }
 
 
 def _count(values: Any) -> int:

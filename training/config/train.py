@@ -97,6 +97,24 @@ class WarmUp(Section):
     steps: Annotated[int, Field(ge=1)]
 
 
+class ScheduleSpan(Section):
+    """The stretch of one learning-rate schedule that a stage goes through, when stages share a schedule.
+
+    Args:
+        begin: Where the stage begins, as a share of the whole schedule, 0 to 1. Warm-up counts from 0.
+        end: Where it ends; 1 is the end of the schedule.
+    """
+
+    begin: Annotated[float, Field(ge=0, lt=1)]
+    end: Annotated[float, Field(gt=0, le=1)]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.begin >= self.end:
+            raise PydanticCustomError("refused", f"begin is {self.begin}, end {self.end}: begin must come first.")
+        return self
+
+
 class HealthConfig(Section):
     """What is warned of while training, or stops it; 0 turns a check off.
 
@@ -120,6 +138,8 @@ class TrainConfig(Section):
         learning_rates: Part -> its own learning rate; those without have `trainer.learning_rate`. Of two named parts
             the smaller one decides, such as `connectors.image` within `connectors`.
         warm_up: Parts that move alone at first.
+        schedule: Stretch of a learning-rate schedule of several stages. None: the stage has a schedule of its own. A
+            recipe's `schedule` sets it for the stages that it names.
         losses: Losses and their coefficients.
         health: What is watched.
     """
@@ -129,6 +149,7 @@ class TrainConfig(Section):
     layers: list[int] | None = None
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = {}
     warm_up: WarmUp | None = None
+    schedule: ScheduleSpan | None = None
     losses: LossConfig = LossConfig()
     health: HealthConfig = HealthConfig()
 
@@ -161,4 +182,4 @@ def _read_range(value: Any) -> list[Any]:
     return list(range(int(first), int(last or first) + 1))
 
 
-__all__ = ["Annealed", "HealthConfig", "LoraTraining", "LossConfig", "TrainConfig", "WarmUp"]
+__all__ = ["Annealed", "HealthConfig", "LoraTraining", "LossConfig", "ScheduleSpan", "TrainConfig", "WarmUp"]

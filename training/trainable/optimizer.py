@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainingArguments
 
 from unimoe.errors import ConfigError
 from unimoe.errors.suggest import did_you_mean
 
 from ..config.train import TrainConfig
 from .parts import Trainable
+from .schedule import rate_factor, set_factors
 
 
 @dataclass
@@ -71,27 +72,25 @@ class ParameterGroups:
                     {**group, "params": parameters, "lr": rate, "part": part, "rests_first": rests}
                 )
 
-    def schedule(self, scheduler: Any) -> None:
-        """Keep groups that rest at a rate of 0 until the others have warmed up; in place.
+    def schedule(self, scheduler: Any, args: TrainingArguments, steps: int) -> None:
+        """Let the rates follow the stage's stretch of a schedule, those of groups that wait after a warm-up; in place.
+
+        Args:
+            scheduler: Of the trainer.
+            args: What it is made from.
+            steps: Of the stage.
 
         Raises:
             ConfigError: If the schedule is not a function of the step.
         """
-        if self.config.warm_up is None:
+        warm_up, span = self.config.warm_up, self.config.schedule
+        if warm_up is None and span is None:
             return
-        if not isinstance(scheduler, LambdaLR):
-            raise ConfigError(
-                "train.warm_up needs a trainer.lr_scheduler_type that is a function of the step, such as linear, "
-                "cosine or constant."
-            )
-        scheduler.lr_lambdas = [
-            _resting(factor, self.config.warm_up.steps) if group["rests_first"] else factor
-            for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True)
-        ]
-        for group, factor, rate in zip(
-            scheduler.optimizer.param_groups, scheduler.lr_lambdas, scheduler.base_lrs, strict=True
-        ):
-            group["lr"] = rate * factor(0)
+        asked_by = "train.schedule" if span else "train.warm_up"
+        factor = rate_factor(args, steps, span=span, asked_by=asked_by)
+        waits = warm_up.steps if warm_up else 0
+        groups = scheduler.optimizer.param_groups
+        set_factors(scheduler, [_after(waits, factor) if group["rests_first"] else factor for group in groups])
 
     @property
     def _warm_parts(self) -> list[str]:
@@ -103,7 +102,7 @@ class ParameterGroups:
         return {id(parameter): part for part in by_size for parameter in self.parts[part]}
 
 
-def _resting(factor: Callable[[int], float], steps: int) -> Callable[[int], float]:
+def _after(steps: int, factor: Callable[[int], float]) -> Callable[[int], float]:
     return lambda step: 0.0 if step < steps else factor(step)
 
 

@@ -1,12 +1,61 @@
-"""The schedule of learning rates in a checkpoint, whatever groups the optimizer's parameters are in."""
+"""Schedules of learning rates: of a stage, of a stretch of one that stages share, and in checkpoints."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import SchedulerType, TrainingArguments, get_scheduler
+
+from unimoe.errors import ConfigError
+
+from ..config.train import ScheduleSpan
 
 FILE = "schedule.pt"
+
+
+def rate_factor(
+    args: TrainingArguments, steps: int, *, span: ScheduleSpan | None, asked_by: str
+) -> Callable[[int], float]:
+    """Return the factor of the learning rate at each step of a stage.
+
+    Args:
+        args: What the schedule is made from.
+        steps: Of the stage.
+        span: Stretch of the schedule that these steps go through. None: all of it.
+        asked_by: The key that needs a schedule of this kind.
+
+    Raises:
+        ConfigError: If the schedule is not a function of the step.
+    """
+    begin, end = (span.begin, span.end) if span else (0.0, 1.0)
+    total = round(steps / (end - begin))
+    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+    schedule: Any = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=stand_in,
+        num_warmup_steps=args.get_warmup_steps(total),
+        num_training_steps=total,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs,  # type: ignore[arg-type]
+    )
+    if not isinstance(schedule, LambdaLR):
+        kind = SchedulerType(args.lr_scheduler_type).value
+        raise ConfigError(
+            f"trainer.lr_scheduler_type {kind}: {asked_by} needs a schedule that is a function of the step, such as "
+            "linear, cosine or constant."
+        )
+    first = round(begin * total)
+    return lambda step: schedule.lr_lambdas[0](first + step)
+
+
+def set_factors(scheduler: LambdaLR, factors: list[Callable[[int], float]]) -> None:
+    """Let each group of a new schedule have a factor of its own; in place."""
+    scheduler.lr_lambdas = factors
+    scheduler._last_lr = [rate * factor(0) for rate, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
 
 
 def save_schedule(folder: Path, scheduler: Any) -> None:
@@ -59,4 +108,4 @@ def load_schedule(folder: Path, scheduler: Any) -> None:
         group["lr"] = rate
 
 
-__all__ = ["load_schedule", "read_schedule", "save_schedule"]
+__all__ = ["load_schedule", "rate_factor", "read_schedule", "save_schedule", "set_factors"]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from transformers import PrinterCallback, TrainingArguments
 
 from unimoe import UniMoEProcessor
@@ -127,7 +128,10 @@ def stop_workers(trainer: StageTrainer) -> None:
     loaders = [trainer.callback_handler.train_dataloader, trainer.validation and trainer.validation.loader]
     for loader in loaders:
         if isinstance(loader, DataLoader):
-            getattr(loader, "base_dataloader", loader)._iterator = None  # accelerate's hold another one
+            inner: Any = getattr(loader, "base_dataloader", loader)  # accelerate's hold another one
+            iterator, inner._iterator = inner._iterator, None
+            if isinstance(iterator, _MultiProcessingDataLoaderIter):
+                iterator._shutdown_workers()  # the traceback of an error holds it as well
 
 
 __all__ = ["build_trainer", "stop_workers"]

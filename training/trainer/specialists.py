@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainingArguments, get_scheduler
+from transformers import TrainingArguments
 
 from unimoe import UniMoEForConditionalGeneration
 from unimoe.errors import ConfigError
 from unimoe.moe import GatedMLP
 
+from ..config.train import ScheduleSpan
 from ..data import BatchSchedule, MixtureBatches, MixtureDataset
 from ..data.batching.measure import RowLengths
 from ..data.batching.streams import ModalityStreams, ScheduledBatches, apportion, split_by_modality, step_schedule
+from ..trainable.schedule import rate_factor, set_factors
 from .trainer import StageTrainer
 
 
@@ -92,7 +93,13 @@ def split_groups(optimizer: torch.optim.Optimizer, model: nn.Module, keys: Seque
                 optimizer.param_groups.append({**group, "params": parameters, "specialist": key})
 
 
-def own_schedules(scheduler: Any, schedule: Sequence[str], steps: Mapping[str, int], args: TrainingArguments) -> None:
+def own_schedules(
+    scheduler: Any,
+    schedule: Sequence[str],
+    steps: Mapping[str, int],
+    args: TrainingArguments,
+    span: ScheduleSpan | None = None,
+) -> None:
     """Let the learning rate of each specialist follow its own count of steps.
 
     Args:
@@ -100,34 +107,24 @@ def own_schedules(scheduler: Any, schedule: Sequence[str], steps: Mapping[str, i
         schedule: Specialist of each step.
         steps: Steps of each specialist.
         args: What the schedule is made from.
+        span: Stretch of a schedule of several stages, through which each specialist goes.
 
     Raises:
         ConfigError: If the schedule is not a function of the step.
     """
-    if not isinstance(scheduler, LambdaLR):
-        raise ConfigError(
-            f"trainer.lr_scheduler_type {args.lr_scheduler_type}: specialists of one run need a schedule that is a "
-            "function of the step, such as linear, cosine or constant."
+    factors = {
+        key: _own_factor(
+            rate_factor(args, steps[key], span=span, asked_by="start.specialists"), [each == key for each in schedule]
         )
-    scheduler.lr_lambdas = [
-        _own_schedule(group["specialist"], schedule, steps, args) for group in scheduler.optimizer.param_groups
-    ]
+        for key in steps
+    }
+    set_factors(scheduler, [factors[group["specialist"]] for group in scheduler.optimizer.param_groups])
 
 
-def _own_schedule(
-    key: str, schedule: Sequence[str], steps: Mapping[str, int], args: TrainingArguments
-) -> Callable[[int], float]:
+def _own_factor(factor: Callable[[int], float], is_own: Sequence[bool]) -> Callable[[int], float]:
     """Return the factor of a specialist's learning rate at each step of all."""
-    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
-    alone: Any = get_scheduler(
-        args.lr_scheduler_type,
-        optimizer=stand_in,
-        num_warmup_steps=args.get_warmup_steps(steps[key]),
-        num_training_steps=steps[key],
-        scheduler_specific_kwargs=args.lr_scheduler_kwargs,  # type: ignore[arg-type]
-    )
-    done = [0, *accumulate(scheduled == key for scheduled in schedule)]
-    return lambda step: alone.lr_lambdas[0](done[min(step, len(schedule))])
+    done = [0, *accumulate(is_own)]
+    return lambda step: factor(done[min(step, len(is_own))])
 
 
 def export_specialists(
@@ -208,7 +205,8 @@ class SpecialistTrainer(StageTrainer):
         is_new = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if is_new:
-            own_schedules(scheduler, self.step_schedule, self.steps, self.args)
+            span = self.groups.config.schedule if self.groups else None
+            own_schedules(scheduler, self.step_schedule, self.steps, self.args, span)
         return scheduler
 
     def choose_specialist(self, key: str | None) -> None:

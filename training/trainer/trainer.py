@@ -93,11 +93,11 @@ class StageTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """As in Trainer, with parts that rest while others warm up."""
+        """As in Trainer, with the stage's stretch of a schedule, and parts that wait while others warm up."""
         is_new = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if is_new and self.groups is not None:
-            self.groups.schedule(scheduler)
+            self.groups.schedule(scheduler, self.args, num_training_steps)
         return scheduler
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
