@@ -7,17 +7,18 @@ import pytest
 import torch
 import typer
 from rich.console import Console
-from transformers import AutoProcessor
+from transformers import AutoProcessor, TrainerControl, TrainerState
 from typer.testing import CliRunner
 
 from training.__main__ import app
 from training.config.data import DataConfig
-from training.data import Collator, MixtureDataset
+from training.config.training_arguments import training_arguments
+from training.data import Collator, MixtureDataset, schedule_batches
 from training.data.mixture.dataset import read_mixture
-from training.monitor.progress import StageProgress, track
+from training.monitor.progress import StageProgress, duration, track
 from training.planning.models import DescribedRecipe
 from training.planning.plan import estimate_stage
-from training.stage.report import data_table, look_at_rows, mean_length, show_samples
+from training.stage.report import count_epochs, data_table, look_at_rows, mean_length, show_samples
 from training.stage.run import run_stage
 from training.trainer.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration
@@ -55,6 +56,50 @@ def test_rows_are_counted_by_the_media_that_they_have(make_dataset, monkeypatch)
     some = look_at_rows(dataset)
     assert not some.is_complete and 0 < some.kinds[0]["image"] <= 5
     assert f"(of {some.kinds[0]['image']} looked at)" in shown(data_table(dataset, some))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "data", "epochs"),
+    [
+        ({"max_steps": 30, "gradient_accumulation_steps": 2}, {}, 30 * 8 / (2 * 13)),
+        ({"max_steps": -1, "num_train_epochs": 1.5}, {"packing": True, "max_length": 99}, 1.5),
+        ({"max_steps": 30}, {"packing": True, "max_length": 99}, None),
+    ],
+    ids=["steps of rows", "epochs of packs", "steps of packs"],
+)
+def test_passes_are_those_of_the_whole_stage(make_dataset, make_stage, trainer, data, epochs):
+    """A file of weight 2 passes twice in each of them."""
+    dataset, stage = make_dataset("image_kind", weight=2), make_stage(trainer=trainer, data=data)
+    processor = AutoProcessor.from_pretrained(stage.start.path)
+    schedule = schedule_batches(stage.data, dataset, processor, sized=False)
+    found = count_epochs(dataset, schedule, training_arguments(stage), is_split=False)
+    assert found == epochs
+    table = shown(data_table(dataset, look_at_rows(dataset), epochs=found))
+    assert ("passes an epoch" in table) == (epochs is None) and f" {2 * (epochs or 1):.3g} │" in table
+    assert count_epochs(dataset, schedule, training_arguments(stage), is_split=True) is None
+
+
+def test_lines_say_how_long_it_will_take_at_the_pace_so_far(monkeypatch):
+    console = Console(file=io.StringIO(), width=300)
+    progress, clock = StageProgress(console, title="stage"), iter([0.0, 200.0, 300.0])
+    monkeypatch.setattr("training.monitor.progress.time.monotonic", lambda: next(clock))
+    state = TrainerState(global_step=10, max_steps=40, is_world_process_zero=True)
+    progress.on_train_begin(None, state, TrainerControl())
+    for state.global_step in (10, 20, 40):
+        progress.on_log(None, state, TrainerControl(), {"loss": 1.0})
+    assert [line.endswith("loss 1.000  7 min left") for line in console.file.getvalue().splitlines()] == [
+        False,
+        True,
+        False,
+    ]
+    assert [duration(seconds) for seconds in (0.4, 89, 91, 5399, 5400, 90000)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "1 h 30 min",
+        "1 h 30 min",
+        "25 h 0 min",
+    ]
 
 
 def test_of_a_stream_the_first_rows_are_looked_at_and_it_is_not_taken_for_all(make_dataset):
@@ -140,7 +185,7 @@ def test_long_work_shows_how_far_it_is(is_terminal):
     console = Console(file=io.StringIO(), width=100, force_terminal=is_terminal)
     assert list(track("abcd", 4, "reading", console, seconds=0)) == list("abcd")
     text = console.file.getvalue()
-    assert ("reading" in text) and ("reading: 2 of 4, 0 min left\n" in text) is not is_terminal
+    assert ("reading" in text) and ("reading: 2 of 4, 0 s left\n" in text) is not is_terminal
 
 
 def test_a_stage_says_how_many_tokens_and_validation_rows_there_are(make_stage, workspace, wide):
@@ -151,7 +196,7 @@ def test_a_stage_says_how_many_tokens_and_validation_rows_there_are(make_stage, 
     run_stage(make_stage(data=data, train={"parts": ["mlp"]}), console=wide)
     rows = len(Path(data["validation"][0]).read_text().splitlines())
     text = wide.file.getvalue()
-    assert "1 steps of 4 rows, about " in text and f"{rows} validation rows" in text
+    assert "1 steps of 4 rows, 0.308 epochs, about " in text and f"{rows} validation rows" in text
     assert text.index("validation rows") < text.index("step 1/1")
 
 

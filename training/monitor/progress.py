@@ -66,11 +66,13 @@ class StageProgress(TrainerCallback):
         self.warnings: list[str] = []
         self.bar: Progress | None = None
         self.live: Live | None = None
+        self.began = (time.monotonic(), 0)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar."""
+        self.began = (time.monotonic(), state.global_step)
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
         columns = [
@@ -107,11 +109,14 @@ class StageProgress(TrainerCallback):
         if self.bar is not None:
             self.losses.plain = visible(text)
         else:
-            self.console.print(
-                plain(f"{self.title}  step {state.global_step}/{state.max_steps}  {text}"),
-                highlight=False,
-                soft_wrap=True,
-            )
+            where = f"{self.title}  step {state.global_step}/{state.max_steps}"
+            self.console.print(plain(f"{where}  {text}{self._left(state)}"), highlight=False, soft_wrap=True)
+
+    def _left(self, state: TrainerState) -> str:
+        """Say how long it will take to the last step, at the pace so far; nothing before the first and at the last."""
+        moment, step = self.began
+        done, left = state.global_step - step, state.max_steps - state.global_step
+        return f"  {duration((time.monotonic() - moment) / done * left)} left" if done > 0 and left > 0 else ""
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -131,6 +136,14 @@ class StageProgress(TrainerCallback):
         self.bar = self.live = None
 
 
+def duration(seconds: float) -> str:
+    """Write out how long something takes, in two units at most."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def track(items: Iterable[T], total: int, what: str, console: Console, *, seconds: float = 60.0) -> Iterator[T]:
     """Give items one after the other and show how far they are: a bar, or a line now and then without a terminal.
 
@@ -148,8 +161,8 @@ def track(items: Iterable[T], total: int, what: str, console: Console, *, second
     started = said = time.monotonic()
     for done, item in enumerate(items):
         if done and (now := time.monotonic()) - said >= seconds:
-            left = (now - started) / done * (total - done) / 60
-            console.print(f"{what}: {done:,} of {total:,}, {left:.0f} min left", highlight=False)
+            left = duration((now - started) / done * (total - done))
+            console.print(f"{what}: {done:,} of {total:,}, {left} left", highlight=False)
             said = now
         yield item
 

@@ -68,17 +68,47 @@ def row_kinds(row: Row) -> set[str]:
     return kinds or {Modality.TEXT.key}
 
 
-def data_table(dataset: MixtureDataset, contents: Contents) -> Table:
-    """Show for each data file how many rows it has, how often they are shown, and which media they have."""
+def count_epochs(
+    dataset: MixtureDataset, schedule: BatchSchedule, args: TrainingArguments, *, is_split: bool
+) -> float | None:
+    """Count how often a stage goes through its mixture; None where that depends on what is packed or comes of streams.
+
+    Args:
+        dataset: Rows that train.
+        schedule: Their batches.
+        args: Of the trainer.
+        is_split: Whether the steps are shared out among modalities.
+    """
+    if dataset.has_streams or is_split:
+        return None
+    if args.max_steps <= 0:
+        return float(args.num_train_epochs)
+    return None if schedule.config.packing else args.max_steps * rows_of_a_step(args) / len(dataset)
+
+
+def rows_of_a_step(args: TrainingArguments) -> int:
+    """Rows, or packs, of one step of the optimizer in all processes together."""
+    return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def data_table(dataset: MixtureDataset, contents: Contents, *, epochs: float | None = None) -> Table:
+    """Show for each data file how many rows it has, how often they are shown, and which media they have.
+
+    Args:
+        dataset: Rows that train.
+        contents: Of them.
+        epochs: How often the stage goes through the mixture. None: what is shown is for one epoch.
+    """
     table = Table(title="Data")
     table.add_column("file", overflow="fold")
     table.add_column("rows", justify="right")
-    table.add_column("share" if dataset.has_streams else "passes", justify="right")
+    shown = "passes an epoch" if epochs is None else "passes"
+    table.add_column("share" if dataset.has_streams else shown, justify="right")
     table.add_column("rows with")
     total = sum(source.weight for source in dataset.sources)
     for source, size, kinds in zip(dataset.sources, dataset.sizes, contents.kinds, strict=True):
         is_stream = isinstance(source.rows, RowStream)
-        weight = f"{source.weight / total:.0%}" if dataset.has_streams else f"{source.weight:g}"
+        weight = f"{source.weight / total:.0%}" if dataset.has_streams else f"{source.weight * (epochs or 1):.3g}"
         counts = ", ".join(f"{key} {kinds[key]:,}" for key in (m.key for m in Modality) if kinds[key])
         looked = sum(1 for _ in range(0, size, max(math.ceil(size / LOOKED_AT), 1)))
         if is_stream or looked < size:
@@ -93,24 +123,28 @@ def describe_length(
     collator: Collator,
     args: TrainingArguments,
     *,
+    epochs: float | None,
     validated: int | None,
 ) -> str:
-    """Say how long the stage is: steps, rows or packs of a step, and about how many tokens.
+    """Say how long the stage is: steps, rows or packs of a step, epochs, and about how many tokens.
 
     Args:
         dataset: Rows that train.
         schedule: Their batches.
         collator: Of the stage.
         args: Of the trainer.
+        epochs: How often it goes through the mixture, where that is known.
         validated: Validation rows; None if there are none.
 
     Raises:
         DataError: If a row that is measured cannot be.
     """
     steps = count_steps(dataset, schedule, args, processes=args.world_size)
-    size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    size = rows_of_a_step(args)
     what = "packs" if schedule.config.packing else "rows"
     parts = [f"{steps:,} steps of {size:,} {what}"]
+    if epochs is not None:
+        parts.append(f"{epochs:.3g} epochs")
     if schedule.config.packing:
         parts.append(f"at most {steps * size * (schedule.config.max_length or 0):,} tokens")
     elif mean := mean_length(dataset, collator):

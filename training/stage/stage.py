@@ -32,7 +32,7 @@ from ..trainer.trainer import StageTrainer
 from .finish import save_stage
 from .memory import say_memory
 from .output import refuse_finished
-from .report import Contents, data_table, describe_length, look_at_rows, show_samples
+from .report import Contents, count_epochs, data_table, describe_length, look_at_rows, show_samples
 from .same_start import StartFacts, check_same_start, describe_start, write_start
 
 
@@ -137,9 +137,11 @@ class Stage:
         if not self.trainer.is_world_process_zero():
             return
         console, args = self.progress.console, self.args
-        console.print(trainable_table(self.model.trainable), data_table(self.dataset, self.contents))
+        is_split = self.config.start.specialists is not None
+        epochs = count_epochs(self.dataset, self.schedule, args, is_split=is_split)
+        console.print(trainable_table(self.model.trainable), data_table(self.dataset, self.contents, epochs=epochs))
         rows = self.validation.num_rows if self.validation else None
-        length = describe_length(self.dataset, self.schedule, self.collator, args, validated=rows)
+        length = describe_length(self.dataset, self.schedule, self.collator, args, epochs=epochs, validated=rows)
         console.print(length, highlight=False)
         console.print(*show_samples(self.dataset, self.collator, self.contents.modalities))
         if self.config.report.memory:
