@@ -8,6 +8,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from training.config.arguments import FORMER, PASSED_ON, REFUSED, VALIDATION_ONLY
 from training.config.recipe import merge
 from training.config.stage import StageConfig
+from training.config.training_arguments import training_arguments
 from unimoe.errors import ConfigError
 from unimoe.files.settings import validate
 
@@ -25,6 +26,15 @@ def refusal(**changes) -> str:
         validate(StageConfig, merge(STAGE, changes), source="file.yaml")
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_bf16_on_a_processor_has_to_be_asked_for(monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    stage = StageConfig.model_validate(merge(STAGE, {"trainer": {"bf16": True}}))
+    with pytest.raises(ConfigError, match=r"^trainer\.bf16: there is no GPU here\. Set trainer\.use_cpu: true"):
+        training_arguments(stage)
+    stage.trainer["use_cpu"] = True
+    assert training_arguments(stage).bf16
 
 
 def test_somebody_has_decided_for_every_field_of_this_version():

@@ -61,7 +61,7 @@ def test_rows_are_counted_by_the_media_that_they_have(make_dataset, monkeypatch)
 @pytest.mark.parametrize(
     ("trainer", "data", "epochs"),
     [
-        ({"max_steps": 30, "gradient_accumulation_steps": 2}, {}, 30 * 8 / (2 * 13)),
+        ({"max_steps": 30, "gradient_accumulation_steps": 2}, {}, 7 + 2 * 8 / 26),
         ({"max_steps": -1, "num_train_epochs": 1.5}, {"packing": True, "max_length": 99}, 1.5),
         ({"max_steps": 30}, {"packing": True, "max_length": 99}, None),
     ],

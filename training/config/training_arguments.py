@@ -50,6 +50,11 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         "logging_nan_inf_filter": False,
         "activation_checkpointing_kwargs": checkpointing_arguments(config),
     }
+    if values.get("bf16") and not values.get("use_cpu") and not torch.accelerator.is_available():
+        raise ConfigError(
+            "trainer.bf16: there is no GPU here. Set trainer.use_cpu: true to compute in bf16 on the processor, or "
+            "leave bf16 out."
+        )
     arguments = _make(values)
     if arguments.n_gpu > 1:  # one process would split text and media of a batch at unrelated places
         raise ConfigError(

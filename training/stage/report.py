@@ -83,7 +83,16 @@ def count_epochs(
         return None
     if args.max_steps <= 0:
         return float(args.num_train_epochs)
-    return None if schedule.config.packing else args.max_steps * rows_of_a_step(args) / len(dataset)
+    return None if schedule.config.packing else _rows_shown(dataset, schedule, args, args.max_steps) / len(dataset)
+
+
+def _rows_shown(dataset: MixtureDataset, schedule: BatchSchedule, args: TrainingArguments, steps: int) -> int:
+    """Count the rows of some steps; the last step of each epoch has those that are left."""
+    size = rows_of_a_step(args)
+    if schedule.measures and not schedule.sized:  # one epoch without end
+        return steps * size
+    epochs, more = divmod(steps, math.ceil(len(dataset) / size))
+    return epochs * len(dataset) + min(more * size, len(dataset))
 
 
 def rows_of_a_step(args: TrainingArguments) -> int:
@@ -148,7 +157,8 @@ def describe_length(
     if schedule.config.packing:
         parts.append(f"at most {steps * size * (schedule.config.max_length or 0):,} tokens")
     elif mean := mean_length(dataset, collator):
-        parts.append(f"about {steps * size * mean:,.0f} tokens ({mean:,.0f} a row, of {MEASURED} rows at most)")
+        tokens = mean * _rows_shown(dataset, schedule, args, steps)
+        parts.append(f"about {tokens:,.0f} tokens ({mean:,.0f} a row, of {MEASURED} rows at most)")
     if validated is not None:
         parts.append(f"{validated:,} validation rows")
     return ", ".join(parts)
