@@ -14,9 +14,12 @@ import socket
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from unittest.mock import patch
+
+import psutil
 
 from training.checkpoint.state import MANIFEST
 from training.config.stage import StageConfig
@@ -85,7 +88,11 @@ class Launch:
         return max(abs(process.exitcode or 0) for process in self._processes)
 
     def kill(self) -> None:
+        """Kill all of them with the workers that they have started."""
         for process in self._processes:
+            with suppress(psutil.NoSuchProcess):
+                for worker in psutil.Process(process.pid).children(recursive=True):
+                    worker.kill()
             process.kill()
             process.join()
 
