@@ -1,5 +1,6 @@
 """A recipe names its pretrained parts once, by Hub id or folder, and composes its first model of them."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ import yaml
 from tiny_parts import save_parts
 from transformers import AutoModelForMultimodalLM
 
+from training.config.build import BuildConfig
 from training.config.recipe import load_recipe
 from training.config.stage import StageConfig
 from training.stage.run import run_stage
 from training.trainer.start import load_start
-from unimoe.build import build_model
+from unimoe.build import build_model, describe_model
 from unimoe.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -101,3 +103,8 @@ def test_a_part_that_is_not_there_is_named(tmp_path, make_stage):
     assert isinstance(stage, StageConfig)
     with pytest.raises(ConfigError, match=r"start of the stage cannot be made: language .*nothing"):
         load_start(stage)
+
+
+def test_a_recipe_names_the_parts_of_a_model_as_the_functions_that_compose_it_do():
+    build, describe = (list(inspect.signature(function).parameters) for function in (build_model, describe_model))
+    assert build == [*describe, "dtype", "seed"] and list(BuildConfig.model_fields) == [*describe, "dtype"]
