@@ -1,6 +1,6 @@
 """Every metric equals a slow reference (`metric_oracle.py`) on generated predictions, to 1e-6.
 
-On 200 for each metric; on 2,000 in the slow tier.
+On 400 for each metric; on 2,000 in the slow tier.
 """
 
 import re
@@ -60,7 +60,7 @@ def sets_of(row: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(row, min_size=SET, max_size=SET)
 
 
-@pytest.fixture(params=[200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.fixture(params=[400, pytest.param(2000, marks=pytest.mark.slow)])
 def most(request: pytest.FixtureRequest) -> int:
     """How many rows are compared."""
     return int(request.param)

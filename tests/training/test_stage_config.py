@@ -54,7 +54,7 @@ def problem(folder: Path, values: object, *overrides: str) -> str:
             "data.augment.image.flipp: unknown key. Did you mean 'flip'?",
         ),
         ({"trainer": {"output_dir": "x"}}, "trainer.output_dir: leave it out. Set the stage's `output`."),
-        ({"trainer": {"lr": 1}}, "file.yaml: trainer.lr: unknown key. Known: activation_checkpointing, "),
+        ({"trainer": {"lr": 1}}, "file.yaml: trainer.lr: unknown key. See transformers.TrainingArguments."),
         ({"train": {"parts": []}}, "nothing would train"),
         ({"train": {"lora": {"parts": ["connectors"]}}}, "connectors: train a part either whole or by lora"),
         ({"train": {"schedule": {"begin": 0.5, "end": 0.5}}}, "train.schedule: begin is 0.5, end 0.5: begin must"),

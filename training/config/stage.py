@@ -294,7 +294,7 @@ class StageConfig(Section):
             if (cure := (REFUSED | FORMER).get(key)) is not None:
                 raise PydanticCustomError("refused", f"trainer.{key}: leave it out. {cure}")
             if key not in PASSED_ON:
-                hint = did_you_mean(str(key), PASSED_ON)
+                hint = did_you_mean(str(key), PASSED_ON, otherwise="See transformers.TrainingArguments.")
                 raise PydanticCustomError(
                     "unknown_key", "unknown key.{hint}", {"key": f"trainer.{key}"[:200], "hint": hint}
                 )

@@ -15,6 +15,7 @@ from unimoe import Modality
 from unimoe.errors.terminal import plain
 from unimoe.errors.visible import visible
 
+from ..checkpoint.folder import rows_of_step
 from ..data import BatchSchedule, Collator, MixtureDataset, Row, RowLengths
 from ..data.batching.collator import IGNORED
 from ..data.mixture.order import SampleIndex
@@ -88,16 +89,11 @@ def count_epochs(
 
 def _rows_shown(dataset: MixtureDataset, schedule: BatchSchedule, args: TrainingArguments, steps: int) -> int:
     """Count the rows of some steps; the last step of each epoch has those that are left."""
-    size = rows_of_a_step(args)
+    size = rows_of_step(args, args.world_size)["step"]
     if schedule.measures and not schedule.sized:  # one epoch without end
         return steps * size
     epochs, more = divmod(steps, math.ceil(len(dataset) / size))
     return epochs * len(dataset) + min(more * size, len(dataset))
-
-
-def rows_of_a_step(args: TrainingArguments) -> int:
-    """Rows, or packs, of one step of the optimizer in all processes together."""
-    return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def data_table(dataset: MixtureDataset, contents: Contents, *, epochs: float | None = None) -> Table:
@@ -149,7 +145,7 @@ def describe_length(
         DataError: If a row that is measured cannot be.
     """
     steps = count_steps(dataset, schedule, args, processes=args.world_size)
-    size = rows_of_a_step(args)
+    size = rows_of_step(args, args.world_size)["step"]
     what = "packs" if schedule.config.packing else "rows"
     parts = [f"{steps:,} steps of {size:,} {what}"]
     if epochs is not None:

@@ -11,10 +11,12 @@ _SHOWN = 40
 """Names that are listed."""
 
 
-def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the nearest option, or the list of options if none is near."""
+def did_you_mean(word: str, options: Iterable[str], *, otherwise: str | None = None) -> str:
+    """Return ` Did you mean 'x'?` for the nearest option, or the list of options, or `otherwise`, if none is near."""
     known = sorted(map(str, options))
     if nearest := get_close_matches(word[:_LONG], known[:_MANY], n=1):
         return f" Did you mean {nearest[0]!r}?"
+    if otherwise is not None:
+        return f" {otherwise}"
     more = f" and {len(known) - _SHOWN:,} more" if len(known) > _SHOWN else ""
     return f" Known: {', '.join(name[:_LONG] for name in known[:_SHOWN])}{more}."

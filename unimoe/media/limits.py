@@ -79,9 +79,11 @@ class Limits:
         Raises:
             ConfigError: If such a variable has an unknown name, or holds no number; it names the variable.
         """
+        if not (settings := [name for name in environment if name.startswith(SETTING)]):
+            return cls()
+        known = {SETTING + field.name.upper(): field.name for field in fields(cls)}
         given = {}
-        for variable in [name for name in environment if name.startswith(SETTING)]:
-            known = {SETTING + field.name.upper(): field.name for field in fields(cls)}
+        for variable in settings:
             text = environment[variable]
             if variable not in known:
                 raise ConfigError(variable, "there is no such limit.", f"Known: {', '.join(sorted(known))}.")
