@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from unimoe import Modality
 from unimoe.errors import DataError, UniMoEError
 
 
@@ -19,6 +20,12 @@ class Row:
     id: str
     where: str
     messages: list[dict[str, Any]]
+
+    @property
+    def kinds(self) -> set[str]:
+        """Modalities of the row's media; `text` if it has none."""
+        kinds = {item["type"] for message in self.messages for item in message["content"]} - {Modality.TEXT.key}
+        return kinds or {Modality.TEXT.key}
 
 
 @dataclass

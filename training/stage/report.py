@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -16,15 +16,16 @@ from unimoe.errors.terminal import plain
 from unimoe.errors.visible import visible
 
 from ..checkpoint.folder import rows_of_step
-from ..data import BatchSchedule, Collator, MixtureDataset, Row, RowLengths
+from ..data import BatchSchedule, Collator, MixtureDataset, RowLengths
 from ..data.batching.collator import IGNORED
 from ..data.mixture.order import SampleIndex
-from ..data.readers.sources import RowStream
+from ..data.readers.sources import Rows, RowStream
 from ..trainer.data import count_steps
 
-LOOKED_AT = 10_000
-"""Rows of a file that are looked at for their media; of a longer one, as many that are spread evenly."""
 STREAMED = 100
+"""Rows of a stream that are looked at for their media."""
+SOUGHT = 10_000
+"""Rows among which a sample of each modality is sought."""
 MEASURED = 32
 
 
@@ -33,9 +34,9 @@ class Contents:
     """What is in a mixture.
 
     Args:
-        kinds: For each data file, how many of the rows that were looked at have which modality; rows without media
-            count as `text`.
-        is_complete: Whether every row was looked at.
+        kinds: For each data file, how many of its rows have which modality, of a stream how many of the first; rows
+            without media count as `text`.
+        is_complete: Whether every row was looked at: there is no stream.
     """
 
     kinds: list[Counter[str]]
@@ -50,23 +51,13 @@ class Contents:
 
 def look_at_rows(dataset: MixtureDataset) -> Contents:
     """Find out which media a mixture has, without decoding any."""
-    kinds, is_complete = [], True
-    for source, size in zip(dataset.sources, dataset.sizes, strict=True):
-        if isinstance(source.rows, RowStream):
-            rows: Iterable[Row] = islice(source.rows, STREAMED)
-            is_complete = False
-        else:
-            stride = math.ceil(size / LOOKED_AT)
-            rows = (source.rows[number] for number in range(0, size, max(stride, 1)))
-            is_complete = is_complete and stride <= 1
-        kinds.append(Counter(kind for row in rows for kind in row_kinds(row)))
-    return Contents(kinds, is_complete)
-
-
-def row_kinds(row: Row) -> set[str]:
-    """Modalities of a row's media; `text` if it has none."""
-    kinds = {item["type"] for message in row.messages for item in message["content"]} - {Modality.TEXT.key}
-    return kinds or {Modality.TEXT.key}
+    kinds = [
+        source.rows.kinds
+        if isinstance(source.rows, Rows)
+        else Counter(kind for row in islice(source.rows, STREAMED) for kind in row.kinds)
+        for source in dataset.sources
+    ]
+    return Contents(kinds, is_complete=not dataset.has_streams)
 
 
 def count_epochs(
@@ -115,9 +106,8 @@ def data_table(dataset: MixtureDataset, contents: Contents, *, epochs: float | N
         is_stream = isinstance(source.rows, RowStream)
         weight = f"{source.weight / total:.0%}" if dataset.has_streams else f"{source.weight * (epochs or 1):.3g}"
         counts = ", ".join(f"{key} {kinds[key]:,}" for key in (m.key for m in Modality) if kinds[key])
-        looked = sum(1 for _ in range(0, size, max(math.ceil(size / LOOKED_AT), 1)))
-        if is_stream or looked < size:
-            counts += f" (of {f'the first {STREAMED}' if is_stream else f'{looked:,} looked at'})"
+        if is_stream:
+            counts += f" (of the first {STREAMED})"
         table.add_row(plain(source.path), "a stream" if is_stream else f"{size:,}", weight, counts)
     return table
 
@@ -181,10 +171,10 @@ def show_samples(dataset: MixtureDataset, collator: Collator, modalities: Sequen
     waiting = set(modalities)
     whole = replace(collator, max_length=None, packing=False)
     panels = []
-    for index in islice(dataset.indices(0), LOOKED_AT):
+    for index in islice(dataset.indices(0), SOUGHT):
         if not waiting:
             break
-        kinds = row_kinds(dataset.row(index)[0])
+        kinds = dataset.row(index)[0].kinds
         if kinds & waiting:
             waiting -= kinds
             panels.append(show_sample(dataset, whole, index))
@@ -219,4 +209,4 @@ def _style(kinds: list[int], labels: list[int], position: int) -> str:
     return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"
 
 
-__all__ = ["Contents", "data_table", "describe_length", "look_at_rows", "row_kinds", "show_samples"]
+__all__ = ["Contents", "data_table", "describe_length", "look_at_rows", "show_samples"]

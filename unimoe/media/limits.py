@@ -80,7 +80,7 @@ class Limits:
             ConfigError: If such a variable has an unknown name, or holds no number; it names the variable.
         """
         if not (settings := [name for name in environment if name.startswith(SETTING)]):
-            return cls()
+            return DEFAULTS
         known = {SETTING + field.name.upper(): field.name for field in fields(cls)}
         given = {}
         for variable in settings:
@@ -117,6 +117,9 @@ class Limits:
             f"limits=unimoe.media.Limits({name}=...).",
             key=key,
         )
+
+
+DEFAULTS = Limits()
 
 
 def limits_or_default(limits: Limits | None) -> Limits:

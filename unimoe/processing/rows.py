@@ -6,6 +6,7 @@ Evaluation, surgery and analysis read rows with `read_row`; `training.data` turn
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,7 @@ def _normal(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+@lru_cache(maxsize=1_000)  # the same keys stand in each row of a file
 def _meant(name: str) -> str | None:
     """Return the key that is read and that this one is one slip away from: a letter more, less, other, or two
     exchanged.

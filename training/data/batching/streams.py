@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from torch.utils.data import Dataset, Sampler
 
-from unimoe import MEDIA, Modality
+from unimoe import MEDIA
 
 from ..mixture.dataset import MixtureDataset, Sample, Source
 from ..mixture.order import SampleIndex
-from ..readers.sources import RowStream
+from ..readers.sources import Rows, RowStream
 from ..schema import DataError, Row
 from .batches import MixtureBatches
 
@@ -132,8 +132,11 @@ def split_by_modality(dataset: MixtureDataset, keys: Sequence[str]) -> dict[str,
         if isinstance(source.rows, RowStream):
             raise DataError(f"{source.path}: specialists cannot be trained in one run on a stream. Set stream: false.")
         numbers: dict[str, list[int]] = {key: [] for key in keys}
-        for number, row in enumerate(source.rows):
-            numbers[row_modality(row, keys)].append(number)
+        if isinstance(source.rows, Rows) and len(source.rows.kinds) == 1:  # all rows are of one modality
+            numbers[row_modality(source.rows[0], keys)] = list(range(len(source.rows)))
+        else:
+            for number, row in enumerate(source.rows):
+                numbers[row_modality(row, keys)].append(number)
         for key, chosen in numbers.items():
             if chosen:
                 streams[key].append(source._replace(rows=PartOfRows(source.rows, chosen)))
@@ -161,8 +164,7 @@ def row_modality(row: Row, keys: Sequence[str]) -> str:
         DataError: If there is none, or two.
     """
     encoder_keys = {modality.key: modality.encoder_key for modality in MEDIA}
-    kinds = {item["type"] for message in row.messages for item in message["content"]} - {Modality.TEXT.key}
-    found = sorted({encoder_keys[kind] for kind in kinds}) or [Modality.TEXT.key]
+    found = sorted({encoder_keys.get(kind, kind) for kind in row.kinds})
     if len(found) > 1:
         raise DataError(
             f"{row.where} ({row.id}): has {' and '.join(found)}, but all tokens of a row go to one specialist. Leave "

@@ -1,5 +1,6 @@
 """Where rows come from: a file or table that is read at random, or a stream that is read in order."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -21,7 +22,8 @@ class Rows(Sequence[Row]):
     """Rows of one source by number, each parsed when it is asked for.
 
     Args:
-        config: The source. Its rows are not looked at before they are asked for; see `check`.
+        config: The source. Its rows are not looked at before they are asked for; see `check`, which also counts
+            modalities in `kinds` and takes notice of media in `media`.
 
     Raises:
         DataError: If there is no such file or table, or it has no rows.
@@ -32,6 +34,7 @@ class Rows(Sequence[Row]):
         self.root = media_root(config)
         self.form = row_form(config)
         self.media = MediaDigest(self.root)
+        self.kinds: Counter[str] = Counter()
         self.file: JsonFile | Table = Table(config) if is_table(config.path) else JsonFile(config.path)
         if isinstance(self.file, Table):
             check_columns(self.path, self.form, self.file.columns)
@@ -85,6 +88,7 @@ class Rows(Sequence[Row]):
             row, values = self.read(number, Faults(self.where(number)))
             assert row is not None
             self.media.add(row)
+            self.kinds.update(row.kinds)
             seen.update(values)
         if self.broken is not None:
             raise self.broken
