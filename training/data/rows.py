@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from unimoe import Modality
 from unimoe.errors import DataError, UniMoEError
 
 
@@ -19,6 +20,12 @@ class Row:
     id: str
     where: str
     messages: list[dict[str, Any]]
+
+
+def row_kinds(row: Row) -> set[str]:
+    """Modalities of a row's media; `text` if it has none."""
+    kinds = {item["type"] for message in row.messages for item in message["content"]} - {Modality.TEXT.key}
+    return kinds or {Modality.TEXT.key}
 
 
 @dataclass
@@ -77,4 +84,4 @@ class Faults:
         return bool(self.found)
 
 
-__all__ = ["Faults", "Row"]
+__all__ = ["Faults", "Row", "row_kinds"]

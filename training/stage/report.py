@@ -20,6 +20,7 @@ from ..data import BatchSchedule, Collator, MixtureDataset, Row, RowLengths
 from ..data.batching.collator import IGNORED
 from ..data.mixture.order import SampleIndex
 from ..data.readers.sources import RowStream
+from ..data.rows import row_kinds
 from ..trainer.data import count_steps
 
 LOOKED_AT = 10_000
@@ -61,12 +62,6 @@ def look_at_rows(dataset: MixtureDataset) -> Contents:
             is_complete = is_complete and stride <= 1
         kinds.append(Counter(kind for row in rows for kind in row_kinds(row)))
     return Contents(kinds, is_complete)
-
-
-def row_kinds(row: Row) -> set[str]:
-    """Modalities of a row's media; `text` if it has none."""
-    kinds = {item["type"] for message in row.messages for item in message["content"]} - {Modality.TEXT.key}
-    return kinds or {Modality.TEXT.key}
 
 
 def count_epochs(
@@ -219,4 +214,4 @@ def _style(kinds: list[int], labels: list[int], position: int) -> str:
     return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"
 
 
-__all__ = ["Contents", "data_table", "describe_length", "look_at_rows", "row_kinds", "show_samples"]
+__all__ = ["Contents", "data_table", "describe_length", "look_at_rows", "show_samples"]
