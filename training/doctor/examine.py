@@ -35,6 +35,10 @@ LOOKED_AT = 2000
 """Samples, as the training shows them first, among which those that are examined are chosen."""
 _BATCH = 8
 """Rows that are examined at once."""
+_WITHOUT_DATA = (
+    f"Paths of {STAGE_FILE} count from the folder that the stage was run in. Without data, --rows 0 examines "
+    "settings, weights and load."
+)
 _RUN_STAGE = "Name the output folder of a stage that trained a mixture of experts, or of a recipe with one."
 
 
@@ -121,7 +125,10 @@ def examine(folder: Path, *, rows: int, processes: int | None = None) -> Examina
     now, before = take_snapshot(model), _snapshot_before(stage, missing)
     gradients, modalities = None, list[str]()
     if rows:
-        gradients, modalities = _run_rows(model, stage, rows, folder)
+        try:
+            gradients, modalities = _run_rows(model, stage, load_processor(folder, model.config), rows)
+        except DataError as error:
+            raise DataError(f"{error} {_WITHOUT_DATA}") from None
     else:
         missing.append("gradients: --rows is 0")
     certificate = Certificate.load(folder) if (folder / CERTIFICATE_FILE).is_file() else None
@@ -131,11 +138,10 @@ def examine(folder: Path, *, rows: int, processes: int | None = None) -> Examina
 
 
 def _run_rows(
-    model: UniMoEForConditionalGeneration, stage: StageConfig, rows: int, folder: Path
+    model: UniMoEForConditionalGeneration, stage: StageConfig, processor: UniMoEProcessor, rows: int
 ) -> tuple[TaskGradients, list[str]]:
     """Run rows of a stage's data through its model, on a GPU if there is one; return the data's modalities too."""
-    processor = load_processor(folder, model.config)
-    dataset, chosen, modalities = choose_rows(stage, processor, rows, folder)
+    dataset, chosen, modalities = choose_rows(stage, processor, rows)
     if torch.cuda.is_available() and not stage.trainer.get("use_cpu"):
         nn.Module.to(model, "cuda")
     torch.manual_seed(stage.seed)  # of routers with noise
@@ -164,7 +170,7 @@ def _snapshot_before(stage: StageConfig, missing: list[str]) -> MixtureSnapshot 
 
 
 def choose_rows(
-    stage: StageConfig, processor: UniMoEProcessor, rows: int, folder: Path
+    stage: StageConfig, processor: UniMoEProcessor, rows: int
 ) -> tuple[MixtureDataset, list[SampleIndex], list[str]]:
     """Choose rows of a stage's data: of each set of modalities in turn, in the order in which the training shows them.
 
@@ -172,7 +178,6 @@ def choose_rows(
         stage: What the data are.
         processor: It measures rows where some are too long.
         rows: How many.
-        folder: Output of the stage, for errors.
 
     Returns:
         The data, the rows, and all modalities that were seen on the way.
@@ -180,12 +185,7 @@ def choose_rows(
     Raises:
         DataError: If the data are gone or a row does not fit.
     """
-    try:
-        dataset = MixtureDataset(read_mixture(stage.data), seed=stage.seed)
-    except DataError as error:
-        cure = f"Bring it back (paths of {folder / STAGE_FILE} count from the folder that the stage was run in), or "
-        cure += "pass --rows 0 to examine settings, weights and load alone."
-        raise DataError(error.where or str(folder), error.problem or str(error), cure) from None
+    dataset = MixtureDataset(read_mixture(stage.data), seed=stage.seed)
     schedule = schedule_batches(stage.data, dataset, processor, sized=False)
     indices: Iterator[SampleIndex] = islice(dataset.indices(0), LOOKED_AT)
     if schedule.measures:

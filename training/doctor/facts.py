@@ -37,6 +37,7 @@ class TaskGradients:
     Args:
         router: Norm of the gradient of each layer's router, by decoder layer.
         experts: Norm of the gradient of each layer's experts, all together.
+        by_expert: Norm of the gradient of each expert's own weights.
         routed_share: Squared norm of the gradient of routers and experts, as a share of that of all parts that train
             and these.
         rows: Rows that the loss is a mean over.
@@ -46,6 +47,7 @@ class TaskGradients:
 
     router: dict[int, float]
     experts: dict[int, float]
+    by_expert: dict[int, list[float]]
     routed_share: float
     rows: int
     tokens: dict[str, int]
@@ -63,6 +65,7 @@ class LayerFacts:
         experts_moved: How far each expert's answers moved in the stage, relative.
         router_moved: How far the router's weights moved in the stage, relative; None too if it has none.
         router_gradient, experts_gradient: Norms of their gradients of the language loss.
+        unread: Experts that had tokens in the examined rows, and no gradient.
         load: Assignments by modality, in the second half of the training or in the examined rows.
         first_load: The same, in the first log of the training.
     """
@@ -75,6 +78,7 @@ class LayerFacts:
     router_moved: float | None
     router_gradient: float | None
     experts_gradient: float | None
+    unread: list[int]
     load: Load
     first_load: Load
 
@@ -232,6 +236,7 @@ def collect_facts(
                 else None,
                 router_gradient=gradients.router.get(layer) if gradients else None,
                 experts_gradient=gradients.experts.get(layer) if gradients else None,
+                unread=_unread(gradients, layer, number) if gradients else [],
                 load=load[number] if load else {},
                 first_load=first[number] if first else {},
             )
@@ -248,6 +253,14 @@ def collect_facts(
         processes=evidence.processes,
         missing=evidence.missing,
     )
+
+
+def _unread(gradients: TaskGradients, layer: int, number: int) -> list[int]:
+    """Experts of a decoder layer, the sparse layer of this number, that had tokens and no gradient."""
+    if not gradients.load:
+        return []
+    counts = total(gradients.load[number]).tolist()
+    return [expert for expert, norm in enumerate(gradients.by_expert[layer]) if norm == 0 and counts[expert] > 0]
 
 
 def part_trains(part: str, layer: int, train: TrainConfig) -> bool:

@@ -113,6 +113,13 @@ KINDS: dict[str, Kind] = {
         "from a dense model",
         "wider or more experts for a token (`num_experts_per_tok`), or more sparse layers (`moe_layers`)",
     ),
+    "experts_unread": Kind(
+        "note",
+        "experts have tokens and get no gradient, for nothing reads their answers: of the last layer, only what is "
+        "before a learned token counts, and no pictures or sounds are",
+        "leave the last layer dense (`moe_layers`), or `modality_routing: bias` or `semi_isolated`, so that text uses "
+        "them too",
+    ),
     "no_choice": Kind(
         "note",
         "every modality has a single expert open to it, so that the router decides nothing",

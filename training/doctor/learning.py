@@ -89,6 +89,15 @@ def lost_gradient(facts: MixtureFacts) -> Iterator[Finding]:
         yield Finding("router_without_gradient", f"{most:.1e} of the experts' gradient", most, numbers(lost))
 
 
+def unread_experts(facts: MixtureFacts) -> Iterator[Finding]:
+    """Find experts whose answers nothing reads."""
+    layers = [layer for layer in facts.layers if layer.unread]
+    if layers:
+        number = sum(len(layer.unread) for layer in layers)
+        named = "; ".join(f"{', '.join(map(str, layer.unread))} of layer {layer.layer}" for layer in layers[:3])
+        yield Finding("experts_unread", f"{number} experts: {named}", number, numbers(layers))
+
+
 def has_no_choice(facts: MixtureFacts) -> bool:
     """Say whether each modality that is there has one router target."""
     text = facts.text
@@ -126,4 +135,12 @@ def _measured_gradient(layers: Sequence[LayerFacts]) -> str:
     return f"; the router's gradient is {max(ratios):.1e} of the experts'" if ratios else ""
 
 
-__all__ = ["equal_experts", "frozen_parts", "has_no_choice", "has_weight_of_one", "lost_gradient", "still_parts"]
+__all__ = [
+    "equal_experts",
+    "frozen_parts",
+    "has_no_choice",
+    "has_weight_of_one",
+    "lost_gradient",
+    "still_parts",
+    "unread_experts",
+]

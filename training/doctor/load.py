@@ -15,8 +15,8 @@ COLLAPSED = 0.1
 """Share of the way from K effective experts to all of them up to which a layer has collapsed."""
 UNROUTED = 0.01
 """Share of a modality's assignments below which they do not count."""
-JUDGED = 50
-"""Assignments that an expert would have of an even load, below which nothing is said of it."""
+JUDGED = 200
+"""Assignments that an expert would have of an even load, below which nothing is said: tokens of a row go together."""
 UNEVEN = 1.5
 """Tokens of the busiest process over the mean."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from .facts import MixtureFacts
 from .findings import KINDS, Finding
-from .learning import equal_experts, frozen_parts, lost_gradient, still_parts
+from .learning import equal_experts, frozen_parts, lost_gradient, still_parts, unread_experts
 from .load import collapsed_layers, dead_experts, starving_modalities, uneven_processes
 
 FEW = 0.1
@@ -45,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     dead_experts,
     uneven_processes,
     few_parameters,
+    unread_experts,
 )
 
 
