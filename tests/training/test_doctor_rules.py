@@ -41,6 +41,7 @@ def layer(number=0, **values):
 def facts(text=None, *, layers=None, **values):
     healthy = {
         "own": {},
+        "encoders": ["image"],
         "present": {"text", "image"},
         "shares": {"parameters": 0.4, "active": 0.3},
         "gradients": None,
@@ -86,8 +87,9 @@ CASES = {
         own={"image": [2, 3]}, layers=[layer(load={"text": [100, 100, 300, 300], "image": [200, 200, 0, 1]})]
     ),
     "dead_experts": of(**alone(400, 300, 300, 0)),
-    "uneven_processes": facts(layers=[layer(load={"text": [700, 500, 100, 100]})], processes=2),
+    "uneven_processes": facts(layers=[layer(load={"text": [700, 500, 100, 100]})], processes=2, encoders=[]),
     "few_routed_parameters": facts(shares={"parameters": 0.2, "active": 0.02}),
+    "modality_unseen": facts(encoders=["image", "speech"]),
     "experts_unread": of(unread=[2, 3]),
     "no_choice": facts(
         text_config(modality_routing="isolated", expert_groups=SINGLE),
@@ -179,7 +181,7 @@ def test_few_tokens_are_no_evidence():
 
 def test_an_absent_modality_explains_the_experts_of_its_group():
     text = text_config(modality_routing="isolated", expert_groups=GROUPS)
-    found = facts(text, layers=[layer(**alone(500, 500, 0, 0))], own=GROUPS, present={"text"})
+    found = facts(text, layers=[layer(**alone(500, 500, 0, 0))], own=GROUPS, present={"text"}, encoders=["image"])
     assert [(finding.name, finding.modality) for finding in find(found)] == [("modality_absent", "image")]
 
 
@@ -190,7 +192,8 @@ def test_films_count_as_tokens_of_the_pictures_group():
 
 def test_experts_that_choose_may_leave_a_modality_out():
     text = text_config(router_type="expert_choice")
-    assert names(facts(text, layers=[layer(load={"text": [300, 200, 260, 240]})])) == ["modality_without_expert"]
+    found = facts(text, layers=[layer(load={"text": [300, 200, 260, 240]})])
+    assert names(found) == ["modality_without_expert"]
 
 
 def test_the_busiest_process_has_the_tokens_of_neighbouring_experts():

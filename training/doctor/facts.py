@@ -12,11 +12,13 @@ from torch import Tensor
 
 from unimoe import Modality, UniMoEForConditionalGeneration, UniMoETextConfig
 from unimoe.analysis.diversity import effective_experts
+from unimoe.errors import ConfigError
 from unimoe.moe.counting import count_parameters
 from unimoe.moe.losses import router_loss_coefficients
 from unimoe.surgery import Certificate
 
 from ..config.train import TrainConfig
+from ..monitor.metrics_file import METRICS_FILE
 from ..monitor.mixture import (
     MixtureSnapshot,
     expert_distances,
@@ -119,6 +121,7 @@ class MixtureFacts:
         text: Its configuration.
         layers: Of each sparse layer.
         own: Modality -> experts that are its own: a group, or the specialists that a model was assembled of.
+        encoders: Modalities that have an encoder.
         present: Modalities whose tokens were seen in data or load.
         shares: `parameters` and `active`: parameters of experts and routers, as shares of all and of those that are
             active for a token. Empty: not counted.
@@ -131,6 +134,7 @@ class MixtureFacts:
     text: UniMoETextConfig
     layers: list[LayerFacts]
     own: dict[str, list[int]]
+    encoders: list[str]
     present: set[str]
     shares: dict[str, float]
     gradients: TaskGradients | None
@@ -212,9 +216,12 @@ def collect_facts(
         train: The stage's `train`.
         evidence: What was seen of it.
         count: Whether parameters are counted.
+
+    Raises:
+        ConfigError: If the load of the training is that of another model.
     """
     text, gradients = model.config.get_text_config(), evidence.gradients
-    load, first, load_of = training_load(evidence.logs)
+    load, first, load_of = _read_load(evidence, text.num_router_targets)
     if not load and gradients is not None:
         load, first, load_of = gradients.load, [], f"{gradients.rows} rows"
     before, now = evidence.before, evidence.now
@@ -246,6 +253,7 @@ def collect_facts(
         text,
         layers,
         own=own_experts(text, evidence.certificate),
+        encoders=list(model.config.encoder_keys),
         present=seen | set(evidence.modalities),
         shares=routed_shares(model) if count else {},
         gradients=gradients,
@@ -253,6 +261,18 @@ def collect_facts(
         processes=evidence.processes,
         missing=evidence.missing,
     )
+
+
+def _read_load(evidence: Evidence, targets: int) -> tuple[list[Load], list[Load], str]:
+    """Read the load of the training, and see that it is that of a model with these layers and router targets."""
+    try:
+        load, first, load_of = training_load(evidence.logs)
+        widths = {len(counts) for layer in load for counts in layer.values()}
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        load, first, load_of, widths = [], [], "", {0}
+    if widths and (widths != {targets} or len(load) != len(evidence.now.answers)):
+        raise ConfigError(METRICS_FILE, "is damaged: its load is none of this model.", "Take these lines out.")
+    return load, first, load_of
 
 
 def _unread(gradients: TaskGradients, layer: int, number: int) -> list[int]:

@@ -113,6 +113,11 @@ KINDS: dict[str, Kind] = {
         "from a dense model",
         "wider or more experts for a token (`num_experts_per_tok`), or more sparse layers (`moe_layers`)",
     ),
+    "modality_unseen": Kind(
+        "note",
+        "the model has an encoder of a modality of which no token came, so that nothing of it was learned or routed",
+        "rows of it in `data.mixture`, if it is to be learned in this stage",
+    ),
     "experts_unread": Kind(
         "note",
         "experts have tokens and get no gradient, for nothing reads their answers: of the last layer, only what is "

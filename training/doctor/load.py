@@ -85,6 +85,9 @@ def starving_modalities(facts: MixtureFacts) -> Iterator[Finding]:
         if _came(facts, modality.key) and (share := _real_share(facts, modality.key)) < UNROUTED:
             measured = f"{modality.key}: {share:.1%} of its choices are experts ({facts.load_of})"
             yield Finding("modality_without_expert", measured, share, modality=modality.key)
+    for key in facts.encoders:
+        if key not in facts.own and not any(_came(facts, each) for each in modalities_of_key(key)):
+            yield Finding("modality_unseen", f"no token of {key} ({facts.load_of})", 0.0, modality=key)
     for key, experts in facts.own.items():
         named, keys = ", ".join(map(str, experts)), modalities_of_key(key)
         if not any(_came(facts, each) for each in keys):
