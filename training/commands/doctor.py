@@ -55,6 +55,8 @@ def doctor(
 
 def show(examination: "Examination", console: Console) -> None:
     """Show the facts of a mixture and what was found."""
+    from ..doctor.rules import is_healthy
+
     facts = examination.facts
     console.rule(plain(str(examination.folder)))
     for line in describe(facts):
@@ -69,8 +71,8 @@ def show(examination: "Examination", console: Console) -> None:
         _say(f"{name}: {plain(finding.measured)}", console)
         _say(f"  which means: {plain(finding.kind.meaning)}", console)
         _say(f"  cure: {plain(finding.kind.cure)}", console)
-    if not examination.findings:
-        console.print("[green]healthy[/]: nothing was found")
+    if is_healthy(examination.findings):
+        _say(f"[green]healthy[/]: {'notes alone were' if examination.findings else 'nothing was'} found", console)
 
 
 def describe(facts: "MixtureFacts") -> list[str]:
