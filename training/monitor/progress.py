@@ -176,7 +176,7 @@ def summarize(logs: dict[str, float]) -> str:
     parts = [f"loss {logs['loss']:.3f}"]
     parts += [f"{name} {logs[f'loss_{name}']:.3f}" for name in ("balance", "z") if f"loss_{name}" in logs]
     shown = {"grad_norm": "grad {:.2f}", "tokens_per_second": "{:,.0f} tok/s", "data_wait": "wait {:.0%}"}
-    shown |= {"memory_gib": "mem {:.2f} GiB", "router_entropy": "entropy {:.2f}"}
+    shown |= {"memory_gb": "mem {:.2f} GB", "router_entropy": "entropy {:.2f}"}
     parts += [text.format(logs[key]) for key, text in shown.items() if key in logs]
     loads: dict[str, list[float]] = {}
     for key, value in logs.items():
