@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -11,13 +11,16 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainingArguments
 
-from unimoe import Modality
+from unimoe import Modality, UniMoEProcessor
 from unimoe.errors.terminal import plain
 from unimoe.errors.visible import visible
+from unimoe.processing.lengths import TokenCounter
 
 from ..checkpoint.folder import rows_of_step
 from ..data import BatchSchedule, Collator, MixtureDataset, Row, RowLengths
 from ..data.batching.collator import IGNORED
+from ..data.batching.windows import WindowFill
+from ..data.mixture.dataset import SAMPLING_RATE
 from ..data.mixture.order import SampleIndex
 from ..data.readers.sources import RowStream
 from ..trainer.data import count_steps
@@ -48,19 +51,39 @@ class Contents:
         return [modality.key for modality in Modality if found[modality.key]]
 
 
-def look_at_rows(dataset: MixtureDataset) -> Contents:
-    """Find out which media a mixture has, without decoding any."""
+def look_at_rows(
+    dataset: MixtureDataset, track: Callable[[Iterable[Row], int, str], Iterable[Row]] = lambda rows, total, what: rows
+) -> Contents:
+    """Find out which media a mixture has, without decoding any.
+
+    Args:
+        dataset: The mixture.
+        track: Wraps the rows that are looked at, of which there are so many, to show how far it is.
+    """
     kinds, is_complete = [], True
     for source, size in zip(dataset.sources, dataset.sizes, strict=True):
         if isinstance(source.rows, RowStream):
             rows: Iterable[Row] = islice(source.rows, STREAMED)
-            is_complete = False
+            looked, is_complete = STREAMED, False
         else:
             stride = math.ceil(size / LOOKED_AT)
-            rows = (source.rows[number] for number in range(0, size, max(stride, 1)))
+            numbers = range(0, size, max(stride, 1))
+            rows, looked = map(source.rows.__getitem__, numbers), len(numbers)
             is_complete = is_complete and stride <= 1
-        kinds.append(Counter(kind for row in rows for kind in row_kinds(row)))
+        tracked = track(rows, looked, f"looking at {plain(source.path)}")
+        kinds.append(Counter(kind for row in tracked for kind in row_kinds(row)))
     return Contents(kinds, is_complete)
+
+
+def window_warnings(dataset: MixtureDataset, processor: UniMoEProcessor) -> list[str]:
+    """Say of some sounds of each file, spread evenly, where they fill the windows of their encoders badly."""
+    fill = WindowFill(TokenCounter(processor, sampling_rate=SAMPLING_RATE))
+    for source, size in zip(dataset.sources, dataset.sizes, strict=True):
+        if isinstance(source.rows, RowStream):
+            fill.add_all(islice(source.rows, STREAMED))
+        else:
+            fill.add_all(source.rows[number] for number in range(0, size, max(size // STREAMED, 1)))
+    return fill.warnings()
 
 
 def row_kinds(row: Row) -> set[str]:
@@ -219,4 +242,4 @@ def _style(kinds: list[int], labels: list[int], position: int) -> str:
     return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"
 
 
-__all__ = ["Contents", "data_table", "describe_length", "look_at_rows", "row_kinds", "show_samples"]
+__all__ = ["Contents", "data_table", "describe_length", "look_at_rows", "row_kinds", "show_samples", "window_warnings"]

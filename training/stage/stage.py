@@ -33,7 +33,7 @@ from ..trainer.trainer import StageTrainer
 from .finish import save_stage
 from .memory import compare_memory, say_memory
 from .output import refuse_finished
-from .report import Contents, count_epochs, data_table, describe_length, look_at_rows, show_samples
+from .report import Contents, count_epochs, data_table, describe_length, look_at_rows, show_samples, window_warnings
 from .same_start import StartFacts, check_same_start, describe_start, write_start
 
 
@@ -116,6 +116,9 @@ class Stage:
         before = in_use()
         self.model = load_stage_model(config, self.args, checkpoint=self.checkpoint)
         self.loaded = in_use() - before
+        parameters = sum(parameter.numel() for parameter in self.model.model.parameters())
+        if self.args.process_index == 0:
+            console.print(f"the model is there: {parameters:,} parameters", highlight=False)
         self.schedule, self.collator = schedule_data(config.data, self.dataset, self.model.processor, self.args)
         self.encoders = CachedEncoders(config, self.model.model, self.model.processor)
         self.trainer = build_trainer(
@@ -129,7 +132,7 @@ class Stage:
             validation=self.validation,
         )
         measure_rows(self.schedule, self.args, console, checkpoint=self.checkpoint)
-        self.contents = look_at_rows(self.dataset)
+        self.contents = look_at_rows(self.dataset, self.progress.track)
         if self.contents.is_complete:
             check_trained_modalities(self.model.trainable, self.contents.modalities, warn=self.progress.warn)
         self.encoders.encode(
@@ -154,8 +157,11 @@ class Stage:
         rows = self.validation.num_rows if self.validation else None
         length = describe_length(self.dataset, self.schedule, self.collator, args, epochs=epochs, validated=rows)
         console.print(length, highlight=False)
+        for text in window_warnings(self.dataset, self.model.processor):
+            console.print(f"[yellow]Warning:[/yellow] {plain(text)}", highlight=False, soft_wrap=True)
         console.print(*show_samples(self.dataset, self.collator, self.contents.modalities))
         if self.config.report.memory:
+            console.print("trying a step out for its memory, without values", highlight=False)
             batches = look_at_batches(
                 self.config,
                 args,
