@@ -22,6 +22,7 @@ from ..distributed.processes import launched
 from ..doctor.line import mixture_line
 from ..encoder_cache.run import CachedEncoders
 from ..monitor.gradients import check_trained_modalities
+from ..monitor.memory import MemoryWatch, in_use
 from ..monitor.progress import StageProgress
 from ..planning.batches import look_at_batches
 from ..planning.models import DescribedRecipe
@@ -31,9 +32,9 @@ from ..trainer.data import measure_rows, read_data, schedule_data
 from ..trainer.start import StageModel, load_stage_model
 from ..trainer.trainer import StageTrainer
 from .finish import save_stage
-from .memory import say_memory
+from .memory import compare_memory, say_memory
 from .output import refuse_finished
-from .report import Contents, count_epochs, data_table, describe_length, look_at_rows, show_samples
+from .report import Contents, count_epochs, data_table, describe_length, look_at_rows, show_samples, window_warnings
 from .same_start import StartFacts, check_same_start, describe_start, write_start
 
 
@@ -46,11 +47,13 @@ class Stage:
         name: Its name, for the model card.
         args: Of the trainer.
         checkpoint: That it goes on from. None: it begins.
+        memory: Watches what the process has in use while it is entered.
         start, facts: What its start and its data are, to be compared when it goes on.
         dataset, validation: Rows that train, and validation rows.
         progress: Shows how far it is.
 
-    The other fields are there once `build` was called.
+    The other fields are there once `build` was called: `loaded` is what the model added to the memory of the process,
+    `told` the memory that `report` told, if it did.
     """
 
     config: StageConfig
@@ -62,6 +65,9 @@ class Stage:
     dataset: MixtureDataset
     validation: MixtureDataset | None
     progress: StageProgress
+    memory: MemoryWatch
+    told: int | None = field(init=False, default=None)
+    loaded: int = field(init=False)
     model: StageModel = field(init=False)
     schedule: BatchSchedule = field(init=False)
     collator: Collator = field(init=False)
@@ -94,7 +100,9 @@ class Stage:
         if checkpoint is not None:
             check_same_data(config, facts)
         progress = StageProgress(console, title=title)
-        return cls(config, name, args, checkpoint, start, facts, dataset, validation, progress)
+        return cls(
+            config, name, args, checkpoint, start, facts, dataset, validation, progress, MemoryWatch(args.device)
+        )
 
     def build(self) -> None:
         """Load the model, make its trainer, and run the encoders whose tokens are cached.
@@ -106,7 +114,12 @@ class Stage:
         config, console = self.config, self.progress.console
         set_seed(config.seed)
         gc.collect()  # of the stage before, whose trainer refers to itself
+        before = in_use()
         self.model = load_stage_model(config, self.args, checkpoint=self.checkpoint)
+        self.loaded = in_use() - before
+        parameters = sum(parameter.numel() for parameter in self.model.model.parameters())
+        if self.args.process_index == 0:
+            console.print(f"the model is there: {parameters:,} parameters", highlight=False)
         self.schedule, self.collator = schedule_data(config.data, self.dataset, self.model.processor, self.args)
         self.encoders = CachedEncoders(config, self.model.model, self.model.processor)
         self.trainer = build_trainer(
@@ -126,11 +139,12 @@ class Stage:
         self.encoders.encode(
             [rows for rows in (self.dataset, self.validation) if rows is not None], self.args, console
         )
-        before = read_history(config)
+        history = read_history(config)
         self.metadata = Metadata(
-            config, self.model.processor, self.model.certificate, lambda: [*before, self.summary()]
+            config, self.model.processor, self.model.certificate, lambda: [*history, self.summary()]
         )
         self.trainer.metadata = self.metadata
+        self.trainer.meter.memory = self.memory
         self.trainer.cached_encoders = self.encoders.outside
 
     def report(self) -> None:
@@ -144,8 +158,11 @@ class Stage:
         rows = self.validation.num_rows if self.validation else None
         length = describe_length(self.dataset, self.schedule, self.collator, args, epochs=epochs, validated=rows)
         console.print(length, highlight=False)
+        for text in window_warnings(self.dataset, self.model.processor):
+            console.print(f"[yellow]Warning:[/yellow] {plain(text)}", highlight=False, soft_wrap=True)
         console.print(*show_samples(self.dataset, self.collator, self.contents.modalities))
         if self.config.report.memory:
+            console.print("trying a step out for its memory, without values", highlight=False)
             batches = look_at_batches(
                 self.config,
                 args,
@@ -155,7 +172,9 @@ class Stage:
                 self.collator,
                 processes=args.world_size,
             )
-            say_memory(self.config, args, self.model.model.config, batches, self.progress)
+            self.told = say_memory(
+                self.config, args, self.model.model.config, batches, self.progress, loaded=self.loaded
+            )
         console.print(plain(f"going on from {self.checkpoint}") if self.checkpoint else "")
 
     def train(self) -> None:
@@ -181,6 +200,8 @@ class Stage:
             self.progress.console.print(plain(line), highlight=False)
         folder = save_stage(self.trainer, self.model.trainable, self.metadata)
         self._say_mixture()
+        if self.config.report.memory:
+            compare_memory(folder, self.told, self.memory, self.progress, self.trainer.state)
         self.trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model through the next
         return folder
 

@@ -24,7 +24,7 @@ from ..trainable.parts import Trainable
 from .specialists import SpecialistTrainer
 from .start import StageModel
 from .trainer import StageTrainer
-from .validation import ValidationRows
+from .validation import Track, ValidationRows
 
 
 def build_trainer(
@@ -63,7 +63,7 @@ def build_trainer(
         "losses": config.train.losses,
         "groups": ParameterGroups.of(start.trainable, config.train),
         "schedule": schedule,
-        "validation": validation_rows(config, validation, start.processor, args),
+        "validation": validation_rows(config, validation, start.processor, args, track=progress.track),
         "expert_parallel_size": config.parallel.expert_parallel_size,
         "callbacks": [WatchCheckpoints(), progress],
     }
@@ -81,9 +81,14 @@ def build_trainer(
 
 
 def validation_rows(
-    config: StageConfig, dataset: MixtureDataset | None, processor: UniMoEProcessor, args: TrainingArguments
+    config: StageConfig,
+    dataset: MixtureDataset | None,
+    processor: UniMoEProcessor,
+    args: TrainingArguments,
+    *,
+    track: Track,
 ) -> ValidationRows | None:
-    """Lay out the validation rows of a stage, if it has any.
+    """Lay out the validation rows of a stage, if it has any; `track` shows how far they are.
 
     Raises:
         DataError: If a row is too long.
@@ -98,6 +103,7 @@ def validation_rows(
         process=args.process_index,
         processes=args.world_size,
         specialists=list(config.start.specialists.modalities) if config.start.specialists else None,
+        track=track if args.process_index == 0 else lambda items, total, what: items,
     )
 
 

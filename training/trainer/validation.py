@@ -26,6 +26,9 @@ from ..data.batching.streams import row_modality
 from ..data.mixture.order import SampleIndex
 from ..distributed.processes import from_all
 
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""(items, how many, what is done with them) -> the same items, and how far they are is shown meanwhile."""
+
 
 class ValidationRows:
     """Rows that a stage does not train on, in the order of their files.
@@ -40,6 +43,7 @@ class ValidationRows:
         batch_size: Rows of a batch.
         process, processes: Which process this is, of how many.
         specialists: Keys of the specialists of one run: a batch is of one of them. None: of no importance.
+        track: Wraps items, of which there are so many, to show how far their work is.
 
     Raises:
         DataError: If a row does not fit.
@@ -56,13 +60,15 @@ class ValidationRows:
         process: int = 0,
         processes: int = 1,
         specialists: Sequence[str] | None = None,
+        track: Track = lambda items, total, what: items,
     ) -> None:
         validation = config.validation_data
         self.names = source_names([source.path for source in validation.mixture])
-        self.dataset = dataset
+        self.dataset, self.track = dataset, track
         self._ends = list(accumulate(self.dataset.sizes))
         self.schedule = schedule_batches(validation, self.dataset, processor, sized=True)
-        indices = self._fitting(range(process, self.dataset.num_rows, processes))
+        own = range(process, self.dataset.num_rows, processes)
+        indices = self._fitting(track(own, len(own), "measuring validation rows"))
         self.specialists = specialists
         self.batches = list(chunk(indices, batch_size, key=self.specialist))
         self.own_batches = len(self.batches)
@@ -108,7 +114,8 @@ class ValidationRows:
         """
         totals = torch.zeros(len(self.names), 3, dtype=torch.float64)
         self._repeat_one(max(from_all(len(self.batches))))
-        for number, (indices, batch) in enumerate(zip(self.batches, self.loader, strict=True)):
+        tracked = self.track(self.loader, len(self.batches), "validation, batches")
+        for number, (indices, batch) in enumerate(zip(self.batches, tracked, strict=True)):
             row_ids = batch.pop("row_ids")
             choose(self.specialist(indices[0]))
             losses, labels = (part.double().cpu() for part in row_losses(model, prepare(batch)))
