@@ -16,12 +16,13 @@ from ..checkpoint.same_data import check_same_data, describe_data, write_data
 from ..config.stage import StageConfig
 from ..config.training_arguments import training_arguments
 from ..data import BatchSchedule, Collator, MixtureDataset
+from ..data.label_prior import PriorLoss, answers_of_source, mixture_prior, prior_losses
 from ..data.media_digest import Facts
 from ..distributed.deepspeed import check_experts, make_models_whole, stand_alone
 from ..distributed.processes import launched
 from ..encoder_cache.run import CachedEncoders
 from ..monitor.gradients import check_trained_modalities
-from ..monitor.progress import StageProgress
+from ..monitor.progress import StageProgress, duration
 from ..planning.batches import look_at_batches
 from ..planning.models import DescribedRecipe
 from ..trainable.parts import trainable_table
@@ -29,10 +30,11 @@ from ..trainer.build import build_trainer, stop_workers
 from ..trainer.data import measure_rows, read_data, schedule_data
 from ..trainer.start import StageModel, load_stage_model
 from ..trainer.trainer import StageTrainer
+from ..trainer.validation_plan import ValidationPlan, plan_validation
 from .finish import save_stage
 from .memory import say_memory
 from .output import refuse_finished
-from .report import Contents, count_epochs, data_table, describe_length, look_at_rows, show_samples
+from .report import Contents, count_epochs, data_table, describe_length, look_at_rows, show_samples, validation_table
 from .same_start import StartFacts, check_same_start, describe_start, write_start
 
 
@@ -65,6 +67,8 @@ class Stage:
     schedule: BatchSchedule = field(init=False)
     collator: Collator = field(init=False)
     contents: Contents = field(init=False)
+    priors: list[PriorLoss] = field(init=False)
+    validation_plan: ValidationPlan | None = field(init=False, default=None)
     encoders: CachedEncoders = field(init=False)
     trainer: StageTrainer = field(init=False)
     metadata: Metadata = field(init=False)
@@ -108,6 +112,8 @@ class Stage:
         self.model = load_stage_model(config, self.args, checkpoint=self.checkpoint)
         self.schedule, self.collator = schedule_data(config.data, self.dataset, self.model.processor, self.args)
         self.encoders = CachedEncoders(config, self.model.model, self.model.processor)
+        answers = [answers_of_source(source.rows) for source in self.dataset.sources]
+        self.priors = prior_losses(answers, self.model.processor)
         self.trainer = build_trainer(
             config,
             self.args,
@@ -117,8 +123,10 @@ class Stage:
             self.progress,
             schedule=self.schedule,
             validation=self.validation,
+            answers=answers,
         )
         measure_rows(self.schedule, self.args, console, checkpoint=self.checkpoint)
+        self._plan_validation()
         self.contents = look_at_rows(self.dataset)
         if self.contents.is_complete:
             check_trained_modalities(self.model.trainable, self.contents.modalities, warn=self.progress.warn)
@@ -132,6 +140,17 @@ class Stage:
         self.trainer.metadata = self.metadata
         self.trainer.cached_encoders = self.encoders.outside
 
+    def _plan_validation(self) -> None:
+        """Choose how validation rows are looked at, and let the training log what the label prior would lose."""
+        if self.validation is not None:
+            self.validation_plan = plan_validation(
+                self.config, self.trainer, self.dataset, self.schedule, self.collator
+            )
+        prior = mixture_prior(self.dataset, self.priors).loss
+        is_mean = self.config.start.specialists is None and self.config.train.losses.language == "labels"
+        if prior is not None and is_mean:
+            self.trainer.prior = {"loss_prior": prior}
+
     def report(self) -> None:
         """Say what is about to be trained."""
         if not self.trainer.is_world_process_zero():
@@ -139,10 +158,15 @@ class Stage:
         console, args = self.progress.console, self.args
         is_split = self.config.start.specialists is not None
         epochs = count_epochs(self.dataset, self.schedule, args, is_split=is_split)
-        console.print(trainable_table(self.model.trainable), data_table(self.dataset, self.contents, epochs=epochs))
+        console.print(
+            trainable_table(self.model.trainable),
+            data_table(self.dataset, self.contents, epochs=epochs, priors=self.priors),
+        )
         rows = self.validation.num_rows if self.validation else None
         length = describe_length(self.dataset, self.schedule, self.collator, args, epochs=epochs, validated=rows)
         console.print(length, highlight=False)
+        if self.validation_plan is not None and self.trainer.validation is not None:
+            console.print(validation_table(self.trainer.validation, self.validation_plan, args))
         console.print(*show_samples(self.dataset, self.collator, self.contents.modalities))
         if self.config.report.memory:
             batches = look_at_batches(
@@ -178,6 +202,9 @@ class Stage:
         """Write the model with its metadata, and return the folder."""
         for line in self.schedule.report.lines(self.config.data.max_length):
             self.progress.console.print(plain(line), highlight=False)
+        if (rows := self.trainer.validation) is not None:
+            taken = f"{duration(rows.seconds)} of {duration(self.trainer.seconds)}"
+            self.progress.say(f"validation took {taken} ({rows.seconds / self.trainer.seconds:.1%})")
         folder = save_stage(self.trainer, self.model.trainable, self.metadata)
         self.trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model through the next
         return folder
