@@ -75,7 +75,7 @@ def test_a_run_that_learns_the_label_prior_alone_is_named_at_its_first_validatio
     (line,) = warned(text)
     assert line.startswith("Warning: test, step 40 of 40: loss ")
     assert "is not below that of the label prior, 0.693" in line, "ln 4 on two labels"
-    assert "the model does not look at its media" in line and "1 distinct answer(s), where the labels have 4" in line
+    assert "it does not look at its media" in line and "1 distinct answer(s), where the labels have 4" in line
     assert "Raise trainer.learning_rate" in line
     assert line.removeprefix("Warning: ") in json.loads((folder / "history.json").read_text())[0]["warnings"]
 
@@ -111,6 +111,9 @@ def test_signs_are_read_with_a_margin():
     assert healthy.troubles() == {}
     assert Signs("a", 2.0).troubles() == {}, "where nothing can be compared, nothing is said"
     assert set(Signs("a", 0.5, prior=0.5).troubles()) == {"prior"}
+    assert Signs("a", 0.6, prior=0.5, shuffled=0.9).troubles() == {}, "it looks at its media, and has only begun"
+    assert set(Signs("a", 0.6, prior=0.5, shuffled=0.9).final_troubles()) == {"sure"}
+    assert Signs("a", 0.4, prior=0.5, shuffled=0.9).final_troubles() == {} == Signs("a", 0.6, 0.5).final_troubles()
     assert set(Signs("a", 1.0, prior=2.0, shuffled=1.04).troubles()) == {"shuffled"}
     assert set(Signs("a", 1.0, prior=2.0, shuffled=1.06, answers=2, labels=4).troubles()) == {"answers"}
 

@@ -30,14 +30,14 @@ def test_it_takes_its_share_or_as_little_as_is_looked_at_at_all(sizes, work, ste
 
 
 def choose(sizes, trained_rows):
-    return choose_times_and_rows(sizes, 1.5 * trained_rows, ValidationConfig(), steps=600, at_start=True, batch_size=8)
+    return choose_times_and_rows(sizes, trained_rows, ValidationConfig(), steps=600, at_start=True, batch_size=8)
 
 
 def test_a_long_stage_looks_at_all_rows_ten_times_a_shorter_one_at_fewer_and_less_often():
     assert (choose([200], 1_000_000).times, choose([200], 1_000_000).rows) == (10, None)
     middle = choose([5000], 50_000)
     assert middle.times == 10 and 64 <= middle.rows < 5000
-    short = choose([5000], 5_000)
+    short = choose([5000], 10_000)
     assert short.times < middle.times and short.rows >= 64
     assert (choose([5000], 100).times, choose([5000], 100).rows) == (1, FEWEST)
 

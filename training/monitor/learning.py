@@ -12,6 +12,7 @@ SAME_LOSS = 0.05
 otherwise the model is said not to look at them."""
 FEW_ANSWERS, MANY_ANSWERS = 2, 4
 CURE = "Raise trainer.learning_rate, train more parts (the encoder of these media first), or give it more passes"
+CURE_AT_END = "If its loss was still falling, give it more passes; if it rose, fewer passes or more augmentation"
 GUIDE = "docs/fine_tuning.md"
 
 
@@ -42,22 +43,42 @@ class Signs:
         found = {field: logs.get(f"eval_{key}{suffix}") for field, key in keys.items()}
         return cls(name, logs[f"eval_loss{suffix}"], **found)
 
+    @property
+    def looks(self) -> bool | None:
+        """Whether the model looks at its media; None where there are none to shuffle."""
+        if self.shuffled is None:
+            return None
+        least = SAME_LOSS * min(self.loss, self.loss if self.prior is None else self.prior)
+        return self.shuffled - self.loss >= least
+
+    @property
+    def is_below(self) -> bool:
+        """Whether the loss is below that of the label prior, or there is none."""
+        return self.prior is None or self.loss < self.prior
+
     def troubles(self) -> dict[str, str]:
         """Say what shows that nothing but the prior is learned, by kind; empty if nothing does."""
         found = {}
-        if self.prior is not None and self.loss >= self.prior:
+        if not self.is_below and not self.looks:
             found["prior"] = (
                 f"loss {self.loss:.3f} is not below that of the label prior, {self.prior:.3f}: it has learned no more "
                 "than which answers are frequent"
             )
-        least = SAME_LOSS * min(self.loss, self.loss if self.prior is None else self.prior)
-        if self.shuffled is not None and self.shuffled - self.loss < least:
-            found["shuffled"] = f"with shuffled media it is {self.shuffled:.3f}: the model does not look at its media"
+        if self.looks is False:
+            same = "it is" if found else f"the loss of {self.loss:.3f} is"
+            found["shuffled"] = f"with shuffled media {same} {self.shuffled:.3f}: it does not look at its media"
         if self.answers is not None and self.answers <= FEW_ANSWERS and (self.labels or 0) >= MANY_ANSWERS:
             found["answers"] = f"{self.answers} distinct answer(s), where the labels have {self.labels}"
-        if "shuffled" in found and "prior" not in found:
-            found["shuffled"] = f"loss {self.loss:.3f}, and {found['shuffled']}"
         return found
+
+    def final_troubles(self) -> dict[str, str]:
+        """Say what shows at the end that the model is too sure of wrong answers."""
+        if self.is_below or not self.looks:
+            return {}
+        return {
+            "sure": f"loss {self.loss:.3f} is not below that of the label prior, {self.prior:.3f}, though it looks at "
+            f"its media (shuffled: {self.shuffled:.3f}): it has only begun, or is too sure of wrong answers"
+        }
 
 
 def read_signs(logs: Mapping[str, Any], names: Sequence[str]) -> list[Signs]:
@@ -104,14 +125,16 @@ class WatchLearning(TrainerCallback):
             found = signs.troubles()
             before = self.named.get(signs.name, set())
             if found and (is_last or found.keys() - before):
-                self._name(signs.name, found, state)
+                self._name(signs.name, found, state, CURE)
+            elif is_last and (final := signs.final_troubles()):
+                self._name(signs.name, final, state, CURE_AT_END)
             elif before and not found:
                 self.say(f"{signs.name}: in order again, {in_order(signs)}.")
             self.named[signs.name] = set(found)
 
-    def _name(self, name: str, found: dict[str, str], state: TrainerState) -> None:
+    def _name(self, name: str, found: dict[str, str], state: TrainerState, cure: str) -> None:
         where = f"step {state.global_step} of {state.max_steps}"
-        self.warn(f"{name}, {where}: {'; '.join(found.values())}. {CURE}: {GUIDE}.")
+        self.warn(f"{name}, {where}: {'; '.join(found.values())}. {cure}: {GUIDE}.")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -122,14 +145,14 @@ class WatchLearning(TrainerCallback):
             return
         signs = Signs("the rows that train", last["loss_language"], last["loss_prior"])
         if found := signs.troubles():
-            self._name(signs.name, found, state)
+            self._name(signs.name, found, state, CURE)
 
 
 def in_order(signs: Signs) -> str:
     """Say by which numbers a file shows that its media are learned."""
     parts = [f"loss {signs.loss:.3f}"]
     if signs.prior is not None:
-        parts.append(f"below that of the label prior, {signs.prior:.3f}")
+        parts.append(f"{'' if signs.is_below else 'not '}below that of the label prior, {signs.prior:.3f}")
     if signs.shuffled is not None:
         parts.append(f"with shuffled media {signs.shuffled:.3f}")
     return ", ".join(parts)

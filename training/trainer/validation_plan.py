@@ -1,7 +1,8 @@
 """How often validation rows are looked at while a stage trains, and how many: so that it takes little of its time.
 
 What is compared is counted work, tokens that a model reads, and not the clock: so the same stage looks at the same
-rows at the same steps each time.
+rows at the same steps each time. A row that is looked at counts as one that trains: what its missing backward pass
+saves pays for smaller batches and for waiting for the first of them.
 """
 
 import math
@@ -24,9 +25,6 @@ ENOUGH = 64
 """Rows of each file below which they are looked at less often instead of being fewer."""
 FEWEST = 16
 """Rows of each file that are looked at in the shortest stage."""
-STEP_COST = 1.5
-"""What a row that trains costs, where one that is looked at costs 1. A backward pass costs as much as a forward pass
-at least, but runs through less where encoders do not train, and a validation waits for its first batch."""
 ANSWER_STEPS = 8
 """Steps in which a batch is answered, each of which costs as much as one row that is looked at."""
 
@@ -130,7 +128,7 @@ def trained_work(
     looked = mean_length(validation, collator) or 1.0
     row = mean_length(dataset, collator) or looked
     of_pack = schedule.config.max_length if schedule.config.packing else None
-    return STEP_COST * steps * rows_of_step(args, args.world_size)["step"] * (of_pack or row) / looked
+    return steps * rows_of_step(args, args.world_size)["step"] * (of_pack or row) / looked
 
 
 def plan_validation(
