@@ -23,7 +23,7 @@ TIMES = 10
 """How often validation rows are looked at behind the first step, at most, where nothing else is said."""
 ENOUGH = 64
 """Rows of each file below which they are looked at less often instead of being fewer."""
-FEWEST = 16
+FEWEST = 20
 """Rows of each file that are looked at in the shortest stage."""
 ANSWER_STEPS = 8
 """Steps in which a batch is answered, each of which costs as much as one row that is looked at."""
