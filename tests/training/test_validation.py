@@ -258,12 +258,18 @@ def test_a_loss_that_is_not_finite_names_the_validation_rows(make_validated, qui
         ({"validation": [{"path": "b.jsonl", "weight": 2}]}, {}, r"data.*b\.jsonl: .*looked at once"),
         ({"validation": [{"path": "b.jsonl", "stream": True}]}, {}, r"b\.jsonl: .*looked at once"),
         ({"validation": ["a.jsonl"]}, {}, r"a\.jsonl is in the mixture too"),
+        (
+            {"validation": []},
+            {"share": 0.1},
+            r"train\.validation: there are no validation rows\. Set data\.validation",
+        ),
         ({}, {"eval_strategy": "steps"}, r"eval_strategy: there are no validation rows\. Set data\.validation"),
         ({"validation": ["b.jsonl"]}, {"eval_strategy": "no"}, r"data\.validation would not be used"),
     ],
 )
 def test_what_would_not_hold_is_refused_when_it_is_read(data, trainer, problem):
-    values = {"start": "x", "train": {"parts": ["router"]}, "trainer": trainer, "output": "y"}
+    train = {"parts": ["router"], "validation": {"share": trainer.pop("share", 0.05)}}
+    values = {"start": "x", "train": train, "trainer": trainer, "output": "y"}
     with pytest.raises(ConfigError, match=problem):
         validate(StageConfig, {**values, "data": {"mixture": ["a.jsonl"], **data}}, source="stage.yaml")
 
