@@ -12,7 +12,10 @@ SAME_LOSS = 0.05
 otherwise the model is said not to look at them."""
 FEW_ANSWERS, MANY_ANSWERS = 2, 4
 CURE = "Raise trainer.learning_rate, train more parts (the encoder of these media first), or give it more passes"
-CURE_AT_END = "If its loss was still falling, give it more passes; if it rose, fewer passes or more augmentation"
+CURE_AT_END = (
+    "If its loss was still falling, raise trainer.learning_rate or give it more passes; if it rose, give it fewer "
+    "passes or more augmentation"
+)
 GUIDE = "docs/fine_tuning.md"
 
 
