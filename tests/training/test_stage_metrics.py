@@ -231,11 +231,13 @@ def test_trackers_on_the_network_get_every_log(make_stage, quiet, monkeypatch, t
 def test_curves_show_the_training_and_each_validation_file(make_stage, workspace, quiet, curves):
     validation = [str(workspace / "data" / f"{name}_train.jsonl") for name in ("spoken_word", "sound_kind")]
     data = {"mixture": [str(workspace / "data" / "image_kind_train.jsonl")], "validation": validation}
-    stage = make_stage(data=data, trainer={"max_steps": 2})
+    stage = make_stage(data=data, trainer={"max_steps": 2, "eval_steps": 1})
     folder = run_stage(stage, console=quiet)
     found = read_curves(folder / "metrics.jsonl")
     names = ["validation", "validation spoken_word_train", "validation sound_kind_train", "training"]
-    assert list(found) == names
+    shuffled = [f"shuffled media: {name}" for name in names[:3]]
+    assert [name for name in found if name not in shuffled] == [*names, "label prior: training"]
+    assert set(shuffled) < set(found), "the labels of these files are in none that trains: they have no prior"
     assert [step for step, _ in found["validation"]] == [0, 1, 2] and [s for s, _ in found["training"]] == [1, 2]
     assert (folder / CURVES_FILE).read_bytes().startswith(b"\x89PNG")
     both = folder / "both.png"

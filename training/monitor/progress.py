@@ -135,6 +135,10 @@ class StageProgress(TrainerCallback):
         self.warnings.append(sentence)
         self.console.print(f"[yellow]Warning:[/yellow] {plain(sentence)}", highlight=False, soft_wrap=True)
 
+    def say(self, sentence: str) -> None:
+        """Say what is worth knowing, and no warning."""
+        self.console.print(plain(sentence), highlight=False, soft_wrap=True)
+
     def close(self) -> None:
         """Stop drawing; also after an error."""
         if self.live is not None:
@@ -208,6 +212,7 @@ SHOWN_EXPERTS = 8
 def summarize(logs: dict[str, float]) -> str:
     """Put a log into one line: losses, speed, memory, then each modality's shares of the experts in percent."""
     parts = [f"loss {logs['loss']:.3f}"]
+    parts += [f"prior {logs['loss_prior']:.3f}"] if "loss_prior" in logs else []
     parts += [f"{name} {logs[f'loss_{name}']:.3f}" for name in ("balance", "z") if f"loss_{name}" in logs]
     shown = {"grad_norm": "grad {:.2f}", "tokens_per_second": "{:,.0f} tok/s", "data_wait": "wait {:.0%}"}
     shown |= {"memory_gb": "mem {:.2f} GB", "router_entropy": "entropy {:.2f}"}
@@ -227,6 +232,20 @@ def _shares(shares: list[float]) -> str:
 
 
 def summarize_validation(logs: dict[str, float]) -> str:
-    """Put the losses on validation rows into one line: of all, then of each file."""
-    files = [f"{key.partition('/')[2]} {value:.3f}" for key, value in logs.items() if key.startswith("eval_loss/")]
-    return "  ".join([f"validation loss {logs['eval_loss']:.3f}", *files])
+    """Put what validation rows told into one line: of all, then of each file."""
+    suffixes = [key.removeprefix("eval_loss") for key in logs if key.startswith("eval_loss/")]
+    files = [f"{suffix[1:]} {_told(logs, suffix)}" for suffix in suffixes]
+    return "  ".join([f"validation loss {_told(logs, '')}", *files])
+
+
+def _told(logs: dict[str, float], suffix: str) -> str:
+    """Write the loss of a file and, in brackets, what it is compared with."""
+    loss, beside = logs[f"eval_loss{suffix}"], []
+    if (prior := logs.get(f"eval_loss_prior{suffix}")) is not None:
+        beside.append(f"{'below' if loss < prior else 'not below'} the label prior's {prior:.3f}")
+    if (shuffled := logs.get(f"eval_loss_shuffled{suffix}")) is not None:
+        beside.append(f"shuffled media {shuffled:.3f}")
+    if (exact := logs.get(f"eval_exact_match{suffix}")) is not None:
+        distinct = [f"{logs[f'eval_distinct_{what}{suffix}']:.0f}" for what in ("answers", "labels")]
+        beside.append(f"exact {exact:.2f}, {distinct[0]} distinct answers of {distinct[1]}")
+    return f"{loss:.3f}" + (f" ({', '.join(beside)})" if beside else "")

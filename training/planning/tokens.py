@@ -15,7 +15,7 @@ from ..data import BatchSchedule, MixtureBatches, MixtureDataset
 from ..data.batching.measure import DrawnLengths
 from ..data.mixture.order import SampleIndex
 
-MEASURED, LEAST, SECONDS = 2000, 32, 5.0
+MEASURED, LEAST, SECONDS = 2000, 32, 2.0
 """Rows that are measured at most; and at least, where they take longer than so many seconds."""
 
 

@@ -16,6 +16,7 @@ from ..checkpoint.same_data import check_same_data, describe_data, write_data
 from ..config.stage import StageConfig
 from ..config.training_arguments import training_arguments
 from ..data import BatchSchedule, Collator, MixtureDataset
+from ..data.label_prior import PriorLoss, answers_of_source, mixture_prior, prior_losses
 from ..data.media_digest import Facts
 from ..distributed.deepspeed import check_experts, make_models_whole, stand_alone
 from ..distributed.processes import launched
@@ -23,7 +24,7 @@ from ..doctor.line import mixture_line
 from ..encoder_cache.run import CachedEncoders
 from ..monitor.gradients import check_trained_modalities
 from ..monitor.memory import MemoryWatch, in_use
-from ..monitor.progress import StageProgress
+from ..monitor.progress import StageProgress, duration
 from ..planning.batches import look_at_batches
 from ..planning.models import DescribedRecipe
 from ..trainable.parts import trainable_table
@@ -31,10 +32,20 @@ from ..trainer.build import build_trainer, stop_workers
 from ..trainer.data import measure_rows, read_data, schedule_data
 from ..trainer.start import StageModel, load_stage_model
 from ..trainer.trainer import StageTrainer
+from ..trainer.validation_plan import ValidationPlan, plan_validation
 from .finish import save_stage
 from .memory import compare_memory, say_memory
 from .output import refuse_finished
-from .report import Contents, count_epochs, data_table, describe_length, look_at_rows, show_samples, window_warnings
+from .report import (
+    Contents,
+    count_epochs,
+    data_table,
+    describe_length,
+    look_at_rows,
+    show_samples,
+    validation_table,
+    window_warnings,
+)
 from .same_start import StartFacts, check_same_start, describe_start, write_start
 
 
@@ -72,6 +83,8 @@ class Stage:
     schedule: BatchSchedule = field(init=False)
     collator: Collator = field(init=False)
     contents: Contents = field(init=False)
+    priors: list[PriorLoss] = field(init=False)
+    validation_plan: ValidationPlan | None = field(init=False, default=None)
     encoders: CachedEncoders = field(init=False)
     trainer: StageTrainer = field(init=False)
     metadata: Metadata = field(init=False)
@@ -122,6 +135,8 @@ class Stage:
             console.print(f"the model is there: {parameters:,} parameters", highlight=False)
         self.schedule, self.collator = schedule_data(config.data, self.dataset, self.model.processor, self.args)
         self.encoders = CachedEncoders(config, self.model.model, self.model.processor)
+        answers = [answers_of_source(source.rows) for source in self.dataset.sources]
+        self.priors = prior_losses(answers, self.model.processor)
         self.trainer = build_trainer(
             config,
             self.args,
@@ -131,8 +146,10 @@ class Stage:
             self.progress,
             schedule=self.schedule,
             validation=self.validation,
+            answers=answers,
         )
         measure_rows(self.schedule, self.args, console, checkpoint=self.checkpoint)
+        self._plan_validation()
         self.contents = look_at_rows(self.dataset)
         if self.contents.is_complete:
             check_trained_modalities(self.model.trainable, self.contents.modalities, warn=self.progress.warn)
@@ -147,6 +164,17 @@ class Stage:
         self.trainer.meter.memory = self.memory
         self.trainer.cached_encoders = self.encoders.outside
 
+    def _plan_validation(self) -> None:
+        """Choose how validation rows are looked at, and let the training log what the label prior would lose."""
+        if self.validation is not None:
+            self.validation_plan = plan_validation(
+                self.config, self.trainer, self.dataset, self.schedule, self.collator
+            )
+        prior = mixture_prior(self.dataset, self.priors).loss
+        is_mean = self.config.start.specialists is None and self.config.train.losses.language == "labels"
+        if prior is not None and is_mean:
+            self.trainer.prior = {"loss_prior": prior}
+
     def report(self) -> None:
         """Say what is about to be trained."""
         if not self.trainer.is_world_process_zero():
@@ -154,10 +182,15 @@ class Stage:
         console, args = self.progress.console, self.args
         is_split = self.config.start.specialists is not None
         epochs = count_epochs(self.dataset, self.schedule, args, is_split=is_split)
-        console.print(trainable_table(self.model.trainable), data_table(self.dataset, self.contents, epochs=epochs))
+        console.print(
+            trainable_table(self.model.trainable),
+            data_table(self.dataset, self.contents, epochs=epochs, priors=self.priors),
+        )
         rows = self.validation.num_rows if self.validation else None
         length = describe_length(self.dataset, self.schedule, self.collator, args, epochs=epochs, validated=rows)
         console.print(length, highlight=False)
+        if self.validation_plan is not None and self.trainer.validation is not None:
+            console.print(validation_table(self.trainer.validation, self.validation_plan, args))
         for text in window_warnings(self.dataset, self.model.processor):
             console.print(f"[yellow]Warning:[/yellow] {plain(text)}", highlight=False, soft_wrap=True)
         console.print(*show_samples(self.dataset, self.collator, self.contents.modalities))
@@ -198,6 +231,9 @@ class Stage:
         """Write the model with its metadata, and return the folder."""
         for line in self.schedule.report.lines(self.config.data.max_length):
             self.progress.console.print(plain(line), highlight=False)
+        if (rows := self.trainer.validation) is not None:
+            taken = f"{duration(rows.seconds)} of {duration(self.trainer.seconds)}"
+            self.progress.say(f"validation took {taken} ({rows.seconds / self.trainer.seconds:.1%})")
         folder = save_stage(self.trainer, self.model.trainable, self.metadata)
         self._say_mixture()
         if self.config.report.memory:
