@@ -101,7 +101,8 @@ class ScheduleSpan(Section):
     """The stretch of one learning-rate schedule that a stage goes through, when stages share a schedule.
 
     Args:
-        begin: Where the stage begins, as a share of the whole schedule, 0 to 1. Warm-up counts from 0.
+        begin: Where the stage begins, as a share of the whole schedule, 0 to 1. A warm-up counts from 0; a stage that
+            begins later warms up again over as large a share of its own steps, as its optimizer is new.
         end: Where it ends; 1 is the end of the schedule.
     """
 
