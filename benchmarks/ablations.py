@@ -1,8 +1,9 @@
-"""What do the choices of the recipe bring? Variants of the quickstart, several seeds each, trained and compared alike.
+"""What do the choices of a recipe bring? Variants of a model, several seeds each, trained and compared alike.
 
-`python -m benchmarks.ablations OUT`. `configs/ablations/recipe.yaml` has the stages, the other files beside it name
-what is compared. Everything of a seed is in `OUT/seed-N/`, evaluations are `OUT/VARIANT-N/`, output of the commands is
-in `OUT/logs/`. What is finished is not run again, what was interrupted goes on; `ablations.json` has all numbers.
+`python -m benchmarks.ablations OUT`. A comparison is a file that names a recipe and which of its stages are compared;
+those of `configs/ablations/` are variants of the quickstart. Everything of a seed is in `OUT/seed-N/`, evaluations are
+`OUT/STAGE-N/`, output of the commands is in `OUT/logs/`. What is finished is not run again, what was interrupted goes
+on; `ablations.json` has all numbers.
 """
 
 import json
@@ -33,9 +34,6 @@ from .__main__ import environment
 from .ablations_table import compare_all, put_section, render
 
 CONFIGS = Path("configs/ablations")
-RECIPE = CONFIGS / "recipe.yaml"
-EVALUATION = Path("configs/evaluation/quickstart.yaml")
-TASKS = ("vqa", "image_kind", "spoken_word", "sound_kind")
 
 
 class Ablation(Section):
@@ -45,12 +43,18 @@ class Ablation(Section):
         title, question: What it is about.
         against: The variant that the others are compared with.
         variants: Name -> stage of the recipe whose model it is.
+        recipe: File of the stages.
+        start: Module that writes data and starts of a seed: `python -m START FOLDER --config RECIPE --set seed=N`.
+        evaluation: Configuration of what is measured.
     """
 
     title: str
     question: str
     against: str
     variants: dict[str, str]
+    recipe: Path = CONFIGS / "recipe.yaml"
+    start: str = "training.quickstart"
+    evaluation: Path = Path("configs/evaluation/quickstart.yaml")
 
 
 @dataclass(frozen=True)
@@ -61,26 +65,37 @@ class Settings:
         out: Folder of everything.
         scale: Factor of all lengths of the recipe.
         limit: Rows of each task that are measured. None: as the evaluation's configuration says.
+        recipe_file, start, evaluation: Of the comparisons.
     """
 
     out: Path
     scale: float
     limit: int | None
+    recipe_file: Path = Ablation.model_fields["recipe"].default
+    start: str = Ablation.model_fields["start"].default
+    evaluation: Path = Ablation.model_fields["evaluation"].default
 
     def recipe_overrides(self, seed: int) -> list[str]:
         """Say what a seed changes in the recipe: folder, order of rows, and new weights, routers included."""
-        assembled = [name for name, stage in load_recipe(RECIPE).stages.items() if stage.start.assemble]
+        assembled = [name for name, stage in load_recipe(self.recipe_file).stages.items() if stage.start.assemble]
         routers = [f"stages.{name}.start.assemble.seed={seed}" for name in assembled]
         return [f"output={self.seed_folder(seed)}", f"seed={seed}", f"scale={self.scale}", *routers]
 
     @property
     def limits(self) -> list[str]:
         """What the limit changes in the evaluation's configuration."""
-        return [] if self.limit is None else [f"tasks.{task}.limit={self.limit}" for task in TASKS]
+        tasks = [] if self.limit is None else load_config(self.evaluation).tasks
+        return [f"tasks.{task}.limit={self.limit}" for task in tasks]
 
     def recipe(self, seed: int) -> Recipe:
         """Return the stages of a seed."""
-        return load_recipe(RECIPE, self.recipe_overrides(seed))
+        return load_recipe(self.recipe_file, self.recipe_overrides(seed))
+
+    def starts(self, seed: int) -> list[Path]:
+        """Folders that stages of a seed start from and no stage writes."""
+        stages = self.recipe(seed).stages
+        written = {stage.output for stage in stages.values()}
+        return [Path(path) for stage in stages.values() if (path := stage.start.path) and path not in written]
 
     def seed_folder(self, seed: int) -> Path:
         """Return the data, starts and models of a seed."""
@@ -105,13 +120,20 @@ class Step:
         """Arguments of Python. Each command goes on where it was interrupted."""
         folder, verb, stage = settings.seed_folder(self.seed), *self.name.rpartition(" ")[::2]
         if self.name == "data":
-            return ["-m", "training.quickstart", str(folder), "--set", f"seed={self.seed}"]
+            config = ["--config", str(settings.recipe_file), "--set", f"seed={self.seed}"]
+            return ["-m", settings.start, str(folder), *config]
         if not verb:
             overrides = settings.recipe_overrides(self.seed)
-            return ["-m", "training", str(RECIPE), "--resume", "--only", self.name, *overrides]
+            return ["-m", "training", str(settings.recipe_file), "--resume", "--only", self.name, *overrides]
         model, output = settings.recipe(self.seed).stages[stage].output, settings.evaluation_folder(stage, self.seed)
         paths = [f"output={output}", f"data_root={folder}/data"]
-        asked = ["--model", model, "--config", str(EVALUATION), "--overwrite"]  # where another model was measured
+        asked = [
+            "--model",
+            model,
+            "--config",
+            str(settings.evaluation),
+            "--overwrite",
+        ]  # where another model was measured
         return ["-m", "evaluation", *asked, *paths, *settings.limits]
 
     def is_done(self, settings: Settings) -> bool:
@@ -121,7 +143,7 @@ class Step:
             ConfigError: If a stage was finished with others.
         """
         if self.name == "data":
-            return (settings.seed_folder(self.seed) / "start-dense" / "config.json").is_file()  # written last
+            return all((folder / "config.json").is_file() for folder in settings.starts(self.seed))
         verb, stage = self.name.rpartition(" ")[::2]
         config = settings.recipe(self.seed).stages[stage]
         if not verb:
@@ -130,42 +152,59 @@ class Step:
         if not results.is_file():
             return False
         measured = json.loads(results.read_text(encoding="utf-8"))
-        limits = {name: task.limit for name, task in load_config(EVALUATION, settings.limits).tasks.items()}
+        limits = {name: task.limit for name, task in load_config(settings.evaluation, settings.limits).tasks.items()}
         same = limits == {name: task["limit"] for name, task in measured["config"]["tasks"].items()}
         return same and bool(measured["model"]["fingerprint"] == model_fingerprint(Path(config.output)))
 
 
 def load_ablations(names: list[str]) -> dict[str, Ablation]:
-    """Read the comparisons of these names; without names, all.
+    """Read the comparisons of these names, or of these files; without any, all of `configs/ablations`.
 
     Raises:
-        ConfigError: If a name, a stage or a variant is not there.
+        ConfigError: If a name, a stage or a variant is not there, or they are of more than one recipe.
     """
-    files = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml")) if path != RECIPE}
-    stages = load_recipe(RECIPE).stages
-    found = {}
+    recipe_file = Ablation.model_fields["recipe"].default
+    files = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml")) if path != recipe_file}
+    found: dict[str, Ablation] = {}
     for name in names or files:
-        if name not in files:
+        file = files.get(name, Path(name))
+        if not file.is_file():
             raise ConfigError(f"There is no ablation {name!r}.{did_you_mean(name, files)}")
-        ablation = validate(Ablation, read_yaml(files[name]), source=files[name])
-        if ablation.against not in ablation.variants:
-            raise ConfigError(
-                f"{files[name]}: against: no such variant.{did_you_mean(ablation.against, ablation.variants)}"
-            )
-        for stage in ablation.variants.values():
-            if stage not in stages:
-                raise ConfigError(f"{files[name]}: {RECIPE} has no stage {stage!r}.{did_you_mean(stage, stages)}")
-        found[name] = ablation
+        found[file.stem] = read_ablation(file)
+    if len({(each.recipe, each.start, each.evaluation) for each in found.values()}) > 1:
+        raise ConfigError(
+            f"{', '.join(found)}: these are of several recipes. Run them apart, each into its own folder."
+        )
     return found
 
 
+def read_ablation(file: Path) -> Ablation:
+    """Read one comparison.
+
+    Raises:
+        ConfigError: If a stage or a variant is not there.
+    """
+    ablation = validate(Ablation, read_yaml(file), source=str(file))
+    if ablation.against not in ablation.variants:
+        raise ConfigError(f"{file}: against: no such variant.{did_you_mean(ablation.against, ablation.variants)}")
+    stages = load_recipe(ablation.recipe).stages
+    for stage in ablation.variants.values():
+        if stage not in stages:
+            raise ConfigError(f"{file}: {ablation.recipe} has no stage {stage!r}.{did_you_mean(stage, stages)}")
+    return ablation
+
+
 def needed_stages(recipe: Recipe, stage: str) -> list[str]:
-    """Return the stages whose outputs a stage starts from."""
-    return [name for name, other in recipe.stages.items() if other.output in start_folders(recipe.stages[stage])]
+    """Return the stages whose outputs, or models in these, a stage starts from."""
+    folders = [Path(folder) for folder in start_folders(recipe.stages[stage])]
+    outputs = {name: Path(other.output) for name, other in recipe.stages.items()}
+    return [name for name, output in outputs.items() if any(folder.is_relative_to(output) for folder in folders)]
 
 
 def start_folders(config: StageConfig) -> set[str]:
     """Return the folders of the models that a stage starts from."""
+    if config.start.specialists is not None:
+        return {config.start.specialists.base}
     if config.start.assemble is None:
         return {config.start.path or ""}
     experts = config.start.assemble.expert_folders.values()
@@ -233,7 +272,9 @@ def run_step(step: Step, settings: Settings, *, jobs: int, console: Console) -> 
 
 def main(
     out: Annotated[Path, typer.Argument(help="Folder of models, evaluations and ablations.json.")],
-    only: Annotated[list[str] | None, typer.Option(help="Name of a file in configs/ablations; repeat. All.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A comparison's file, or its name in configs/ablations; repeat. All.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each variant.")] = 3,
     scale: Annotated[float, typer.Option(help="Factor of all lengths of the recipe.")] = 1.0,
     jobs: Annotated[int, typer.Option(min=1, help="Commands at once; they share the cores.")] = 2,
@@ -241,9 +282,11 @@ def main(
     markdown: Annotated[Path | None, typer.Option(help="Put the tables into this file, as its Results.")] = None,
 ) -> None:
     """Train and measure what is missing, then compare the variants of each ablation."""
-    console, settings = Console(width=160), Settings(out, scale, limit)
+    console = Console(width=160)
     try:
         ablations = load_ablations(only or [])
+        one = next(iter(ablations.values()))
+        settings = Settings(out, scale, limit, one.recipe, one.start, one.evaluation)
         run_steps(plan_steps(ablations, settings, seeds), settings, jobs=jobs, console=console)
         folders = {
             name: {

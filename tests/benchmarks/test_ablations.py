@@ -15,21 +15,22 @@ from typer.testing import CliRunner
 from benchmarks import ablations
 from benchmarks.ablations import (
     CONFIGS,
-    EVALUATION,
-    RECIPE,
-    TASKS,
+    Ablation,
     Settings,
     Step,
     load_ablations,
     main,
+    needed_stages,
     plan_steps,
     run_steps,
 )
 from benchmarks.ablations_table import describe, put_section
 from evaluation.config import load_config
-from training.config.recipe import load_recipe
+from training.config.recipe import Recipe, load_recipe
+from training.config.stage import StageConfig
 from unimoe.errors import ConfigError
 
+RECIPE = Ablation.model_fields["recipe"].default
 ROOT = Path(__file__).parents[2]
 app = Typer()
 app.command()(main)
@@ -75,9 +76,29 @@ def test_every_comparison_names_stages_of_the_recipe_and_its_own_command() -> No
     assert set(found) == {"router", "balance", "experts", "number"}
     for name in found:
         assert f"--only {name}" in (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
-    assert set(TASKS) == set(load_config(EVALUATION).tasks)
     with pytest.raises(ConfigError, match="Did you mean 'router'"):
         load_ablations(["rooter"])
+
+
+def test_a_comparison_may_be_of_another_recipe_alone(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    comparison = "title: a\nquestion: b\nagainst: x\nvariants: {x: align}\n"
+    file.write_text(f"{comparison}recipe: configs/quickstart/quickstart.yaml\n")
+    assert load_ablations([str(file)])["own"].recipe == Path("configs/quickstart/quickstart.yaml")
+    with pytest.raises(ConfigError, match="own, router: these are of several recipes"):
+        load_ablations([str(file), "router"])
+
+
+def test_a_stage_needs_those_in_whose_outputs_its_start_lies() -> None:
+    stage = {"train": {"parts": ["mlp"]}, "data": {"mixture": [{"path": "a"}]}, "trainer": {"max_steps": 2}}
+    starts = {
+        "align": "start",
+        "specialists": {"specialists": {"base": "o/align", "modalities": ["image", "audio"]}},
+        "mixed": {"assemble": {"base": "o/align", "experts": {"image": "o/specialists/image"}}},
+    }
+    stages = {name: StageConfig(start=start, output=f"o/{name}", **stage) for name, start in starts.items()}
+    recipe = Recipe(stages, "o", 0, {})
+    assert [needed_stages(recipe, name) for name in stages] == [[], ["align"], ["align", "specialists"]]
 
 
 def test_what_variants_share_is_trained_once_for_each_seed(tmp_path: Path) -> None:
@@ -109,7 +130,7 @@ def test_commands_measure_the_model_that_was_trained(tmp_path: Path) -> None:
 
 def write_results(folder: Path, fingerprint: str, limit: int | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"tasks": {task: {"limit": limit} for task in ablations.TASKS}}
+    config = {"tasks": {task: {"limit": limit} for task in load_config(settings(folder).evaluation).tasks}}
     (folder / "results.json").write_text(json.dumps({"model": {"fingerprint": fingerprint}, "config": config}))
 
 
