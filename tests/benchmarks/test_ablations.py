@@ -72,9 +72,10 @@ def test_every_variant_has_seen_as_many_rows() -> None:
 
 
 def test_every_comparison_names_stages_of_the_recipe_and_its_own_command() -> None:
-    found = load_ablations([])
-    assert set(found) == {"router", "balance", "experts", "number"}
-    for name in found:
+    assert set(load_ablations([])) == {"router", "balance", "experts", "number"}
+    files = [path for path in CONFIGS.glob("*.yaml") if path != RECIPE]
+    assert set(load_ablations([]) | load_ablations(["quickstart"])) == {path.stem for path in files}
+    for name in (path.stem for path in files):
         assert f"--only {name}" in (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
     with pytest.raises(ConfigError, match="Did you mean 'router'"):
         load_ablations(["rooter"])

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoProcessor
+import torch
+from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.config.recipe import merge
 from training.config.stage import StageConfig
@@ -14,6 +15,7 @@ from training.monitor.curves import plot_curves
 from training.quickstart.build import build_start
 from training.quickstart.rows import demo_rows, text_rows, write_rows
 from training.stage import finish
+from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
 from unimoe.surgery import assemble
 
 TINY_MODEL = {
@@ -131,6 +133,25 @@ def make_stage_in(workspace: Path) -> Callable[..., StageConfig]:
 def make_stage(make_stage_in: Callable[..., StageConfig], tmp_path: Path) -> Callable[..., StageConfig]:
     """Build a stage that writes to a folder of the test, unless it is told another one."""
     return lambda **changes: make_stage_in(**{"output": tmp_path / "output", **changes})
+
+
+@pytest.fixture
+def make_sparse(workspace: Path, tmp_path: Path) -> Callable[..., str]:
+    """Save a start with four experts in each of two layers; `change` may alter the model before."""
+
+    def make(change: Callable[[Any], None] = lambda model: None, **text: Any) -> str:
+        config = AutoModelForMultimodalLM.from_pretrained(workspace / "start").config
+        names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        fields = {name: getattr(config.text_config, name) for name in (*names, "pad_token_id", "eos_token_id")}
+        config.text_config = UniMoETextConfig(**fields, **{"num_experts": 4, "moe_intermediate_size": 16, **text})
+        torch.manual_seed(0)
+        model = UniMoEForConditionalGeneration(config)
+        change(model)
+        model.save_pretrained(tmp_path / "sparse")
+        AutoProcessor.from_pretrained(workspace / "start").save_pretrained(tmp_path / "sparse")
+        return str(tmp_path / "sparse")
+
+    return make
 
 
 @pytest.fixture

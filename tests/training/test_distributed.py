@@ -63,6 +63,7 @@ def test_two_processes_learn_what_one_learns(make_mixed_stage, tmp_path, zero, a
     else:
         done = train(two, tmp_path / "stage.yaml", processes=2)
     assert done.stdout.count("What trains") == 1, "the first process speaks for all"
+    assert done.stdout.count("\nrouter: ") == 1 and "not examined: gradients" in done.stdout
     expected, actual = metrics(one.output), metrics(two.output)
     assert len(expected) == len(actual) == STEPS + 1
     for step, (a, b) in enumerate(zip(expected[:STEPS], actual[:STEPS], strict=True)):

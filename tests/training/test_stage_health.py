@@ -24,7 +24,7 @@ from training.monitor.values import NonFiniteLoss, WatchLoss, find_bad_gradients
 from training.stage.run import run_stage
 from training.trainable.parts import Trainable
 from training.trainer.trainer import StageTrainer
-from unimoe import UniMoEForConditionalGeneration, UniMoETextConfig
+from unimoe import UniMoETextConfig
 from unimoe.errors import ConfigError
 
 
@@ -39,25 +39,6 @@ def metrics(folder):
 
 def history(folder):
     return json.loads((Path(folder) / "history.json").read_text())[-1]
-
-
-@pytest.fixture
-def make_sparse(workspace, tmp_path):
-    """Save a start with four experts in each of two layers; `change` may alter the model before."""
-
-    def make(change=lambda model: None, **text):
-        config = AutoModelForMultimodalLM.from_pretrained(workspace / "start").config
-        names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        fields = {name: getattr(config.text_config, name) for name in (*names, "pad_token_id", "eos_token_id")}
-        config.text_config = UniMoETextConfig(**fields, num_experts=4, moe_intermediate_size=16, **text)
-        torch.manual_seed(0)
-        model = UniMoEForConditionalGeneration(config)
-        change(model)
-        model.save_pretrained(tmp_path / "sparse")
-        AutoProcessor.from_pretrained(workspace / "start").save_pretrained(tmp_path / "sparse")
-        return str(tmp_path / "sparse")
-
-    return make
 
 
 def close_expert(layer, expert):

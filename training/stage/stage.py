@@ -19,6 +19,7 @@ from ..data import BatchSchedule, Collator, MixtureDataset
 from ..data.media_digest import Facts
 from ..distributed.deepspeed import check_experts, make_models_whole, stand_alone
 from ..distributed.processes import launched
+from ..doctor.line import mixture_line
 from ..encoder_cache.run import CachedEncoders
 from ..monitor.gradients import check_trained_modalities
 from ..monitor.progress import StageProgress
@@ -179,8 +180,23 @@ class Stage:
         for line in self.schedule.report.lines(self.config.data.max_length):
             self.progress.console.print(plain(line), highlight=False)
         folder = save_stage(self.trainer, self.model.trainable, self.metadata)
+        self._say_mixture()
         self.trainer.accelerator.free_memory()  # or the hooks of DeepSpeed's engine keep the model through the next
         return folder
+
+    def _say_mixture(self) -> None:
+        """Say how the mixture is that was written, if there is one."""
+        if not self.trainer.is_world_process_zero():
+            return
+        line = mixture_line(
+            self.trainer.accelerator.unwrap_model(self.trainer.model),
+            self.config,
+            before=self.model.mixture,
+            certificate=self.model.certificate,
+            modalities=self.contents.modalities,
+        )
+        if line is not None:
+            self.progress.console.print(plain(line), highlight=False, soft_wrap=True)
 
     def summary(self) -> dict[str, Any]:
         """Say what the history keeps of this stage."""

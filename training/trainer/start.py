@@ -15,6 +15,7 @@ from unimoe.surgery import Certificate, assemble
 from ..checkpoint.state import put_weights
 from ..config.stage import StageConfig
 from ..monitor.gradients import check_learning_rate
+from ..monitor.mixture import MixtureSnapshot, take_snapshot
 from ..trainable.lora import merge_adapter, unmerged_adapter
 from ..trainable.parts import Trainable, choose_trainable
 from .data import check_packing
@@ -26,12 +27,20 @@ Start = tuple[UniMoEForConditionalGeneration, UniMoEProcessor, Certificate | Non
 
 @dataclass
 class StageModel:
-    """The model of a stage, its processor, its certificate if it was assembled, and what trains in it."""
+    """The model of a stage, its processor, its certificate if it was assembled, and what trains in it.
+
+    Args:
+        model, processor: Of the stage.
+        certificate: Of the assembly, if there was one.
+        trainable: What trains.
+        mixture: Experts and routers that the stage begins with, in the first process; None if there are none.
+    """
 
     model: UniMoEForConditionalGeneration
     processor: UniMoEProcessor
     certificate: Certificate | None
     trainable: Trainable
+    mixture: MixtureSnapshot | None = None
 
 
 def load_stage_model(config: StageConfig, args: TrainingArguments, *, checkpoint: Path | None = None) -> StageModel:
@@ -41,6 +50,7 @@ def load_stage_model(config: StageConfig, args: TrainingArguments, *, checkpoint
         ConfigError: If the start, a part or a loss does not fit, or nothing would train.
     """
     model, processor, certificate = load_start(config)
+    mixture = snapshot_of_start(model, config) if args.process_index == 0 else None
     _set_losses(model, config)
     if args.world_size > 1:
         balance_over_all(model.config.text_config)
@@ -49,7 +59,15 @@ def load_stage_model(config: StageConfig, args: TrainingArguments, *, checkpoint
     check_packing(model.config.text_config, config.data)
     if checkpoint is not None:
         put_weights(checkpoint, model)
-    return StageModel(model, processor, certificate, trainable)
+    return StageModel(model, processor, certificate, trainable, mixture)
+
+
+def snapshot_of_start(model: UniMoEForConditionalGeneration, config: StageConfig) -> MixtureSnapshot | None:
+    """Look at the experts and routers that a stage begins with; None if there are none, or an adapter that it goes on
+    with would belong to them.
+    """
+    goes_on = config.train.lora is not None and config.train.lora.adapter is not None
+    return take_snapshot(model) if model.config.text_config.num_experts and not goes_on else None
 
 
 def _set_losses(model: UniMoEForConditionalGeneration, config: StageConfig) -> None:
@@ -107,4 +125,4 @@ def load_weights(path: str, *, merge: bool = True) -> UniMoEForConditionalGenera
     return model
 
 
-__all__ = ["StageModel", "load_stage_model", "load_weights"]
+__all__ = ["StageModel", "load_stage_model", "load_start", "load_weights", "snapshot_of_start"]
