@@ -97,7 +97,7 @@ def cut_whisper(encoder: PreTrainedModel, *, seconds: int) -> WhisperEncoder:
     config = type(encoder.config).from_dict({**encoder.config.to_dict(), "max_source_positions": positions})
     weights = encoder.state_dict()
     weights["embed_positions.weight"] = weights["embed_positions.weight"][:positions]
-    shorter = WhisperEncoder(config)
+    shorter = WhisperEncoder._from_config(config)
     shorter.load_state_dict(weights)
     return shorter.eval()
 
@@ -194,8 +194,8 @@ def measure_sizes(model: UniMoEForConditionalGeneration) -> Sizes:
     counts, layers = count_parameters(model), model.model.language_model.layers
     towers = sum(parameter.numel() for parameter in model.model.encoders.parameters())
     feed_forward = sum(parameter.numel() for layer in layers for parameter in layer.mlp.parameters())
-    resting = counts["total"] - counts["active"]  # experts that a token does not pass
-    return Sizes(counts["total"] - towers, counts["active"] - towers, feed_forward - resting)
+    unmet = counts["total"] - counts["active"]  # experts that a token does not pass
+    return Sizes(counts["total"] - towers, counts["active"] - towers, feed_forward - unmet)
 
 
 def main(
