@@ -29,9 +29,10 @@ from training.config.recipe import load_recipe
 from training.quickstart.build import train_tokenizer
 from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.errors import ConfigError
+from unimoe.surgery.assemble import assembled_config
 
 RECIPE = CONFIGS / "recipe.yaml"
-MIXTURES = ("mixture", "bias", "semi_isolated", "shared_expert")
+MIXTURES = ("mixture", "bias", "semi_isolated", "shared_expert", "upcycled")
 app = Typer()
 app.command()(main)
 
@@ -53,10 +54,11 @@ def models() -> dict[str, UniMoEForConditionalGeneration]:
     words = ("".join(drawn.choices("abcdefghijklmnop", k=7)) for _ in range(5000))
     tokenizer = train_tokenizer(words, vocab_size=config.vocab_size)
     with torch.device("meta"):
-        return {
-            system: UniMoEForConditionalGeneration(system_config(config, system, tokenizer, ENCODERS))
-            for system in config.systems
-        }
+        configs = {system: system_config(config, system, tokenizer, ENCODERS) for system in config.systems}
+        for name in ("upcycled", "lora"):
+            made = load_recipe(RECIPE).stages[name].start.assemble
+            configs[name] = assembled_config(configs["narrow"], {"text": 1}, **made.arguments())
+        return {name: UniMoEForConditionalGeneration(values) for name, values in configs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +79,11 @@ def test_mixtures_have_as_many_parameters_in_all_as_the_wide_dense_model(sizes: 
 
 def test_each_stage_trains_everything_but_the_towers(models: dict[str, UniMoEForConditionalGeneration]) -> None:
     stages = load_recipe(RECIPE).stages
-    for name, model in [*models.items(), ("upcycled", models["mixture"])]:
+    for name, model in models.items():
         parts = model.parts()
         trained = {parameter for part in stages[name].train.parts for parameter in parts[part]}
-        assert trained == {key for key, _ in model.named_parameters() if ".encoders." not in key}, name
+        frozen = set(parts["expert_base"]) if name == "lora" else set()
+        assert trained | frozen == {key for key, _ in model.named_parameters() if ".encoders." not in key}, name
 
 
 def test_every_system_sees_the_same_rows_in_as_many_steps_at_the_same_rates() -> None:
@@ -91,9 +94,10 @@ def test_every_system_sees_the_same_rows_in_as_many_steps_at_the_same_rates() ->
         steps = other["trainer"].pop("max_steps"), first["trainer"]["max_steps"]
         assert {**other, "trainer": {**other["trainer"], "max_steps": steps[1]}} == first
     loaded = load_recipe(RECIPE).stages
-    narrow, upcycled = loaded["narrow"], loaded["upcycled"]
-    assert narrow.trainer["max_steps"] + upcycled.trainer["max_steps"] == loaded["mixture"].trainer["max_steps"]
-    assert narrow.train.schedule.end == upcycled.train.schedule.begin == 0.3
+    for name in ("upcycled", "lora"):
+        narrow, later = loaded["narrow"], loaded[name]
+        assert narrow.trainer["max_steps"] + later.trainer["max_steps"] == loaded["mixture"].trainer["max_steps"]
+        assert narrow.train.schedule.end == later.train.schedule.begin == 0.3
 
 
 def test_comparisons_name_the_stages_and_their_own_command() -> None:
