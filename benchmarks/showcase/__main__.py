@@ -1,0 +1,87 @@
+"""`python -m benchmarks.showcase OUT`: trains the systems of `configs/showcase` in several seeds, and compares their
+losses on validation rows.
+
+Everything of a seed is in `OUT/seed-N/`, output of the commands in `OUT/logs/`, all numbers in `OUT/losses.json`. What
+is finished is not run again, what was interrupted goes on.
+"""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from unimoe.errors import ConfigError
+
+from ..__main__ import environment
+from ..ablations import Ablation, Settings, Step, load_ablations, plan_steps, run_steps
+from ..ablations_table import put_section
+from .losses import Losses, compare, read_losses, tabulate, to_markdown
+
+CONFIGS = Path("configs/showcase")
+COMPARISONS = ("main", "changes")
+
+
+def plan_trainings(ablations: dict[str, Ablation], settings: Settings, seeds: int) -> dict[Step, set[Step]]:
+    """Every step and those before it. Nothing is generated: what is compared is measured while training."""
+    steps = plan_steps(ablations, settings, seeds)
+    return {step: before for step, before in steps.items() if not step.name.startswith("measure ")}
+
+
+def read_systems(ablation: Ablation, settings: Settings, seeds: int) -> dict[str, Sequence[Losses]]:
+    """Return the losses of each variant in each seed, those of the one that others are compared with first."""
+    outputs = [settings.recipe(seed).stages for seed in range(seeds)]
+    ordered = {ablation.against: ablation.variants[ablation.against], **ablation.variants}
+    return {name: [read_losses(Path(stages[stage].output)) for stages in outputs] for name, stage in ordered.items()}
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="Folder of models and losses.json.")],
+    only: Annotated[list[str] | None, typer.Option(help="Name of a file in configs/showcase; repeat.")] = None,
+    seeds: Annotated[int, typer.Option(min=2, max=10, help="Trainings of each system.")] = 3,
+    scale: Annotated[float, typer.Option(help="Factor of all lengths of the recipe.")] = 1.0,
+    jobs: Annotated[int, typer.Option(min=1, help="Commands at once; they share the cores.")] = 2,
+    markdown: Annotated[Path | None, typer.Option(help="Put the tables into this file, as its Results.")] = None,
+) -> None:
+    """Train what is missing, then compare; after `benchmarks.showcase.data` and `training.real_parts`."""
+    console = Console(width=200)
+    try:
+        ablations = load_ablations([str(CONFIGS / f"{name}.yaml") for name in only or COMPARISONS])
+        first = next(iter(ablations.values()))
+        settings = Settings(out, scale, None, first.recipe, first.start)
+        run_steps(plan_trainings(ablations, settings, seeds), settings, jobs=jobs, console=console)
+        systems = {name: read_systems(ablation, settings, seeds) for name, ablation in ablations.items()}
+        report = {
+            "settings": {"seeds": seeds, "scale": scale},
+            "environment": environment(),
+            "losses": systems,
+            "differences": {
+                name: {
+                    system: {task: vars(difference) for task, difference in found.items()}
+                    for system, found in compare(of_comparison).items()
+                }
+                for name, of_comparison in systems.items()
+            },
+        }
+    except ConfigError as error:
+        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    except subprocess.CalledProcessError as error:
+        console.print(f"failed: python {' '.join(error.cmd[1:])}; see {out}/logs", style="red", soft_wrap=True)
+        raise typer.Exit(1) from None
+    (out / "losses.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    sections = [
+        f"### {ablation.title}\n\n{ablation.question}\n\n{to_markdown(tabulate(systems[name]))}"
+        for name, ablation in ablations.items()
+    ]
+    text = "\n\n".join([*sections, f"Nats per label after the last step; means over {seeds} seeds."])
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if markdown is not None:
+        put_section(markdown, "Results", text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
