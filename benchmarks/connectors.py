@@ -25,7 +25,7 @@ from .timing import Case, measure
 
 RECIPE = "configs/quickstart/quickstart.yaml"
 EVALUATION = "configs/evaluation/quickstart.yaml"
-STAGES = ("align", "expert_image", "expert_speech", "expert_audio", "mixed")
+STAGES = ("align", "specialists", "mixed")
 QFORMER = {"type": "qformer", "num_attention_heads": 4}
 KINDS: dict[str, dict[str, dict[str, Any]]] = {
     "mlp": {"image": {"stack": 2}, "audio": {"stack": 4}, "speech": {"stack": 5}},
