@@ -17,6 +17,7 @@ from .errors import EvaluationError
 from .fingerprint import check_files, file_hash, model_fingerprint
 from .metrics import METRICS, Metric, Scores, check_rows, without_thoughts
 from .processes import device as own_device
+from .scores.answers import read_answers
 from .scores.estimates import OVER_ROWS
 from .tasks import BENCHMARKS, Average, Benchmark, Judge, Sample, read_hub, read_task, sample_rows
 
@@ -82,6 +83,10 @@ class LoadedTask:
     def score(self, predictions: Sequence[str]) -> Scores:
         """Score predictions in the order of the rows; the thoughts of a model are no part of its answers."""
         return self.metric.score(self.samples, [without_thoughts(text) for text in predictions])
+
+    def read(self, predictions: Sequence[str]) -> tuple[list[str | None], list[str]]:
+        """Read what each prediction says, None where nothing could be read, and what each row wanted; see `Metric`."""
+        return read_answers(self.metric, self.samples, [without_thoughts(text) for text in predictions])
 
 
 def load_model(name: str, *, device: str) -> LoadedModel:

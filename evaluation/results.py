@@ -1,6 +1,7 @@
 """results.json: scores with intervals, floors, controls, and all that is needed to get the same numbers again."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from .config import EvaluationConfig
 from .errors import EvaluationError
 from .loading import LoadedTask
 from .metrics import Pairs, Scores
+from .scores.answers import count_answers
 from .scores.estimates import Draws, Estimate, estimate, estimate_categories, estimate_difference, whole
 from .scores.floors import best_floor, compute_floors
 
@@ -64,6 +66,7 @@ def task_result(
     task: LoadedTask,
     scores: Scores,
     *,
+    predictions: Sequence[str],
     config: EvaluationConfig,
     prompt: str,
     decoding: dict[str, Any] | None,
@@ -75,6 +78,7 @@ def task_result(
     Args:
         task: The task.
         scores: Of the model's predictions.
+        predictions: Of the model, by row.
         config: Of the evaluation.
         prompt: What the model was asked in the first row, rendered.
         decoding: Arguments of `model.generate`. None: the predictions were there already.
@@ -88,6 +92,7 @@ def task_result(
     result = {
         "metric": task.metric_name,
         **summary,
+        "answers": count_answers(*task.read(predictions)),
         "floor": floor,
         "floors": floors,
         "verdict": verdict(summary, floor, higher_is_better=metric.higher_is_better),

@@ -286,6 +286,7 @@ def task_results(
         task.name: task_result(
             task,
             scores[task.name],
+            predictions=answers.predictions[task.name],
             config=run.config,
             prompt=answers.prompts[task.name],
             decoding=answers.decoding.get(task.name),

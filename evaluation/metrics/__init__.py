@@ -4,7 +4,7 @@ rows and predictions -> `Metric.score` -> `Scores` (pairs of each named value, u
 """
 
 from .captions import CAPTIONS
-from .choice import CIRCULAR, MULTIPLE_CHOICE, read_choice
+from .choice import CIRCULAR, MULTIPLE_CHOICE, read_choice, read_option
 from .error_rates import CER, WER, character_errors, word_errors
 from .evalai import normalise_vqa_answer
 from .metric import Flags, Metric, Pairs, Scores, check_rows, ratio
@@ -42,6 +42,7 @@ __all__ = [
     "normalise_vqa_answer",
     "ratio",
     "read_choice",
+    "read_option",
     "read_yes_no",
     "vqa_accuracy",
     "without_thoughts",

@@ -1,6 +1,7 @@
 """Multiple choice: which option an answer names, accuracy, and CircularEval.
 
-An answer that names no option is unparsed: there is no default letter and no random one.
+The right answer of a row is the letter of an option, or its text. A row whose right answer is a text is answered in
+words. An answer that names no option is unparsed: there is no default option and no random one.
 """
 
 import re
@@ -140,12 +141,36 @@ def _options_in(given: str, texts: Sequence[str]) -> tuple[set[str], str]:
     return found, rest
 
 
+def is_in_words(sample: Sample) -> bool:
+    """Tell whether the right answer of a row is the text of an option: it is no letter of one."""
+    return sample.reference.strip().upper() not in list(LETTERS[: len(sample.choices)])
+
+
+def read_words(prediction: str, choices: Sequence[str]) -> str | None:
+    """Read the option that an answer in words is, as `normalise` writes it; None if it is none, or several.
+
+    The whole answer and the whole text of the option are compared after `normalise`, as in exact_match. An answer that
+    says more than the option, or a part of it, is none.
+    """
+    given = normalise(without_thoughts(prediction))
+    return given if [normalise(choice) for choice in choices].count(given) == 1 else None
+
+
+def read_option(sample: Sample, prediction: str) -> str | None:
+    """Read the option that an answer names: its letter, or its text where the row is answered in words."""
+    read = read_words if is_in_words(sample) else read_choice
+    return read(prediction, sample.choices)
+
+
+def _right_option(sample: Sample) -> str:
+    return normalise(sample.reference) if is_in_words(sample) else sample.reference.strip().upper()
+
+
 def _read(samples: Sequence[Sample], predictions: Sequence[str]) -> tuple[Flags, Flags]:
     """Read hits and unparsed rows, both (rows,)."""
-    rows = zip(samples, predictions, strict=True)
-    letters = [read_choice(prediction, sample.choices) for sample, prediction in rows]
-    hits = [letter == sample.reference.strip().upper() for letter, sample in zip(letters, samples, strict=True)]
-    return np.array(hits, dtype=bool), np.array([letter is None for letter in letters], dtype=bool)
+    options = [read_option(sample, prediction) for sample, prediction in zip(samples, predictions, strict=True)]
+    hits = [option == _right_option(sample) for option, sample in zip(options, samples, strict=True)]
+    return np.array(hits, dtype=bool), np.array([option is None for option in options], dtype=bool)
 
 
 def _score_multiple_choice(samples: Sequence[Sample], predictions: Sequence[str]) -> Scores:
@@ -163,9 +188,37 @@ def _lacks_choice(sample: Sample) -> str | None:
     count = len(sample.choices)
     if not 2 <= count <= len(LETTERS):
         return f"'choices', a list of the options' texts; found {count}, expected 2 to {len(LETTERS)}."
-    if sample.reference.strip().upper() not in list(LETTERS[:count]):
+    texts = [normalise(choice) for choice in sample.choices]
+    own = [LETTERS[number] for number, text in enumerate(texts) if text == normalise(sample.reference)]
+    if is_in_words(sample):
+        return _lacks_words(sample, texts, own)
+    letter = sample.reference.strip().upper()
+    if own and letter not in own:
         return (
-            f"the letter of the right option, A to {LETTERS[count - 1]}, as the reference; found {sample.reference!r}."
+            f"a reference that is one option; {sample.reference!r} is the letter of "
+            f"{sample.choices[LETTERS.index(letter)]!r} and the text of option {own[0]}. Write {own[0]}, or {letter} "
+            "and another text."
+        )
+    return None
+
+
+def _lacks_words(sample: Sample, texts: Sequence[str], own: Sequence[str]) -> str | None:
+    """Say what a row lacks whose right answer is no letter.
+
+    Args:
+        sample: The row.
+        texts: Of its options, normalised.
+        own: Letters of the options that the right answer is.
+    """
+    if not own:
+        return (
+            f"the right option as the reference: its letter, A to {LETTERS[len(texts) - 1]}, or its text, one of "
+            f"{list(sample.choices)}; found {sample.reference!r}."
+        )
+    if twice := [choice for choice, text in zip(sample.choices, texts, strict=True) if texts.count(text) > 1]:
+        return (
+            f"options whose texts differ, for it is answered in words; {' and '.join(map(repr, twice[:2]))} are alike "
+            "without case, articles and punctuation. Change one, or answer by letters."
         )
     return None
 
@@ -176,8 +229,11 @@ def _lacks_rotation(sample: Sample) -> str | None:
     return _lacks_choice(sample)
 
 
-_READING = "the option's letter, otherwise its text in lower case, no articles, no punctuation but that of numbers"
-MULTIPLE_CHOICE = Metric(_score_multiple_choice, _READING, lacks=_lacks_choice)
-CIRCULAR = Metric(_score_circular, _READING, lacks=_lacks_rotation)
+_READING = (
+    "the option's letter, otherwise its text in lower case, no articles, no punctuation but that of numbers; where "
+    "the right answer is a text, the whole answer is compared so"
+)
+MULTIPLE_CHOICE = Metric(_score_multiple_choice, _READING, lacks=_lacks_choice, answer=read_option)
+CIRCULAR = Metric(_score_circular, _READING, lacks=_lacks_rotation, answer=read_option)
 
-__all__ = ["CIRCULAR", "MULTIPLE_CHOICE", "read_choice"]
+__all__ = ["CIRCULAR", "MULTIPLE_CHOICE", "is_in_words", "read_choice", "read_option", "read_words"]

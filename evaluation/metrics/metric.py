@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EvaluationError
 from ..tasks import Sample
+from .normalise import is_unparsed, normalise
 
 Pairs = NDArray[np.float64]
 """Numerator and denominator of each row, (rows, 2)."""
@@ -50,6 +51,11 @@ def fit_together(samples: Sequence[Sample]) -> str | None:
     return None
 
 
+def read_text(sample: Sample, text: str) -> str | None:
+    """Read a free answer: the text after `normalise`; None if there is none."""
+    return None if is_unparsed(text) else normalise(text)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric and how it is read.
@@ -61,6 +67,8 @@ class Metric:
         lacks: What a row lacks for this metric, in words that follow "needs"; None if nothing.
         misfit: What is wrong with the rows taken together, beginning with a row's place; None if nothing.
         require: Raises EvaluationError if a library is missing, so that it shows before anything is generated.
+        answer: (row, a prediction or the reference) -> what it says, so that equal answers can be counted; None if
+            nothing could be read.
     """
 
     score: Callable[[Sequence[Sample], Sequence[str]], Scores]
@@ -69,6 +77,7 @@ class Metric:
     lacks: Callable[[Sample], str | None] = lacks_nothing
     misfit: Callable[[Sequence[Sample]], str | None] = fit_together
     require: Callable[[], object] = object
+    answer: Callable[[Sample, str], str | None] = read_text
 
 
 def check_rows(name: str, metric: Metric, samples: Sequence[Sample]) -> None:
@@ -124,4 +133,15 @@ def group_shares(samples: Sequence[Sample], hits: Flags) -> Pairs:
     return shares(parts * [group not in missed for group in groups], parts)
 
 
-__all__ = ["Flags", "Metric", "Pairs", "Scores", "check_rows", "group_shares", "lacks_answers", "ratio", "shares"]
+__all__ = [
+    "Flags",
+    "Metric",
+    "Pairs",
+    "Scores",
+    "check_rows",
+    "group_shares",
+    "lacks_answers",
+    "ratio",
+    "read_text",
+    "shares",
+]

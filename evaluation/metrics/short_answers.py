@@ -107,7 +107,12 @@ def _lacks_annotators(sample: Sample) -> str | None:
 
 
 EXACT_MATCH = Metric(_score_exact_match, "lower case, no articles, no punctuation but that of numbers")
-VQA_ACCURACY = Metric(_score_vqa, "EvalAI", lacks=_lacks_annotators)
+VQA_ACCURACY = Metric(
+    _score_vqa,
+    "EvalAI",
+    lacks=_lacks_annotators,
+    answer=lambda sample, text: None if is_unparsed(text) else normalise_vqa_answer(text),
+)
 ANLS = Metric(_score_anls, "lower case, single spaces", lacks=lacks_answers, require=_levenshtein)
 CONTAINS = Metric(_score_contains, "lower case, single spaces", lacks=lacks_answers)
 

@@ -87,7 +87,13 @@ def _uneven_pictures(samples: Sequence[Sample]) -> str | None:
 
 
 _READING = "thoughts removed; what is stated as the answer, else the first sentence's no, not or yes, in lower case"
-YES_NO = Metric(_score_yes_no, _READING, lacks=_lacks_yes_no)
-MME = Metric(_score_mme, _READING, lacks=_lacks_picture, misfit=_uneven_pictures)
+YES_NO = Metric(_score_yes_no, _READING, lacks=_lacks_yes_no, answer=lambda sample, text: read_yes_no(text))
+MME = Metric(
+    _score_mme,
+    _READING,
+    lacks=_lacks_picture,
+    misfit=_uneven_pictures,
+    answer=lambda sample, text: read_yes_no(text),
+)
 
 __all__ = ["MME", "YES_NO", "read_yes_no"]

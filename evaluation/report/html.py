@@ -1,6 +1,7 @@
 """report.html: one self-contained page with scores, categories, worst answers with their media, and routing."""
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from unimoe.modality import Modality
 from ..loading import LoadedTask
 from ..metrics import Scores
 from ..tasks import Sample
+from .answers import answer_cells, confusion_cells, distinct_answers
 from .columns import count, describe_model, number, span, unparsed
 from .embed import embed
 from .markdown import decoding, table_cells
@@ -22,6 +24,8 @@ from .markdown import decoding, table_cells
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _CATEGORIES = 40
 """Most categories of an axis that are shown, the lowest scores first."""
+_ANSWERS = 20
+"""Most distinct answers that are shown, those given most often first."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class Answered:
 
 
 def worst_answers(task: LoadedTask, predictions: Sequence[str], scores: Scores, *, most: int) -> list[Answered]:
-    """Find the rows whose answers are worth least, of equal ones the first.
+    """Find the rows whose answers are worth least, drawn across the wanted answers.
+
+    The worst row of each wanted answer comes first, then the second worst of each, and so on. Of rows that are worth
+    the same, those come first whose wanted answer is missed most often.
 
     Args:
         task: With the rows.
@@ -55,7 +62,15 @@ def worst_answers(task: LoadedTask, predictions: Sequence[str], scores: Scores, 
     badness = -ratios if higher_is_better else ratios
     order = [row for row in np.argsort(-badness, kind="stable") if not np.isnan(badness[row])]
     perfect = -max(np.nanmax(ratios), 1.0) if higher_is_better else 0.0
-    bad = [row for row in order if badness[row] > perfect]
+    bad = [int(row) for row in order if badness[row] > perfect]
+    _, wanted = task.read(predictions)
+    missed = Counter(wanted[row] for row in bad)
+    before: Counter[str] = Counter()
+    turns: dict[int, int] = {}
+    for row in bad:
+        turns[row] = before[wanted[row]]
+        before[wanted[row]] += 1
+    bad.sort(key=lambda row: (turns[row], -badness[row], -missed[wanted[row]], row))
     return [
         Answered(task.samples[row], predictions[row], (pairs[row, 0], pairs[row, 1]), bool(scores.unparsed[row]))
         for row in bad[:most]
@@ -101,6 +116,9 @@ def _task(name: str, task: dict[str, Any], worst: list[Answered]) -> dict[str, A
         "metric": task["metric"],
         "summary": f"{metric}{values}. {count(task)} rows, {unparsed(task)} unparsed. {notes}",
         "categories": {axis: _lines(found) for axis, found in task["categories"].items()},
+        "distinct": distinct_answers(task),
+        "answers": answer_cells(task, most=_ANSWERS),
+        "confusion": confusion_cells(task),
         "worst": [_row(answered) for answered in worst],
         "how": f"{task['data']} (SHA-256 {task['data_hash'][:16]}), normalised: {task['normaliser']}",
         "prompt": task["prompt"],

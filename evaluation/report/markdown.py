@@ -11,7 +11,11 @@ from typing import Any
 from unimoe.errors.visible import markdown
 from unimoe.files.writing import write_whole
 
+from .answers import answer_cells, distinct_answers
 from .columns import Columns, Task, count, describe_model, fill, task_columns, value_columns
+
+_ANSWERS = 10
+"""Most distinct answers that are shown."""
 
 
 def table_cells(results: dict[str, Any]) -> list[list[str]]:
@@ -27,7 +31,7 @@ def markdown_table(cells: Sequence[Sequence[str]]) -> str:
 
 
 def write_markdown(path: Path, results: dict[str, Any]) -> None:
-    """Write scores, further values and categories of all tasks."""
+    """Write scores, further values, distinct answers and categories of all tasks."""
     parts = [
         f"# Evaluation of {markdown(results['model']['path'])}",
         f"model: {markdown(describe_model(results['model']))}",
@@ -61,6 +65,7 @@ def _details(task: dict[str, Any]) -> list[str]:
     if judged := task.get("judged"):
         parts.append(_values(value_columns(f"judged by {judged['by']}", "mean"), judged["values"]))
         parts.append(f"{judged['unread']} of {count(task)} replies of the judge could not be read and count as 0.")
+    parts += [markdown(distinct_answers(task)) + ".", markdown_table(answer_cells(task, most=_ANSWERS))]
     for axis, found in task["categories"].items():
         parts.append(_values({**value_columns(axis, task["metric"]), "rows": lambda item: count(item[1])}, found))
     return parts

@@ -10,6 +10,7 @@ from rich.table import Table
 from unimoe.errors.visible import visible
 from unimoe.modality import Modality
 
+from .answers import distinct_answers
 from .columns import describe_model, number, task_lines
 
 _LABEL_WIDTH, _TASK_WIDTH = 25, 13  # characters; four tasks stand side by side in 80
@@ -29,7 +30,8 @@ def print_report(results: dict[str, Any], *, console: Console) -> None:
     side_by_side = max(1, (console.width - _LABEL_WIDTH) // _TASK_WIDTH)
     for start in range(0, len(names), side_by_side):
         console.print(results_table(results, names[start : start + side_by_side]))
-    notes = [f"{name}: {note}" for name, task in results["tasks"].items() for note in task["notes"]]
+    notes = [f"{name}: {distinct_answers(task)}" for name, task in results["tasks"].items()]
+    notes += [f"{name}: {note}" for name, task in results["tasks"].items() for note in task["notes"]]
     models = [f"{label}: {describe_model(results[label])}" for label in ("model", "baseline") if results[label]]
     print_lines([*notes, *models], console=console)
     if "parameters" in results["model"]:

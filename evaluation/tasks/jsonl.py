@@ -1,9 +1,9 @@
 """Reading of tasks: `{"id", "messages": [...]}` a line, or a list of these; errors name file and line or row.
 
 Media paths are relative to the data file. The last assistant turn of a row is its reference answer; of a multiple
-choice, the letter of the right option. A row may carry the other fields of `Sample`: `answers` (list of texts),
-`choices` (list of texts), `group` (text), `categories` (`{"subject": "physics"}`), and `cluster` (text), without which
-rows about the same media, or of the same group, are one.
+choice, the letter of the right option, or its text. A row may carry the other fields of `Sample`: `answers` (list of
+texts), `choices` (list of texts), `group` (text), `categories` (`{"subject": "physics"}`), and `cluster` (text),
+without which rows about the same media, or of the same group, are one.
 """
 
 from pathlib import Path

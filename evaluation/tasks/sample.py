@@ -14,7 +14,7 @@ class Sample:
     Args:
         id: Unique within the task.
         messages: What is asked, typed items with resolved media paths; without the reference turn.
-        reference: Text of the last assistant turn; of a multiple choice, the letter of the right option.
+        reference: Text of the last assistant turn; of a multiple choice, the letter of the right option, or its text.
         answers: Those of several annotators. None: `(reference,)`.
         cluster: Rows of one cluster are not independent (several questions about one picture).
         where: File and line, for errors.

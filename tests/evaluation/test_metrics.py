@@ -18,6 +18,7 @@ from evaluation.metrics import (
     normalise_vqa_answer,
     ratio,
     read_choice,
+    read_option,
     read_yes_no,
     vqa_accuracy,
     without_thoughts,
@@ -221,6 +222,53 @@ def test_an_unparsed_choice_is_wrong_and_counted() -> None:
     assert scores.unparsed.tolist() == [False, False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("prediction", "option"),
+    [
+        ("apple", "apple"),
+        (" The Apple.", "apple"),
+        ("<think>pear</think>apple", "apple"),
+        ("red apple", None),  # more than the option
+        ("an apple and a pear", None),
+        ("not apple", None),
+        ("A", None),  # a letter, where words are wanted
+        ("", None),
+    ],
+)
+def test_a_choice_in_words_is_the_whole_text_of_one_option_or_unparsed(prediction: str, option: str | None) -> None:
+    sample = row(1, "apple", choices=("Apple", "green pear"))
+    assert read_option(sample, prediction) == option
+    scores = METRICS["multiple_choice"].score([sample], [prediction])
+    assert (ratio(scores.main), scores.unparsed.tolist()) == (float(option == "apple"), [option is None])
+
+
+def test_another_option_in_words_is_wrong_and_parsed() -> None:
+    samples = [row(number, "Green pear", choices=("apple", "green pear"), group="g") for number in range(2)]
+    scores = METRICS["circular"].score(samples, ["green pear", "apple"])
+    assert {name: ratio(pairs) for name, pairs in scores.values.items()} == {"circular": 0.0, "accuracy": 0.5}
+    assert not scores.unparsed.any()
+
+
+def test_rows_of_letters_and_of_words_are_read_each_in_its_own_way() -> None:
+    samples = [row(1, "B", choices=("apple", "pear")), row(2, "pear", choices=("apple", "pear"))]
+    assert ratio(METRICS["multiple_choice"].score(samples, ["B. pear", "pear"]).main) == 1
+    assert ratio(METRICS["multiple_choice"].score(samples, ["pear", "B. pear"]).main) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("reference", "choices", "problem"),
+    [
+        ("plum", ("apple", "pear"), "its letter, A to B, or its text, one of ['apple', 'pear']; found 'plum'"),
+        ("pear", ("apple", "pear", "The Pear"), "'pear' and 'The Pear' are alike without case"),
+        ("A", ("B", "A"), "'A' is the letter of 'B' and the text of option B"),
+    ],
+)
+def test_a_right_option_that_is_none_or_two_is_refused(reference: str, choices: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(EvaluationError, match=re.escape(problem)) as refused:
+        check_rows("multiple_choice", METRICS["multiple_choice"], [row(3, reference, choices=choices)])
+    assert "rows:3" in str(refused.value)
+
+
 def test_a_question_is_right_if_all_its_rotations_are() -> None:
     samples = [row(number, "A", choices=CHOICES, group=str(number // 4)) for number in range(12)]
     predictions = ["A"] * 4 + ["A", "A", "A", "B"] + ["B"] * 4
@@ -306,7 +354,10 @@ def lacking() -> dict[str, tuple[Sample, str]]:
         "anls": (row(3, "yes", " "), "rows:3: metric anls needs 'answers'"),
         "captions": (row(3, "yes", ""), "rows:3: metric captions needs 'answers'"),
         "contains": (row(3, "yes", ""), "rows:3: metric contains needs 'answers'"),
-        "multiple_choice": (row(3, "C", choices=("a", "b")), "needs the letter of the right option, A to B"),
+        "multiple_choice": (
+            row(3, "C", choices=("a", "b")),
+            "needs the right option as the reference: its letter, A to B, or its text",
+        ),
         "circular": (row(3, "A", choices=("a", "b")), "needs 'group', the same text in all rotations"),
         "yes_no": (row(3, "perhaps"), "needs yes or no as the reference; found 'perhaps'"),
         "mme": (row(3), "needs 'group', the same text in both questions"),

@@ -6,11 +6,13 @@ from rich.console import Console
 
 from evaluation.report.terminal import print_report
 from evaluation.results import verdict
+from evaluation.scores.answers import count_answers
 
 
 def task(**changes: Any) -> dict[str, Any]:
     scores = {"metric": "exact_match", "value": 0.912, "low": 0.89, "high": 0.93, "n": 2500, "unparsed_rate": 0.004}
     scores |= {"values": {"exact_match": {"value": 0.912}}, "notes": []}
+    scores |= {"answers": count_answers(["yes"] * 2400 + ["no"] * 100, ["yes"] * 1500 + ["no"] * 1000)}
     controls = {"floors": {"majority": 0.373, "question_only": 0.67}, "floor": 0.67, "verdict": "not above floor"}
     return {**scores, **controls, "shuffled": {"value": 0.611}, "baseline": {"value": 0.905}, **changes}
 
@@ -59,6 +61,11 @@ def test_further_values_and_notes_are_told() -> None:
     assert "0.834" in lines["f1"] and "accuracy" not in lines
     assert lines["precision"].split("│")[2].strip() == "-"
     assert "vqa: said so" in text
+
+
+def test_the_answer_that_is_given_most_often_is_told_for_each_task() -> None:
+    text = report(120, ["vqa"])
+    assert "vqa: 2 distinct answers given, 2 wanted; most often 'yes': 96% given, 60% wanted" in text
 
 
 def test_controls_that_were_not_asked_for_have_no_line() -> None:

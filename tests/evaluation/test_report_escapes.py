@@ -13,6 +13,7 @@ from evaluation.compare.table import comparison_table, render_markdown
 from evaluation.report.html import Answered, write_page
 from evaluation.report.markdown import write_markdown
 from evaluation.report.terminal import print_report
+from evaluation.scores.answers import count_answers
 from evaluation.tasks import Sample, ask
 from training.checkpoint.model_card import model_card
 
@@ -23,10 +24,11 @@ HOSTILE = (
 
 
 def results() -> dict[str, Any]:
-    value = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 3}
+    value = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4}
     task = {
         **value,
         "metric": "exact_match",
+        "answers": count_answers([HOSTILE, HOSTILE, None, "b"], [HOSTILE, "b", "b", HOSTILE]),
         "unparsed_rate": 0.0,
         "floor": None,
         "floors": {},
@@ -66,7 +68,7 @@ def test_a_markdown_report_is_made_of_its_own_marks_alone(tmp_path: Path) -> Non
     text = (tmp_path / "report.md").read_text()
     assert_markdown_makes_nothing(text)
     tables = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} <= {4, 5, 7, 8} and "evil.example" in text
+    assert {line.count("|") for line in tables} <= {4, 5, 6, 7, 8} and "evil.example" in text
 
 
 class Tags(HTMLParser):

@@ -139,6 +139,7 @@ def test_training_on_cached_tokens_is_training_on_media(stage, media, tmp_path, 
     assert "encoding 5 image, 1 audio, 4 speech, 8 video once" in " ".join(said.split())
     assert_equal_runs(plain.output, kept.output)
     assert losses(plain.output, "eval_loss") == pytest.approx(losses(kept.output, "eval_loss"), abs=1e-6)
+    assert losses(plain.output, "eval_distinct_answers") == losses(kept.output, "eval_distinct_answers") != []
 
 
 def test_a_second_stage_runs_no_encoder(stage, count_units):

@@ -15,10 +15,12 @@ from training.config.data import DataConfig
 from training.config.training_arguments import training_arguments
 from training.data import Collator, MixtureDataset, schedule_batches
 from training.data.mixture.dataset import read_mixture
+from training.monitor import progress as progress_module
 from training.monitor.progress import StageProgress, duration, track
 from training.planning.models import DescribedRecipe
 from training.planning.plan import estimate_stage
-from training.stage.report import count_epochs, data_table, look_at_rows, mean_length, show_samples
+from training.planning.tokens import estimate_tokens
+from training.stage.report import count_epochs, data_table, look_at_rows, show_samples
 from training.stage.run import run_stage
 from training.trainer.trainer import StageTrainer
 from unimoe import UniMoEForConditionalGeneration
@@ -104,7 +106,8 @@ def test_of_a_stream_the_first_rows_are_looked_at_and_it_is_not_taken_for_all(ma
     contents = look_at_rows(dataset)
     assert not contents.is_complete and contents.modalities == ["speech"]
     table = shown(data_table(dataset, contents))
-    assert "a stream" in table and "share" in table and "100%" in table and mean_length(dataset, None) is None
+    assert "a stream" in table and "share" in table and "100%" in table
+    assert estimate_tokens(dataset, None, None, None, 1) is None
 
 
 def test_there_is_one_sample_of_each_modality_whole_whatever_the_limits(make_dataset, workspace):
@@ -180,9 +183,53 @@ def sum_of_encoders(start):
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_long_work_shows_how_far_it_is(is_terminal):
     console = Console(file=io.StringIO(), width=100, force_terminal=is_terminal)
-    assert list(track("abcd", 4, "reading", console, seconds=0)) == list("abcd")
+    assert list(track("abcd", 4, "reading", console, first=0, seconds=0)) == list("abcd")
     text = console.file.getvalue()
     assert ("reading" in text) and ("reading: 2 of 4, 0 s left\n" in text) is not is_terminal
+    assert ("reading: all 4 in 0 s\n" in text) is not is_terminal
+
+
+def test_short_work_says_nothing_in_a_plain_log():
+    console = Console(file=io.StringIO(), width=100)
+    assert list(track("abcd", 4, "reading", console)) == list("abcd")
+    assert console.file.getvalue() == ""
+
+
+def test_validation_within_a_training_is_a_second_bar_and_is_gone_afterwards():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    progress = StageProgress(console, title="stage")
+    progress.on_train_begin(None, TrainerState(max_steps=4, is_world_process_zero=True), TrainerControl())
+    try:
+        for done, _ in enumerate(progress.track("abc", 3, "validation")):
+            assert [task.description for task in progress.bar.tasks] == ["stage", "validation"]
+            assert progress.bar.tasks[1].completed == done and progress.bar.tasks[1].total == 3
+        assert [task.description for task in progress.bar.tasks] == ["stage"]
+    finally:
+        progress.close()
+
+
+@pytest.mark.parametrize("lengths", [{}, {"too_long": "drop", "max_length": 256}])
+def test_each_wait_before_and_in_a_training_is_told(make_stage, workspace, wide, monkeypatch, lengths):
+    """Loading, encoding and validation, with counts, in a plain log."""
+    monkeypatch.setattr(progress_module.track, "__kwdefaults__", {"first": 0, "seconds": 0})
+    validated, *trained = (str(workspace / "data" / f"{name}_train.jsonl") for name in ("image_kind", "spoken_word"))
+    config = make_stage(
+        data={"mixture": trained, "cache_encoders": True, "validation": [validated], **lengths},
+        trainer={"eval_strategy": "steps", "eval_on_start": True, "per_device_eval_batch_size": 2},
+    )
+    run_stage(config, console=wide)
+    text = wide.file.getvalue()
+    expected = [
+        "the model is there: ",
+        "looking for media: 1 of ",
+        "encoding media: 1 of ",
+        "validation, batches: 1 of ",
+    ]
+    if lengths:
+        expected.insert(1, "measuring validation rows: 1 of ")
+    places = [text.index(words) for words in expected]
+    assert places == sorted(places)
+    assert text.index("validation, batches: all ") < text.index("step 1/1")
 
 
 def test_a_stage_says_how_many_tokens_and_validation_rows_there_are(make_stage, workspace, wide):

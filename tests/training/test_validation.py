@@ -11,13 +11,17 @@ from rich.console import Console
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.config.stage import StageConfig
+from training.config.train import ValidationConfig
 from training.config.training_arguments import training_arguments
 from training.data import Collator, DataError, MixtureDataset
 from training.data.mixture.dataset import read_mixture
+from training.data.mixture.order import SampleIndex
+from training.data.mixture.shuffled_media import ShuffledMedia, asked_media
 from training.monitor.values import NonFiniteLoss
 from training.stage.run import run_stage
+from training.trainer.answers import ANSWER_TOKENS, Prompts, generate_answers, reference, why_not_generated
 from training.trainer.trainer import StageTrainer
-from training.trainer.validation import source_names
+from training.trainer.validation import row_losses, source_names
 from unimoe.errors import ConfigError
 from unimoe.files.settings import validate
 
@@ -107,6 +111,75 @@ def test_it_is_looked_at_before_the_first_step_on_the_way_and_once_at_the_end(ma
     assert len(steps) == 2 and steps[0] == 0, "each epoch's end once"
 
 
+def test_shuffled_media_give_each_row_those_of_another_of_its_kind(workspace, make_stage, quiet):
+    """Rows that share a medium share another; the loss is that of the rows as they then are."""
+    data = workspace / "data"
+    files = {"mixture": [str(data / "text_train.jsonl")], "validation": [str(data / "image_kind_train.jsonl")]}
+    stage = make_stage(data=files, trainer={"eval_steps": 1}, train={"parts": ["mlp"]})
+    run_stage(stage, console=quiet)
+    (source,) = read_mixture(stage.data.validation_data)
+    dataset = MixtureDataset([source], seed=stage.seed)
+    shuffled = ShuffledMedia(dataset, [range(dataset.num_rows)])
+    paths = [[item["path"] for item in asked_media(row)] for row in source.rows]
+    assert sorted(shuffled.donors) == list(range(dataset.num_rows))
+    assert all(paths[row] != paths[donor] for row, donor in shuffled.donors.items())
+    given = {}
+    for row, donor in shuffled.donors.items():
+        assert given.setdefault(str(paths[row]), paths[donor]) == paths[donor]
+    processor = AutoProcessor.from_pretrained(stage.output)
+    model = AutoModelForMultimodalLM.from_pretrained(stage.output).eval()
+    batch = Collator(processor)([shuffled[SampleIndex(0, row, row)] for row in range(dataset.num_rows)])
+    del batch["row_ids"]
+    with torch.no_grad():
+        losses, labels = row_losses(model, batch)
+    last = evaluations(stage.output)[-1]
+    assert last["eval_loss_shuffled"] == pytest.approx(float(losses.sum() / labels.sum()), rel=1e-5)
+
+
+def test_rows_without_media_have_none_to_shuffle(make_validated, workspace, quiet):
+    files = {name: [str(workspace / "data" / f"{name}_train.jsonl")] for name in ("sound_kind", "text")}
+    stage = make_validated(data={"mixture": files["sound_kind"], "validation": files["text"]})
+    run_stage(stage, console=quiet)
+    assert not [key for key in evaluations(stage.output)[-1] if "shuffled" in key]
+
+
+def test_answers_are_those_of_generate_row_by_row(make_validated, quiet):
+    stage = make_validated()
+    run_stage(stage, console=quiet)
+    processor = AutoProcessor.from_pretrained(stage.output)
+    model = AutoModelForMultimodalLM.from_pretrained(stage.output).eval()
+    last = evaluations(stage.output)[-1]
+    for source in read_mixture(stage.data.validation_data):
+        dataset, answers = MixtureDataset([source], seed=0), []
+        for row in range(dataset.num_rows):
+            inputs = Prompts(processor)([dataset[row]])
+            answers += generate_answers(model, processor, inputs, max_new_tokens=ANSWER_TOKENS)
+        labels = [reference(row) for row in source.rows]
+        name = Path(source.path).stem
+        assert last[f"eval_exact_match/{name}"] == sum(map(str.__eq__, answers, labels)) / len(labels)
+        assert last[f"eval_distinct_labels/{name}"] == len(set(labels))
+
+
+def test_neither_is_measured_where_a_stage_wants_none(make_validated, quiet):
+    stage = make_validated()
+    stage.train.validation = ValidationConfig(answers=0, shuffled_media=False)
+    run_stage(stage, console=quiet)
+    assert not [key for key in evaluations(stage.output)[-1] if "shuffled" in key or "exact" in key]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "reason"),
+    [({"zero": 3}, "under ZeRO-3"), ({"zero": 1, "expert_parallel_size": 2}, "sharded experts")],
+)
+def test_where_no_answers_can_be_generated_is_said(mixture_start, parallel, reason):
+    model = AutoModelForMultimodalLM.from_pretrained(mixture_start)
+    size = parallel.get("expert_parallel_size", 1)
+    said = why_not_generated(model, partitions=parallel["zero"] == 3, expert_parallel_size=size)
+    assert reason in said and why_not_generated(model, partitions=False, expert_parallel_size=1) == ""
+    model.config.text_config.router_type = "expert_choice"
+    assert "cannot generate" in why_not_generated(model, partitions=False, expert_parallel_size=1)
+
+
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_looking_changes_nothing_of_the_training(make_validated, mixture_start, quiet, tmp_path, workers):
     dropping = tmp_path / "dropout"
@@ -114,12 +187,16 @@ def test_looking_changes_nothing_of_the_training(make_validated, mixture_start, 
     model.config.text_config.attention_dropout = 0.2
     model.save_pretrained(dropping)
     AutoProcessor.from_pretrained(mixture_start).save_pretrained(dropping)
-    states = []
+    states, settings = [], []
     for name, data, trainer in (("with", {}, {"eval_steps": 1}), ("without", {"validation": []}, {})):
         stage = make_validated(data={**data, "num_workers": workers}, trainer=trainer, output=str(tmp_path / name))
         stage.start.path = str(dropping)
         states.append(AutoModelForMultimodalLM.from_pretrained(run_stage(stage, console=quiet)).state_dict())
+        settings.append(
+            [(Path(stage.output) / f"{each}.json").read_bytes() for each in ("config", "generation_config")]
+        )
     assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
+    assert settings[0] == settings[1]
 
 
 def test_batches_and_a_limit_that_all_rows_keep_change_nothing(make_validated, quiet, tmp_path):
@@ -181,12 +258,18 @@ def test_a_loss_that_is_not_finite_names_the_validation_rows(make_validated, qui
         ({"validation": [{"path": "b.jsonl", "weight": 2}]}, {}, r"data.*b\.jsonl: .*looked at once"),
         ({"validation": [{"path": "b.jsonl", "stream": True}]}, {}, r"b\.jsonl: .*looked at once"),
         ({"validation": ["a.jsonl"]}, {}, r"a\.jsonl is in the mixture too"),
+        (
+            {"validation": []},
+            {"share": 0.1},
+            r"train\.validation: there are no validation rows\. Set data\.validation",
+        ),
         ({}, {"eval_strategy": "steps"}, r"eval_strategy: there are no validation rows\. Set data\.validation"),
         ({"validation": ["b.jsonl"]}, {"eval_strategy": "no"}, r"data\.validation would not be used"),
     ],
 )
 def test_what_would_not_hold_is_refused_when_it_is_read(data, trainer, problem):
-    values = {"start": "x", "train": {"parts": ["router"]}, "trainer": trainer, "output": "y"}
+    train = {"parts": ["router"], "validation": {"share": trainer.pop("share", 0.05)}}
+    values = {"start": "x", "train": train, "trainer": trainer, "output": "y"}
     with pytest.raises(ConfigError, match=problem):
         validate(StageConfig, {**values, "data": {"mixture": ["a.jsonl"], **data}}, source="stage.yaml")
 
@@ -203,7 +286,7 @@ def test_a_stage_overrules_how_often_it_is_looked_at(make_validated):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("processes", "zero"), [(2, None), (2, 2)])
+@pytest.mark.parametrize(("processes", "zero"), [(2, None), (2, 2), (2, 3)])
 def test_processes_with_unlike_numbers_of_rows_measure_what_one_measures(
     make_validated, workspace, tmp_path, processes, zero
 ):

@@ -13,10 +13,10 @@ from rich.table import Table
 from unimoe.errors import ConfigError
 from unimoe.errors.terminal import fail, plain
 
+from ..monitor.memory import in_use
 from ..monitor.sizes import GB
 
 if TYPE_CHECKING:
-    from ..planning.memory_parallel import HostMemory
     from ..planning.plan import StageEstimate
 
 _WIDTH = 160
@@ -39,26 +39,29 @@ def plan(
     from ..data import DataError
     from ..planning.plan import estimate_recipe
 
-    console, planned = Console(width=None if sys.stdout.isatty() else _WIDTH), []
+    imports = in_use()
+
+    console, planned, is_over = Console(width=None if sys.stdout.isatty() else _WIDTH), [], False
     try:
         for result in estimate_recipe(
             file, overrides or [], only=stage or [], processes=gpus * nodes, limit=gpu_memory
         ):
             console.rule(plain(f"stage {result.name}"))
             console.print(result.table)
-            console.print(describe(result, gpu_memory=gpu_memory, tflops=tflops), highlight=False)
-            planned.append(result)
+            console.print(describe(result, imports=imports, gpu_memory=gpu_memory, tflops=tflops), highlight=False)
+            planned.append(result.as_json(imports=imports))
+            is_over = is_over or bool(result.advice)
     except (ConfigError, DataError) as error:
         fail(error)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps([result.as_json() for result in planned], indent=1), encoding="utf-8")
-    if any(result.advice for result in planned):
+        json_file.write_text(json.dumps(planned, indent=1), encoding="utf-8")
+    if is_over:
         raise typer.Exit(TOO_LARGE)
 
 
-def describe(result: "StageEstimate", *, gpu_memory: float | None, tflops: float | None) -> Table:
-    """Show a planned stage."""
+def describe(result: "StageEstimate", *, imports: int, gpu_memory: float | None, tflops: float | None) -> Table:
+    """Show a planned stage; `imports` are the bytes that Python and libraries have in use in a training."""
     table = Table(show_header=False, box=None)
     memory, batches = result.memory, result.batches
     counts = {name: f"{number:,}" for name, number in result.parameters.items()}
@@ -67,7 +70,8 @@ def describe(result: "StageEstimate", *, gpu_memory: float | None, tflops: float
     if result.processes > 1:
         sent = asdict(result.traffic)
         table.add_row("sent by each in a step", ", ".join(f"{kind} {size / GB:.3g} GB" for kind, size in sent.items()))
-    table.add_row("resident on a CPU", f"{result.host.total / GB:.2f} GB above imports ({_phases(result.host)})")
+    on_cpu = f"{(imports + result.host.total) / GB:.2f} GB, of which Python and libraries {imports / GB:.2f}"
+    table.add_row("memory of a process on a CPU", f"{on_cpu}, and at most one of {result.host}")
     table.add_row("batches", f"{batches.tokens:,.0f} tokens on average, {plain(batches.basis)}")
     steps = "not known without the data" if batches.steps is None else f"{batches.steps:,}"
     table.add_row("steps", f"{steps}, {result.flops / 1e12:.3g} TFLOP each")
@@ -80,10 +84,6 @@ def describe(result: "StageEstimate", *, gpu_memory: float | None, tflops: float
     for line in result.advice:
         table.add_row("", plain(line))
     return table
-
-
-def _phases(host: "HostMemory") -> str:
-    return ", ".join(f"{name} {size / GB:.2f}" for name, size in asdict(host).items())
 
 
 __all__ = ["plan"]

@@ -81,7 +81,7 @@ VALIDATION_ONLY = (
 )
 """Arguments of those that say something of validation rows alone."""
 
-_MEASURED = "Of validation rows the loss alone is measured; measure answers with `python -m evaluation`."
+_MEASURED = "A validation measures what `train.validation` says; measure more with `python -m evaluation`."
 _COMPILED = "A stage is not compiled: its batches differ in shape, media and experts."
 _HUB = "A stage writes to its `output` alone; upload the finished folder with `hf upload`."
 _LIGER = "Its kernels do not know this model, and would not be used."

@@ -161,7 +161,7 @@ class DataConfig(Section):
         cache_media: Keep decoded media in memory; for small sets.
         cache_encoders: Run encoders that do not train once, before the first step. None, or false: at every step.
         validation: Data files of validation rows, whose loss is measured while training: as they are, without
-            augmentation, each row once. See `trainer.eval_strategy` and `trainer.eval_steps`.
+            augmentation, each row once. `train.validation` says how many and how often.
     """
 
     mixture: list[SourceConfig] = Field(min_length=1)

@@ -18,7 +18,7 @@ from unimoe.files.settings import Section, unknown_key
 from .arguments import FORMER, PASSED_ON, REFUSED, VALIDATION_ONLY
 from .build import BuildConfig
 from .data import DataConfig
-from .train import TrainConfig
+from .train import TrainConfig, ValidationConfig
 
 STAGE_FILE = "stage.yaml"
 """File of a stage's output with the stage as it was run."""
@@ -280,6 +280,8 @@ class StageConfig(Section):
         unused = [key for key in VALIDATION_ONLY if self.trainer.get(key) not in (None, False)]
         if unused and not self.data.validation:
             raise PydanticCustomError("refused", f"trainer.{unused[0]}: {_NO_ROWS}")
+        if self.train.validation != ValidationConfig() and not self.data.validation:
+            raise PydanticCustomError("refused", f"train.validation: {_NO_ROWS}")
         if strategy not in (None, "no") and not self.data.validation:
             raise PydanticCustomError("refused", f"trainer.eval_strategy: {_NO_ROWS}")
         if strategy == "no" and self.data.validation:

@@ -101,7 +101,8 @@ class ScheduleSpan(Section):
     """The stretch of one learning-rate schedule that a stage goes through, when stages share a schedule.
 
     Args:
-        begin: Where the stage begins, as a share of the whole schedule, 0 to 1. Warm-up counts from 0.
+        begin: Where the stage begins, as a share of the whole schedule, 0 to 1. A warm-up counts from 0; a stage that
+            begins later warms up again over as large a share of its own steps, as its optimizer is new.
         end: Where it ends; 1 is the end of the schedule.
     """
 
@@ -128,6 +129,22 @@ class HealthConfig(Section):
     no_gradient_steps: int = Field(default=100, ge=0)
 
 
+class ValidationConfig(Section):
+    """How the validation rows are looked at while training.
+
+    Args:
+        share: Most of the training's work that it takes: how often and how many rows are looked at follows from it
+            and from the rows, steps and tokens of the stage. Where the stage says how often (`trainer.eval_steps`,
+            `eval_strategy: epoch`, `load_best_model_at_end`), all rows are looked at each time.
+        answers: Rows of each file to which answers are generated each time, at most. 0: none.
+        shuffled_media: Measure the loss with shuffled media too.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    answers: int = Field(default=16, ge=0)
+    shuffled_media: bool = True
+
+
 class TrainConfig(Section):
     """Which parts of the model train, and by which losses beside that of the language. All other parts are frozen.
 
@@ -142,6 +159,7 @@ class TrainConfig(Section):
             recipe's `schedule` sets it for the stages that it names.
         losses: Losses and their coefficients.
         health: What is watched.
+        validation: How validation rows are looked at.
     """
 
     parts: list[str] = []
@@ -152,6 +170,7 @@ class TrainConfig(Section):
     schedule: ScheduleSpan | None = None
     losses: LossConfig = LossConfig()
     health: HealthConfig = HealthConfig()
+    validation: ValidationConfig = ValidationConfig()
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -182,4 +201,13 @@ def _read_range(value: Any) -> list[Any]:
     return list(range(int(first), int(last or first) + 1))
 
 
-__all__ = ["Annealed", "HealthConfig", "LoraTraining", "LossConfig", "ScheduleSpan", "TrainConfig", "WarmUp"]
+__all__ = [
+    "Annealed",
+    "HealthConfig",
+    "LoraTraining",
+    "LossConfig",
+    "ScheduleSpan",
+    "TrainConfig",
+    "ValidationConfig",
+    "WarmUp",
+]

@@ -89,7 +89,8 @@ def _make(values: dict[str, Any]) -> TrainingArguments:
 def validation_arguments(data: DataConfig, trainer: dict[str, Any]) -> dict[str, Any]:
     """Arguments by which validation rows are looked at, under those that a stage gives.
 
-    Before the first step, ten times while training, and at its end, in batches as large as those of the training.
+    Before the first step, ten times while training, and at its end, in batches as large as those of the training; less
+    often where that would take too much of it (`training.trainer.validation_plan`).
     """
     if not data.validation:
         return {}

@@ -131,7 +131,7 @@ KINDS: dict[str, Kind] = {
         "more experts in `expert_groups` (several specialists or `copies`), or `modality_routing: semi_isolated`",
     ),
 }
-"""Every finding by its name, the gravest first; `docs/training.md` has the same table."""
+"""Every finding by its name, the gravest first; `docs/doctor.md` has the same table."""
 
 
 @dataclass(frozen=True)

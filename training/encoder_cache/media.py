@@ -1,6 +1,6 @@
 """Media that encoders are to run over before a training: found in the rows, each once, and decoded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,9 @@ from ..data.mixture.order import SampleIndex
 from ..data.schema import DataError
 from .store import CachedMedia, measure_numbers, medium_key
 
+RowAt = tuple[int, int]
+"""Number of a data set, and of a row in it."""
+
 
 class MediumIndex(NamedTuple):
     """Where a medium stands: number of the data set, of the row, and of the item within the row."""
@@ -27,20 +30,30 @@ class MediumIndex(NamedTuple):
     key: bytes
 
 
-def list_media(datasets: Sequence[MixtureDataset], media: CachedMedia) -> Iterator[MediumIndex]:
-    """List the media that are not cached yet, each medium once."""
+def list_media(
+    datasets: Sequence[MixtureDataset],
+    media: CachedMedia,
+    track: Callable[[Iterable[RowAt], int], Iterable[RowAt]] = lambda rows, total: rows,
+) -> Iterator[MediumIndex]:
+    """List the media that are not cached yet, each medium once.
+
+    Args:
+        datasets: With the rows.
+        media: What is cached.
+        track: Wraps the rows, of which there are so many, to show how far it is.
+    """
     seen: set[bytes] = set()
-    for number, dataset in enumerate(datasets):
-        for index in range(dataset.num_rows):
-            row, _ = dataset.row(SampleIndex(0, 0, index))
-            items = (item for message in row.messages for item in message["content"])
-            for position, item in enumerate(items):
-                if not any(part in media.stores for part in media.parts(item["type"])):
-                    continue
-                key = medium_key(item["type"], medium_of(item), where=f"{row.where} ({row.id})")
-                if key not in seen and media.missing(item["type"], key):
-                    yield MediumIndex(number, index, position, item["type"], key)
-                seen.add(key)
+    rows = ((number, index) for number, dataset in enumerate(datasets) for index in range(dataset.num_rows))
+    for number, index in track(rows, sum(dataset.num_rows for dataset in datasets)):
+        row, _ = datasets[number].row(SampleIndex(0, 0, index))
+        items = (item for message in row.messages for item in message["content"])
+        for position, item in enumerate(items):
+            if not any(part in media.stores for part in media.parts(item["type"])):
+                continue
+            key = medium_key(item["type"], medium_of(item), where=f"{row.where} ({row.id})")
+            if key not in seen and media.missing(item["type"], key):
+                yield MediumIndex(number, index, position, item["type"], key)
+            seen.add(key)
 
 
 def row_and_item(datasets: Sequence[MixtureDataset], at: MediumIndex) -> tuple[Any, dict[str, Any]]:

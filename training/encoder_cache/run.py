@@ -130,7 +130,9 @@ class CachedEncoders:
 
     def _list(self, datasets: Sequence[MixtureDataset], media: CachedMedia, console: Console) -> list[MediumIndex]:
         """Find what is to be encoded, say how much it is, and see that the disk has the room."""
-        uncached = list(list_media(datasets, media))
+        uncached = list(
+            list_media(datasets, media, lambda rows, total: track(rows, total, "looking for media", console))
+        )
         if not uncached:
             console.print(plain(f"all media are encoded already, in {self.folder}"), highlight=False)
             return uncached

@@ -8,10 +8,13 @@ from typing import Any
 from .metrics_file import METRICS_FILE, read_metrics
 
 CURVES_FILE = "curves.png"
+PRIOR, SHUFFLED = "label prior: ", "shuffled media: "
 
 
 def read_curves(metrics: Path) -> dict[str, list[tuple[int, float]]]:
     """Read the losses of a stage: `training`, `validation`, and `validation FILE` of each file; (step, loss) each.
+
+    Those of the label prior and with shuffled media have the same names behind `label prior: ` and `shuffled media: `.
 
     Raises:
         ConfigError: If the file is damaged.
@@ -25,9 +28,11 @@ def read_curves(metrics: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _curve(key: str) -> str | None:
-    if key in ("loss_language", "eval_loss"):
-        return {"loss_language": "training", "eval_loss": "validation"}[key]
-    return f"validation {key.partition('/')[2]}" if key.startswith("eval_loss/") else None
+    kind, _, file = key.partition("/")
+    names = {"loss_language": "training", "eval_loss": "validation"}
+    names |= {"loss_prior": f"{PRIOR}training", "eval_loss_prior": f"{PRIOR}validation"}
+    names |= {"eval_loss_shuffled": f"{SHUFFLED}validation"}
+    return f"{names[kind]} {file}".strip() if kind in names else None
 
 
 def plot_curves(folders: Mapping[str, Path], file: Path) -> bool:
@@ -53,7 +58,7 @@ def plot_curves(folders: Mapping[str, Path], file: Path) -> bool:
 
     figure = Figure(figsize=(max(6.0, 4.0 * len(stages)), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    names = list(dict.fromkeys(name for curves in stages.values() for name in curves))
+    names = list(dict.fromkeys(_own(name) for curves in stages.values() for name in curves))
     panels = figure.subplots(1, len(stages), squeeze=False)[0]
     lines: dict[str, Any] = {}
     for panel, (title, curves) in zip(panels, stages.items(), strict=True):
@@ -64,15 +69,32 @@ def plot_curves(folders: Mapping[str, Path], file: Path) -> bool:
     return True
 
 
+def _own(name: str) -> str:
+    """Return the name of the loss that stands beside a curve: that of the same rows, with their own media."""
+    return name.removeprefix(PRIOR).removeprefix(SHUFFLED)
+
+
 def _draw(panel: Any, title: str, curves: dict[str, list[tuple[int, float]]], names: list[str]) -> dict[str, Any]:
-    """Draw one stage; a curve has the same colour in all of them. Returns the lines by name."""
-    lines = {}
+    """Draw one stage; a curve has the same colour in all of them. Returns the lines by name.
+
+    Beside the losses of files, or of all rows where there is one file, stand those of the label prior, dashed, and
+    with shuffled media, dotted, in the same colour.
+    """
+    lines: dict[str, Any] = {}
+    has_files = any(name.startswith("validation ") for name in curves)
     for name, points in curves.items():
         steps, losses = zip(*points, strict=True)
-        style: dict[str, Any] = {"color": f"C{names.index(name)}", "marker": "o", "markersize": 3}
-        if name == "training":
-            style = {"color": "0.7", "zorder": 1}
-        lines[name] = panel.plot(steps, losses, linewidth=2.0 if name == "validation" else 1.0, **style)[0]
+        own = _own(name)
+        is_sum = own == "validation" and has_files
+        style: dict[str, Any] = {"color": "0.7" if own == "training" else f"C{names.index(own)}"}
+        if own == name:
+            style |= {"zorder": 1} if name == "training" else {"marker": "o", "markersize": 3}
+            lines[name] = panel.plot(steps, losses, linewidth=2.0 if name == "validation" else 1.0, **style)[0]
+        elif not is_sum:
+            legend = "label prior" if name.startswith(PRIOR) else "shuffled media"
+            dashes = "--" if name.startswith(PRIOR) else ":"
+            panel.plot(steps, losses, linewidth=1.0, linestyle=dashes, **style)
+            lines[legend] = panel.plot([], [], linewidth=1.0, linestyle=dashes, color="0.3")[0]
     panel.set_title(title)
     panel.set_xlabel("step")
     panel.set_ylim(bottom=0)

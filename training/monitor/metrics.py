@@ -3,8 +3,6 @@
 Nothing is copied from the device until the log. L sparse layers, M modalities, E router targets, T tokens.
 """
 
-import resource
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,14 +13,21 @@ from torch import Tensor
 
 from unimoe import Modality
 
-WALL_CLOCK = ("tokens_per_second", "data_wait", "memory_gib")
+from .memory import MemoryWatch
+from .sizes import GB
+
+WALL_CLOCK = ("tokens_per_second", "data_wait", "memory_gb", "memory_reserved_gb")
 """Measures that are never twice the same."""
 
 
 class Meter:
-    """Adds up what happens in the steps since the last log."""
+    """Adds up what happens in the steps since the last log.
+
+    `memory` watches the process for all of a stage; without it, memory is what is in use at the log.
+    """
 
     def __init__(self) -> None:
+        self.memory: MemoryWatch | None = None
         self._step_began = 0.0
         self._reset()
 
@@ -80,12 +85,14 @@ class Meter:
         return numbers, details
 
     def _speed(self, accelerator: Any) -> dict[str, float]:
-        own = torch.tensor([[self.seconds, self.waited, peak_memory(accelerator.device)]], dtype=torch.float64)
-        seconds, waited, memory = accelerator.gather(own.to(accelerator.device)).max(dim=0).values.tolist()
+        memory = self.memory or MemoryWatch(accelerator.device)
+        own = torch.tensor([[self.seconds, self.waited, memory.peak, memory.reserved]], dtype=torch.float64)
+        seconds, waited, peak, reserved = accelerator.gather(own.to(accelerator.device)).max(dim=0).values.tolist()
         return {
             "tokens_per_second": round(int(self.tokens) / max(seconds, 1e-9), 1),
             "data_wait": round(min(waited / max(seconds, 1e-9), 1.0), 4),
-            "memory_gib": round(memory / 2**30, 3),
+            "memory_gb": round(peak / GB, 3),
+            "memory_reserved_gb": round(reserved / GB, 3),
         }
 
 
@@ -93,14 +100,6 @@ def attended_tokens(inputs: dict[str, Any]) -> Tensor:
     """Tokens of a batch that are no padding, a scalar; packed batches have no mask, for they have no padding."""
     mask = inputs.get("attention_mask")
     return (torch.ones_like(inputs["input_ids"]) if mask is None else mask).sum()
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes so far: of tensors on a GPU, or of the process's resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def router_entropy(
@@ -154,4 +153,4 @@ def layer_load(counts: Tensor) -> dict[str, list[list[int]]]:
     return {modality.key: counts[:, modality].tolist() for modality in Modality if counts[:, modality].sum() > 0}
 
 
-__all__ = ["WALL_CLOCK", "Meter", "attended_tokens", "expert_load", "layer_load", "peak_memory", "router_entropy"]
+__all__ = ["WALL_CLOCK", "Meter", "attended_tokens", "expert_load", "layer_load", "router_entropy"]

@@ -75,14 +75,7 @@ class StageProgress(TrainerCallback):
         self.began = (time.monotonic(), state.global_step)
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
-        columns = [
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        ]
-        self.bar = Progress(*columns, console=self.console)
+        self.bar = counting_bar(self.console)
         self.task = self.bar.add_task(plain(self.title), total=state.max_steps, completed=state.global_step)
         self.live = Live(Group(self.bar, self.losses), console=self.console)
         self.live.start()
@@ -124,10 +117,27 @@ class StageProgress(TrainerCallback):
         """Close the bar."""
         self.close()
 
+    def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+        """As `track`; while the bar is open, as a second one below it."""
+        if self.bar is None:
+            yield from track(items, total, what, self.console)
+            return
+        bar, task = self.bar, self.bar.add_task(what, total=total)
+        try:
+            for item in items:
+                yield item
+                bar.advance(task)
+        finally:
+            bar.remove_task(task)
+
     def warn(self, sentence: str) -> None:
         """Say what should be looked at, and keep it."""
         self.warnings.append(sentence)
         self.console.print(f"[yellow]Warning:[/yellow] {plain(sentence)}", highlight=False, soft_wrap=True)
+
+    def say(self, sentence: str) -> None:
+        """Say what is worth knowing, and no warning."""
+        self.console.print(plain(sentence), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Stop drawing; also after an error."""
@@ -144,7 +154,31 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def track(items: Iterable[T], total: int, what: str, console: Console, *, seconds: float = 60.0) -> Iterator[T]:
+def counting_bar(console: Console, *, transient: bool = False) -> Progress:
+    """Make a bar with counts and the time that is left."""
+    columns = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    ]
+    return Progress(*columns, console=console, transient=transient)
+
+
+FIRST_LINE, NEXT_LINES = 5.0, 30.0
+"""Seconds after which work that goes on is told in a plain log, for the first time and then again."""
+
+
+def track(
+    items: Iterable[T],
+    total: int,
+    what: str,
+    console: Console,
+    *,
+    first: float = FIRST_LINE,
+    seconds: float = NEXT_LINES,
+) -> Iterator[T]:
     """Give items one after the other and show how far they are: a bar, or a line now and then without a terminal.
 
     Args:
@@ -152,19 +186,23 @@ def track(items: Iterable[T], total: int, what: str, console: Console, *, second
         total: How many there are.
         what: What is done with them, in a word or two.
         console: Where it is shown.
+        first: Seconds to the first line.
         seconds: Between two lines.
     """
     if console.is_terminal:
-        with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+        with counting_bar(console, transient=True) as bar:
             yield from bar.track(items, total=total, description=what)
         return
-    started = said = time.monotonic()
+    started = time.monotonic()
+    due = started + first
     for done, item in enumerate(items):
-        if done and (now := time.monotonic()) - said >= seconds:
+        if done and (now := time.monotonic()) >= due:
             left = duration((now - started) / done * (total - done))
             console.print(f"{what}: {done:,} of {total:,}, {left} left", highlight=False)
-            said = now
+            due = now + seconds
         yield item
+    if due != started + first:
+        console.print(f"{what}: all {total:,} in {duration(time.monotonic() - started)}", highlight=False)
 
 
 SHOWN_EXPERTS = 8
@@ -174,9 +212,10 @@ SHOWN_EXPERTS = 8
 def summarize(logs: dict[str, float]) -> str:
     """Put a log into one line: losses, speed, memory, then each modality's shares of the experts in percent."""
     parts = [f"loss {logs['loss']:.3f}"]
+    parts += [f"prior {logs['loss_prior']:.3f}"] if "loss_prior" in logs else []
     parts += [f"{name} {logs[f'loss_{name}']:.3f}" for name in ("balance", "z") if f"loss_{name}" in logs]
     shown = {"grad_norm": "grad {:.2f}", "tokens_per_second": "{:,.0f} tok/s", "data_wait": "wait {:.0%}"}
-    shown |= {"memory_gib": "mem {:.2f} GiB", "router_entropy": "entropy {:.2f}"}
+    shown |= {"memory_gb": "mem {:.2f} GB", "router_entropy": "entropy {:.2f}"}
     parts += [text.format(logs[key]) for key, text in shown.items() if key in logs]
     loads: dict[str, list[float]] = {}
     for key, value in logs.items():
@@ -193,6 +232,20 @@ def _shares(shares: list[float]) -> str:
 
 
 def summarize_validation(logs: dict[str, float]) -> str:
-    """Put the losses on validation rows into one line: of all, then of each file."""
-    files = [f"{key.partition('/')[2]} {value:.3f}" for key, value in logs.items() if key.startswith("eval_loss/")]
-    return "  ".join([f"validation loss {logs['eval_loss']:.3f}", *files])
+    """Put what validation rows told into one line: of all, then of each file."""
+    suffixes = [key.removeprefix("eval_loss") for key in logs if key.startswith("eval_loss/")]
+    files = [f"{suffix[1:]} {_told(logs, suffix)}" for suffix in suffixes]
+    return "  ".join([f"validation loss {_told(logs, '')}", *files])
+
+
+def _told(logs: dict[str, float], suffix: str) -> str:
+    """Write the loss of a file and, in brackets, what it is compared with."""
+    loss, beside = logs[f"eval_loss{suffix}"], []
+    if (prior := logs.get(f"eval_loss_prior{suffix}")) is not None:
+        beside.append(f"{'below' if loss < prior else 'not below'} the label prior's {prior:.3f}")
+    if (shuffled := logs.get(f"eval_loss_shuffled{suffix}")) is not None:
+        beside.append(f"shuffled media {shuffled:.3f}")
+    if (exact := logs.get(f"eval_exact_match{suffix}")) is not None:
+        distinct = [f"{logs[f'eval_distinct_{what}{suffix}']:.0f}" for what in ("answers", "labels")]
+        beside.append(f"exact {exact:.2f}, {distinct[0]} distinct answers of {distinct[1]}")
+    return f"{loss:.3f}" + (f" ({', '.join(beside)})" if beside else "")

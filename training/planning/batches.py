@@ -22,7 +22,7 @@ from ..config.stage import StageConfig
 from ..data import Collator, DataError, MixtureBatches, MixtureDataset
 from ..data.batching.batches import BatchSchedule
 from ..data.batching.collator import pack_rows
-from ..data.batching.measure import RowLengths
+from ..data.batching.measure import DrawnLengths, RowLengths
 from ..data.batching.streams import split_by_modality
 from ..data.mixture.dataset import SAMPLING_RATE
 from ..data.mixture.order import SampleIndex
@@ -30,6 +30,8 @@ from ..trainer.data import count_steps, read_data, schedule_data
 
 MOST, STREAMED = 200, 20
 """Batches of a process that are looked at for the largest one; of streams, which may come from afar, fewer."""
+ROWS = 2000
+"""Rows that are looked at, in as many more batches, so that their mean length is right."""
 ASSUMED_LENGTH = 2048
 """Tokens of a row where neither the data nor `data.max_length` say how many."""
 
@@ -136,7 +138,8 @@ def look_through(
     )
     own = BatchSchedule(schedule.config, lengths, sized=schedule.sized)
     sampler = MixtureBatches(dataset, own, batch_size=size, processes=processes)
-    most = STREAMED if dataset.has_streams else MOST
+    drawn = DrawnLengths(dataset, processor)
+    most = STREAMED if dataset.has_streams else max(MOST, ROWS // size)
     for number, batches in enumerate(islice(sampler.global_batches(), most)):
         for indices in batches[: 1 if number else processes]:
             tokens = [row_tokens(lengths, index, schedule) for index in indices]
@@ -147,7 +150,8 @@ def look_through(
                 for message in dataset.row(index)[0].messages
                 for item in message["content"]
             )
-            yield dataset, indices, padded, media, sum(tokens)
+            real = sum(most if index.cut else drawn(index) for index, most in zip(indices, tokens, strict=True))
+            yield dataset, indices, padded, media, real
 
 
 def row_tokens(lengths: RowLengths, index: SampleIndex, schedule: BatchSchedule) -> int:

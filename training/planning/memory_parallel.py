@@ -3,7 +3,7 @@
 P processes, T bytes of the parameters that train.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from unimoe.moe import Experts
 
 from ..config.stage import StageConfig
 from ..encoder_cache.settings import replaced_encoders
+from ..monitor.sizes import GB
 from ..trainer.specialists import Specialists
 from .memory import GRADIENTS, OPTIMIZER, WEIGHTS, StepMemory, cached_modalities
 from .traffic import Placement, waits
@@ -90,7 +91,7 @@ def _of_shares(
 
 @dataclass(frozen=True)
 class HostMemory:
-    """What a process that trains on a CPU holds resident above its imports, in bytes.
+    """What a process that trains on a CPU has in use beside its imports and its data, in bytes.
 
     Args:
         start: Most while the model is loaded, composed or assembled.
@@ -106,6 +107,10 @@ class HostMemory:
     def total(self) -> int:
         """Most in the whole stage."""
         return max(self.start, self.step, self.save)
+
+    def __str__(self) -> str:
+        """All three, in GB."""
+        return ", ".join(f"{name} {size / GB:.2f}" for name, size in asdict(self).items())
 
 
 def host_memory(

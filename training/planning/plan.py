@@ -59,8 +59,8 @@ class StageEstimate:
         """Floating-point operations of one step, over all processes."""
         return self.memory.flops * self.processes
 
-    def as_json(self) -> dict[str, Any]:
-        """All numbers, for machines."""
+    def as_json(self, *, imports: int = 0) -> dict[str, Any]:
+        """All numbers, for machines; `imports` are the bytes that Python and libraries have in use in a training."""
         return {
             "stage": self.name,
             "parameters": self.parameters,
@@ -71,7 +71,7 @@ class StageEstimate:
             "flops_per_step": self.flops,
             "traffic": asdict(self.traffic),
             "memory": {"total": self.memory.total, **self.memory.parts},
-            "host_memory": {**asdict(self.host), "total": self.host.total},
+            "host_memory": {"imports": imports, **asdict(self.host), "total": imports + self.host.total},
             "advice": self.advice,
         }
 

@@ -1,6 +1,5 @@
 """What is said before the first step: rows and their media, steps and tokens, a decoded sample of each modality."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,22 +10,29 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainingArguments
 
-from unimoe import Modality
+from unimoe import Modality, UniMoEProcessor
 from unimoe.errors.terminal import plain
 from unimoe.errors.visible import visible
+from unimoe.processing.lengths import TokenCounter
 
 from ..checkpoint.folder import rows_of_step
-from ..data import BatchSchedule, Collator, MixtureDataset, RowLengths
+from ..data import BatchSchedule, Collator, MixtureDataset
 from ..data.batching.collator import IGNORED
+from ..data.batching.windows import WindowFill
+from ..data.label_prior import PriorLoss
+from ..data.mixture.dataset import SAMPLING_RATE
 from ..data.mixture.order import SampleIndex
 from ..data.readers.sources import Rows, RowStream
+from ..planning.tokens import estimate_tokens, rows_shown
 from ..trainer.data import count_steps
+from ..trainer.validation import ValidationRows
+from ..trainer.validation_plan import ValidationPlan
 
 STREAMED = 100
 """Rows of a stream that are looked at for their media."""
 SOUGHT = 10_000
 """Rows among which a sample of each modality is sought."""
-MEASURED = 32
+PRIOR = "loss of the label prior"
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,17 @@ def look_at_rows(dataset: MixtureDataset) -> Contents:
     return Contents(kinds, is_complete=not dataset.has_streams)
 
 
+def window_warnings(dataset: MixtureDataset, processor: UniMoEProcessor) -> list[str]:
+    """Say of some sounds of each file, spread evenly, where they fill the windows of their encoders badly."""
+    fill = WindowFill(TokenCounter(processor, sampling_rate=SAMPLING_RATE))
+    for source, size in zip(dataset.sources, dataset.sizes, strict=True):
+        if isinstance(source.rows, RowStream):
+            fill.add_all(islice(source.rows, STREAMED))
+        else:
+            fill.add_all(source.rows[number] for number in range(0, size, max(size // STREAMED, 1)))
+    return fill.warnings()
+
+
 def count_epochs(
     dataset: MixtureDataset, schedule: BatchSchedule, args: TrainingArguments, *, is_split: bool
 ) -> float | None:
@@ -75,25 +92,19 @@ def count_epochs(
         return None
     if args.max_steps <= 0:
         return float(args.num_train_epochs)
-    return None if schedule.config.packing else _rows_shown(dataset, schedule, args, args.max_steps) / len(dataset)
+    return None if schedule.config.packing else rows_shown(dataset, schedule, args, args.max_steps) / len(dataset)
 
 
-def _rows_shown(dataset: MixtureDataset, schedule: BatchSchedule, args: TrainingArguments, steps: int) -> int:
-    """Count the rows of some steps; the last step of each epoch has those that are left."""
-    size = rows_of_step(args, args.world_size)["step"]
-    if schedule.measures and not schedule.sized:  # one epoch without end
-        return steps * size
-    epochs, more = divmod(steps, math.ceil(len(dataset) / size))
-    return epochs * len(dataset) + min(more * size, len(dataset))
-
-
-def data_table(dataset: MixtureDataset, contents: Contents, *, epochs: float | None = None) -> Table:
+def data_table(
+    dataset: MixtureDataset, contents: Contents, *, epochs: float | None = None, priors: Sequence[PriorLoss] = ()
+) -> Table:
     """Show for each data file how many rows it has, how often they are shown, and which media they have.
 
     Args:
         dataset: Rows that train.
         contents: Of them.
         epochs: How often the stage goes through the mixture. None: what is shown is for one epoch.
+        priors: What the label prior of each file loses on it; none if they are not shown.
     """
     table = Table(title="Data")
     table.add_column("file", overflow="fold")
@@ -101,15 +112,54 @@ def data_table(dataset: MixtureDataset, contents: Contents, *, epochs: float | N
     shown = "passes an epoch" if epochs is None else "passes"
     table.add_column("share" if dataset.has_streams else shown, justify="right")
     table.add_column("rows with")
+    if priors:
+        table.add_column(PRIOR, overflow="fold")
     total = sum(source.weight for source in dataset.sources)
-    for source, size, kinds in zip(dataset.sources, dataset.sizes, contents.kinds, strict=True):
+    for number, (source, size, kinds) in enumerate(zip(dataset.sources, dataset.sizes, contents.kinds, strict=True)):
         is_stream = isinstance(source.rows, RowStream)
         weight = f"{source.weight / total:.0%}" if dataset.has_streams else f"{source.weight * (epochs or 1):.3g}"
         counts = ", ".join(f"{key} {kinds[key]:,}" for key in (m.key for m in Modality) if kinds[key])
         if is_stream:
             counts += f" (of the first {STREAMED})"
-        table.add_row(plain(source.path), "a stream" if is_stream else f"{size:,}", weight, counts)
+        prior = [describe_prior(priors[number])] if priors else []
+        table.add_row(plain(source.path), "a stream" if is_stream else f"{size:,}", weight, counts, *prior)
     return table
+
+
+def describe_prior(prior: PriorLoss) -> str:
+    """Write what a label prior loses, or why there is none."""
+    return f"none: {prior.problem}" if prior.loss is None else f"{prior.loss:.3f}"
+
+
+def validation_table(rows: ValidationRows, plan: ValidationPlan, args: TrainingArguments) -> Table:
+    """Show for each validation file how many rows are looked at, how many are answered, and its label prior.
+
+    Args:
+        rows: They, chosen as planned.
+        plan: How often and how many.
+        args: Of the trainer.
+    """
+    table = Table(title="Validation", caption=describe_validation(plan, args), caption_justify="left")
+    table.add_column("file", overflow="fold")
+    for heading in ("rows", "looked at", "answered"):
+        table.add_column(heading, justify="right")
+    table.add_column(PRIOR, overflow="fold")
+    chosen = [rows.rows_of_files(view) for view in ("own", "asked")]
+    for name, size, looked, answered, prior in zip(rows.names, rows.dataset.sizes, *chosen, rows.priors, strict=True):
+        table.add_row(plain(name), f"{size:,}", f"{looked:,}", f"{answered:,}", describe_prior(prior))
+    return table
+
+
+def describe_validation(plan: ValidationPlan, args: TrainingArguments) -> str:
+    """Say how often validation rows are looked at, which share of the work it is, and what is not done."""
+    start = "before the first step, " if args.eval_on_start else ""
+    if plan.times is None:
+        said = f"{start}then as trainer.eval_steps or trainer.eval_strategy says: all rows each time"
+    else:
+        said = f"{start}every {args.eval_steps:.0f} steps, and after the last: {plan.share:.1%} of the training's work"
+    if (plan.share or 0) > plan.allowed:
+        said += f", above train.validation.share ({plan.allowed:.0%}): the stage is short, and looks at least at this"
+    return f"{said}. No answers are generated: {plan.no_answers}." if plan.no_answers else f"{said}."
 
 
 def describe_length(
@@ -140,24 +190,13 @@ def describe_length(
     parts = [f"{steps:,} steps of {size:,} {what}"]
     if epochs is not None:
         parts.append(f"{epochs:.3g} epochs")
-    if schedule.config.packing:
+    if found := estimate_tokens(dataset, schedule, collator.processor, args, steps):
+        parts.append(f"about {found.total:,.0f} tokens ({found.basis})")
+    elif schedule.config.packing:
         parts.append(f"at most {steps * size * (schedule.config.max_length or 0):,} tokens")
-    elif mean := mean_length(dataset, collator):
-        tokens = mean * _rows_shown(dataset, schedule, args, steps)
-        parts.append(f"about {tokens:,.0f} tokens ({mean:,.0f} a row, of {MEASURED} rows at most)")
     if validated is not None:
         parts.append(f"{validated:,} validation rows")
     return ", ".join(parts)
-
-
-def mean_length(dataset: MixtureDataset, collator: Collator) -> float | None:
-    """Mean tokens of some rows of the files of a mixture, spread by their weights; None if there are streams alone."""
-    if not dataset.num_rows or dataset.has_streams:
-        return None
-    lengths = RowLengths(dataset, collator.processor)
-    order = dataset.order(0)
-    rows = order[:: max(len(order) // MEASURED, 1)][:MEASURED]
-    return sum(lengths(SampleIndex(0, 0, row)) for row in rows) / len(rows) if rows else None
 
 
 def show_samples(dataset: MixtureDataset, collator: Collator, modalities: Sequence[str]) -> list[Panel]:
@@ -209,4 +248,12 @@ def _style(kinds: list[int], labels: list[int], position: int) -> str:
     return "dim" if kinds[position] else "" if labels[position] == IGNORED else "bold"
 
 
-__all__ = ["Contents", "data_table", "describe_length", "look_at_rows", "show_samples"]
+__all__ = [
+    "Contents",
+    "data_table",
+    "describe_length",
+    "look_at_rows",
+    "show_samples",
+    "validation_table",
+    "window_warnings",
+]

@@ -40,10 +40,11 @@ def run_stage(
         return Path(config.output)
     with OutputLock(config.output):
         stage = Stage.open(config, name=name, title=title or name, resume=resume, console=console or Console())
-        stage.build()
-        stage.report()
-        stage.train()
-        return stage.finish()
+        with stage.memory:
+            stage.build()
+            stage.report()
+            stage.train()
+            return stage.finish()
 
 
 __all__ = ["run_stage"]

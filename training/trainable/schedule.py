@@ -21,6 +21,9 @@ def rate_factor(
 ) -> Callable[[int], float]:
     """Return the factor of the learning rate at each step of a stage.
 
+    A stage that begins within a schedule has a new optimizer, whose first steps are as long as its rate, however small
+    the gradient: it warms up again, over as large a share of its own steps.
+
     Args:
         args: What the schedule is made from.
         steps: Of the stage.
@@ -47,7 +50,8 @@ def rate_factor(
             "linear, cosine or constant."
         )
     first = round(begin * total)
-    return lambda step: schedule.lr_lambdas[0](first + step)
+    again = args.get_warmup_steps(steps) if first else 0
+    return lambda step: schedule.lr_lambdas[0](first + step) * min(1.0, (step + 1) / (again + 1))
 
 
 def set_factors(scheduler: LambdaLR, factors: list[Callable[[int], float]]) -> None:

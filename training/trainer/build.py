@@ -1,5 +1,6 @@
 """Builds the trainer of a stage, with what it reports to and what watches it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from unimoe import UniMoEProcessor
 from ..checkpoint.folder import WatchCheckpoints
 from ..config.stage import StageConfig
 from ..data import BatchSchedule, Collator, MixtureDataset
+from ..data.label_prior import Answers
 from ..distributed.deepspeed import check_engaged, make_models_whole
 from ..monitor.experts import DeadExperts, WatchExperts
 from ..monitor.gradients import WatchGradients
+from ..monitor.learning import WatchLearning
 from ..monitor.metrics_file import METRICS_FILE
 from ..monitor.progress import MetricsFile, StageProgress
 from ..monitor.trackers import place_logs
@@ -24,7 +27,7 @@ from ..trainable.parts import Trainable
 from .specialists import SpecialistTrainer
 from .start import StageModel
 from .trainer import StageTrainer
-from .validation import ValidationRows
+from .validation import Track, ValidationRows
 
 
 def build_trainer(
@@ -37,6 +40,7 @@ def build_trainer(
     *,
     schedule: BatchSchedule,
     validation: MixtureDataset | None = None,
+    answers: Sequence[Answers] = (),
 ) -> StageTrainer:
     """Build the trainer of a stage, under DeepSpeed if the stage asks for it.
 
@@ -49,6 +53,7 @@ def build_trainer(
         progress: Shows it.
         schedule: Which rows form which batch.
         validation: Validation rows.
+        answers: Of each data file that trains.
 
     Raises:
         ConfigError: If DeepSpeed is asked for and left out.
@@ -63,7 +68,7 @@ def build_trainer(
         "losses": config.train.losses,
         "groups": ParameterGroups.of(start.trainable, config.train),
         "schedule": schedule,
-        "validation": validation_rows(config, validation, start.processor, args),
+        "validation": validation_rows(config, validation, start.processor, args, answers, track=progress.track),
         "expert_parallel_size": config.parallel.expert_parallel_size,
         "callbacks": [WatchCheckpoints(), progress],
     }
@@ -81,9 +86,15 @@ def build_trainer(
 
 
 def validation_rows(
-    config: StageConfig, dataset: MixtureDataset | None, processor: UniMoEProcessor, args: TrainingArguments
+    config: StageConfig,
+    dataset: MixtureDataset | None,
+    processor: UniMoEProcessor,
+    args: TrainingArguments,
+    answers: Sequence[Answers],
+    *,
+    track: Track,
 ) -> ValidationRows | None:
-    """Lay out the validation rows of a stage, if it has any.
+    """Lay out the validation rows of a stage, if it has any; `track` shows how far they are.
 
     Raises:
         DataError: If a row is too long.
@@ -98,6 +109,8 @@ def validation_rows(
         process=args.process_index,
         processes=args.world_size,
         specialists=list(config.start.specialists.modalities) if config.start.specialists else None,
+        training=answers,
+        track=track if args.process_index == 0 else lambda items, total, what: items,
     )
 
 
@@ -115,6 +128,8 @@ def watch(trainer: StageTrainer, trainable: Trainable, config: StageConfig, prog
         trainer.add_callback(
             WatchGradients(trainable, steps=health.no_gradient_steps, gather=gather, warn=progress.warn)
         )
+    names = trainer.validation.names if trainer.validation else []
+    trainer.add_callback(WatchLearning(names, warn=progress.warn, say=progress.say))
     trainer.add_callback(WatchLoss(progress.warn))
     trainer.add_callback(MetricsFile(metrics, details=lambda: trainer.details))
 

@@ -11,9 +11,13 @@ from unimoe.errors import ConfigError
 
 from ..config.data import DataConfig
 from ..config.stage import StageConfig
-from ..data import BatchSchedule, Collator, MixtureBatches, MixtureDataset, schedule_batches
+from ..data import BatchSchedule, Collator, MixtureBatches, MixtureDataset, RowLengths, schedule_batches
 from ..data.mixture.dataset import read_mixture
+from ..data.mixture.order import SampleIndex
 from ..monitor.progress import track
+
+MEASURED = 32
+"""Rows by which the mean length of all is estimated."""
 
 
 def read_data(config: StageConfig) -> tuple[MixtureDataset, MixtureDataset | None]:
@@ -46,6 +50,20 @@ def count_steps(dataset: MixtureDataset, schedule: BatchSchedule, args: Training
     size = args.per_device_train_batch_size
     batches = len(MixtureBatches(dataset, schedule, batch_size=size, processes=processes))
     return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
+
+
+def mean_length(dataset: MixtureDataset, collator: Collator) -> float | None:
+    """Mean tokens of some rows of the files of a mixture, spread by their weights; None if there are streams.
+
+    Raises:
+        DataError: If a row that is measured cannot be.
+    """
+    if not dataset.num_rows or dataset.has_streams:
+        return None
+    lengths = RowLengths(dataset, collator.processor)
+    order = dataset.order(0)
+    rows = order[:: max(len(order) // MEASURED, 1)][:MEASURED]
+    return sum(lengths(SampleIndex(0, 0, row)) for row in rows) / len(rows) if rows else None
 
 
 def check_packing(text: UniMoETextConfig, data: DataConfig) -> None:
@@ -87,4 +105,4 @@ def measure_rows(
     )
 
 
-__all__ = ["check_packing", "count_steps", "measure_rows", "read_data", "schedule_data"]
+__all__ = ["check_packing", "count_steps", "mean_length", "measure_rows", "read_data", "schedule_data"]

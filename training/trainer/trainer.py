@@ -61,6 +61,7 @@ class StageTrainer(Trainer):
         self.validation = validation
         self.expert_parallel_size = expert_parallel_size
         self.metadata: Metadata | None = None
+        self.prior: dict[str, float] = {}
         self.cached_encoders: dict[str, nn.Module] = {}
         self._began = time.monotonic()
         self.add_callback(EndStep(self))
@@ -352,10 +353,10 @@ class StageTrainer(Trainer):
         return {} if is_resumed else super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure and log the loss on the validation rows, over all processes.
+        """Look at the validation rows and log what is seen, over all processes.
 
         Raises:
-            NonFiniteLoss: If it is NaN or infinite.
+            NonFiniteLoss: If a loss is NaN or infinite.
         """
         if self.validation is None:
             return super().evaluate(*args, **kwargs)
@@ -364,10 +365,9 @@ class StageTrainer(Trainer):
         share_buffers(model)
         model.eval()
         try:
-            sums = self.validation.sums(model, self._prepare_inputs, self.choose_specialist)
+            metrics = self.validation.measure(model, self._prepare_inputs, self.choose_specialist)
         except ArithmeticError as error:
             raise NonFiniteLoss(f"Step {self.state.global_step}: {error} Look at these rows.") from None
-        metrics = self.validation.describe(self.accelerator.reduce(sums.to(self.args.device), "sum"))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -380,7 +380,7 @@ class StageTrainer(Trainer):
         self.details = {}
         if "loss" in logs:  # else of validation rows, or the last one
             numbers, self.details = self.meter.collect(self.accelerator)
-            logs |= numbers | self._rates
+            logs |= numbers | self._rates | self.prior
         logs["rows"] = self.rows_shown
         super().log(logs, start_time)
 

@@ -14,6 +14,7 @@ from unimoe.processing.lengths import TokenCounter
 
 from ...config.data import AugmentConfig, SoundAugment
 from ...distributed.processes import together
+from ..mixture.augment import sample_generator, uniform
 from ..mixture.dataset import SAMPLING_RATE, MixtureDataset, medium_of
 from ..mixture.fitting import Cut, Messages, longest_cut
 from ..mixture.order import SampleIndex
@@ -141,9 +142,34 @@ class RowLengths:
             samples = sound_length(medium_of(item), sampling_rate=SAMPLING_RATE, where=where)
         except (ImportError, ValueError) as error:
             raise DataError(str(error)) from error
-        samples = longest_sound(samples, getattr(augment, kind))
+        samples = self._augmented(samples, getattr(augment, kind))
         silence = np.broadcast_to(np.float32(0), samples)  # of any length, it takes 4 bytes
         return {"type": kind, kind: {"array": silence, "sampling_rate": SAMPLING_RATE}}
+
+    def _augmented(self, samples: int, augment: SoundAugment | None) -> int:
+        """Say how many samples a sound has after its augmentation: most that it can have."""
+        return longest_sound(samples, augment)
+
+
+class DrawnLengths(RowLengths):
+    """Tokens of rows as a training shows them, for estimates: a sound is as long as a draw of its augmentation says.
+
+    `RowLengths` takes the longest that it can be, so that nothing can be too long. These are right on average.
+    """
+
+    def __call__(self, index: SampleIndex) -> int:
+        """Tokens of the row of an index; as `RowLengths`."""
+        row, augment = self.dataset.row(index)
+        if not any(sound and (sound.speed or sound.shift) for sound in (augment.audio, augment.speech)):
+            return super().__call__(index)
+        self._generator = sample_generator(self.dataset.seed, index.epoch, index.position)
+        return self._count(row, augment)
+
+    def _augmented(self, samples: int, augment: SoundAugment | None) -> int:
+        if augment is None:
+            return samples
+        slower = max(1, round(samples / uniform(1 - augment.speed, 1 + augment.speed, self._generator)))
+        return slower + round(uniform(0, augment.shift, self._generator) * SAMPLING_RATE)
 
 
 def longest_sound(samples: int, augment: SoundAugment | None) -> int:
@@ -154,4 +180,4 @@ def longest_sound(samples: int, augment: SoundAugment | None) -> int:
     return slowest + round(augment.shift * SAMPLING_RATE)
 
 
-__all__ = ["LENGTHS_FILE", "RowLengths", "longest_sound"]
+__all__ = ["LENGTHS_FILE", "DrawnLengths", "RowLengths", "longest_sound"]

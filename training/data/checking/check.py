@@ -9,6 +9,7 @@ from unimoe.errors import DataError, UniMoEError
 from unimoe.processing.lengths import TokenCounter
 
 from ...config.data import SourceConfig
+from ..batching.windows import WindowFill
 from ..formats import row_format
 from ..readers.json_files import BAD
 from ..readers.sources import Rows, check_columns
@@ -75,6 +76,7 @@ class Checker:
         first_with: dict[str, str] = {}  # id -> where
         seen: set[bytes] = set()
         columns: set[str] = set()
+        fill = WindowFill(self.counter) if self.counter is not None else None
         for number in self.track(range(len(rows))):
             faults = Faults(rows.where(number), keep=True)
             row, values = rows.read(number, faults)
@@ -87,11 +89,14 @@ class Checker:
                 self._measure(row, faults, report.census)
             if row is not None and not faults and values is not BAD:
                 report.census.add(row, row_format(values, rows.form) or "")
+                if fill is not None:
+                    fill.add(row)
                 digest = blake2b(repr(row.messages).encode("utf-8", "surrogatepass"), digest_size=16).digest()
                 report.census.duplicates += digest in seen
                 seen.add(digest)
             report.problems += faults.found
         report.problems += _unknown_columns(rows, columns)
+        report.notes += fill.warnings() if fill is not None else []
         report.notes += [f"{count} media not opened: {reason}" for reason, count in media.unchecked.items()]
 
     def _check_id(self, row: Row, first_with: dict[str, str], faults: Faults) -> None:

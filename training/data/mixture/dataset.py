@@ -156,7 +156,14 @@ class MixtureDataset(Dataset):
         """
         if not isinstance(index, tuple):
             index = SampleIndex(0, int(index), int(index))
-        row, augment = self.row(index)
+        return self.sample(index, *self.row(index))
+
+    def sample(self, index: SampleIndex, row: Row, augment: AugmentConfig) -> Sample:
+        """Decode and augment a row as the sample of an index.
+
+        Raises:
+            DataError: If a medium cannot be read; the row and the file are named.
+        """
         generator = sample_generator(self.seed, index.epoch, index.position)
         messages = [
             {**message, "content": [self.decode(item, row, augment, generator) for item in message["content"]]}
