@@ -1,5 +1,7 @@
 """The README's blocks work: Python as written, commands as written, with local folders in the place of Hub ids."""
 
+import hashlib
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -90,3 +92,28 @@ def test_the_tree_is_true() -> None:
     for folder, text in folders_of.items():
         for name in re.findall(r"\w+/|\w+\.(?:py|md)", text):
             assert (ROOT / folder / name).exists(), f"{folder}{name}"
+
+
+def row_of_table(name: str) -> list[str]:
+    """Cells of a row of the quickstart's table, without its name."""
+    line = next(line for line in TEXT.splitlines() if line.startswith(f"| {name} "))
+    return [cell.strip().strip("*") for cell in line.strip("|").split("|")[1:]]
+
+
+def test_the_table_is_that_of_the_committed_results_of_this_recipe() -> None:
+    recipe = json.dumps(read_yaml(ROOT / "configs" / "quickstart" / "quickstart.yaml"), sort_keys=True)
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
+    assert f"recipe `{digest}`" in TEXT, "the recipe has changed: run make quickstart BASELINE=1, and renew the table"
+    results = json.loads((ROOT / "docs" / "quickstart_results.json").read_text(encoding="utf-8"))
+    tasks = results["tasks"].values()
+    assert results["versions"]["processor"].split(" (")[0] in TEXT
+    shown = {
+        "score (exact match)": [f"{task['value']:.3f}" for task in tasks],
+        "95 % interval": [f"{task['low']:.3f} - {task['high']:.3f}" for task in tasks],
+        "rows": [f"{task['n']:,}" for task in tasks],
+        "floor: most frequent answer": [f"{task['floors']['majority']:.3f}" for task in tasks],
+        "floor: question alone": [f"{task['floors']['question_only']:.3f}" for task in tasks],
+        "media shuffled among the rows": [f"{task['shuffled']['value']:.3f}" for task in tasks],
+        "dense baseline": [f"{task['baseline']['value']:.3f}" for task in tasks],
+    }
+    assert {name: row_of_table(name) for name in shown} == shown
