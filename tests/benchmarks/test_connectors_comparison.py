@@ -98,7 +98,9 @@ def test_the_commands_train_this_kind_with_as_many_tokens_as_every_other(kind: s
     overrides = [argument for argument in training if "=" in argument]
     stages = load_recipe(RECIPE, overrides).stages
     full = load_recipe(RECIPE).stages["align"].trainer["max_steps"]
-    assert all(stage.seed == 1 for stage in stages.values()) and stages["align"].trainer["max_steps"] == round(0.2 * full)
+    assert all(stage.seed == 1 for stage in stages.values()) and stages["align"].trainer["max_steps"] == round(
+        0.2 * full
+    )
     assert list(stages) == [*STAGES, "dense"] and training.count("--only") == len(STAGES)
     assert f"{tmp_path}/model" in evaluation and stages["mixed"].output == f"{tmp_path}/model"
 

@@ -96,6 +96,13 @@ def check_equal(together: StageConfig, alone: dict[str, StageConfig], start: Pat
         assert all(f".{key}." in name for name in moved if "encoders" in name or "connectors" in name)
 
 
+def test_specialists_that_wait_for_their_first_turn_are_not_said_to_have_no_gradient(trained):
+    together, alone = trained
+    for key in alone:
+        history = json.loads((Path(together.output) / key / "history.json").read_text(encoding="utf-8"))
+        assert not any("No gradient" in warning for warning in history[-1].get("warnings", []))
+
+
 def test_specialists_of_one_run_are_those_of_separate_runs(trained, workspace):
     """AdamW with weight decay, clipping and a schedule: what rests is left alone, each follows its own schedule."""
     together, alone = trained

@@ -23,10 +23,19 @@ class WatchGradients(TrainerCallback):
         steps: Steps after which a part is said not to train.
         gather: Puts the tensors of all processes one after the other.
         warn: Says a sentence.
+        first: Step after which parts are named for the first time: that in which each had its turn.
     """
 
-    def __init__(self, trainable: Trainable, *, steps: int, gather: Callable[[Tensor], Tensor], warn: Warn) -> None:
-        self.steps, self.gather, self.warn = steps, gather, warn
+    def __init__(
+        self,
+        trainable: Trainable,
+        *,
+        steps: int,
+        gather: Callable[[Tensor], Tensor],
+        warn: Warn,
+        first: int = 1,
+    ) -> None:
+        self.steps, self.gather, self.warn, self.first = steps, gather, warn, first
         self.parts = smallest_parts(trainable)
         self.silent = sorted(self.parts)
         self._done = 0
@@ -57,8 +66,11 @@ class WatchGradients(TrainerCallback):
         for part in [part for part, has_gradient in zip(self.silent, seen, strict=True) if has_gradient]:
             self.silent.remove(part)
             self._let_go(part)
-        if self.silent and self._done == 1:
-            self.warn(f"No gradient in the first step: {self._name_silent()}. If that stays so it will be said again.")
+        if self.silent and self._done == self.first:
+            steps = "step" if self.first == 1 else f"{self.first} steps"
+            self.warn(
+                f"No gradient in the first {steps}: {self._name_silent()}. If that stays so it will be said again."
+            )
         elif self._done == self.steps:
             self._conclude()
 

@@ -124,10 +124,10 @@ def watch(trainer: StageTrainer, trainable: Trainable, config: StageConfig, prog
             WatchExperts(experts, details=lambda: trainer.details, metrics=metrics, warn=progress.warn)
         )
     if health.no_gradient_steps:
-        gather = trainer.accelerator.gather
-        trainer.add_callback(
-            WatchGradients(trainable, steps=health.no_gradient_steps, gather=gather, warn=progress.warn)
-        )
+        steps, gather, first = health.no_gradient_steps, trainer.accelerator.gather, 1
+        if isinstance(trainer, SpecialistTrainer):
+            first = 1 + max(map(trainer.step_schedule.index, trainer.keys))
+        trainer.add_callback(WatchGradients(trainable, steps=steps, gather=gather, warn=progress.warn, first=first))
     names = trainer.validation.names if trainer.validation else []
     trainer.add_callback(WatchLearning(names, warn=progress.warn, say=progress.say))
     trainer.add_callback(WatchLoss(progress.warn))
