@@ -142,8 +142,8 @@ def _options_in(given: str, texts: Sequence[str]) -> tuple[set[str], str]:
 
 
 def is_in_words(sample: Sample) -> bool:
-    """Tell whether the right answer of a row is the text of an option; what is the letter of one is a letter."""
-    if sample.reference.strip().upper() in list(LETTERS[: len(sample.choices)]):
+    """Tell whether the right answer of a row is the text of an option; one of the letters A to Z alone is a letter."""
+    if sample.reference.strip().upper() in list(LETTERS):
         return False
     return normalise(sample.reference) in [normalise(choice) for choice in sample.choices]
 
@@ -195,7 +195,7 @@ def _lacks_choice(sample: Sample) -> str | None:
     if not is_in_words(sample):
         return (
             f"the right option as the reference: its letter, A to {LETTERS[count - 1]}, or its text, one of "
-            f"{list(sample.choices)}; found {sample.reference!r}."
+            f"{list(sample.choices)} (one of A to Z alone is a letter); found {sample.reference!r}."
         )
     texts = [normalise(choice) for choice in sample.choices]
     if twice := [choice for choice, text in zip(sample.choices, texts, strict=True) if texts.count(text) > 1]:

@@ -264,7 +264,11 @@ def test_rows_of_letters_and_of_words_are_read_each_in_its_own_way() -> None:
 @pytest.mark.parametrize(
     ("reference", "choices", "problem"),
     [
-        ("plum", ("apple", "pear"), "its letter, A to B, or its text, one of ['apple', 'pear']; found 'plum'"),
+        (
+            "plum",
+            ("apple", "pear"),
+            "its text, one of ['apple', 'pear'] (one of A to Z alone is a letter); found 'plum'",
+        ),
         ("pear", ("apple", "pear", "The Pear"), "'pear' and 'The Pear' are alike without case"),
     ],
 )
