@@ -142,8 +142,10 @@ def _options_in(given: str, texts: Sequence[str]) -> tuple[set[str], str]:
 
 
 def is_in_words(sample: Sample) -> bool:
-    """Tell whether the right answer of a row is the text of an option: it is no letter of one."""
-    return sample.reference.strip().upper() not in list(LETTERS[: len(sample.choices)])
+    """Tell whether the right answer of a row is the text of an option; one of the letters A to Z alone is a letter."""
+    if sample.reference.strip().upper() in list(LETTERS):
+        return False
+    return normalise(sample.reference) in [normalise(choice) for choice in sample.choices]
 
 
 def read_words(prediction: str, choices: Sequence[str]) -> str | None:
@@ -188,33 +190,14 @@ def _lacks_choice(sample: Sample) -> str | None:
     count = len(sample.choices)
     if not 2 <= count <= len(LETTERS):
         return f"'choices', a list of the options' texts; found {count}, expected 2 to {len(LETTERS)}."
+    if sample.reference.strip().upper() in list(LETTERS[:count]):
+        return None
+    if not is_in_words(sample):
+        return (
+            f"the right option as the reference: its letter, A to {LETTERS[count - 1]}, or its text, one of "
+            f"{list(sample.choices)} (one of A to Z alone is a letter); found {sample.reference!r}."
+        )
     texts = [normalise(choice) for choice in sample.choices]
-    own = [LETTERS[number] for number, text in enumerate(texts) if text == normalise(sample.reference)]
-    if is_in_words(sample):
-        return _lacks_words(sample, texts, own)
-    letter = sample.reference.strip().upper()
-    if own and letter not in own:
-        return (
-            f"a reference that is one option; {sample.reference!r} is the letter of "
-            f"{sample.choices[LETTERS.index(letter)]!r} and the text of option {own[0]}. Write {own[0]}, or {letter} "
-            "and another text."
-        )
-    return None
-
-
-def _lacks_words(sample: Sample, texts: Sequence[str], own: Sequence[str]) -> str | None:
-    """Say what a row lacks whose right answer is no letter.
-
-    Args:
-        sample: The row.
-        texts: Of its options, normalised.
-        own: Letters of the options that the right answer is.
-    """
-    if not own:
-        return (
-            f"the right option as the reference: its letter, A to {LETTERS[len(texts) - 1]}, or its text, one of "
-            f"{list(sample.choices)}; found {sample.reference!r}."
-        )
     if twice := [choice for choice, text in zip(sample.choices, texts, strict=True) if texts.count(text) > 1]:
         return (
             f"options whose texts differ, for it is answered in words; {' and '.join(map(repr, twice[:2]))} are alike "

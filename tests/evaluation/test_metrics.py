@@ -249,6 +249,12 @@ def test_another_option_in_words_is_wrong_and_parsed() -> None:
     assert not scores.unparsed.any()
 
 
+def test_a_right_answer_that_is_a_letter_is_one_though_it_is_the_text_of_another_option() -> None:
+    blood = row(1, "A", choices=("B", "A"))
+    check_rows("multiple_choice", METRICS["multiple_choice"], [blood])
+    assert read_option(blood, "(A)") == "A"
+
+
 def test_rows_of_letters_and_of_words_are_read_each_in_its_own_way() -> None:
     samples = [row(1, "B", choices=("apple", "pear")), row(2, "pear", choices=("apple", "pear"))]
     assert ratio(METRICS["multiple_choice"].score(samples, ["B. pear", "pear"]).main) == 1
@@ -258,9 +264,12 @@ def test_rows_of_letters_and_of_words_are_read_each_in_its_own_way() -> None:
 @pytest.mark.parametrize(
     ("reference", "choices", "problem"),
     [
-        ("plum", ("apple", "pear"), "its letter, A to B, or its text, one of ['apple', 'pear']; found 'plum'"),
+        (
+            "plum",
+            ("apple", "pear"),
+            "its text, one of ['apple', 'pear'] (one of A to Z alone is a letter); found 'plum'",
+        ),
         ("pear", ("apple", "pear", "The Pear"), "'pear' and 'The Pear' are alike without case"),
-        ("A", ("B", "A"), "'A' is the letter of 'B' and the text of option B"),
     ],
 )
 def test_a_right_option_that_is_none_or_two_is_refused(reference: str, choices: tuple[str, ...], problem: str) -> None:

@@ -50,6 +50,13 @@ def test_tokens_are_those_that_the_training_passes(name, make_stage, workspace, 
     assert planned.tokens == pytest.approx(passed.tokens / passed.batches, rel=0.02)
 
 
+def test_augmentation_that_changes_no_length_draws_none(make_stage, workspace):
+    config = make_stage(data={"augment": {"speech": {"gain": 6}, "audio": {"noise": 0.1}}})
+    args, processor = arguments_for_estimate(config), AutoProcessor.from_pretrained(workspace / "start")
+    plain = estimate_batches(make_stage(), args, processor, processes=1).tokens
+    assert estimate_batches(config, args, processor, processes=1).tokens == plain
+
+
 def count_passed(monkeypatch, config, console):
     """Let a training fetch its batches, and count them instead of training on them."""
     passed = SimpleNamespace(tokens=0, batches=0)

@@ -166,7 +166,7 @@ class DrawnLengths(RowLengths):
         return self._count(row, augment)
 
     def _augmented(self, samples: int, augment: SoundAugment | None) -> int:
-        if augment is None:
+        if augment is None or not (augment.speed or augment.shift):
             return samples
         slower = max(1, round(samples / uniform(1 - augment.speed, 1 + augment.speed, self._generator)))
         return slower + round(uniform(0, augment.shift, self._generator) * SAMPLING_RATE)
