@@ -154,9 +154,9 @@ class ValidationRows:
             shuffled: Whether rows are looked at with shuffled media too.
         """
         files = []
-        for name, (start, end) in zip(self.names, pairwise([0, *self._ends]), strict=True):
+        for start, end in pairwise([0, *self._ends]):
             rows = [start + number for number in evenly(end - start, most or end - start)]
-            files.append(list(self._fitting(iter(self.track(rows, len(rows), f"looking at {name}")))))
+            files.append(list(self._fitting(iter(self.track(rows, len(rows), "measuring validation rows")))))
         self.views.shuffled = ShuffledMedia(self.dataset, [[index.row for index in rows] for rows in files] * shuffled)
         count = label_counter(self.processor)
         kept = [count_answers(self._kept(index) for index in rows) for rows in files]
