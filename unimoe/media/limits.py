@@ -120,6 +120,7 @@ class Limits:
 
 
 DEFAULTS = Limits()
+"""What holds where the environment says nothing; made once, as it is asked for at each medium."""
 
 
 def limits_or_default(limits: Limits | None) -> Limits:
