@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from unimoe.errors.terminal import plain
+from unimoe.errors.terminal import fail
 
 from .quickstart.rows import Row, conversations, demo_rows, text_rows, vqa_conversations, vqa_rows, write_rows
 
@@ -51,8 +51,7 @@ def main(out: Annotated[Path, typer.Argument(help="Folder for the data files.")]
         with console.status("Writing data"):
             counts = write_data(out)
     except FileNotFoundError as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {plain(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        fail(error)
     for name, rows in counts.items():
         console.print(f"{out / name}: {rows:,} rows")
 

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from training.quickstart.rows import Row, demo_rows, question_row, write_rows
-from unimoe.errors.terminal import plain
+from unimoe.errors.terminal import fail, plain
 
 from .instruments import play_notes
 from .packages import MissingPackage, Noun, Stamp, one_shots, read_nouns, read_stamps, share_of
@@ -242,8 +242,7 @@ def main(
             for line in describe(files):
                 console.print(plain(line), highlight=False, soft_wrap=True)
     except MissingPackage as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {plain(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        fail(error)
 
 
 if __name__ == "__main__":

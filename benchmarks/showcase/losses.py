@@ -17,7 +17,7 @@ from rich.table import Table
 
 from training.monitor.metrics_file import METRICS_FILE, read_metrics
 from unimoe.errors import ConfigError
-from unimoe.errors.terminal import plain
+from unimoe.errors.terminal import fail
 
 _PREFIX = "eval_loss/"
 ALL = "all"
@@ -125,8 +125,7 @@ def main(
         read = {name: [read_losses(Path(folder)) for folder in folders.split(",")] for name, folders in named}
         rows = tabulate(read)
     except ConfigError as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {plain(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        fail(error)
     if markdown:
         Console(soft_wrap=True).print(to_markdown(rows), markup=False, highlight=False)
         return

@@ -26,7 +26,7 @@ from training.quickstart.build import (
 )
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.build.towers import encoder_config, load_tower
-from unimoe.errors.terminal import plain
+from unimoe.errors.terminal import fail, plain
 from unimoe.files.settings import Section
 from unimoe.moe.counting import count_parameters
 
@@ -213,8 +213,7 @@ def main(
         for folder, text in build_starts(recipe.model, output=out, seed=recipe.seed):
             console.print(plain(f"{folder}: {text}, seed {recipe.seed}"), highlight=False, soft_wrap=True)
     except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {plain(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        fail(error)
 
 
 if __name__ == "__main__":

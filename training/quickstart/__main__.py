@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from unimoe.errors.terminal import plain
+from unimoe.errors.terminal import fail
 
 from ..config.recipe import load_recipe
 
@@ -37,8 +37,7 @@ def main(
         for folder in folders.values():
             console.print(f"{folder}: model and processor, random weights from seed {recipe.seed}")
     except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {plain(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        fail(error)
 
 
 if __name__ == "__main__":
