@@ -169,6 +169,7 @@ def test_each_validation_row_is_answered_by_its_own_specialist(stages, workspace
             process=0,
             processes=1,
         )
+        rows.choose_rows()
         expected = rows.describe(rows.look(dense.eval(), lambda batch: batch))["eval_loss"]
         assert together_losses[f"eval_loss/{Path(file).stem}"] == pytest.approx(expected, rel=1e-5)
 

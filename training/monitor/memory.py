@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,9 @@ from typing import Any, Self
 import torch
 
 SECONDS = 0.02
-"""Between two looks at a process: what it has in use for less than that may be missed."""
+"""Between two looks at a process, at least: what it has in use for less than that may be missed."""
+SHARE = 0.02
+"""Of the time that looks take at most: the C library goes through all that is free, and lends no memory meanwhile."""
 _STATM = Path("/proc/self/statm")
 
 
@@ -114,8 +117,11 @@ class MemoryWatch:
         return self._resident
 
     def _watch(self) -> None:
-        while not self._left.wait(SECONDS):
+        pause = SECONDS
+        while not self._left.wait(pause):
+            began = time.monotonic()
             self._look()
+            pause = max(SECONDS, (time.monotonic() - began) / SHARE)
 
     def _look(self) -> None:
         with self._lock:

@@ -94,11 +94,7 @@ def validation_rows(
     *,
     track: Track,
 ) -> ValidationRows | None:
-    """Lay out the validation rows of a stage, if it has any; `track` shows how far they are.
-
-    Raises:
-        DataError: If a row is too long.
-    """
+    """Lay out the validation rows of a stage, if it has any; `track` shows how far they are."""
     if dataset is None:
         return None
     return ValidationRows(

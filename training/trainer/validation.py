@@ -90,7 +90,7 @@ Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 class ValidationRows:
-    """Rows that a stage does not train on, in the order of their files.
+    """Rows that a stage does not train on, in the order of their files; `choose_rows` says which are looked at.
 
     Of several processes each takes every so many rows. One that has fewer batches than another repeats one, which does
     not count: where processes share experts, or the shards of ZeRO-3, all run the model as often.
@@ -106,7 +106,6 @@ class ValidationRows:
         track: Wraps items, of which there are so many, to show how far their work is.
 
     Raises:
-        DataError: If a row does not fit.
         ConfigError: If a file is named twice.
     """
 
@@ -143,15 +142,17 @@ class ValidationRows:
             persistent_workers=config.num_workers > 0,
             generator=torch.Generator(),  # its workers' seeds shall not be drawn from the training's
         )
-        self.choose_rows()
 
     def choose_rows(self, most: int | None = None, *, answers: int = 0, shuffled: bool = False) -> None:
-        """Choose what is looked at each time: the same rows, spread evenly over each file.
+        """Choose what is looked at each time: the same rows, spread evenly over each file. Called before any look.
 
         Args:
             most: Rows of each file, at most. None: all.
             answers: Rows of each file that are answered, at most. Those whose answer is too long are left out.
             shuffled: Whether rows are looked at with shuffled media too.
+
+        Raises:
+            DataError: If a row does not fit.
         """
         files = []
         for start, end in pairwise([0, *self._ends]):
