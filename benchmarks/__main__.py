@@ -1,8 +1,6 @@
 """Run benchmarks: `python -m benchmarks [NAME ...] --out results.json`; without names, all."""
 
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +8,8 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from evaluation.results import versions
 
 from .cases import CASES
 from .timing import Measurement, measure
@@ -55,9 +55,7 @@ def table_of(measurements: list[Measurement]) -> Table:
 
 def environment() -> dict[str, str]:
     """Say what the times depend on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    versions = {name: version(name) for name in ("torch", "transformers")}
-    return {"python": platform.python_version(), "machine": platform.machine(), "device": device, **versions}
+    return {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", **versions()}
 
 
 if __name__ == "__main__":

@@ -14,15 +14,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from training.config.recipe import Recipe
 from unimoe.errors import ConfigError
 
 from ..__main__ import environment
 from ..ablations import Ablation, Settings, Step, load_ablations, plan_steps, run_steps
 from ..ablations_table import put_section
+from .costs import read_cost
 from .losses import Losses, compare, read_losses, tabulate, to_markdown
 
 CONFIGS = Path("configs/showcase")
-COMPARISONS = ("main", "changes")
+COMPARISONS = ("main", "changes", "experts")
 
 
 def plan_trainings(ablations: dict[str, Ablation], settings: Settings, seeds: int) -> dict[Step, set[Step]]:
@@ -31,11 +33,12 @@ def plan_trainings(ablations: dict[str, Ablation], settings: Settings, seeds: in
     return {step: before for step, before in steps.items() if not step.name.startswith("measure ")}
 
 
-def read_systems(ablation: Ablation, settings: Settings, seeds: int) -> dict[str, Sequence[Losses]]:
+def read_systems(ablation: Ablation, recipes: Sequence[Recipe]) -> dict[str, Sequence[Losses]]:
     """Return the losses of each variant in each seed, those of the one that others are compared with first."""
-    outputs = [settings.recipe(seed).stages for seed in range(seeds)]
     ordered = {ablation.against: ablation.variants[ablation.against], **ablation.variants}
-    return {name: [read_losses(Path(stages[stage].output)) for stages in outputs] for name, stage in ordered.items()}
+    return {
+        name: [read_losses(Path(recipe.stages[stage].output)) for recipe in recipes] for name, stage in ordered.items()
+    }
 
 
 def main(
@@ -53,11 +56,19 @@ def main(
         first = next(iter(ablations.values()))
         settings = Settings(out, scale, None, first.recipe, first.start)
         run_steps(plan_trainings(ablations, settings, seeds), settings, jobs=jobs, console=console)
-        systems = {name: read_systems(ablation, settings, seeds) for name, ablation in ablations.items()}
+        recipes = [settings.recipe(seed) for seed in range(seeds)]
+        systems = {name: read_systems(ablation, recipes) for name, ablation in ablations.items()}
         report = {
             "settings": {"seeds": seeds, "scale": scale},
             "environment": environment(),
             "losses": systems,
+            "costs": {
+                name: {
+                    system: [read_cost(recipe, stage) for recipe in recipes]
+                    for system, stage in ablation.variants.items()
+                }
+                for name, ablation in ablations.items()
+            },
             "differences": {
                 name: {
                     system: {task: vars(difference) for task, difference in found.items()}

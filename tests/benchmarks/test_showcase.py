@@ -16,6 +16,7 @@ from benchmarks.ablations import Settings, Step, load_ablations
 from benchmarks.showcase import __main__ as driver
 from benchmarks.showcase import losses as losses_module
 from benchmarks.showcase.__main__ import COMPARISONS, CONFIGS, main, plan_trainings
+from benchmarks.showcase.costs import Cost
 from benchmarks.showcase.losses import ALL, compare, read_losses, subtract, tabulate, to_markdown
 from benchmarks.showcase.start import (
     ShowcaseConfig,
@@ -66,7 +67,7 @@ def sizes(models: dict[str, UniMoEForConditionalGeneration]) -> dict[str, Sizes]
     return {system: measure_sizes(model) for system, model in models.items()}
 
 
-@pytest.mark.parametrize("system", [*MIXTURES, "lora"])
+@pytest.mark.parametrize("system", [*MIXTURES, "lora", "mixture_4", "mixture_16", "mixture_32"])
 def test_mixtures_have_as_many_active_parameters_as_the_dense_model(sizes: dict[str, Sizes], system: str) -> None:
     assert sizes[system].active == pytest.approx(sizes["dense"].active, rel=0.01)
     assert sizes[system].feed_forward >= sizes[system].active / 2
@@ -219,6 +220,7 @@ def test_the_driver_writes_all_losses_and_puts_tables_into_the_document(
                 write_losses(settings.seed_folder(step.seed) / step.name, (1.0 + step.seed, len(step.name)))
 
     monkeypatch.setattr(driver, "run_steps", train)
+    monkeypatch.setattr(driver, "read_cost", lambda recipe, stage: Cost(1, 2, 3.0, len(stage)))
     document = tmp_path / "page.md"
     document.write_text("# Page\n\n## Results\n\nnone yet\n\n## After\n")
     asked = [str(tmp_path), "--only", "main", "--seeds", "2", "--markdown", str(document)]
@@ -229,6 +231,7 @@ def test_the_driver_writes_all_losses_and_puts_tables_into_the_document(
     assert (
         report["differences"]["main"]["mixture"][ALL]["value"] == 1.0
     )  # "mixture" is two letters longer than "dense"
+    assert report["costs"]["main"]["mixture"] == [[1, 2, 3.0, 7]] * 2
     text = document.read_text()
     assert "none yet" not in text and "| task |" in text and "## After" in text
 

@@ -80,6 +80,7 @@ def test_time_between_steps_is_no_time_of_the_training_and_fetching_is_waiting()
     meter.tokens = torch.tensor(1000)
     numbers, details = meter.collect(accelerator)
     assert 0.3 < numbers["data_wait"] < 0.7 and 2000 < numbers["tokens_per_second"] <= 5000
+    assert numbers["tokens"] == 1000
     assert numbers["memory_reserved_gb"] >= numbers["memory_gb"] > 0 and details == {}
     assert meter.collect(accelerator)[0]["tokens_per_second"] == 0, "it begins anew"
 

@@ -89,6 +89,7 @@ class Meter:
         own = torch.tensor([[self.seconds, self.waited, memory.peak, memory.reserved]], dtype=torch.float64)
         seconds, waited, peak, reserved = accelerator.gather(own.to(accelerator.device)).max(dim=0).values.tolist()
         return {
+            "tokens": int(self.tokens),
             "tokens_per_second": round(int(self.tokens) / max(seconds, 1e-9), 1),
             "data_wait": round(min(waited / max(seconds, 1e-9), 1.0), 4),
             "memory_gb": round(peak / GB, 3),
