@@ -265,6 +265,7 @@ def test_a_loss_that_is_not_finite_names_the_validation_rows(make_validated, qui
         ),
         ({}, {"eval_strategy": "steps"}, r"eval_strategy: there are no validation rows\. Set data\.validation"),
         ({"validation": ["b.jsonl"]}, {"eval_strategy": "no"}, r"data\.validation would not be used"),
+        ({"validation": ["b.jsonl"]}, {"eval_strategy": False}, r"eval_strategy is no"),  # as YAML reads `no`
     ],
 )
 def test_what_would_not_hold_is_refused_when_it_is_read(data, trainer, problem):

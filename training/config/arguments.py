@@ -70,6 +70,9 @@ PASSED_ON = frozenset(
 )
 """Arguments that have their effect under our trainer."""
 
+STRATEGIES = ("eval_strategy", "logging_strategy", "save_strategy")
+"""Arguments that are `no`, `steps` or `epoch`."""
+
 VALIDATION_ONLY = (
     "eval_on_start",
     "eval_steps",
@@ -161,4 +164,4 @@ FORMER = {
 """Names of other versions and other trainers, and what to do instead."""
 
 
-__all__ = ["FORMER", "PASSED_ON", "REFUSED", "VALIDATION_ONLY"]
+__all__ = ["FORMER", "PASSED_ON", "REFUSED", "STRATEGIES", "VALIDATION_ONLY"]

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from unimoe.errors.suggest import did_you_mean
 from unimoe.files.settings import Section, unknown_key
 
-from .arguments import FORMER, PASSED_ON, REFUSED, VALIDATION_ONLY
+from .arguments import FORMER, PASSED_ON, REFUSED, STRATEGIES, VALIDATION_ONLY
 from .build import BuildConfig
 from .data import DataConfig
 from .train import TrainConfig, ValidationConfig
@@ -233,6 +233,12 @@ class StageConfig(Section):
     report: ReportConfig = ReportConfig()
     seed: int = 0
     output: str
+
+    @field_validator("trainer")
+    @classmethod
+    def _read_no(cls, trainer: dict[str, Any]) -> dict[str, Any]:
+        """YAML reads a bare `no` as false: a strategy of that is `no`."""
+        return {key: "no" if key in STRATEGIES and value is False else value for key, value in trainer.items()}
 
     @property
     def _has_steps(self) -> bool:
