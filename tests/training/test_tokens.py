@@ -9,6 +9,7 @@ from rich.console import Console
 from transformers import AutoProcessor
 
 from training.config.training_arguments import arguments_for_estimate
+from training.data.batching import batches
 from training.monitor.metrics import attended_tokens
 from training.planning.batches import estimate_batches
 from training.planning.tokens import batches_shown, estimate_tokens
@@ -21,7 +22,7 @@ CONFIGURATIONS = {
     "part of a second epoch, accumulated": ({}, {"max_steps": 9, "gradient_accumulation_steps": 2}),
     "packs of two epochs": ({"max_length": 256, "packing": True}, {"max_steps": -1, "num_train_epochs": 2}),
     "rows that are too long are dropped": (
-        {"max_length": 40, "too_long": "drop"},
+        {"max_length": 20, "too_long": "drop"},
         {"max_steps": -1, "num_train_epochs": 1, "gradient_accumulation_steps": 3},
     ),
     "sounds that augmentation lengthens": (
@@ -48,6 +49,14 @@ def test_tokens_are_those_that_the_training_passes(name, make_stage, workspace, 
     assert estimate_tokens(dataset, schedule, processor, args, steps).total == pytest.approx(passed.tokens, rel=0.02)
     planned = estimate_batches(config, args, processor, processes=1)
     assert planned.tokens == pytest.approx(passed.tokens / passed.batches, rel=0.02)
+
+
+def test_rows_that_are_dropped_are_logged_once_by_the_training_that_drops_them(make_stage, quiet, monkeypatch):
+    named = []
+    monkeypatch.setattr(batches.logger, "log", lambda level, text, name, *others: named.append(name))
+    data, trainer = CONFIGURATIONS["rows that are too long are dropped"]
+    run_stage(make_stage(data=data, trainer=trainer), console=quiet)
+    assert named and len(named) == len(set(named))
 
 
 def test_augmentation_that_changes_no_length_draws_none(make_stage, workspace):

@@ -136,7 +136,7 @@ def look_through(
         if schedule.lengths and schedule.lengths.dataset is dataset
         else RowLengths(dataset, processor)
     )
-    own = BatchSchedule(schedule.config, lengths, sized=schedule.sized)
+    own = BatchSchedule(schedule.config, lengths, sized=schedule.sized, logs=False)
     sampler = MixtureBatches(dataset, own, batch_size=size, processes=processes)
     drawn = DrawnLengths(dataset, processor)
     most = STREAMED if dataset.has_streams else max(MOST, ROWS // size)

@@ -82,7 +82,7 @@ def _of_batches(
     dataset: MixtureDataset, schedule: BatchSchedule, lengths: DrawnLengths, args: TrainingArguments, steps: int
 ) -> TokenEstimate | None:
     """Estimate by the first batches, where rows are packed, grouped, cut or dropped."""
-    own = BatchSchedule(schedule.config, schedule.lengths, sized=schedule.sized)
+    own = BatchSchedule(schedule.config, schedule.lengths, sized=schedule.sized, logs=False)
     size = args.per_device_train_batch_size
     sampler = MixtureBatches(dataset, own, batch_size=size, processes=args.world_size)
     shown = batches_shown(sampler, args, steps)

@@ -44,11 +44,13 @@ class BatchSchedule:
         lengths: Measures rows. None: only where nothing depends on lengths.
         sized: Epochs must have a length, because the number of steps follows from it. Otherwise, rows are measured
             while training, and where batches depend on lengths there is one epoch without end.
+        logs: Whether rows that are dropped or cut are logged by name.
     """
 
     config: DataConfig
     lengths: RowLengths | None = None
     sized: bool = False
+    logs: bool = True
     report: LengthReport = field(default_factory=LengthReport)
 
     @property
@@ -200,7 +202,7 @@ class MixtureBatches(Sampler[list[SampleIndex]]):
 
     def _note(self, name: str, tokens: int, *, cut: bool) -> None:
         rows = self.schedule.report.cut if cut else self.schedule.report.dropped
-        if name not in rows and self.process == 0:
+        if self.schedule.logs and name not in rows and self.process == 0:
             level = logging.WARNING if len(rows) < _WARNED else logging.INFO
             what, limit = "cut" if cut else "dropped", self.schedule.config.max_length
             logger.log(level, "%s: %d tokens, %s (data.max_length is %s)", name, tokens, what, limit)
