@@ -122,6 +122,21 @@ def test_a_query_decoder_needs_a_whisper(parts) -> None:
         build(root, connectors={"audio": {"type": "query_decoder"}})
 
 
+def test_a_blip2_qformer_is_as_wide_as_its_encoder(parts) -> None:
+    root, models = parts
+    fields = {"type": "blip2_qformer", "num_queries": 7, "qformer_config": {"num_hidden_layers": 2}}
+    model, _ = build(root, connectors={"audio": fields})
+    qformer = model.config.audio_connector_config.qformer_config
+    assert qformer.encoder_hidden_size == models["audio"].config.hidden_size != 1408
+    assert (qformer.num_hidden_layers, qformer.hidden_size) == (2, 768)
+    assert model.config.num_tokens["audio"] == 7 and fields["qformer_config"] == {"num_hidden_layers": 2}
+    wrong = {**fields, "qformer_config": {"encoder_hidden_size": 8}}
+    with pytest.raises(
+        ValueError, match=r"audio_connector_config.qformer_config.encoder_hidden_size \(8\) is not the"
+    ):
+        build(root, connectors={"audio": wrong})
+
+
 def test_the_command_line_takes_any_connector(parts, tmp_path: Path) -> None:
     root, _ = parts
     towers = ["--vision", str(root / "vision"), "--speech", str(root / "speech")]

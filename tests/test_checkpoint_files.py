@@ -245,6 +245,7 @@ ABSURD = [
     {"speech_config__tower_config__max_source_positions": 10**9},
     {"audio_config__tower_config__hidden_size": 10**9},
     {"image_connector_config": {"type": "qformer", "num_queries": 10**9}},
+    {"image_connector_config": {"type": "blip2_qformer", "qformer_config": {"num_hidden_layers": 10**7}}},
     {"num_labels": 10**9},
 ]
 

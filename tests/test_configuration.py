@@ -93,6 +93,11 @@ def test_stack_must_divide_the_tokens() -> None:
             {"type": "query_decoder", "decoder_config": WHISPER},
             r"decoder_config.d_model \(16\) is not the encoder's width \(24\)",
         ),
+        (
+            "image",
+            {"type": "blip2_qformer", "qformer_config": {"encoder_hidden_size": 16}},
+            r"qformer_config.encoder_hidden_size \(16\) is not the encoder's width \(24\)",
+        ),
     ],
 )
 def test_a_connector_that_cannot_read_its_encoder_is_refused(key: str, fields: dict, problem: str) -> None:
@@ -147,7 +152,7 @@ def test_impossible_language_models_are_refused(values: dict, problem: str) -> N
         ({"stack": 0}, "stack is 0"),
         ({"type": "qformer", "stack": 2}, "stack is for type=mlp; this is a qformer"),
         ({"stride": 2}, "stride is for type=pooling or pixel_shuffle; this is a mlp"),
-        ({"type": "mlp", "num_queries": 8}, "num_queries is for type=qformer or query_decoder; this is a mlp"),
+        ({"type": "mlp", "num_queries": 8}, "num_queries is for type=qformer or blip2_qformer or query_decoder; this"),
         ({"type": "pixel_shuffle", "stride": 2, "output_grid": [2, 2]}, "output_grid is for type=pooling"),
         ({"type": "query_decoder", "decoder_config": WHISPER, "hidden_act": "relu"}, "hidden_act is for type=mlp or"),
         ({"type": "pooling"}, "pooling needs either a stride, e.g. 2, or an output_grid"),
@@ -160,6 +165,17 @@ def test_impossible_language_models_are_refused(values: dict, problem: str) -> N
         ({"type": "pixel_shuffle"}, "pixel_shuffle needs a stride"),
         ({"type": "qformer", "num_queries": 0}, "num_queries is 0; it is at least 1"),
         ({"type": "qformer", "dropout": 1.0}, "dropout is 1.0; it is a share"),
+        ({"type": "qformer", "qformer_config": {}}, "qformer_config is for type=blip2_qformer; this is a qformer"),
+        ({"type": "blip2_qformer"}, "blip2_qformer needs the qformer_config of a BLIP-2 Q-Former, got None"),
+        ({"type": "blip2_qformer", "qformer_config": WHISPER}, "of a BLIP-2 Q-Former, got 'whisper'"),
+        ({"type": "blip2_qformer", "qformer_config": {}, "hidden_size": 8}, "hidden_size is for type=mlp or"),
+        ({"type": "blip2_qformer", "qformer_config": {"num_attention_heads": 5}}, r"\(5\) does not divide its hidden"),
+        (
+            {"type": "blip2_qformer", "qformer_config": {"cross_attention_frequency": 0}},
+            "frequency is 0; it is at least",
+        ),
+        ({"type": "blip2_qformer", "qformer_config": {"use_qformer_text_input": True}}, "queries alone go through"),
+        ({"type": "blip2_qformer", "qformer_config": {}, "num_queries": 0}, "num_queries is 0; it is at least 1"),
         ({"type": "query_decoder"}, "query_decoder needs the decoder_config of a Whisper model, got None"),
         ({"type": "query_decoder", "decoder_config": AST}, "got 'audio-spectrogram-transformer'"),
         ({"type": "query_decoder", "decoder_config": WHISPER, "num_queries": 449}, "449, but decoder_config has 448"),

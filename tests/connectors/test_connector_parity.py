@@ -4,9 +4,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from test_connectors import DECODER, GRID, KINDS, WIDTH, build, features
+from test_connectors import DECODER, GRID, KINDS, QFORMER, WIDTH, build, features
 from torch import nn
 from transformers import AutoConfig
+from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.internvl.modeling_internvl import InternVLModel, InternVLMultiModalProjector
 from transformers.models.whisper.modeling_whisper import WhisperDecoder
@@ -70,6 +71,53 @@ def test_query_decoder_is_whispers_decoder_given_the_queries() -> None:
     queries = connector.queries.expand(4, -1, -1)
     states = decoder(inputs_embeds=queries, encoder_hidden_states=units).last_hidden_state
     torch.testing.assert_close(connector(units), connector.output_proj(states))
+
+
+def test_blip2_qformer_is_transformers_given_the_queries() -> None:
+    connector, units = build(KINDS["blip2_qformer"]), features()
+    qformer = Blip2QFormerModel(AutoConfig.for_model("blip_2_qformer", **QFORMER)).eval()
+    qformer.load_state_dict(connector.qformer.state_dict())
+    states = qformer(query_embeds=connector.queries.expand(4, -1, -1), encoder_hidden_states=units).last_hidden_state
+    torch.testing.assert_close(connector(units), connector.output_proj(states))
+
+
+def test_blip2_qformer_normalises_after_each_step() -> None:
+    """The formula written out."""
+    connector, units = build(KINDS["blip2_qformer"]), features()
+    states = connector.qformer.layernorm(connector.queries).expand(4, -1, -1)
+    for layer in connector.qformer.encoder.layer:
+        states = layer.attention.output.LayerNorm(states + blip2_attention(layer.attention, states, states))
+        if layer.has_cross_attention:
+            found = blip2_attention(layer.crossattention, states, units)
+            states = layer.crossattention.output.LayerNorm(states + found)
+        hidden = nn.functional.gelu(layer.intermediate_query.dense(states))
+        states = layer.output_query.LayerNorm(states + layer.output_query.dense(hidden))
+    torch.testing.assert_close(connector(units), connector.output_proj(states))
+
+
+def blip2_attention(attention: Any, queries: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Attention of queries (N, Q, W) to states (N, L, C), head by head, with its output projection."""
+    projections, outputs = attention.attention, []
+    size = queries.shape[-1] // QFORMER["num_attention_heads"]
+    for start in range(0, queries.shape[-1], size):
+        head = slice(start, start + size)
+        query, key = projections.query(queries)[..., head], projections.key(states)[..., head]
+        scores = (query @ key.transpose(1, 2) / size**0.5).softmax(dim=-1)
+        outputs.append(scores @ projections.value(states)[..., head])
+    return attention.output.dense(torch.cat(outputs, dim=-1))
+
+
+def test_names_of_a_blip2_qformer_are_those_of_the_published_model() -> None:
+    """Uni-MoE's sound aligner holds transformers' names of the Q-Former without a text branch."""
+    names = {name.removeprefix("qformer.") for name in build(KINDS["blip2_qformer"]).state_dict()}
+    linear = ["attention.query", "attention.key", "attention.value", "output.dense", "output.LayerNorm"]
+    expected = {"queries", "output_proj.weight", "output_proj.bias", "layernorm.weight", "layernorm.bias"}
+    for layer in range(3):
+        own = ["intermediate_query.dense", "output_query.dense", "output_query.LayerNorm"]
+        own += [f"attention.{name}" for name in linear]
+        own += [f"crossattention.{name}" for name in linear] if layer % 2 == 0 else []
+        expected |= {f"encoder.layer.{layer}.{name}.{kind}" for name in own for kind in ("weight", "bias")}
+    assert names == expected
 
 
 def test_qformer_attention_is_torchs() -> None:

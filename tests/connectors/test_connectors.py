@@ -1,5 +1,6 @@
 """Connectors map units of features to units of embeddings, each unit by itself."""
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,15 @@ from unimoe.connectors import build_connector
 
 WIDTH, GRID = 16, [4, 6]
 DECODER = {**WHISPER, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 24}
+QFORMER = {
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+    "encoder_hidden_size": 16,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 KINDS: dict[str, dict[str, Any]] = {
     "mlp": {},
     "stacked": {"stack": 3, "hidden_size": 20},
@@ -18,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "pooling, uneven": {"type": "pooling", "output_grid": [3, 5], "hidden_size": 20},
     "pixel_shuffle": {"type": "pixel_shuffle", "stride": [2, 3]},
     "qformer": {"type": "qformer", "num_queries": 5, "num_attention_heads": 2, "hidden_size": 8},
+    "blip2_qformer": {"type": "blip2_qformer", "num_queries": 6, "qformer_config": QFORMER},
     "query_decoder": {"type": "query_decoder", "num_queries": 7, "decoder_config": DECODER},
     "query_decoder, not causal": {
         "type": "query_decoder",
@@ -26,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "causal": False,
     },
 }
-TOKENS = dict(zip(KINDS, (24, 8, 6, 15, 4, 5, 7, 7), strict=True))
+TOKENS = dict(zip(KINDS, (24, 8, 6, 15, 4, 5, 6, 7, 7), strict=True))
 
 
 def build(fields: dict[str, Any], grid: list[int] = GRID) -> Any:
@@ -46,6 +57,12 @@ def features(units: int = 4, grid: list[int] = GRID) -> torch.Tensor:
 def test_shape_is_what_the_configuration_counts(kind: str) -> None:
     assert UniMoEConnectorConfig(**KINDS[kind]).num_tokens(GRID) == TOKENS[kind]
     assert build(KINDS[kind])(features()).shape == (4, TOKENS[kind], 32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_configuration_is_the_same_from_its_file(kind: str) -> None:
+    config = UniMoEConnectorConfig(**KINDS[kind])
+    assert UniMoEConnectorConfig.from_dict(json.loads(config.to_json_string())).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,6 +136,35 @@ def test_dropout_of_a_qformer_acts_in_training_alone() -> None:
     assert not torch.equal(connector(features()), connector(features()))
 
 
+def test_a_blip2_qformer_reads_the_features_in_every_second_layer() -> None:
+    connector = build(KINDS["blip2_qformer"])
+    assert [layer.has_cross_attention for layer in connector.qformer.encoder.layer] == [True, False, True]
+    fields = {**KINDS["blip2_qformer"], "qformer_config": {**QFORMER, "cross_attention_frequency": 3}}
+    assert [layer.has_cross_attention for layer in build(fields).qformer.encoder.layer] == [True, False, False]
+
+
+def test_weights_of_a_blip2_qformer_are_drawn_as_its_configuration_says() -> None:
+    qformer = tiny_with({**KINDS["blip2_qformer"], "qformer_config": {**QFORMER, "initializer_range": 0.5}})
+    layer = qformer.model.connectors["speech"].qformer.encoder.layer[0]
+    assert 0.3 < float(layer.crossattention.attention.query.weight.detach().std()) < 0.7
+    assert float(qformer.model.connectors["speech"].queries.detach().std()) < 0.1
+    assert torch.equal(layer.output_query.LayerNorm.weight, torch.ones(QFORMER["hidden_size"]))
+
+
+@pytest.mark.parametrize("kind", ["blip2_qformer", "query_decoder"])
+def test_checkpointing_activations_changes_no_gradient(kind: str) -> None:
+    model, gradients = tiny_with(KINDS[kind]).train(), []
+    inputs = tiny_inputs(model.config)
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.zero_grad()
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        gradients.append([parameter.grad for parameter in model.model.connectors["speech"].parameters()])
+    assert all(gradient.any() for gradient in gradients[0])
+    torch.testing.assert_close(*gradients)
+
+
 def tiny_with(speech: dict[str, Any]) -> UniMoEForConditionalGeneration:
     values = {**tiny_config().to_dict(), "speech_connector_config": speech}
     torch.manual_seed(0)
@@ -130,17 +176,19 @@ def set_kernel(model: UniMoEForConditionalGeneration, kernel: str) -> None:
     model.set_attn_implementation({"audio_connector_config": kernel, "speech_connector_config": kernel})
 
 
+@pytest.mark.parametrize(("kind", "inner"), [("query_decoder", "decoder"), ("blip2_qformer", "qformer")])
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
-def test_a_models_attention_implementation_is_that_of_its_connectors(kernel: str) -> None:
-    model = tiny_with(KINDS["query_decoder"])
+def test_a_models_attention_implementation_is_that_of_its_connectors(kernel: str, kind: str, inner: str) -> None:
+    model = tiny_with(KINDS[kind])
     set_kernel(model, kernel)
     assert model.model.connectors["audio"].layers[0].cross_attention.config._attn_implementation == kernel
-    assert model.model.connectors["speech"].decoder.config._attn_implementation == kernel
+    assert getattr(model.model.connectors["speech"], inner).config._attn_implementation == kernel
 
 
+@pytest.mark.parametrize("kind", ["query_decoder", "blip2_qformer"])
 @torch.no_grad()
-def test_attention_implementations_agree() -> None:
-    model = tiny_with(KINDS["query_decoder"]).double()
+def test_attention_implementations_agree(kind: str) -> None:
+    model = tiny_with(KINDS[kind]).double()
     inputs = {k: v.double() if v.is_floating_point() else v for k, v in tiny_inputs(model.config).items()}
     logits = []
     for kernel in ("eager", "sdpa"):
@@ -149,10 +197,12 @@ def test_attention_implementations_agree() -> None:
     torch.testing.assert_close(*logits)
 
 
-@pytest.mark.parametrize("kind", ["pooling", "pixel_shuffle", "query_decoder", "query_decoder, not causal"])
+@pytest.mark.parametrize(
+    "kind", ["pooling", "pixel_shuffle", "blip2_qformer", "query_decoder", "query_decoder, not causal"]
+)
 @torch.no_grad()
 def test_a_model_with_any_connector_is_the_same_after_saving(kind: str, tmp_path: Any) -> None:
-    fields = KINDS[kind] if "query" in kind else {"type": kind, "stride": 10}
+    fields = {"type": kind, "stride": 10} if kind in ("pooling", "pixel_shuffle") else KINDS[kind]
     model = tiny_with(fields)
     model.save_pretrained(tmp_path)
     loaded, report = type(model).from_pretrained(tmp_path, output_loading_info=True)
@@ -172,6 +222,7 @@ def test_a_model_with_any_connector_is_the_same_after_saving(kind: str, tmp_path
         ({"type": "pooling", "output_grid": [2, 3]}, [5, 5], [2, 3]),
         ({"type": "pixel_shuffle", "stride": [12, 1]}, [12, 101], [1, 101]),
         ({"type": "qformer"}, [3, 4], [1, 32]),
+        ({"type": "blip2_qformer", "qformer_config": {}}, [1, 1496], [1, 32]),
         ({"type": "query_decoder", "decoder_config": DECODER}, [1, 1500], [1, 200]),
     ],
 )

@@ -22,6 +22,7 @@ def tokens(grid: list[int], key: str = "image", **fields: Any) -> int:
 def test_tokens_of_pictures_are_those_of_the_table() -> None:
     small, large = [14, 14], [24, 24]
     queries = tokens(small, type="qformer")
+    assert tokens(small, type="blip2_qformer", qformer_config={}) == queries
     for kind in ("pooling", "pixel_shuffle"):
         halves = tokens(small, type=kind, stride=2), tokens(large, type=kind, stride=2)
         thirds = tokens(large, type=kind, stride=3)

@@ -153,16 +153,25 @@ def test_lora_on_an_encoder_changes_its_linear_layers_only():
     torch.testing.assert_close(logits(model), trained, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("part", ["connectors.audio", "connectors.speech"])  # a Q-Former, a Whisper decoder
-def test_low_rank_deltas_sit_on_every_linear_layer_of_a_query_connector(part):
-    decoder = {**WHISPER, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 24}
-    speech = {"type": "query_decoder", "num_queries": 5, "decoder_config": decoder}
+DECODER = {**WHISPER, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 24}
+QFORMER = {"hidden_size": 12, "num_attention_heads": 2, "num_hidden_layers": 2, "encoder_hidden_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("part", "speech", "query"),
+    [
+        ("connectors.audio", {"stack": 10}, "q_proj"),  # a Q-Former
+        ("connectors.speech", {"type": "query_decoder", "num_queries": 5, "decoder_config": DECODER}, "q_proj"),
+        ("connectors.speech", {"type": "blip2_qformer", "num_queries": 5, "qformer_config": QFORMER}, "query"),
+    ],
+)
+def test_low_rank_deltas_sit_on_every_linear_layer_of_a_query_connector(part, speech, query):
     config = tiny_config()
     model = type(tiny_model())(type(config).from_dict({**config.to_dict(), "speech_connector_config": speech}))
     connector = model.model.connectors[part.split(".")[1]]
     names = {id(module): name for name, module in model.named_modules()}
     linear = {names[id(module)] for module in connector.modules() if isinstance(module, torch.nn.Linear)}
-    assert any(name.endswith("q_proj") for name in linear)
+    assert any(name.endswith(query) for name in linear)
     choose_trainable(model, TrainConfig(lora={"parts": [part], "r": 2, "alpha": 4}))
     changed = one_step(model)
     assert {name.partition(".lora_")[0] for name in changed} == linear

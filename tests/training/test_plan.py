@@ -86,7 +86,9 @@ def test_an_assembled_model_is_described_as_it_would_be_assembled(workspace) -> 
     assert config.text_config.to_dict() == {**model.config.text_config.to_dict(), "dtype": config.text_config.dtype}
 
 
-@pytest.mark.parametrize("connector", [{}, {"type": "query_decoder", "num_queries": 3}])
+@pytest.mark.parametrize(
+    "connector", [{}, {"type": "query_decoder", "num_queries": 3}, {"type": "blip2_qformer", "num_queries": 3}]
+)
 def test_a_composed_model_is_described_as_it_would_be_composed(connector, tmp_path) -> None:
     save_parts(tmp_path)
     parts = {name: tmp_path / name for name in ("language", "vision", "speech", "audio")}

@@ -28,7 +28,7 @@ from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..processing.placeholders import CHAT_TOKENS
 from ..processing_unimoe import UniMoEProcessor, add_placeholder_tokens
 from .language_models import LANGUAGE_MODELS, build_language_model, text_config
-from .towers import Part, connector_config, draw_tower, encoder_config, load_extractor, load_part
+from .towers import Part, connector_config, draw_tower, encoder_config, fit_qformer, load_extractor, load_part
 
 
 class PartError(UniMoEError):
@@ -58,7 +58,8 @@ def build_model(
             its configuration.
         connectors: Encoder key -> fields of `UniMoEConnectorConfig`. What is not given is its default, but for sounds
             and speech: there neighbours are joined to at most `WINDOW_TOKENS`. The decoder of a `query_decoder` is
-            that of the encoder's Whisper, with its weights, unless it is described.
+            that of the encoder's Whisper, with its weights, unless it is described. A `blip2_qformer` reads features
+            of the encoder's width.
         media: Fields of `MediaLayout` by name, e.g. `{"image_max_tiles": 4}`.
         dtype: Of the whole model. `auto`: as the language model was saved.
         seed: Of the connectors' random weights.
@@ -123,6 +124,7 @@ def describe_model(
             extractor = extractors[str(Modality.from_key(key).extractor_name)] = load_extractor(key, source)
             encoder = encoder_config(key, draw_tower(source), extractor, **encoders.get(key, {}))
             connector = connector_config(key, encoder["token_grid"], connectors.get(key, {}))
+            connector = fit_qformer(connector, encoder["hidden_size"])
             if connector.get("type") == "query_decoder" and "decoder_config" not in connector:
                 connector["decoder_config"] = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
             described[key] = (encoder, connector)

@@ -56,7 +56,7 @@ def load_part(
     """Load the tower of an encoder and what goes with it; complete the chosen fields of encoder and connector."""
     tower, extractor = load_tower(source, dtype), load_extractor(key, source)
     encoder = encoder_config(key, tower, extractor, **encoder)
-    connector = connector_config(key, encoder["token_grid"], connector)
+    connector = fit_qformer(connector_config(key, encoder["token_grid"], connector), encoder["hidden_size"])
     return Part(tower, extractor, borrow_decoder(connector, source, dtype), encoder, connector)
 
 
@@ -81,6 +81,14 @@ def connector_config(key: str, grid: list[int], fields: dict[str, Any]) -> dict[
         return {**fields, "stack": next(n for n in divisors(math.prod(grid)) if math.prod(grid) // n <= WINDOW_TOKENS)}
     blocks = [block for block in product(*map(divisors, grid)) if math.prod(grid) // math.prod(block) <= WINDOW_TOKENS]
     return {**fields, "stride": list(min(blocks, key=math.prod))}
+
+
+def fit_qformer(fields: dict[str, Any], width: int) -> dict[str, Any]:
+    """Let the Q-Former of a `blip2_qformer` with these fields read features of a width, unless it states another."""
+    given = fields.get("qformer_config", {})
+    if fields.get("type") != "blip2_qformer" or not isinstance(given, dict):
+        return fields
+    return {**fields, "qformer_config": {"encoder_hidden_size": width, **given}}
 
 
 def divisors(number: int) -> list[int]:

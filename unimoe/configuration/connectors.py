@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .base import CheckedConfig, require
 from .checks import checked
 
-ConnectorType = Literal["mlp", "pooling", "pixel_shuffle", "qformer", "query_decoder"]
+ConnectorType = Literal["mlp", "pooling", "pixel_shuffle", "qformer", "blip2_qformer", "query_decoder"]
 
 # Fields of a connector that only some types read.
 _CONNECTOR_FIELDS = {
@@ -19,14 +19,15 @@ _CONNECTOR_FIELDS = {
     "stack": ("mlp",),
     "stride": ("pooling", "pixel_shuffle"),
     "output_grid": ("pooling",),
-    "num_queries": ("qformer", "query_decoder"),
+    "num_queries": ("qformer", "blip2_qformer", "query_decoder"),
     "num_hidden_layers": ("qformer",),
     "num_attention_heads": ("qformer",),
     "dropout": ("qformer",),
+    "qformer_config": ("blip2_qformer",),
     "decoder_config": ("query_decoder",),
     "causal": ("query_decoder",),
 }
-_NUM_QUERIES = {"qformer": 32, "query_decoder": 200}  # of BLIP-2; of Uni-MoE-2.0-Omni
+_NUM_QUERIES = {"qformer": 32, "blip2_qformer": 32, "query_decoder": 200}  # of BLIP-2; of Uni-MoE-2.0-Omni
 
 
 @checked
@@ -35,17 +36,20 @@ class UniMoEConnectorConfig(CheckedConfig):
 
     Args:
         type: `mlp` (LLaVA: two linear layers), `pooling` (Uni-MoE 2.0: two linear layers, an average of neighbours),
-            `pixel_shuffle` (InternVL: neighbours side by side, two linear layers), `qformer` (BLIP-2: learned queries
-            that attend to the features) or `query_decoder` (Uni-MoE: learned queries in a Whisper decoder).
-        hidden_size: Inner width; of all but `query_decoder`. None: the language model's hidden size.
-        hidden_act: Activation; of all but `query_decoder`, whose decoder has its own.
+            `pixel_shuffle` (InternVL: neighbours side by side, two linear layers), `qformer` (learned queries that
+            attend to the features in every layer), `blip2_qformer` (learned queries in BLIP-2's own Q-Former) or
+            `query_decoder` (Uni-MoE: learned queries in a Whisper decoder).
+        hidden_size: Inner width; of all but the two last, which have their own. None: the language model's.
+        hidden_act: Activation; of all but the two last, which have their own.
         stack: For `mlp`, how many neighbouring tokens are concatenated into one; it divides the number of tokens.
         stride: For `pooling` and `pixel_shuffle`, rows and columns of the block of tokens that becomes one. A number:
             a square block or, of tokens in one row or column, so many neighbours.
         output_grid: For `pooling`, instead of a stride: rows and columns of what comes out, whatever went in.
-        num_queries: For `qformer` and `query_decoder`, tokens for a unit. None: 32 and 200.
+        num_queries: For `qformer`, `blip2_qformer` and `query_decoder`, tokens for a unit. None: 32, 32 and 200.
         num_hidden_layers, num_attention_heads: For `qformer`.
         dropout: For `qformer`, the share dropped of what each attention and feed-forward adds.
+        qformer_config: For `blip2_qformer`, a configuration of transformers' `Blip2QFormerModel`, whose
+            `encoder_hidden_size` is the encoder's width; fields that it leaves out are BLIP-2's.
         decoder_config: For `query_decoder`, a Whisper configuration, of which the decoder is read; as wide as the
             encoder.
         causal: For `query_decoder`, whether a query sees only those before it: so Whisper's decoder was trained, and
@@ -53,7 +57,10 @@ class UniMoEConnectorConfig(CheckedConfig):
     """
 
     model_type = "unimoe_connector"
-    sub_configs_defaults = {"decoder_config": SubConfigSpec(AutoConfig, model_type="whisper", optional=True)}
+    sub_configs_defaults = {
+        "qformer_config": SubConfigSpec(AutoConfig, model_type="blip_2_qformer", optional=True),
+        "decoder_config": SubConfigSpec(AutoConfig, model_type="whisper", optional=True),
+    }
 
     type: ConnectorType = "mlp"
     hidden_size: int | None = None
@@ -65,6 +72,7 @@ class UniMoEConnectorConfig(CheckedConfig):
     num_hidden_layers: int = 2
     num_attention_heads: int = 8
     dropout: float | int = 0.0
+    qformer_config: Any = None
     decoder_config: Any = None
     causal: bool = True
 
@@ -103,8 +111,27 @@ class UniMoEConnectorConfig(CheckedConfig):
             )
         elif self.type == "pixel_shuffle":
             require(self.stride is not None, "pixel_shuffle needs a stride, e.g. 2.")
+        elif self.type == "blip2_qformer":
+            self._check_qformer()
         elif self.type == "query_decoder":
             self._check_decoder()
+
+    def _check_qformer(self) -> None:
+        qformer = self.qformer_config
+        kind = getattr(qformer, "model_type", None)
+        require(
+            kind == "blip_2_qformer", f"blip2_qformer needs the qformer_config of a BLIP-2 Q-Former, got {kind!r}."
+        )
+        width, heads, every = qformer.hidden_size, qformer.num_attention_heads, qformer.cross_attention_frequency
+        require(
+            width % heads == 0,
+            f"qformer_config.num_attention_heads ({heads}) does not divide its hidden_size ({width}).",
+        )
+        require(every >= 1, f"qformer_config.cross_attention_frequency is {every}; it is at least 1.")
+        require(
+            not qformer.use_qformer_text_input,
+            "qformer_config.use_qformer_text_input: queries alone go through this Q-Former; set it to false.",
+        )
 
     def _check_decoder(self) -> None:
         decoder, queries = self.decoder_config, self.num_queries or 0
@@ -125,6 +152,11 @@ class UniMoEConnectorConfig(CheckedConfig):
             return f"stride {[height, width]} does not divide the {rows} rows and {columns} columns of tokens."
         if self.output_grid and (self.output_grid[0] > rows or self.output_grid[1] > columns):
             return f"output_grid {self.output_grid} is larger than the {rows} rows and {columns} columns of tokens."
+        if self.qformer_config and self.qformer_config.encoder_hidden_size != encoder.hidden_size:
+            return (
+                f"qformer_config.encoder_hidden_size ({self.qformer_config.encoder_hidden_size}) is not the encoder's "
+                f"width ({encoder.hidden_size}). Set it to that."
+            )
         if self.decoder_config and self.decoder_config.d_model != encoder.hidden_size:
             return (
                 f"decoder_config.d_model ({self.decoder_config.d_model}) is not the encoder's width "

@@ -3,6 +3,7 @@
 from torch import nn
 
 from ..configuration.connectors import UniMoEConnectorConfig
+from .blip2_qformer import Blip2QFormerConnector
 from .mlp import MLPConnector
 from .pixel_shuffle import PixelShuffleConnector
 from .pooling import PoolingConnector
@@ -15,6 +16,7 @@ CONNECTORS: dict[str, type[nn.Module]] = {
     "pooling": PoolingConnector,
     "pixel_shuffle": PixelShuffleConnector,
     "qformer": QFormerConnector,
+    "blip2_qformer": Blip2QFormerConnector,
     "query_decoder": QueryDecoderConnector,
 }
 
@@ -33,6 +35,7 @@ def build_connector(config: UniMoEConnectorConfig, *, input_size: int, output_si
 
 __all__ = [
     "CONNECTORS",
+    "Blip2QFormerConnector",
     "MLPConnector",
     "PixelShuffleConnector",
     "PoolingConnector",
