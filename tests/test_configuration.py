@@ -176,6 +176,11 @@ def test_impossible_language_models_are_refused(values: dict, problem: str) -> N
         ),
         ({"type": "blip2_qformer", "qformer_config": {"use_qformer_text_input": True}}, "queries alone go through"),
         ({"type": "blip2_qformer", "qformer_config": {}, "num_queries": 0}, "num_queries is 0; it is at least 1"),
+        (
+            {"type": "mlp", "num_output_layers": 2},
+            "num_output_layers is for type=qformer or blip2_qformer or query_dec",
+        ),
+        ({"type": "qformer", "num_output_layers": 3}, "num_output_layers is 3; it is 1 or 2"),
         ({"type": "query_decoder"}, "query_decoder needs the decoder_config of a Whisper model, got None"),
         ({"type": "query_decoder", "decoder_config": AST}, "got 'audio-spectrogram-transformer'"),
         ({"type": "query_decoder", "decoder_config": WHISPER, "num_queries": 449}, "449, but decoder_config has 448"),

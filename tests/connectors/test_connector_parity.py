@@ -3,13 +3,15 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
-from test_connectors import DECODER, GRID, KINDS, QFORMER, WIDTH, build, features
+from test_connectors import DECODER, GRID, KINDS, PROJECTED, QFORMER, WIDTH, build, features
 from torch import nn
 from transformers import AutoConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.internvl.modeling_internvl import InternVLModel, InternVLMultiModalProjector
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.whisper.modeling_whisper import WhisperDecoder
 
 
@@ -118,6 +120,23 @@ def test_names_of_a_blip2_qformer_are_those_of_the_published_model() -> None:
         own += [f"crossattention.{name}" for name in linear] if layer % 2 == 0 else []
         expected |= {f"encoder.layer.{layer}.{name}.{kind}" for name in own for kind in ("weight", "bias")}
     assert names == expected
+
+
+@pytest.mark.parametrize("kind", PROJECTED)
+def test_two_layers_behind_the_queries_are_llavas_projector(kind: str) -> None:
+    connector, units = build(KINDS[f"{kind}, two layers behind"]), features()
+    sizes: Any = SimpleNamespace(
+        vision_config=SimpleNamespace(hidden_size=connector.queries.shape[1]),
+        text_config=SimpleNamespace(hidden_size=32),
+        vision_feature_layer=-2,
+        multimodal_projector_bias=True,
+        projector_hidden_act="gelu",
+    )
+    projector = LlavaMultiModalProjector(sizes)
+    projector.load_state_dict(connector.output_proj.state_dict())
+    found = connector(units)
+    connector.output_proj = nn.Identity()
+    torch.testing.assert_close(found, projector(connector(units)))
 
 
 def test_qformer_attention_is_torchs() -> None:

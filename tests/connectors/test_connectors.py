@@ -37,7 +37,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "causal": False,
     },
 }
-TOKENS = dict(zip(KINDS, (24, 8, 6, 15, 4, 5, 6, 7, 7), strict=True))
+PROJECTED = ("qformer", "blip2_qformer", "query_decoder")
+KINDS |= {f"{kind}, two layers behind": {**KINDS[kind], "num_output_layers": 2} for kind in PROJECTED}
+TOKENS = dict(zip(KINDS, (24, 8, 6, 15, 4, 5, 6, 7, 7, 5, 6, 7), strict=True))
 
 
 def build(fields: dict[str, Any], grid: list[int] = GRID) -> Any:
@@ -198,7 +200,15 @@ def test_attention_implementations_agree(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["pooling", "pixel_shuffle", "blip2_qformer", "query_decoder", "query_decoder, not causal"]
+    "kind",
+    [
+        "pooling",
+        "pixel_shuffle",
+        "blip2_qformer",
+        "query_decoder",
+        "query_decoder, not causal",
+        "query_decoder, two layers behind",
+    ],
 )
 @torch.no_grad()
 def test_a_model_with_any_connector_is_the_same_after_saving(kind: str, tmp_path: Any) -> None:

@@ -12,6 +12,7 @@ from .checks import checked
 
 ConnectorType = Literal["mlp", "pooling", "pixel_shuffle", "qformer", "blip2_qformer", "query_decoder"]
 
+_WITH_QUERIES = ("qformer", "blip2_qformer", "query_decoder")
 # Fields of a connector that only some types read.
 _CONNECTOR_FIELDS = {
     "hidden_size": ("mlp", "pooling", "pixel_shuffle", "qformer"),
@@ -19,7 +20,8 @@ _CONNECTOR_FIELDS = {
     "stack": ("mlp",),
     "stride": ("pooling", "pixel_shuffle"),
     "output_grid": ("pooling",),
-    "num_queries": ("qformer", "blip2_qformer", "query_decoder"),
+    "num_queries": _WITH_QUERIES,
+    "num_output_layers": _WITH_QUERIES,
     "num_hidden_layers": ("qformer",),
     "num_attention_heads": ("qformer",),
     "dropout": ("qformer",),
@@ -46,6 +48,8 @@ class UniMoEConnectorConfig(CheckedConfig):
             a square block or, of tokens in one row or column, so many neighbours.
         output_grid: For `pooling`, instead of a stride: rows and columns of what comes out, whatever went in.
         num_queries: For `qformer`, `blip2_qformer` and `query_decoder`, tokens for a unit. None: 32, 32 and 200.
+        num_output_layers: For the same three, linear layers behind the queries: 1, or 2 with an exact GELU between
+            (`mlp2x_gelu`), the inner one of the language model's width.
         num_hidden_layers, num_attention_heads: For `qformer`.
         dropout: For `qformer`, the share dropped of what each attention and feed-forward adds.
         qformer_config: For `blip2_qformer`, a configuration of transformers' `Blip2QFormerModel`, whose
@@ -69,6 +73,7 @@ class UniMoEConnectorConfig(CheckedConfig):
     stride: int | list[int] | None = None
     output_grid: list[int] | None = None
     num_queries: int | None = None
+    num_output_layers: int = 1
     num_hidden_layers: int = 2
     num_attention_heads: int = 8
     dropout: float | int = 0.0
@@ -95,6 +100,7 @@ class UniMoEConnectorConfig(CheckedConfig):
         for name in ("stack", "num_queries", "num_hidden_layers", "num_attention_heads"):
             count = getattr(self, name)
             require(count is None or count >= 1, f"{name} is {count}; it is at least 1.")
+        require(self.num_output_layers in (1, 2), f"num_output_layers is {self.num_output_layers}; it is 1 or 2.")
         for name in ("stride", "output_grid"):
             pair = getattr(self, name)
             numbers = [pair, pair] if isinstance(pair, int) else pair

@@ -8,7 +8,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.whisper.modeling_whisper import eager_attention_forward
 
 from ..configuration.connectors import UniMoEConnectorConfig
-from .queries import QueryConnector
+from .queries import QueryConnector, output_projection
 
 
 class QFormerConnector(QueryConnector):
@@ -24,7 +24,7 @@ class QFormerConnector(QueryConnector):
         self.input_proj = nn.Linear(input_size, width)
         self.layers = nn.ModuleList(QFormerLayer(config, width) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width)
-        self.output_proj = nn.Linear(width, output_size)
+        self.output_proj = output_projection(config.num_output_layers, width, output_size)
 
     def read(self, queries: Tensor, features: Tensor) -> Tensor:
         """Let queries (N, num_queries, W) read features (N, L, C) and return embeddings (N, num_queries, D)."""

@@ -1,6 +1,7 @@
 """What connectors with learned queries share: as many tokens for each unit as there are queries."""
 
 from abc import abstractmethod
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -23,3 +24,14 @@ class QueryConnector(nn.Module):
         # Attention kernels cannot shape a batch of nothing; a blank unit keeps the way to every parameter.
         features = features if units else features.new_zeros(1, *features.shape[1:])
         return self.read(self.queries.expand(len(features), -1, -1), features)[:units]
+
+
+def output_projection(layers: int, input_size: int, output_size: int) -> nn.Module:
+    """Make what maps read queries to the language model's width: a linear layer, or two with an exact GELU between.
+
+    Two are the `mlp2x_gelu` of LLaVA-1.5 (arXiv 2310.03744); their names are those of the `mlp` connector.
+    """
+    if layers == 1:
+        return nn.Linear(input_size, output_size)
+    first, second = nn.Linear(input_size, output_size), nn.Linear(output_size, output_size)
+    return nn.Sequential(OrderedDict(linear_1=first, act_fn=nn.GELU(), linear_2=second))
