@@ -35,6 +35,7 @@ def test_info_describes_experts_media_and_parameters(model_folder: Path) -> None
     ("text", "said"),
     [
         ({"router_type": "top_p", "router_top_p": 0.6}, ["top_p, top 2 until 0.6 of the probability"]),
+        ({"combine_weights": "near_tie"}, ["top_k, top 2, weights by near ties, modality mode shared"]),
         ({"expert_type": "lora"}, ["4 of width 48, as changes of rank 8 to one feed-forward", "one image token"]),
         (
             {

@@ -320,8 +320,9 @@ def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
     yield "experts", f"{text.num_experts} of width {widths}{families[text.expert_type]}{nulls}{shared}"
     mass = f" until {text.router_top_p:g} of the probability" if text.router_type == "top_p" else ""
     groups = f", best {text.topk_group} of {text.n_group} groups" if text.n_group > 1 else ""
+    weights = ", weights by near ties" if text.combine_weights == "near_tie" else ""
     choice = f"{text.router_type}, top {text.num_experts_per_tok}"
-    yield "routing", f"{choice}{mass}{groups}, modality mode {text.modality_routing}"
+    yield "routing", f"{choice}{mass}{groups}{weights}, modality mode {text.modality_routing}"
     if text.is_isolated:
         for modality in Modality:
             yield f"experts of {modality.key}", ", ".join(map(str, text.permitted_experts(modality)))

@@ -258,8 +258,9 @@ PRESETS: dict[str, Preset] = {
         "jitter 0.01 and coefficient 0.025 are those of its preview, DCMoE in HITsz-TMG/Uni-MoE at f5e82dd; sizes: "
         "defaults of transformers 5.23's Qwen2_5OmniTextConfig (Qwen2.5-7B)",
         differs="Experts as wide as the dense feed-forward are an assumption. Plain router gradient, not GRIN, which "
-        "needs top_k here; one-dimensional positions; the balance loss weighs answer tokens as all others and its "
-        "coefficient does not decay; no drop of tokens.",
+        "needs top_k here; the chosen experts' probabilities as weights, not their near ties "
+        "(`combine_weights: near_tie`); one-dimensional positions; the balance loss weighs answer tokens as all "
+        "others and its coefficient does not decay; no drop of tokens.",
         fields=_fields(
             vocab_size=152064,
             hidden_size=3584,

@@ -85,6 +85,7 @@ def test_the_command_prints_the_report_and_fails_where_a_check_does(model_folder
         {"router_type": "top_p", "router_top_p": 0.6, "num_null_experts": 1, "num_experts_per_tok": 4},
         {"router_type": "hierarchical", "n_group": 2, "modality_routing": "separate", "expert_type": "lora"},
         {"n_group": 2, "topk_group": 1, "expert_type": "latent", "expert_latent_groups": 4, "balance_bias": True},
+        {"router_type": "top_p", "num_null_experts": 1, "num_experts_per_tok": 4, "combine_weights": "near_tie"},
         {"router_type": "hash", "num_experts_per_tok": 1},
         {"modality_routing": "semi_isolated", "expert_groups": {"image": [0]}, **TWO_WIDTHS},
     ],

@@ -76,7 +76,8 @@ def route(token: Token, parameters: Parameters, config: Any) -> Choice:
     scores = scores_of(logits, config)
     bias = _balance_bias(parameters, config, token.modality)
     chosen = choose({e: scores[e] + bias[e] for e in open_targets}, config)
-    gates = weigh(chosen, scores, config)
+    by_ties = config.combine_weights == "near_tie"
+    gates = weigh_near_ties(chosen, logits, config) if by_ties else weigh(chosen, scores, config)
     shared = None
     if config.shared_expert_weighting == "router":
         gates, shared = _weigh_with_shared(gates, [logits[e] for e in chosen], shared_logits)
@@ -177,6 +178,24 @@ def weigh(chosen: list[int], scores: list[float], config: Any) -> dict[int, floa
         total = sum(gate for target, gate in gates.items() if target < config.num_experts)
         gates = {target: gate / total if target < config.num_experts else 0.0 for target, gate in gates.items()}
     return gates
+
+
+def weigh_near_ties(chosen: list[int], logits: list[float], config: Any) -> dict[int, float]:
+    """Combine weights of Uni-MoE-2.0, DCMoE and UniMoE-Audio in evaluation: best first, each choice over those left
+    whose logits come within twice the relative gap of its own; then over their sum and a millionth.
+    """
+    left = [target for target, logit in enumerate(logits) if logit > -math.inf]
+    gates = {}
+    for target in chosen:
+        own, near = logits[target], 0.0
+        for other in left:
+            scale = max(abs(own), abs(logits[other]))
+            if scale == 0 or (own - logits[other]) / scale <= 2 * config.sparsemixer_epsilon:
+                near += math.exp(logits[other])
+        gates[target] = math.exp(own) / near
+        left.remove(target)
+    total = sum(gates.values()) + 1e-6
+    return {target: gate / total for target, gate in gates.items()}
 
 
 def _weigh_with_shared(

@@ -30,6 +30,14 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "noisy": {"router_type": "noisy_top_k", "num_experts_per_tok": 2},
     "hierarchical": {"router_type": "hierarchical", "num_experts_per_tok": 3, **GROUPED},
     "top_p_null": {"router_type": "top_p", "num_experts_per_tok": 5, "router_top_p": 0.7, "num_null_experts": 2},
+    "near_tie": {
+        "router_type": "top_p",
+        "num_experts_per_tok": 5,
+        "router_top_p": 0.7,
+        "num_null_experts": 1,
+        "combine_weights": "near_tie",
+        "sparsemixer_epsilon": 0.2,
+    },
     "hash": {"router_type": "hash", "num_experts_per_tok": 1},
 }
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -210,7 +218,7 @@ def test_combinations_that_cannot_be_are_refused() -> None:
 
 def test_the_combinations_are_counted() -> None:
     print(f"{len(CASES)} combinations of router, modality mode, family and implementation")
-    assert len(CASES) >= ((10 * 5 - 2) * 3 + 10 * 2) * 3 == 492
+    assert len(CASES) >= ((11 * 5 - 2) * 3 + 11 * 2) * 3 == 543
     assert VOCABULARY == 5 * 6
 
 

@@ -11,14 +11,15 @@ import torch
 from unimoe import Modality, UniMoEForCausalLM, UniMoETextConfig
 from unimoe.moe import Router, RoutingContext, build_router, load_balancing_loss
 from unimoe.moe.routers.build import ROUTERS
-from unimoe.moe.routers.features import JointWeighing, LimitedCapacity, PreparedInput
+from unimoe.moe.routers.features import JointWeighing, LimitedCapacity, NearTieWeights, PreparedInput
 from unimoe.moe.routers.top_k import SparseMixerRouter, TopKRouter
 
 T, D, E = 40, 16, 5
+NEAR_TIE = {"combine_weights": "near_tie"}
 
 
 def make_router(**text: Any) -> Router:
-    config = UniMoETextConfig(hidden_size=D, num_attention_heads=2, num_experts=E, **text)
+    config = UniMoETextConfig(**{"hidden_size": D, "num_attention_heads": 2, "num_experts": E, **text})
     router = build_router(config)
     torch.manual_seed(0)
     torch.nn.init.normal_(router.weight)
@@ -141,6 +142,17 @@ def test_routing_and_losses_are_float32_under_autocast() -> None:
         ({"null_experts_keep_mass": False, "norm_topk_prob": False}, "renormalises over the real experts"),
         ({"router_losses": {"loads": 1.0}}, "no loss 'loads'"),
         ({"router_gradient": "sparsemixer", "balance_bias": True}, "samples from one softmax"),
+        ({"combine_weights": "near_ties"}, "combine_weights"),
+        ({**NEAR_TIE, "router_type": "noisy_top_k"}, "needs router_type top_k or top_p"),
+        ({**NEAR_TIE, "router_type": "expert_choice"}, "needs router_type top_k or top_p"),
+        ({**NEAR_TIE, "scoring_func": "sigmoid"}, "needs router_type top_k or top_p, scoring_func softmax"),
+        ({**NEAR_TIE, "balance_bias": True}, "no balance_bias and no groups"),
+        ({**NEAR_TIE, "num_experts": 4, "n_group": 2}, "no balance_bias and no groups"),
+        ({**NEAR_TIE, "norm_topk_prob": False}, "nulls too; set norm_topk_prob=True"),
+        ({**NEAR_TIE, "num_experts_per_tok": 1}, "nulls too; set norm_topk_prob=True"),
+        ({**NEAR_TIE, "null_experts_keep_mass": False}, "null_experts_keep_mass=True"),
+        ({**NEAR_TIE, "router_gradient": "sparsemixer"}, "router_gradient is 'sparsemixer', set it to 'plain'"),
+        ({"sparsemixer_epsilon": -0.01}, "sparsemixer_epsilon is -0.01; it cannot be negative"),
         ({"modality_routing": "isolated", "expert_groups": {"smell": [0, 1]}}, "Unknown modality 'smell'"),
         ({"modality_routing": "isolated", "expert_groups": {"image": [0, 9]}}, "goes beyond the 5 experts"),
         ({"expert_groups": {"image": [0, 1]}}, "needs modality_routing='isolated'"),
@@ -170,7 +182,7 @@ def test_top_k_reads_in_one_pass_and_enters_no_override() -> None:
     order = [source.index(f"self.{step}(") for step in steps]
     assert order == sorted(order)
     assert len(source.splitlines()) <= 40
-    kinds = {*ROUTERS.values(), SparseMixerRouter, PreparedInput, LimitedCapacity, JointWeighing}
+    kinds = {*ROUTERS.values(), SparseMixerRouter, PreparedInput, LimitedCapacity, JointWeighing, NearTieWeights}
     for kind in kinds - {TopKRouter}:
         assert not set(steps) & vars(kind).keys(), kind
 

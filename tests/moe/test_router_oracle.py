@@ -57,6 +57,15 @@ ROUTERS: dict[str, dict[str, Any]] = {
         "router_top_p": 0.3,
         "min_experts_per_tok": 2,
     },
+    "near_tie": {"num_experts_per_tok": 3, "combine_weights": "near_tie", "sparsemixer_epsilon": 0.1},
+    "near_tie_top_p": {
+        "router_type": "top_p",
+        "num_experts_per_tok": 5,
+        "router_top_p": 0.7,
+        "combine_weights": "near_tie",
+        "routed_scaling_factor": 1.5,
+        "sparsemixer_epsilon": 0.3,
+    },
     "hash": {"router_type": "hash", "num_experts_per_tok": 1},
 }
 NULLS: list[dict[str, Any]] = [
@@ -90,6 +99,8 @@ def is_legal(name: str, mode: str, options: dict[str, Any]) -> bool:
         return False  # there are no logits to change
     if not options.get("null_experts_keep_mass", True) and not options["norm_topk_prob"]:
         return False  # the mass of nulls goes to the others by renormalising
+    if "combine_weights" in fields and not (options["norm_topk_prob"] and options.get("null_experts_keep_mass", True)):
+        return False  # the published weights sum to 1, nulls and all
     return "shared_expert_weighting" not in options or (kind != "hash" and fields.get("scoring_func") != "sigmoid")
 
 
@@ -159,7 +170,7 @@ def test_expert_choice_loads_experts_alike() -> None:
 # R10 -----------------------------------------------------------------------------------------------------------------
 
 
-WITH_CAPACITY = ("top_1", "top_k", "deepseek", "top_p", "hierarchical", "with_nulls")
+WITH_CAPACITY = ("top_1", "top_k", "deepseek", "top_p", "hierarchical", "near_tie_top_p", "with_nulls")
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,7 @@ GROUPS = {
 }
 FAMILIES = {
     "top-p with nulls": {"router_type": "top_p", "num_null_experts": 1},
+    "weights by near ties": {"router_type": "top_p", "num_null_experts": 1, "combine_weights": "near_tie"},
     "noise": {"router_type": "noisy_top_k"},
     "expert choice": {"router_type": "expert_choice"},
     "soft": {"router_type": "soft"},

@@ -10,6 +10,7 @@ from .moe_checks import check_moe
 ExpertType = Literal["mlp", "lora", "latent"]
 RouterType = Literal["top_k", "noisy_top_k", "top_p", "hierarchical", "hash", "expert_choice", "soft"]
 ScoringFunction = Literal["softmax", "sigmoid"]
+CombineWeights = Literal["scores", "near_tie"]
 RouterGradient = Literal["plain", "straight_through", "sparsemixer", "dense"]
 CapacityPriority = Literal["probability", "position"]
 SharedExpertWeighting = Literal["one", "sigmoid", "router"]
@@ -71,6 +72,11 @@ class MoEConfig(CheckedConfig):
         scoring_func: What makes scores of router logits: `softmax`, or `sigmoid` for each expert apart (DeepSeek-V3).
         norm_topk_prob: Renormalise the weights of the chosen experts to a sum of 1. None: if K > 1 and the tokens
             choose; the one weight of K = 1 would be 1, and the router would get no gradient from the language loss.
+        combine_weights: What weighs the chosen experts: their `scores`, or `near_tie`: each choice's softmax over the
+            targets alone that come within twice `sparsemixer_epsilon` of its logit and were not chosen before it,
+            renormalised. For checkpoints of Uni-MoE-2.0 (arXiv 2511.12609), DCMoE and UniMoE-Audio, whose code weighs
+            so. Not for a new model: with random normal logits of 5 targets, 96 to 97 % of the tokens get exactly 1 / K
+            for each of their K experts, and through such weights the router learns nothing.
         routed_scaling_factor: Factor of the combine weights.
         balance_bias: Add a bias to the scores for the choice of experts, not for their weights, and move it against
             uneven loads during training (auxiliary-loss-free, Wang et al. 2024, arXiv 2408.15664).
@@ -89,7 +95,8 @@ class MoEConfig(CheckedConfig):
             chosen experts. `straight_through`: as if the weights were their scores before renormalisation.
             `sparsemixer`: sampled experts and a mid-point estimate (GRIN, arXiv 2409.12136). `dense`: through what
             every expert would have answered (DenseMixer).
-        sparsemixer_epsilon: Experts are sampled among those within twice this relative gap of the largest logit.
+        sparsemixer_epsilon: `sparsemixer` samples experts among those within twice this relative gap of the largest
+            logit, and `near_tie` weighs by them. Uni-MoE-2.0 calls it `router_jitter_noise`.
 
     The modality axis:
         modality_routing: `shared`: one router, blind to the modality. `bias`: a learned bias for each modality and
@@ -143,6 +150,7 @@ class MoEConfig(CheckedConfig):
     router_type: RouterType = "top_k"
     scoring_func: ScoringFunction = "softmax"
     norm_topk_prob: bool | None = None
+    combine_weights: CombineWeights = "scores"
     routed_scaling_factor: float | int = 1.0
     balance_bias: bool = False
     balance_bias_update_rate: float = 0.001

@@ -21,7 +21,7 @@ def check_moe(config: "MoEConfig", *, router_losses: Sequence[str]) -> Checks:
     Yields:
         Whether a check holds, and what is wrong if it does not.
     """
-    for check in (_check_experts, _check_layers, _check_choice, _check_gradient, _check_groups):
+    for check in (_check_experts, _check_layers, _check_choice, _check_weights, _check_gradient, _check_groups):
         yield from check(config)
     yield from _check_losses(config, router_losses)
 
@@ -111,6 +111,31 @@ def _check_choice(config: "MoEConfig") -> Checks:
     yield (
         0 <= config.router_jitter_noise < 1,
         f"router_jitter_noise is {config.router_jitter_noise}; it lies in [0, 1).",
+    )
+
+
+def _check_weights(config: "MoEConfig") -> Checks:
+    epsilon = config.sparsemixer_epsilon
+    yield epsilon >= 0, f"sparsemixer_epsilon is {epsilon}; it cannot be negative."
+    if config.combine_weights == "scores":
+        return
+    given = f"combine_weights={config.combine_weights!r}"
+    yield (
+        config.router_type in ("top_k", "top_p")
+        and config.scoring_func == "softmax"
+        and not config.balance_bias
+        and config.n_group == 1,
+        f"{given} compares the logits that experts are chosen by: it needs router_type top_k or top_p, scoring_func "
+        "softmax, no balance_bias and no groups.",
+    )
+    yield (
+        bool(config.norm_topk_prob) and config.null_experts_keep_mass,
+        f"{given} renormalises over all choices, nulls too; set norm_topk_prob=True and null_experts_keep_mass=True.",
+    )
+    yield (
+        config.router_gradient == "plain",
+        f"{given} has no other gradient than that of its weights; router_gradient is {config.router_gradient!r}, set "
+        "it to 'plain'.",
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from ...configuration_unimoe import UniMoETextConfig
-from .features import JointWeighing, LimitedCapacity, PreparedInput
+from .features import JointWeighing, LimitedCapacity, NearTieWeights, PreparedInput
 from .router import Router, permitted_targets
 from .sets import ExpertChoiceRouter, TopPRouter
 from .top_k import HashRouter, HierarchicalRouter, NoisyTopKRouter, SparseMixerRouter, TopKRouter
@@ -33,6 +33,7 @@ def build_router(config: UniMoETextConfig) -> Router:
         PreparedInput: bool(config.router_jitter_noise) or config.router_modality_projection,
         LimitedCapacity: config.capacity_factor is not None,
         JointWeighing: config.shared_expert_weighting == "router",
+        NearTieWeights: config.combine_weights == "near_tie",
     }
     features = tuple(feature for feature, is_wanted in wanted.items() if is_wanted)
     return _combine(*features, kind)(config) if features else kind(config)  # type: ignore[arg-type]

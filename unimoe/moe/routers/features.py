@@ -1,4 +1,5 @@
-"""What few routers do besides: change what they see, weigh shared experts jointly, and limit the tokens of an expert.
+"""What few routers do besides: change what they see, weigh by near ties, weigh shared experts jointly, and limit the
+tokens of an expert.
 
 Each is a class that stands in front of a kind of router and calls its `forward`; `build` puts them together. Shapes as
 in `router`: T tokens, D hidden size, E experts, N null experts, K experts per token, n shared experts.
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers.utils.generic import maybe_autocast
 
 from .router import Router, RouterOutput, RoutingContext, of_modality, precise
-from .selection import fair_load, within_capacity
+from .selection import fair_load, near_tie_weights, within_capacity
 
 
 class PreparedInput(Router):
@@ -31,6 +32,22 @@ class PreparedInput(Router):
             top_k_weights=output.top_k_weights.to(hidden_states.dtype),
             shared_weights=None if shared is None else shared.to(hidden_states.dtype),
         )
+
+
+class NearTieWeights(Router):
+    """Weigh each choice against what nearly ties with it, not against the other choices (Uni-MoE-2.0's code).
+
+    Hardly any two logits tie, so most tokens give all their choices the same weight, which teaches the router nothing.
+    """
+
+    def forward(self, hidden_states: Tensor, context: RoutingContext) -> RouterOutput:
+        """Choose experts for tokens of shape (T, D), and weigh them anew."""
+        output = super().forward(hidden_states, context)
+        logits, record = output.router_logits, output.record
+        with maybe_autocast(hidden_states.device.type, enabled=False):
+            weights = near_tie_weights(logits, record.targets, epsilon=self.config.sparsemixer_epsilon)
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-6) * self.config.routed_scaling_factor
+            return self.output(hidden_states.dtype, logits, record.router_probs, record.targets, weights)
 
 
 class JointWeighing(Router):
@@ -75,4 +92,4 @@ class LimitedCapacity(Router):
         )
 
 
-__all__ = ["JointWeighing", "LimitedCapacity", "PreparedInput"]
+__all__ = ["JointWeighing", "LimitedCapacity", "NearTieWeights", "PreparedInput"]

@@ -1,9 +1,11 @@
-"""Which experts a token may and does get: limits by group, probability mass, capacity, and experts that choose.
+"""Which experts a token may and does get: limits by group, probability mass, capacity, and experts that choose; and
+weights by near ties.
 
 Pure functions. T tokens, E experts (or router targets).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -38,6 +40,32 @@ def smallest_prefix(ordered: Tensor, mass: float) -> Tensor:
     if mass >= 1:
         return torch.full(ordered.shape[:-1], number, device=ordered.device)
     return (1 + (ordered.cumsum(dim=-1) < mass).sum(dim=-1)).clamp(max=number)
+
+
+def near_tie_weights(logits: Tensor, targets: Tensor, *, epsilon: float) -> Tensor:
+    """Weigh each choice by its softmax over those alone that nearly tie with it and were not chosen before it.
+
+    Code of Uni-MoE-2.0 (arXiv 2511.12609) in evaluation: with z of the choice and z_i of another target, that one
+    nearly ties if (z - z_i) / max(|z|, |z_i|) is at most twice epsilon.
+
+    Args:
+        logits: (T, E); -inf where a target is closed.
+        targets: Choices in descending order of their logits, (T, K); E where nothing was chosen.
+        epsilon: Half the relative gap.
+
+    Returns:
+        (T, K), not renormalised: 1 where nothing comes near a choice, 0 where nothing was chosen.
+    """
+    weights, left = [], F.pad(logits, (0, 1), value=float("-inf"))  # (T, E+1)
+    for target in targets.split(1, dim=-1):
+        own = left.gather(-1, target)  # (T, 1)
+        with torch.no_grad():  # 0 / 0 is no gap: equal logits tie
+            gap = (own - left) / torch.maximum(own.abs(), left.abs())
+        chosen = ~own.isneginf()
+        near = torch.where(chosen, left.masked_fill(gap > 2 * epsilon, float("-inf")), 0.0)
+        weights.append(near.softmax(dim=-1).gather(-1, target) * chosen)
+        left = left.scatter(-1, target, float("-inf"))
+    return torch.cat(weights, dim=-1)
 
 
 def fair_load(is_open: Tensor, experts_per_token: int) -> Tensor:
@@ -96,4 +124,4 @@ def _round_up(capacity: Tensor) -> Tensor:
     return (capacity - 1e-6).ceil()  # a sum of thirds must not become one token more
 
 
-__all__ = ["expert_choice", "fair_load", "limit_to_groups", "smallest_prefix", "within_capacity"]
+__all__ = ["expert_choice", "fair_load", "limit_to_groups", "near_tie_weights", "smallest_prefix", "within_capacity"]
