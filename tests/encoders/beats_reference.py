@@ -45,7 +45,7 @@ def patches(spectrogram: np.ndarray, weights: dict[str, np.ndarray], config: Any
     size = config.patch_size
     kernel = weights["patch_embedding.weight"]
     found = []
-    for top in range(0, spectrogram.shape[0], size):
+    for top in range(0, spectrogram.shape[0] - size + 1, size):
         for left in range(0, spectrogram.shape[1], size):
             square = spectrogram[top : top + size, left : left + size]
             row = np.array([float((k[0] * square).sum()) for k in kernel])
@@ -89,10 +89,23 @@ def add_positions(rows: list[np.ndarray], weights: dict[str, np.ndarray], config
     return result
 
 
+def padding(real: int, samples: int, frames: int, length: int) -> list[bool]:
+    """Which of `length` patches of a window are padding, where its first `real` samples are sound.
+
+    As the published code has it: samples are dealt out to frames and frames to patches, evenly, in order, a rest is
+    left over; what got padding alone is padding.
+    """
+    is_padding = [sample >= real for sample in range(samples)]
+    for parts in (frames, length):
+        share = len(is_padding) // parts
+        is_padding = [all(is_padding[part * share : (part + 1) * share]) for part in range(parts)]
+    return is_padding
+
+
 def attend(
-    rows: list[np.ndarray], weights: dict[str, np.ndarray], layer: str, config: Any
+    rows: list[np.ndarray], weights: dict[str, np.ndarray], layer: str, config: Any, padded: list[bool]
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """softmax(q k / sqrt(d) + r) v, r = d + update * d + (1 - update) * s * reset * d (WavLM)."""
+    """softmax(q k / sqrt(d) + r) v, r = d + update * d + (1 - update) * s * reset * d (WavLM); no key is padding."""
     heads, length = config.num_attention_heads, len(rows)
     width = config.hidden_size // heads
     queries, keys, values = (
@@ -116,7 +129,8 @@ def attend(
                 d = float(table[bucket(i, j, config.num_buckets, config.max_bucket_distance), head])
                 r = d + update * d + (1 - update) * scale * reset * d
                 scores.append(float(query @ keys[j][part]) / math.sqrt(width) + r)
-            exponents = [math.exp(score - max(scores)) for score in scores]
+            best = max(score for score, out in zip(scores, padded, strict=True) if not out)
+            exponents = [0.0 if out else math.exp(score - best) for score, out in zip(scores, padded, strict=True)]
             for j in range(length):
                 probabilities[head, i, j] = exponents[j] / sum(exponents)
                 joined[i][part] += probabilities[head, i, j] * values[j][part]
@@ -124,15 +138,21 @@ def attend(
 
 
 def encode(
-    spectrogram: np.ndarray, weights: dict[str, np.ndarray], config: Any
+    spectrogram: np.ndarray, weights: dict[str, np.ndarray], config: Any, padded: list[bool] | None = None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Hidden states (L, D) before the first and after every layer, and attention weights (H, L, L), of one window."""
+    """Hidden states (L, D) before the first and after every layer, and attention weights (H, L, L), of one window.
+
+    Patches that are `padded` count as zeros for positions, and nothing attends to them.
+    """
     scale = (2 * config.num_hidden_layers) ** 0.25
-    rows = add_positions(patches(spectrogram, weights, config), weights, config)
+    rows = patches(spectrogram, weights, config)
+    padded = padded or [False] * len(rows)
+    rows = [row * 0 if out else row for row, out in zip(rows, padded, strict=True)]
+    rows = add_positions(rows, weights, config)
     states, attentions = [np.stack(rows)], []
     for index in range(config.num_hidden_layers):
         layer = f"encoder.layers.{index}"
-        attended, probabilities = attend(rows, weights, layer, config)
+        attended, probabilities = attend(rows, weights, layer, config, padded)
         result = []
         for row, added in zip(rows, attended, strict=True):
             row = normalise(

@@ -43,7 +43,7 @@ _RENAMED = {
 _SHARED_BIAS = "self_attn.relative_attention_bias.weight"
 
 
-def load_beats_checkpoint(path: str | Path, *, max_length: int = 1024) -> BeatsModel:
+def load_beats_checkpoint(path: str | Path, *, max_length: int = 1024, mask_padding: bool = False) -> BeatsModel:
     """Load a published BEATs checkpoint, with or without the classifier of fine-tuning, which is left out.
 
     The layout is that of https://github.com/microsoft/unilm/tree/master/beats. Loading is unverified on a published
@@ -53,6 +53,7 @@ def load_beats_checkpoint(path: str | Path, *, max_length: int = 1024) -> BeatsM
     Args:
         path: The `.pt` file.
         max_length: Frames of a window, 10 ms each, of the configuration.
+        mask_padding: As in the configuration.
 
     Returns:
         The model in evaluation mode. With `BeatsFeatureExtractor(max_length=...)` saved beside it, the folder that
@@ -77,7 +78,7 @@ def load_beats_checkpoint(path: str | Path, *, max_length: int = 1024) -> BeatsM
         raise ValueError(f"{path}: cfg lacks {', '.join(absent)}.")
     fields = {ours: cfg[theirs] for theirs, ours in _FIELDS.items()}
     try:
-        model = BeatsModel(UniMoEBeatsConfig(**fields, max_length=max_length))
+        model = BeatsModel(UniMoEBeatsConfig(**fields, max_length=max_length, mask_padding=mask_padding))
         model.load_state_dict(_weights(saved["model"], path))
     except UniMoEError as error:
         raise UniMoEError(str(path), str(error)) from error

@@ -12,7 +12,7 @@ from .limits import Limits
 from .naming import find_medium
 from .pictures import is_picture, load_picture, picture_size
 from .resampling import resampled_length
-from .sounds import cut_windows, load_clip_sound, load_sound, sound_length, window_samples
+from .sounds import count_windows, cut_windows, load_clip_sound, load_sound, sound_length, window_samples
 
 __all__ = [
     "CachedMedium",
@@ -21,6 +21,7 @@ __all__ = [
     "Limits",
     "Measures",
     "clip_times",
+    "count_windows",
     "cut_windows",
     "find_medium",
     "is_picture",

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MediaError
+from ..errors import LimitError, MediaError
 from .animations import is_animation
 from .clips import is_frames
 from .files import as_numpy, is_array, open_file, placed
@@ -146,13 +146,36 @@ def window_samples(extractor: Any) -> int:
     )
 
 
-def cut_windows(samples: np.ndarray, *, window: int, sampling_rate: int) -> list[np.ndarray]:
+def count_windows(samples: int, extractor: Any, *, where: str) -> int:
+    """Count the windows of a feature extractor that a sound of so many samples at its rate fills.
+
+    Args:
+        samples: Of the sound.
+        extractor: Its window is that of `window_samples`; its `max_windows`, if it has any, the most that one fills.
+        where: Name of the sound in error messages.
+
+    Raises:
+        LimitError: If the sound is longer than `max_windows`.
+    """
+    window = window_samples(extractor)
+    windows = -(-samples // window)
+    if (most := getattr(extractor, "max_windows", None)) is not None and windows > most:
+        raise LimitError(
+            where,
+            f"the sound fills {windows} windows of {window / extractor.sampling_rate:g} s, and max_windows of "
+            f"{type(extractor).__name__} is {most}.",
+            "Cut the sound into several, or raise max_windows.",
+        )
+    return windows
+
+
+def cut_windows(samples: np.ndarray, *, window: int, sampling_rate: int | None = None) -> list[np.ndarray]:
     """Cut a sound (n,) into ceil(n / window) windows of at most `window` samples; nothing is dropped.
 
-    A last window shorter than `MINIMUM_SECONDS` at `sampling_rate` (Hz) is padded to it.
+    A last window shorter than `MINIMUM_SECONDS` at `sampling_rate` (Hz) is padded to it; None: it stays as it is.
     """
     pieces = [samples[start : start + window] for start in range(0, len(samples), window)]
-    missing = round(MINIMUM_SECONDS * sampling_rate) - len(pieces[-1])
+    missing = 0 if sampling_rate is None else round(MINIMUM_SECONDS * sampling_rate) - len(pieces[-1])
     if missing > 0:
         pieces[-1] = np.pad(pieces[-1], (0, missing))
     return pieces
@@ -249,6 +272,7 @@ def _from_integers(samples: np.ndarray, where: str) -> np.ndarray:
 
 
 __all__ = [
+    "count_windows",
     "cut_windows",
     "is_decoded_sound",
     "load_clip_sound",

@@ -73,7 +73,7 @@ class TokenCounter:
         """
         units = self.units
         if isinstance(medium, CachedMedium) and medium.medium is None:
-            return units.block(modality, medium.measures)
+            return units.block(modality, medium.measures, where)
         if modality is Modality.IMAGE:  # without tiles every size gives the same block, but the file must be a picture
             return units.picture_block(picture_size(medium, where=where, limits=units.limits))
         if modality is not Modality.VIDEO:
@@ -81,13 +81,13 @@ class TokenCounter:
             samples = sound_length(
                 medium, sampling_rate=rate, array_sampling_rate=units.sampling_rate, where=where, limits=units.limits
             )
-            return units.sound_block(modality, samples)
+            return units.sound_block(modality, samples, where)
         times, samples = clip_times(medium, sampling=units.sampling, where=where, limits=units.limits), 0
         if units.layout.video_sound is not None:
             rate = units.extractors[Modality.from_key(units.layout.video_sound)].sampling_rate
             sound = load_clip_sound(medium, sampling_rate=rate, where=where, limits=units.limits)
             samples = 0 if sound is None else len(sound)
-        return units.clip_block(times, samples)
+        return units.clip_block(times, samples, where=where)
 
 
 __all__ = ["TokenCounter"]

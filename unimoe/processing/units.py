@@ -21,6 +21,7 @@ from ..media import (
     FrameSampling,
     Limits,
     Measures,
+    count_windows,
     cut_windows,
     load_clip,
     load_clip_sound,
@@ -83,7 +84,7 @@ class UnitCollector:
         Raises:
             ValueError: If it cannot be loaded, or was encoded as other units than the layout makes of it.
         """
-        block = self.block(modality, self.load(modality, medium, where))
+        block = self.block(modality, self.load(modality, medium, where), where)
         if isinstance(medium, CachedMedium):
             self._check_encoded(medium, block, where)
         return block
@@ -101,15 +102,19 @@ class UnitCollector:
             return medium.measures
         if modality is Modality.IMAGE:
             return self._keep_picture(load_picture(medium, where=where, limits=self.limits))
-        return Measures(samples=self._keep_windows(modality, self._load_sound(modality, medium, where)))
+        return Measures(samples=self._keep_windows(modality, self._load_sound(modality, medium, where), where))
 
-    def block(self, modality: Modality, measures: Measures) -> Block:
-        """Say what stands for a medium with these measures."""
+    def block(self, modality: Modality, measures: Measures, where: str) -> Block:
+        """Say what stands for a medium with these measures; `where` is its place, for errors.
+
+        Raises:
+            LimitError: If it is longer than its extractor takes.
+        """
         if modality is Modality.IMAGE:
             return self.picture_block(measures.size)
         if modality is Modality.VIDEO:
-            return self.clip_block(measures.times, measures.samples)
-        return self.sound_block(modality, measures.samples)
+            return self.clip_block(measures.times, measures.samples, where=where)
+        return self.sound_block(modality, measures.samples, where)
 
     def picture_block(self, size: tuple[int, int]) -> Block:
         """Say what stands for a picture of this width and height (pixels)."""
@@ -119,13 +124,15 @@ class UnitCollector:
             offsets = np.concatenate([offsets, picture_offsets(grid, tiles) + offsets.max() + 1], axis=1)
         return Block(str(Modality.IMAGE.token) * offsets.shape[1], offsets)
 
-    def sound_block(self, modality: Modality, samples: int) -> Block:
-        """Say what stands for a sound of so many samples at its extractor's rate."""
-        track = self._sound_track(modality, samples)
+    def sound_block(self, modality: Modality, samples: int, where: str) -> Block:
+        """Say what stands for a sound of so many samples at its extractor's rate; as `block`."""
+        track = self._sound_track(modality, samples, where)
         return Block(_text([track], np.arange(track.times.size)), track.offsets)
 
-    def clip_block(self, frame_times: np.ndarray, sound_samples: int = 0) -> Block:
-        """Say what stands for a clip with frames at these times (s) and a track of so many samples, 0 for none."""
+    def clip_block(self, frame_times: np.ndarray, sound_samples: int = 0, *, where: str) -> Block:
+        """Say what stands for a clip with frames at these times (s) and a track of so many samples, 0 for none; as
+        `block`.
+        """
         layout, stride = self.layout, self.layout.video_temporal_stride
         times = frame_times.reshape(-1, stride).mean(axis=1)  # of each unit, s
         grid = layout.grids["video"]
@@ -134,7 +141,7 @@ class UnitCollector:
         offsets = clip_offsets(times, grid, layout.positions_per_second)
         tracks = [_Track(Modality.VIDEO, times.repeat(tokens), offsets, marks if layout.video_timestamps else {})]
         if layout.video_sound is not None and sound_samples:
-            tracks.append(self._sound_track(Modality.from_key(layout.video_sound), sound_samples))
+            tracks.append(self._sound_track(Modality.from_key(layout.video_sound), sound_samples, where))
         return _interleave(tracks, layout.video_chunk_seconds)
 
     def tiles(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -237,7 +244,7 @@ class UnitCollector:
             raise ValueError(f"{where}: was encoded without its sound. Encode it with video_sound={modality.key!r}.")
         rate = self.extractors[modality].sampling_rate
         sound = load_clip_sound(clip.medium, sampling_rate=rate, where=where, limits=self.limits)
-        return 0 if sound is None else self._keep_windows(modality, sound)
+        return 0 if sound is None else self._keep_windows(modality, sound, where)
 
     def _load_sound(self, modality: Modality, medium: Any, where: str) -> np.ndarray:
         rate = self.extractors[modality].sampling_rate
@@ -245,19 +252,23 @@ class UnitCollector:
             medium, sampling_rate=rate, array_sampling_rate=self.sampling_rate, where=where, limits=self.limits
         )
 
-    def _keep_windows(self, modality: Modality, sound: np.ndarray) -> int:
+    def _keep_windows(self, modality: Modality, sound: np.ndarray, where: str) -> int:
         extractor = self.extractors[modality]
+        count_windows(len(sound), extractor, where=where)
+        fills_windows = getattr(extractor, "n_samples", None)  # whatever is left of a sound
         self._windows[modality] += cut_windows(
-            sound, window=window_samples(extractor), sampling_rate=extractor.sampling_rate
+            sound,
+            window=window_samples(extractor),
+            sampling_rate=None if fills_windows else extractor.sampling_rate,
         )
         return len(sound)
 
-    def _sound_track(self, modality: Modality, samples: int) -> _Track:
+    def _sound_track(self, modality: Modality, samples: int, where: str) -> _Track:
         extractor, grid = self.extractors[modality], self.layout.grids[modality.key]
         axis = self.layout.time_axes.get(modality.key, "columns")
-        window = window_samples(extractor)
-        seconds = window / extractor.sampling_rate
-        times = sound_times(-(-samples // window), grid, seconds=seconds, time_axis=axis)
+        seconds = window_samples(extractor) / extractor.sampling_rate
+        windows = count_windows(samples, extractor, where=where)
+        times = sound_times(windows, grid, seconds=seconds, time_axis=axis)
         offsets = sound_offsets(times, self.layout.positions_per_second)
         if axis == "columns" and grid[0] > 1:  # time starts anew in each row: a window stays in one piece
             times = np.floor(times / seconds) * seconds

@@ -133,11 +133,12 @@ class Collator:
             owners = torch.arange(len(samples)).repeat_interleave(tokens)  # row of each window, (N,)
             extractor = getattr(self.processor, str(modality.extractor_name))
             bins = getattr(extractor, "num_mel_bins", None) or extractor.feature_size
+            is_time_first = features.shape[-1] in (bins, bins + 1)  # BEATs may have a band more, which tells padding
             mask_windows(
-                features,
+                features[..., :bins] if is_time_first else features,
                 [configs[owner] for owner in owners],
                 [samples[owner].generator for owner in owners],
-                time_axis=0 if features.shape[-1] == bins else 1,
+                time_axis=0 if is_time_first else 1,
             )
 
 

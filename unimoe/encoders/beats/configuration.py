@@ -12,6 +12,10 @@ class UniMoEBeatsConfig(CheckedConfig):
 
     Args:
         max_length: Spectrogram frames of one window, 10 ms each. A multiple of patch_size, as is num_mel_bins.
+        mask_padding: Read from a last band which frames are padding (`BeatsFeatureExtractor` with `n_samples` makes
+            it), and leave patches of padding out of what positions and attention see. Frames behind the last whole
+            patch are not read then, so max_length may be any number. It exists for the released weights of Uni-MoE
+            v1; nobody should choose it for a new model.
         patch_embedding_size: Width of a patch before it is projected to hidden_size.
         num_conv_pos_embeddings, num_conv_pos_embedding_groups: Kernel and groups of the convolution over positions.
         num_buckets, max_bucket_distance: Of the relative position bias; farther patches share the last bucket.
@@ -20,6 +24,7 @@ class UniMoEBeatsConfig(CheckedConfig):
     model_type = "unimoe_beats"
 
     max_length: int = 1024
+    mask_padding: bool = False
     num_mel_bins: int = 128
     patch_size: int = 16
     patch_embedding_size: int = 512
@@ -47,13 +52,19 @@ class UniMoEBeatsConfig(CheckedConfig):
         """
         require(self.patch_size >= 1, f"patch_size is {self.patch_size}; it counts frames and bins, at least 1.")
         for name, divisor in (
-            ("max_length", "patch_size"),
+            *(() if self.mask_padding else (("max_length", "patch_size"),)),
             ("num_mel_bins", "patch_size"),
             ("hidden_size", "num_attention_heads"),
             ("hidden_size", "num_conv_pos_embedding_groups"),
         ):
             value, part = getattr(self, name), getattr(self, divisor)
             require(value % part == 0, f"{name} ({value}) must be a multiple of {divisor} ({part}).")
+        patches = (self.max_length // self.patch_size) * (self.num_mel_bins // self.patch_size)
+        require(
+            not self.mask_padding or 0 < patches <= self.max_length,
+            f"mask_padding: {self.max_length} frames (max_length) make {patches} patches, and there is to be one at "
+            "least and no more than frames. Take a larger max_length, or fewer num_mel_bins.",
+        )
         # A quarter of the buckets holds one distance each; the logarithms of the others need farther ones.
         near = self.num_buckets // 4
         require(

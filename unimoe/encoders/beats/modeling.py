@@ -48,8 +48,13 @@ class BeatsAttention(nn.Module):
         if layer_idx == 0:  # all layers share it
             self.relative_attention_bias = nn.Embedding(config.num_buckets, config.num_attention_heads)
 
-    def forward(self, hidden_states: Tensor, position_bias: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map (N, L, D) with a bias (H, L, L) to (N, L, D) and, in the eager implementation, weights (N, H, L, L)."""
+    def forward(
+        self, hidden_states: Tensor, position_bias: Tensor, is_padding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map (N, L, D) with a bias (H, L, L) to (N, L, D) and, in the eager implementation, weights (N, H, L, L).
+
+        No patch attends to those that are padding (N, L).
+        """
         query, key, value = (
             project(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (N, H, L, head_dim)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -59,6 +64,8 @@ class BeatsAttention(nn.Module):
         )
         dropout = self.config.attention_dropout if self.training else 0.0
         bias = self.gates(query) * position_bias  # (N, H, L, L)
+        if is_padding is not None:
+            bias = bias.masked_fill(is_padding[:, None, None], torch.finfo(bias.dtype).min)
         output, weights = attend(self, query, key, value, bias, dropout=dropout, scaling=self.scaling)
         return self.out_proj(output.flatten(2)), weights
 
@@ -86,9 +93,9 @@ class BeatsLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.dropout)
         self.activation_dropout = nn.Dropout(config.activation_dropout)
 
-    def forward(self, hidden_states: Tensor, position_bias: Tensor) -> Tensor:
-        """Map (N, L, D) with a bias (H, L, L) to (N, L, D)."""
-        attended = self.dropout(self.self_attn(hidden_states, position_bias)[0])
+    def forward(self, hidden_states: Tensor, position_bias: Tensor, is_padding: Tensor | None = None) -> Tensor:
+        """Map (N, L, D) with a bias (H, L, L), and patches (N, L) that are padding, to (N, L, D)."""
+        attended = self.dropout(self.self_attn(hidden_states, position_bias, is_padding)[0])
         hidden_states = self.self_attn_layer_norm(hidden_states * self.residual_scale + attended)
         inner = self.activation_dropout(self.act_fn(self.fc1(hidden_states)))
         outer = self.dropout(self.fc2(inner))
@@ -114,15 +121,17 @@ class BeatsEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(BeatsLayer(config, index) for index in range(config.num_hidden_layers))
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Map (N, L, D) to (N, L, D)."""
+    def forward(self, patches: Tensor, is_padding: Tensor | None = None) -> Tensor:
+        """Map (N, L, D), of which some patches (N, L) are padding, to (N, L, D)."""
         length = patches.shape[1]
+        if is_padding is not None:
+            patches = patches.masked_fill(is_padding[..., None], 0.0)
         positions = self.pos_conv(patches.transpose(1, 2))[..., :length]  # an even kernel gives one too many
         hidden_states = patches + nn.functional.gelu(positions).transpose(1, 2)
         hidden_states = self.dropout(self.layer_norm(hidden_states))
         bias = self.position_bias(length, patches.device)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, bias)
+            hidden_states = layer(hidden_states, bias, is_padding)
         return hidden_states
 
     def position_bias(self, length: int, device: torch.device) -> Tensor:
@@ -151,11 +160,22 @@ def distance_buckets(distance: Tensor, *, num_buckets: int, max_distance: int) -
     return bucket + (distance > 0) * half
 
 
+def padded_patches(is_padding: Tensor, length: int) -> Tensor:
+    """Find which of `length` patches are padding (N, length), by which frames are (N, F).
+
+    As the authors' code does: neighbouring patches share the frames out evenly, whatever their bands, so that of a row
+    in which the sound ends the lower bands count as sound and the upper ones as padding.
+    """
+    frames = is_padding.shape[1] // length
+    return is_padding[:, : length * frames].unflatten(1, (length, frames)).all(-1)
+
+
 class BeatsModel(PreTrainedModel):
     """Spectrogram windows in, one token for each patch out; time runs along the rows of the patches.
 
     Departures from the authors' code, none of which changes what a checkpoint computes: new weights are drawn from one
-    normal distribution, not scaled as in DeepNet; no layer is dropped in training; all patches are attended to.
+    normal distribution, not scaled as in DeepNet; no layer is dropped in training; all patches are attended to, unless
+    `mask_padding` says otherwise.
     """
 
     config: UniMoEBeatsConfig
@@ -191,16 +211,27 @@ class BeatsModel(PreTrainedModel):
         """Encode windows.
 
         Args:
-            input_values: What `BeatsFeatureExtractor` returns, (N, F, mel bins).
+            input_values: What `BeatsFeatureExtractor` returns, (N, F, mel bins), with `mask_padding` a band more.
             **kwargs: `output_hidden_states`, `output_attentions`, and what attention implementations take.
 
         Returns:
             `last_hidden_state` (N, F / patch_size * mel bins / patch_size, D), row by row; on request `hidden_states`
             and `attentions`.
+
+        Raises:
+            ValueError: If the bands are no whole number of patches.
         """
-        patches = self.patch_embedding(input_values[:, None])  # (N, C, rows in time, columns in frequency)
+        masks, size = self.config.mask_padding, self.config.patch_size
+        bins = input_values.shape[-1] - masks
+        if bins % size:
+            raise ValueError(
+                f"BEATs got {bins + masks} bands, but reads a multiple of {size} (patch_size){' and one' * masks}: "
+                f"mask_padding is {masks}. Take a BeatsFeatureExtractor with{'' if masks else 'out'} n_samples."
+            )
+        patches = self.patch_embedding(input_values[:, None, :, :bins])  # (N, C, rows in time, columns in frequency)
         patches = self.layer_norm(patches.flatten(2).transpose(1, 2))  # (N, L, C)
-        return BaseModelOutput(last_hidden_state=self.encoder(self.post_extract_proj(patches)))
+        is_padding = padded_patches(input_values[..., bins] == 0, patches.shape[1]) if masks else None
+        return BaseModelOutput(last_hidden_state=self.encoder(self.post_extract_proj(patches), is_padding))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
