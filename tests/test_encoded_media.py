@@ -21,6 +21,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "tiles and timestamps": {"image_max_tiles": 4, "video_timestamps": True},
     "omni": {"position_type": "omni", "image_max_tiles": 2},
+    "grids": {"position_type": "omni", "image_grids": [[1, 1], [2, 2]]},
     "omni, sound of clips": {"position_type": "omni", "video_sound": "speech", "video_frame_rate": 1.0},
 }
 Chat = list[dict[str, Any]]

@@ -30,6 +30,7 @@ from unimoe.media import load_picture, load_sound, picture_size, resampled_lengt
 LAYOUTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "tiles": {"image_max_tiles": 4},
+    "grids": {"image_grids": [[1, 1], [1, 2], [2, 1]]},
     "omni": {"position_type": "omni"},
     "timestamps": {"video_timestamps": True, "video_frame_rate": 2.0},
     "sound of clips": {"video_sound": "speech", "video_timestamps": True, "video_chunk_seconds": 1.0},

@@ -12,7 +12,7 @@ from tiny_processor import LAYOUT, item, make_processor, picture, process, runs,
 
 from unimoe import UniMoEProcessor
 from unimoe.configuration.media_layout import MediaLayout
-from unimoe.processing.units import cut_tiles, tile_grid
+from unimoe.processing.tiles import cut_tiles, tile_grid
 
 GRIDS = {"image": [2, 2], "video": [2, 2], "audio": [1, 3], "speech": [1, 4]}
 

@@ -119,8 +119,8 @@ class UniMoEConfig(CheckedConfig):
     An encoder that is None is a modality that the model does not have. Video shares the image encoder and connector.
 
     Args:
-        image_max_tiles, video_frame_rate, video_min_frames, video_max_frames, video_temporal_stride, video_timestamps,
-            video_sound, video_chunk_seconds, position_type, positions_per_second: See `MediaLayout`.
+        image_max_tiles, image_grids, video_frame_rate, video_min_frames, video_max_frames, video_temporal_stride,
+            video_timestamps, video_sound, video_chunk_seconds, position_type, positions_per_second: See `MediaLayout`.
         output_router_logits: As in the text configuration, which decides where this is None.
     """
 
@@ -148,6 +148,7 @@ class UniMoEConfig(CheckedConfig):
     audio_token_id: int | None = None
     speech_token_id: int | None = None
     image_max_tiles: int = 1
+    image_grids: list[list[int]] | None = None
     video_frame_rate: float | int | None = None
     video_min_frames: int = 1
     video_max_frames: int = 8

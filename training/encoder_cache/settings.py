@@ -82,7 +82,7 @@ def settings_of(
     """Say what the tokens of a medium depend on beside the medium and the encoder's weights."""
     encoder, layout = model.config.encoder_config(modality.encoder_key), processor.layout
     units = {
-        Modality.IMAGE: ["image_max_tiles"],
+        Modality.IMAGE: ["image_max_tiles", "image_grids"],
         Modality.VIDEO: ["video_frame_rate", "video_min_frames", "video_max_frames", "video_temporal_stride"],
     }
     return {

@@ -14,6 +14,7 @@ from ..modality import MEDIA, Modality
 PositionType = Literal["plain", "omni"]
 CALL_OPTIONS = (
     "image_max_tiles",
+    "image_grids",
     "video_frame_rate",
     "video_min_frames",
     "video_max_frames",
@@ -32,6 +33,10 @@ class MediaLayout:
         time_axes: `audio` or `speech` -> axis of its grid along which time runs, `columns` (default) or `rows`.
         image_max_tiles: Most tiles that a large picture is cut into; with more than one tile the whole picture comes
             first, as a thumbnail. 1: every picture is one unit.
+        image_grids: Instead: grids [rows, columns] of tiles, of which each picture, however small, is fitted into the
+            one that keeps most of it, black around it, without a thumbnail (`image_grid_pinpoints` of Uni-MoE-2.0-Omni
+            in tiles, in its order; frames of clips stay as they are). It exists for the released weights of that
+            model; nobody should choose it for a new model.
         video_frame_rate: Frames sampled per second. None: `video_max_frames` from every clip.
         video_min_frames, video_max_frames: Bounds of the number of frames of a clip.
         video_temporal_stride: Neighbouring frames averaged into one unit.
@@ -48,6 +53,7 @@ class MediaLayout:
     grids: dict[str, list[int]] = field(default_factory=dict)
     time_axes: dict[str, str] = field(default_factory=dict)
     image_max_tiles: int = 1
+    image_grids: list[list[int]] | None = None
     video_frame_rate: float | None = None
     video_min_frames: int = 1
     video_max_frames: int = 8
@@ -71,8 +77,23 @@ class MediaLayout:
         for name in ("video_frame_rate", "video_chunk_seconds", "positions_per_second"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive.")
+        self._check_grids()
         self._check_frames()
         self._check_choices()
+
+    def _check_grids(self) -> None:
+        if self.image_grids is None:
+            return
+        if not self.image_grids or any(len(grid) != 2 or min(grid) < 1 for grid in self.image_grids):
+            raise ValueError(
+                f"image_grids is {self.image_grids}; it lists grids of tiles, each [rows, columns], 1 at least, or is "
+                "None."
+            )
+        if self.image_max_tiles > 1:
+            raise ValueError(
+                f"image_grids: says which grids there are, and so does image_max_tiles ({self.image_max_tiles}). Use "
+                "one of both."
+            )
 
     def _check_frames(self) -> None:
         if self.video_max_frames % self.video_temporal_stride:

@@ -1,6 +1,6 @@
 """Media become units, the inputs of the encoders, and blocks, what stands for them in the text.
 
-    picture -> itself, or a thumbnail and tiles     clip -> temporal groups of frames, and windows of its sound track
+    picture -> itself, or a thumbnail and tiles, or tiles     clip -> temporal groups of frames, and windows of sound
     sound, speech -> windows
 
 All media of a batch are added in order of appearance; then each extractor runs once. n tokens of one medium.
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..configuration.media_layout import MediaLayout
@@ -31,6 +31,7 @@ from ..media import (
 )
 from ..modality import MEDIA, Modality
 from .positions import clip_offsets, picture_offsets, sound_offsets, sound_times
+from .tiles import best_grid, cut_tiles, letterbox, tile_grid
 
 
 class Block(NamedTuple):
@@ -119,9 +120,10 @@ class UnitCollector:
     def picture_block(self, size: tuple[int, int]) -> Block:
         """Say what stands for a picture of this width and height (pixels)."""
         grid, tiles = self.layout.grids["image"], self.tiles(size)
-        offsets = picture_offsets(grid)
-        if tiles != (1, 1):
-            offsets = np.concatenate([offsets, picture_offsets(grid, tiles) + offsets.max() + 1], axis=1)
+        offsets = picture_offsets(grid, tiles)
+        if self.layout.image_grids is None and tiles != (1, 1):
+            thumbnail = picture_offsets(grid)
+            offsets = np.concatenate([thumbnail, offsets + thumbnail.max() + 1], axis=1)
         return Block(str(Modality.IMAGE.token) * offsets.shape[1], offsets)
 
     def sound_block(self, modality: Modality, samples: int, where: str) -> Block:
@@ -146,6 +148,8 @@ class UnitCollector:
 
     def tiles(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of tiles that a picture of this width and height (pixels) is cut into."""
+        if self.layout.image_grids is not None:
+            return best_grid(size, self._tile_size, self.layout.image_grids)
         if self.layout.image_max_tiles == 1:
             return 1, 1
         return tile_grid(size, self._tile_size, self.layout.image_max_tiles)
@@ -215,11 +219,15 @@ class UnitCollector:
                 )
 
     def _keep_picture(self, picture: Image.Image) -> Measures:
-        tiles = self.tiles(picture.size)
-        self._pictures.append((picture, False))
-        if tiles != (1, 1):
+        tiles, size = self.tiles(picture.size), picture.size
+        is_boxed = self.layout.image_grids is not None
+        if is_boxed:
+            picture = letterbox(picture, tiles, self._tile_size)
+        else:
+            self._pictures.append((picture, False))
+        if is_boxed or tiles != (1, 1):
             self._pictures += [(tile, True) for tile in cut_tiles(picture, tiles, self._tile_size)]
-        return Measures(size=picture.size)
+        return Measures(size=size)
 
     def _keep_clip(self, medium: Any, where: str) -> Measures:
         """Keep frames and sound of a clip, of which both, one or none may be encoded."""
@@ -275,15 +283,14 @@ class UnitCollector:
         return _Track(modality, times, offsets, {})
 
     def _picture_pixels(self) -> Tensor:
-        plain = self._pixels([picture for picture, is_tile in self._pictures if not is_tile])
-        tiles = [picture for picture, is_tile in self._pictures if is_tile]
-        if not tiles:
-            return plain
-        is_tile = torch.tensor([is_tile for _, is_tile in self._pictures])
-        pixels = plain.new_empty(len(self._pictures), *plain.shape[1:])
-        pixels[~is_tile] = plain
-        pixels[is_tile] = self._pixels(tiles, do_resize=False, do_center_crop=False)  # they have the size already
-        return pixels
+        whole, tiles = ([p for p, is_tile in self._pictures if is_tile is wanted] for wanted in (False, True))
+        made = {
+            False: iter(self._pixels(whole) if whole else ()),
+            True: iter(
+                self._pixels(tiles, do_resize=False, do_center_crop=False) if tiles else ()
+            ),  # of the right size
+        }
+        return torch.stack([next(made[is_tile]) for _, is_tile in self._pictures])
 
     def _pixels(self, pictures: list[Image.Image], **options: Any) -> Tensor:
         processor = self.extractors.get(Modality.IMAGE) or self.extractors[Modality.VIDEO]
@@ -315,37 +322,6 @@ def check_extractor(name: str, extractor: Any, layout: MediaLayout) -> None:
         )
     if name != "image_processor":
         window_samples(extractor)
-
-
-def tile_grid(size: tuple[int, int], tile: tuple[int, int], most: int) -> tuple[int, int]:
-    """Rows and columns of tiles that keep most of a picture's resolution and, among those, waste the fewest pixels.
-
-    As LLaVA-NeXT chooses among its resolutions, but among all grids of at most `most` tiles.
-
-    Args:
-        size: Width and height of the picture, pixels.
-        tile: Width and height of a tile, pixels.
-        most: Largest number of tiles.
-    """
-    width, height = size
-
-    def rank(grid: tuple[int, int]) -> tuple[float, float]:
-        rows, columns = grid
-        scale = min(columns * tile[0] / width, rows * tile[1] / height, 1.0)
-        kept = width * height * scale**2
-        return -round(kept), rows * columns * tile[0] * tile[1] - kept
-
-    grids = ((rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1))
-    return min(grids, key=rank)
-
-
-def cut_tiles(picture: Image.Image, grid: tuple[int, int], tile: tuple[int, int]) -> list[Image.Image]:
-    """Fit a picture into a grid [rows, columns] of this `tile` (width, height), black around it; cut it row by row."""
-    width, height = tile
-    rows, columns = grid
-    canvas = ImageOps.pad(picture, (columns * width, rows * height), method=Image.Resampling.BICUBIC)
-    corners = ((row * height, column * width) for row in range(rows) for column in range(columns))
-    return [canvas.crop((left, top, left + width, top + height)) for top, left in corners]
 
 
 def _interleave(tracks: list[_Track], chunk_seconds: float) -> Block:
