@@ -120,7 +120,8 @@ class UniMoEConfig(CheckedConfig):
 
     Args:
         image_max_tiles, image_grids, video_frame_rate, video_min_frames, video_max_frames, video_temporal_stride,
-            video_timestamps, video_sound, video_chunk_seconds, position_type, positions_per_second: See `MediaLayout`.
+            video_timestamps, video_sound, video_chunk_seconds, position_type, positions_per_second,
+            sound_group_tokens: See `MediaLayout`.
         output_router_logits: As in the text configuration, which decides where this is None.
     """
 
@@ -158,6 +159,7 @@ class UniMoEConfig(CheckedConfig):
     video_chunk_seconds: float | int = 2.0
     position_type: PositionType = "plain"
     positions_per_second: float | int = 2.0
+    sound_group_tokens: int | None = None
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
     output_router_logits: bool | None = None

@@ -46,7 +46,7 @@ from .processing.placeholders import (
 )
 from .processing.positions import position_rows
 from .processing.templates import check_arguments, check_media, messages_for
-from .processing.units import Block, UnitCollector, check_extractor
+from .processing.units import Block, UnitCollector, check_extractor, row_offsets
 
 
 class UniMoEProcessor(ProcessorMixin):
@@ -363,7 +363,7 @@ class UniMoEProcessor(ProcessorMixin):
         limits = {name: options.text.get(name) for name in ("truncation", "max_length")}
         check_kept(expanded, data["input_ids"], self._ids, limits)
         if self.layout.position_type == "omni":
-            offsets_of_media = [block.offsets for in_row in blocks for block in in_row]
+            offsets_of_media = [offsets for in_row in blocks for offsets in row_offsets(in_row, self.layout)]
             mask, media_ids = data.get("attention_mask"), list(self._ids.values())
             data["position_ids"] = position_rows(data["input_ids"], mask, media_ids, offsets_of_media)
         if options.return_text_replacement_offsets:

@@ -45,6 +45,10 @@ class MediaLayout:
         video_chunk_seconds: Frames and sound of a clip take turns in chunks of so many seconds.
         position_type: `plain`: tokens are counted. `omni`: positions in time and space, see `processing.positions`.
         positions_per_second: With `omni`, how far a second of sound or video reaches.
+        sound_group_tokens: With `omni`, so many neighbouring tokens of a sound share one time, and a row whose only
+            media are sounds has plain positions. (A conversation that hears first and sees later has other positions
+            then for what it heard, so do not go on from its cache.) It exists for the released weights of
+            Uni-MoE-2.0-Omni (20, which are 3 s); nobody should choose it for a new model. None: each has its own time.
 
     Raises:
         ValueError: If fields do not fit; the message names them.
@@ -63,6 +67,7 @@ class MediaLayout:
     video_chunk_seconds: float = 2.0
     position_type: PositionType = "plain"
     positions_per_second: float = 2.0
+    sound_group_tokens: int | None = None
 
     def __post_init__(self) -> None:
         keys = [modality.key for modality in MEDIA]
@@ -80,6 +85,7 @@ class MediaLayout:
         self._check_grids()
         self._check_frames()
         self._check_choices()
+        self._check_sounds()
 
     def _check_grids(self) -> None:
         if self.image_grids is None:
@@ -119,6 +125,22 @@ class MediaLayout:
             raise ValueError(
                 "video_timestamps: with position_type 'omni' the positions tell the time. Use one of both."
             )
+
+    def _check_sounds(self) -> None:
+        if (group := self.sound_group_tokens) is None:
+            return
+        if self.position_type != "omni":
+            raise ValueError(
+                f"sound_group_tokens is {group}, but position_type {self.position_type!r} knows no time. Take 'omni', "
+                "or leave sound_group_tokens out."
+            )
+        for key in (m.key for m in (Modality.AUDIO, Modality.SPEECH) if m.key in self.grids):
+            grid = self.grids[key]
+            if group < 1 or prod(grid) % group or min(grid) > 1:
+                raise ValueError(
+                    f"sound_group_tokens is {group}, but a unit of {key} has {grid} tokens (rows, columns). It is to "
+                    "divide the tokens of one row; a qformer or query_decoder connector gives such a row."
+                )
 
     @property
     def num_tokens(self) -> dict[str, int]:

@@ -5,8 +5,9 @@ once; the tokens of a picture share one time and differ by row and column; those
 time, so what is heard and what is seen at the same moment have the same time. Each medium starts where what comes
 before it ends, and the text after it starts behind its largest position.
 
-Departures: each token of a sound has its own time (there, 20 tokens of 3 s share one), and a model that only hears is
-no special case. For text alone the three are equal to plain positions, so the rotation is the plain one.
+Departures, unless `sound_group_tokens` of the layout says otherwise: each token of a sound has its own time (there, 20
+tokens of 3 s share one), and a row that only hears is no special case (there, it has plain positions). For text alone
+the three are equal to plain positions, so the rotation is the plain one.
 
 Offsets count from the start of a medium, int64 of shape (3, n) for n tokens: time, row, column. B rows, S tokens.
 """
@@ -43,11 +44,16 @@ def sound_times(windows: int, grid: Sequence[int], *, seconds: float, time_axis:
     return (window + step / steps) * seconds
 
 
-def sound_offsets(times: np.ndarray, positions_per_second: float) -> np.ndarray:
+def sound_offsets(times: np.ndarray, positions_per_second: float, group: int = 1) -> np.ndarray:
     """Offsets of the tokens of a sound that start at `times` (s): the time on all three axes, as text has, and
-    `positions_per_second` for a second.
+    `positions_per_second` for a second. In a `group` of so many neighbours all have the time of the first.
     """
-    return np.tile(at(times, positions_per_second), (3, 1))
+    return np.tile(at(times[::group].repeat(group), positions_per_second), (3, 1))
+
+
+def plain_offsets(tokens: int) -> np.ndarray:
+    """Offsets of so many tokens that count on as text does."""
+    return np.tile(np.arange(tokens), (3, 1))
 
 
 def at(times: np.ndarray, positions_per_second: float) -> np.ndarray:
@@ -101,4 +107,12 @@ def position_rows(
     return [[row[: len(ids)] for row, ids in zip(axis, input_ids, strict=True)] for axis in positions.tolist()]
 
 
-__all__ = ["clip_offsets", "omni_position_ids", "picture_offsets", "position_rows", "sound_offsets", "sound_times"]
+__all__ = [
+    "clip_offsets",
+    "omni_position_ids",
+    "picture_offsets",
+    "plain_offsets",
+    "position_rows",
+    "sound_offsets",
+    "sound_times",
+]

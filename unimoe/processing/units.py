@@ -30,7 +30,7 @@ from ..media import (
     window_samples,
 )
 from ..modality import MEDIA, Modality
-from .positions import clip_offsets, picture_offsets, sound_offsets, sound_times
+from .positions import clip_offsets, picture_offsets, plain_offsets, sound_offsets, sound_times
 from .tiles import best_grid, cut_tiles, letterbox, tile_grid
 
 
@@ -39,6 +39,7 @@ class Block(NamedTuple):
 
     text: str
     offsets: np.ndarray
+    is_sound: bool = False
 
 
 class _Track(NamedTuple):
@@ -129,7 +130,7 @@ class UnitCollector:
     def sound_block(self, modality: Modality, samples: int, where: str) -> Block:
         """Say what stands for a sound of so many samples at its extractor's rate; as `block`."""
         track = self._sound_track(modality, samples, where)
-        return Block(_text([track], np.arange(track.times.size)), track.offsets)
+        return Block(_text([track], np.arange(track.times.size)), track.offsets, is_sound=True)
 
     def clip_block(self, frame_times: np.ndarray, sound_samples: int = 0, *, where: str) -> Block:
         """Say what stands for a clip with frames at these times (s) and a track of so many samples, 0 for none; as
@@ -277,7 +278,7 @@ class UnitCollector:
         seconds = window_samples(extractor) / extractor.sampling_rate
         windows = count_windows(samples, extractor, where=where)
         times = sound_times(windows, grid, seconds=seconds, time_axis=axis)
-        offsets = sound_offsets(times, self.layout.positions_per_second)
+        offsets = sound_offsets(times, self.layout.positions_per_second, self.layout.sound_group_tokens or 1)
         if axis == "columns" and grid[0] > 1:  # time starts anew in each row: a window stays in one piece
             times = np.floor(times / seconds) * seconds
         return _Track(modality, times, offsets, {})
@@ -324,6 +325,12 @@ def check_extractor(name: str, extractor: Any, layout: MediaLayout) -> None:
         window_samples(extractor)
 
 
+def row_offsets(blocks: list[Block], layout: MediaLayout) -> list[np.ndarray]:
+    """Offsets of the media of one row, whose `blocks` these are; plain ones if all are sounds and have groups."""
+    only_hears = layout.sound_group_tokens is not None and all(block.is_sound for block in blocks)
+    return [plain_offsets(block.offsets.shape[1]) if only_hears else block.offsets for block in blocks]
+
+
 def _interleave(tracks: list[_Track], chunk_seconds: float) -> Block:
     """Put tracks into one block: in each chunk of time the frames, then the sound."""
     chunks = np.concatenate([np.floor(track.times / chunk_seconds + 1e-6) for track in tracks])
@@ -345,4 +352,4 @@ def _text(tracks: list[_Track], order: np.ndarray) -> str:
     )
 
 
-__all__ = ["Block", "UnitCollector", "check_extractor", "cut_tiles", "tile_grid"]
+__all__ = ["Block", "UnitCollector", "check_extractor", "row_offsets"]
