@@ -18,7 +18,7 @@ from .configuration.base import CheckedConfig, require
 from .configuration.checks import checked
 from .configuration.connectors import UniMoEConnectorConfig
 from .configuration.encoders import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig
-from .configuration.media_layout import MediaLayout, PositionType
+from .configuration.media_layout import MediaLayout, PositionType, VideoSampling
 from .configuration.moe import MoEConfig
 from .configuration.parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel_plan
 from .configuration.remote_code import AUTO_MAP, write_remote_code
@@ -119,9 +119,9 @@ class UniMoEConfig(CheckedConfig):
     An encoder that is None is a modality that the model does not have. Video shares the image encoder and connector.
 
     Args:
-        image_max_tiles, image_grids, video_frame_rate, video_min_frames, video_max_frames, video_temporal_stride,
-            video_timestamps, video_sound, video_chunk_seconds, position_type, positions_per_second,
-            sound_group_tokens: See `MediaLayout`.
+        image_max_tiles, image_grids, video_frame_rate, video_min_frames, video_max_frames,
+            video_max_frames_with_sound, video_sampling, video_temporal_stride, video_timestamps, video_sound,
+            video_chunk_seconds, position_type, positions_per_second, sound_group_tokens: See `MediaLayout`.
         output_router_logits: As in the text configuration, which decides where this is None.
     """
 
@@ -153,6 +153,8 @@ class UniMoEConfig(CheckedConfig):
     video_frame_rate: float | int | None = None
     video_min_frames: int = 1
     video_max_frames: int = 8
+    video_max_frames_with_sound: int | None = None
+    video_sampling: VideoSampling = "middles"
     video_temporal_stride: int = 1
     video_timestamps: bool = False
     video_sound: Literal["audio", "speech"] | None = None

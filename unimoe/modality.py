@@ -77,5 +77,8 @@ _SHARED_ENCODERS = {Modality.VIDEO: "image"}
 MEDIA: tuple[Modality, ...] = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO, Modality.SPEECH)
 """All modalities but text, in the order of their ids."""
 
+SOUNDS: tuple[Modality, ...] = (Modality.AUDIO, Modality.SPEECH)
+"""Those that are heard."""
+
 ENCODER_OPTIONS = {"image": "vision", "audio": "audio", "speech": "speech"}
 """Encoder key -> its name in options (`--vision`) and in fields of the configuration (`vision_config`)."""

@@ -41,6 +41,7 @@ from .processing.placeholders import (
     collect_media,
     count_placeholders,
     expand_placeholders,
+    hears,
     order_of_appearance,
     require_placeholder_id,
 )
@@ -347,8 +348,8 @@ class UniMoEProcessor(ProcessorMixin):
     ) -> list[list[Block]]:
         """Load all media in order of appearance; the blocks of each row, without texts of all rows together."""
         return [
-            [units.add(m, media[m][row][i], f"row {row}, {m.key} {i}") for m, row, i in order]
-            for order in order_of_appearance(media, texts)
+            [units.add(m, media[m][row][i], f"row {row}, {m.key} {i}", beside_sound=hears(o)) for m, row, i in o]
+            for o in order_of_appearance(media, texts)
         ]
 
     def _tokenize(self, texts: list[str], blocks: list[list[Block]], options: Options) -> dict[str, Any]:

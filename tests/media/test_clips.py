@@ -71,7 +71,7 @@ def test_short_clips_repeat_frames_in_order():
     ],
 )
 def test_number_of_frames_follows_the_duration(sampling, duration, count):
-    assert sampling.count(duration) == count
+    assert sampling.count(duration, available=1) == count  # a clip that has fewer repeats them
 
 
 @pytest.mark.parametrize("values", [{"rate": 0}, {"minimum": 9}, {"minimum": 0}, {"multiple": 9}, {"multiple": 0}])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from unimoe import Modality, UniMoEForConditionalGeneration, UniMoEProcessor
+from unimoe import Modality, UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.errors import ConfigError
 
 from ..data import MixtureDataset
@@ -46,10 +46,26 @@ def choose_modalities(wanted: Sequence[str] | None, model: UniMoEForConditionalG
                 f"data.cache_encoders.modalities: encoders.{encoder} trains, so that the tokens of {key} change with "
                 f"every step. Leave {key} out, or encoders.{encoder} out of train.parts."
             )
-    chosen = [known[key] for key in wanted or known if known[key].encoder_key not in training]
+        if problem := uncacheable(known[key], model.config):
+            raise ConfigError(f"data.cache_encoders.modalities: {problem} Leave {key} out.")
+    chosen = [
+        known[key]
+        for key in wanted or known
+        if known[key].encoder_key not in training and not uncacheable(known[key], model.config)
+    ]
     if not chosen:
         raise ConfigError("data.cache_encoders: there is no encoder that does not train. Leave it out.")
     return chosen
+
+
+def uncacheable(modality: Modality, config: UniMoEConfig) -> str | None:
+    """Say why the tokens of a medium are not those of the medium alone; None if they are."""
+    if modality is Modality.VIDEO and config.video_max_frames_with_sound is not None:
+        return (
+            "with video_max_frames_with_sound, how many frames are taken of a clip depends on whether its row has a "
+            "sound."
+        )
+    return None
 
 
 def replaced_encoders(cached: Sequence[Modality], model: UniMoEForConditionalGeneration) -> list[str]:
@@ -83,7 +99,13 @@ def settings_of(
     encoder, layout = model.config.encoder_config(modality.encoder_key), processor.layout
     units = {
         Modality.IMAGE: ["image_max_tiles", "image_grids"],
-        Modality.VIDEO: ["video_frame_rate", "video_min_frames", "video_max_frames", "video_temporal_stride"],
+        Modality.VIDEO: [
+            "video_frame_rate",
+            "video_min_frames",
+            "video_max_frames",
+            "video_temporal_stride",
+            "video_sampling",
+        ],
     }
     return {
         "format": FORMAT,

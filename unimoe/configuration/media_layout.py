@@ -9,15 +9,20 @@ from math import prod
 from typing import Any, Literal
 
 from ..errors.suggest import did_you_mean
-from ..modality import MEDIA, Modality
+from ..media.sampling import VideoSampling
+from ..modality import MEDIA, SOUNDS
 
 PositionType = Literal["plain", "omni"]
+EVEN = 2
+"""Number of frames of which `linspace` takes a multiple."""
 CALL_OPTIONS = (
     "image_max_tiles",
     "image_grids",
     "video_frame_rate",
     "video_min_frames",
     "video_max_frames",
+    "video_max_frames_with_sound",
+    "video_sampling",
     "video_timestamps",
     "video_sound",
 )
@@ -39,6 +44,13 @@ class MediaLayout:
             model; nobody should choose it for a new model.
         video_frame_rate: Frames sampled per second. None: `video_max_frames` from every clip.
         video_min_frames, video_max_frames: Bounds of the number of frames of a clip.
+        video_max_frames_with_sound: Most frames of a clip in a row with a sound, or where sounds of clips are heard,
+            if fewer than `video_max_frames`. None: as of others. It exists for the released weights of
+            Uni-MoE-2.0-Omni (32).
+        video_sampling: Which frames of a clip, and their times: `middles` of equal parts, and when they are shown; or
+            `linspace`, an even number of frames from the first to the last, with times as if all were shown equally
+            long, whose positions are rounded to the nearest, as the released weights of Uni-MoE-2.0-Omni know them;
+            nobody should choose it for a new model. Each frame is a unit then.
         video_temporal_stride: Neighbouring frames averaged into one unit.
         video_timestamps: Write the time, such as `<1.5 seconds>`, in front of each unit of a clip.
         video_sound: Modality, `audio` or `speech`, that the sound track of a clip becomes. None: it is not heard.
@@ -61,6 +73,8 @@ class MediaLayout:
     video_frame_rate: float | None = None
     video_min_frames: int = 1
     video_max_frames: int = 8
+    video_max_frames_with_sound: int | None = None
+    video_sampling: VideoSampling = "middles"
     video_temporal_stride: int = 1
     video_timestamps: bool = False
     video_sound: str | None = None
@@ -111,11 +125,25 @@ class MediaLayout:
             raise ValueError(
                 f"video_min_frames ({self.video_min_frames}) is more than video_max_frames ({self.video_max_frames})."
             )
+        most = self.max_frames(with_sound=True)
+        if most < self.video_min_frames or most % self.video_temporal_stride:
+            raise ValueError(
+                f"video_max_frames_with_sound is {self.video_max_frames_with_sound}; it is a multiple of "
+                f"video_temporal_stride ({self.video_temporal_stride}), and at least video_min_frames "
+                f"({self.video_min_frames})."
+            )
+        if self.video_sampling not in ("middles", "linspace"):
+            raise ValueError(f"video_sampling is {self.video_sampling!r}; choose middles or linspace.")
+        if self.video_sampling == "linspace" and (self.video_temporal_stride > 1 or most < EVEN):
+            raise ValueError(
+                f"video_sampling 'linspace' takes an even number of frames, each a unit: set video_temporal_stride "
+                f"({self.video_temporal_stride}) to 1 and the most frames ({most}) to {EVEN} at least."
+            )
 
     def _check_choices(self) -> None:
         if self.position_type not in ("plain", "omni"):
             raise ValueError(f"position_type is {self.position_type!r}; choose plain or omni.")
-        sounds = [m.key for m in (Modality.AUDIO, Modality.SPEECH) if m.key in self.grids]
+        sounds = [m.key for m in SOUNDS if m.key in self.grids]
         if self.video_sound is not None and self.video_sound not in sounds:
             raise ValueError(
                 f"video_sound is {self.video_sound!r}, but the sounds that this model takes are {sounds}. Choose one "
@@ -134,13 +162,18 @@ class MediaLayout:
                 f"sound_group_tokens is {group}, but position_type {self.position_type!r} knows no time. Take 'omni', "
                 "or leave sound_group_tokens out."
             )
-        for key in (m.key for m in (Modality.AUDIO, Modality.SPEECH) if m.key in self.grids):
+        for key in (m.key for m in SOUNDS if m.key in self.grids):
             grid = self.grids[key]
             if group < 1 or prod(grid) % group or min(grid) > 1:
                 raise ValueError(
                     f"sound_group_tokens is {group}, but a unit of {key} has {grid} tokens (rows, columns). It is to "
                     "divide the tokens of one row; a qformer or query_decoder connector gives such a row."
                 )
+
+    def max_frames(self, *, with_sound: bool) -> int:
+        """Most frames of a clip, in a row with a sound or in one without."""
+        most = self.video_max_frames_with_sound if with_sound else None
+        return self.video_max_frames if most is None else min(most, self.video_max_frames)
 
     @property
     def num_tokens(self) -> dict[str, int]:
@@ -152,4 +185,4 @@ class MediaLayout:
         return asdict(self)
 
 
-__all__ = ["CALL_OPTIONS", "MediaLayout", "PositionType"]
+__all__ = ["CALL_OPTIONS", "EVEN", "MediaLayout", "PositionType", "VideoSampling"]

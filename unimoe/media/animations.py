@@ -63,12 +63,12 @@ def decode_animation(
         except Exception as error:  # of a damaged file, Pillow's decoders raise whatever the damage leads them to
             raise unreadable(medium, where, "video", error) from error
         ends = np.cumsum(seconds)
-        indices = sample_frames(ends - seconds, float(ends[-1]), sampling, where=where)
+        indices, times = sample_frames(ends - seconds, float(ends[-1]), sampling, where=where)
         pictures = {}
         for index in sorted(set(indices.tolist())):
             image.seek(index)
             pictures[index] = upright_rgb(image, medium, where=where, limits=limits)
-    return Clip([pictures[index] for index in indices.tolist()], (ends - seconds)[indices], float(ends[-1]))
+    return Clip([pictures[index] for index in indices.tolist()], times, float(ends[-1]))
 
 
 def _count_frames(file: str | io.BytesIO, image: Image.Image, medium: Any, where: str, limits: Limits) -> int:

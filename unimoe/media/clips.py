@@ -67,7 +67,7 @@ def clip_times(
         return load_clip(medium, sampling=sampling, where=where, limits=limits).times
     else:
         starts, duration = film_times(file, medium, where=where, limits=limits)
-    return starts[sample_frames(starts, duration, sampling, where=where)]
+    return sample_frames(starts, duration, sampling, where=where)[1]
 
 
 def is_frames(medium: Any) -> bool:
@@ -98,12 +98,12 @@ def _frames_of(medium: Any, where: str) -> tuple[Any, Any]:
 def _from_frames(medium: Any, sampling: FrameSampling, where: str, limits: Limits) -> Clip:
     frames, fps = _frames_of(medium, where)
     starts, duration = _even_times(len(frames), fps, sampling, where)
-    indices = sample_frames(starts, duration, sampling, where=where)
+    indices, times = sample_frames(starts, duration, sampling, where=where)
     scale = pixel_scale([frames] if is_array(frames) else frames, where)
     pictures = {
         index: _frame(frames[index], scale, f"{where}, frame {index}", limits) for index in set(indices.tolist())
     }
-    return Clip([pictures[index] for index in indices.tolist()], starts[indices], duration)
+    return Clip([pictures[index] for index in indices.tolist()], times, duration)
 
 
 def _frame(frame: Any, scale: float | None, where: str, limits: Limits) -> Image.Image:
@@ -118,16 +118,16 @@ def _from_decoder(decoder: Any, sampling: FrameSampling, where: str, limits: Lim
     if not fps and seconds:
         fps = len(decoder) / seconds
     starts, duration = _even_times(len(decoder), fps or None, sampling, where)
-    indices = sample_frames(starts, duration, sampling, where=where)
+    indices, times = sample_frames(starts, duration, sampling, where=where)
     batch = decoder.get_frames_at(indices=indices.tolist())
     frames = [
         load_picture(frame, where=f"{where}, frame {index}", limits=limits) for index, frame in enumerate(batch.data)
     ]
-    times = getattr(batch, "pts_seconds", None)
-    if times is None:
-        return Clip(frames, starts[indices], duration)
+    shown = getattr(batch, "pts_seconds", None)
+    if shown is None or sampling.spread == "linspace":
+        return Clip(frames, times, duration)
     begin = getattr(metadata, "begin_stream_seconds", None) or 0.0
-    return Clip(frames, np.asarray(times, dtype=np.float64) - begin, duration)
+    return Clip(frames, np.asarray(shown, dtype=np.float64) - begin, duration)
 
 
 def _even_times(frames: int, fps: Any, sampling: FrameSampling, where: str) -> tuple[np.ndarray, float]:

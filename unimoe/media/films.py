@@ -63,7 +63,7 @@ def decode_film(file: str | BytesIO, medium: Any, *, sampling: FrameSampling, wh
     """
     index = _find_frames(file, medium, where, limits)
     starts, duration = index.seconds
-    indices = sample_frames(starts, duration, sampling, where=where)
+    indices, times = sample_frames(starts, duration, sampling, where=where)
     wanted = sorted({index.stamps[i] for i in indices})
     with open_container(file, medium, where=where, kind="video") as container:
         stream = _video_stream(container, medium, where, limits)
@@ -72,7 +72,7 @@ def decode_film(file: str | BytesIO, medium: Any, *, sampling: FrameSampling, wh
         pictures = _pictures_at(container, stream, index, wanted)
     if len(pictures) < len(wanted):
         raise unreadable(medium, where, "video", f"of {len(index.stamps)} frames, none can be decoded")
-    return Clip([pictures[index.stamps[i]] for i in indices], starts[indices], duration)
+    return Clip([pictures[index.stamps[i]] for i in indices], times, duration)
 
 
 def film_times(file: str | BytesIO, medium: Any, *, where: str, limits: Limits) -> tuple[np.ndarray, float]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import DataError
 from ..media import CachedMedium, clip_times, load_clip_sound, picture_size, sound_length
 from ..modality import Modality
-from .placeholders import collect_media, expand_placeholders, find_placeholders
+from .placeholders import collect_media, expand_placeholders, find_placeholders, hears
 from .templates import check_media
 from .units import Block, UnitCollector
 
@@ -53,20 +53,22 @@ class TokenCounter:
                     "The chat template must write one for each.",
                 )
         blocks = [
-            self.block(modality, media[modality][0][index], f"{modality.key} {index}") for modality, index in found
+            self.block(modality, media[modality][0][index], f"{modality.key} {index}", beside_sound=hears(found))
+            for modality, index in found
         ]
         expanded, _ = expand_placeholders(text, [block.text for block in blocks])
         tokenizer = self.processor.tokenizer
         begins = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         return len(tokenizer(expanded, add_special_tokens=not begins)["input_ids"])
 
-    def block(self, modality: Modality, medium: Any, where: str) -> Block:
+    def block(self, modality: Modality, medium: Any, where: str, *, beside_sound: bool = False) -> Block:
         """Say what stands in the text for one medium.
 
         Args:
             modality: Of the medium.
             medium: What `unimoe.media` loads.
             where: Its place, for errors.
+            beside_sound: Whether its row has a sound.
 
         Raises:
             ValueError: If it cannot be read.
@@ -82,7 +84,8 @@ class TokenCounter:
                 medium, sampling_rate=rate, array_sampling_rate=units.sampling_rate, where=where, limits=units.limits
             )
             return units.sound_block(modality, samples, where)
-        times, samples = clip_times(medium, sampling=units.sampling, where=where, limits=units.limits), 0
+        sampling, samples = units.sampling(beside_sound=beside_sound), 0
+        times = clip_times(medium, sampling=sampling, where=where, limits=units.limits)
         if units.layout.video_sound is not None:
             rate = units.extractors[Modality.from_key(units.layout.video_sound)].sampling_rate
             sound = load_clip_sound(medium, sampling_rate=rate, where=where, limits=units.limits)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, processing_utils
 
 from ..errors import DataError
 from ..media import is_picture
-from ..modality import MEDIA, Modality
+from ..modality import MEDIA, SOUNDS, Modality
 
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -127,6 +127,11 @@ def order_of_appearance(
     if texts is not None:
         return [[(m, row, index) for m, index in find_placeholders(text)] for row, text in enumerate(texts)]
     return [[(m, row, i) for m, rows in media.items() for row, held in enumerate(rows) for i in range(len(held))]]
+
+
+def hears(found: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether there is a sound among media, each told by its modality and numbers."""
+    return any(modality in SOUNDS for modality, *_ in found)
 
 
 def expand_placeholders(text: str, blocks: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
@@ -273,6 +278,7 @@ __all__ = [
     "count_placeholders",
     "expand_placeholders",
     "find_placeholders",
+    "hears",
     "order_of_appearance",
     "placeholder_id",
     "require_placeholder_id",

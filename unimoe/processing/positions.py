@@ -26,12 +26,15 @@ def picture_offsets(grid: Sequence[int], tiles: Sequence[int] = (1, 1)) -> np.nd
     return np.stack([np.zeros_like(row), tile_row * grid[0] + row, tile_column * grid[1] + column])
 
 
-def clip_offsets(times: np.ndarray, grid: Sequence[int], positions_per_second: float) -> np.ndarray:
+def clip_offsets(
+    times: np.ndarray, grid: Sequence[int], positions_per_second: float, *, nearest: bool = False
+) -> np.ndarray:
     """Offsets of the units of a clip at `times` (s), with `grid` [rows, columns] tokens each; a second reaches
-    `positions_per_second` far.
+    `positions_per_second` far. A time between two positions has the one before it, or the `nearest`.
     """
     unit, row, column = (axis.ravel() for axis in np.meshgrid(times, *map(np.arange, grid), indexing="ij"))
-    return np.stack([at(unit, positions_per_second), row.astype(np.int64), column.astype(np.int64)])
+    time = np.rint(unit * positions_per_second).astype(np.int64) if nearest else at(unit, positions_per_second)
+    return np.stack([time, row.astype(np.int64), column.astype(np.int64)])
 
 
 def sound_times(windows: int, grid: Sequence[int], *, seconds: float, time_axis: str = "columns") -> np.ndarray:

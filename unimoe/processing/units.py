@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..configuration.media_layout import MediaLayout
+from ..configuration.media_layout import EVEN, MediaLayout
 from ..media import (
     CachedMedium,
     FrameSampling,
@@ -29,7 +29,7 @@ from ..media import (
     load_sound,
     window_samples,
 )
-from ..modality import MEDIA, Modality
+from ..modality import MEDIA, SOUNDS, Modality
 from .positions import clip_offsets, picture_offsets, plain_offsets, sound_offsets, sound_times
 from .tiles import best_grid, cut_tiles, letterbox, tile_grid
 
@@ -72,33 +72,34 @@ class UnitCollector:
     def __post_init__(self) -> None:
         self._pictures: list[tuple[Image.Image, bool]] = []  # and whether it is a tile
         self._frames: list[Image.Image] = []
-        self._windows: dict[Modality, list[np.ndarray]] = {Modality.AUDIO: [], Modality.SPEECH: []}
+        self._windows: dict[Modality, list[np.ndarray]] = {modality: [] for modality in SOUNDS}
         self._states: dict[Modality, list[Tensor]] = {}
 
-    def add(self, modality: Modality, medium: Any, where: str) -> Block:
+    def add(self, modality: Modality, medium: Any, where: str, *, beside_sound: bool = False) -> Block:
         """Load one medium and keep its units.
 
         Args:
             modality: Of the medium.
             medium: What `unimoe.media` loads, or an `CachedMedium`.
             where: Its place, for errors.
+            beside_sound: Whether its row has a sound.
 
         Raises:
             ValueError: If it cannot be loaded, or was encoded as other units than the layout makes of it.
         """
-        block = self.block(modality, self.load(modality, medium, where), where)
+        block = self.block(modality, self.load(modality, medium, where, beside_sound=beside_sound), where)
         if isinstance(medium, CachedMedium):
             self._check_encoded(medium, block, where)
         return block
 
-    def load(self, modality: Modality, medium: Any, where: str) -> Measures:
+    def load(self, modality: Modality, medium: Any, where: str, *, beside_sound: bool = False) -> Measures:
         """Load one medium, keep its units and measure it; arguments as for `add`.
 
         Raises:
             ValueError: If it cannot be loaded.
         """
         if modality is Modality.VIDEO:
-            return self._keep_clip(medium, where)
+            return self._keep_clip(medium, where, self.sampling(beside_sound=beside_sound))
         if isinstance(medium, CachedMedium):
             self._keep_states(modality, medium, where)
             return medium.measures
@@ -141,7 +142,8 @@ class UnitCollector:
         grid = layout.grids["video"]
         tokens = layout.num_tokens["video"]
         marks = {index * tokens: f"<{time:.1f} seconds>" for index, time in enumerate(times)}
-        offsets = clip_offsets(times, grid, layout.positions_per_second)
+        nearest = layout.video_sampling == "linspace"
+        offsets = clip_offsets(times, grid, layout.positions_per_second, nearest=nearest)
         tracks = [_Track(Modality.VIDEO, times.repeat(tokens), offsets, marks if layout.video_timestamps else {})]
         if layout.video_sound is not None and sound_samples:
             tracks.append(self._sound_track(Modality.from_key(layout.video_sound), sound_samples, where))
@@ -155,15 +157,15 @@ class UnitCollector:
             return 1, 1
         return tile_grid(size, self._tile_size, self.layout.image_max_tiles)
 
-    @property
-    def sampling(self) -> FrameSampling:
-        """Which frames are taken of a clip."""
+    def sampling(self, *, beside_sound: bool) -> FrameSampling:
+        """Which frames are taken of a clip; `beside_sound`: of one in a row with a sound."""
         layout = self.layout
         return FrameSampling(
             rate=layout.video_frame_rate,
             minimum=layout.video_min_frames,
-            maximum=layout.video_max_frames,
-            multiple=layout.video_temporal_stride,
+            maximum=layout.max_frames(with_sound=beside_sound or layout.video_sound is not None),
+            multiple=EVEN if layout.video_sampling == "linspace" else layout.video_temporal_stride,
+            spread=layout.video_sampling,
         )
 
     def features(self) -> dict[str, Tensor]:
@@ -230,14 +232,14 @@ class UnitCollector:
             self._pictures += [(tile, True) for tile in cut_tiles(picture, tiles, self._tile_size)]
         return Measures(size=size)
 
-    def _keep_clip(self, medium: Any, where: str) -> Measures:
+    def _keep_clip(self, medium: Any, where: str, sampling: FrameSampling) -> Measures:
         """Keep frames and sound of a clip, of which both, one or none may be encoded."""
         encoded = medium if isinstance(medium, CachedMedium) else CachedMedium(Measures(), medium=medium)
         times, samples = encoded.measures.times, 0
         if Modality.VIDEO.key in encoded.states:
             self._keep_states(Modality.VIDEO, encoded, where)
         else:
-            clip = load_clip(encoded.medium, sampling=self.sampling, where=where, limits=self.limits)
+            clip = load_clip(encoded.medium, sampling=sampling, where=where, limits=self.limits)
             self._frames += clip.frames
             times = clip.times
         if self.layout.video_sound is not None:
@@ -326,7 +328,7 @@ def check_extractor(name: str, extractor: Any, layout: MediaLayout) -> None:
 
 
 def row_offsets(blocks: list[Block], layout: MediaLayout) -> list[np.ndarray]:
-    """Offsets of the media of one row, whose `blocks` these are; plain ones if all are sounds and have groups."""
+    """Offsets of the media of one row by their `blocks`; plain ones if all are sounds, and the `layout` groups them."""
     only_hears = layout.sound_group_tokens is not None and all(block.is_sound for block in blocks)
     return [plain_offsets(block.offsets.shape[1]) if only_hears else block.offsets for block in blocks]
 
