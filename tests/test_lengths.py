@@ -33,6 +33,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "grids": {"image_grids": [[1, 1], [1, 2], [2, 1]]},
     "omni": {"position_type": "omni"},
     "linspace": {"video_sampling": "linspace", "video_temporal_stride": 1, "video_max_frames_with_sound": 2},
+    "whole clips": {"video_pooling": "clip", "video_temporal_stride": 1},
     "timestamps": {"video_timestamps": True, "video_frame_rate": 2.0},
     "sound of clips": {"video_sound": "speech", "video_timestamps": True, "video_chunk_seconds": 1.0},
 }

@@ -18,7 +18,7 @@ from .configuration.base import CheckedConfig, require
 from .configuration.checks import checked
 from .configuration.connectors import UniMoEConnectorConfig
 from .configuration.encoders import UniMoEAudioConfig, UniMoESpeechConfig, UniMoEVisionConfig
-from .configuration.media_layout import MediaLayout, PositionType, VideoSampling
+from .configuration.media_layout import MediaLayout, PositionType, VideoPooling, VideoSampling
 from .configuration.moe import MoEConfig
 from .configuration.parallel_plans import PIPELINE_PLAN, expert_parallel_plan, tensor_parallel_plan
 from .configuration.remote_code import AUTO_MAP, write_remote_code
@@ -120,8 +120,9 @@ class UniMoEConfig(CheckedConfig):
 
     Args:
         image_max_tiles, image_grids, video_frame_rate, video_min_frames, video_max_frames,
-            video_max_frames_with_sound, video_sampling, video_temporal_stride, video_timestamps, video_sound,
-            video_chunk_seconds, position_type, positions_per_second, sound_group_tokens: See `MediaLayout`.
+            video_max_frames_with_sound, video_sampling, video_temporal_stride, video_pooling, video_timestamps,
+            video_sound, video_chunk_seconds, position_type, positions_per_second, sound_group_tokens: See
+            `MediaLayout`.
         output_router_logits: As in the text configuration, which decides where this is None.
     """
 
@@ -156,6 +157,7 @@ class UniMoEConfig(CheckedConfig):
     video_max_frames_with_sound: int | None = None
     video_sampling: VideoSampling = "middles"
     video_temporal_stride: int = 1
+    video_pooling: VideoPooling = "stride"
     video_timestamps: bool = False
     video_sound: Literal["audio", "speech"] | None = None
     video_chunk_seconds: float | int = 2.0

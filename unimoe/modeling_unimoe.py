@@ -20,6 +20,7 @@ from .encoders import Encoder
 from .errors import DataError
 from .modality import Modality
 from .modeling.base import UniMoEPreTrainedModel, asked_for, require_one
+from .modeling.frames import encode_frames, mean_of_clips
 from .modeling.generation import MultimodalGeneration, require_positions
 from .modeling.head import LanguageHead
 from .modeling.merge import check_counts, modality_ids, units_of, with_media, zero_length_pass
@@ -78,10 +79,12 @@ class UniMoEModel(UniMoEPreTrainedModel):
             DataError: If the model has no encoder for the modality.
         """
         output = self.run_encoder(modality, features, **kwargs)
-        units: Any = self.connectors[modality.encoder_key](output.last_hidden_state).unbind()  # N of (tokens, D)
+        connected = self.connectors[modality.encoder_key](output.last_hidden_state)
+        if modality is Modality.VIDEO and self.config.video_pooling == "clip":
+            connected = mean_of_clips(connected, features)
         return BaseModelOutputWithPooling(
             last_hidden_state=output.last_hidden_state,
-            pooler_output=units,
+            pooler_output=connected.unbind(),  # N of (tokens, D)
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
@@ -103,7 +106,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
             **{k: v for k, v in kwargs.items() if v is not None},
         }
         if modality is Modality.VIDEO:
-            return self.encode_frames(features, **kwargs)
+            return encode_frames(self.encoders["image"], features, self.config.video_pooling, **kwargs)
         return self.encoders[modality.encoder_key](features, **kwargs)
 
     def require_encoder(self, modality: Modality, argument: str, parts: Collection[str]) -> None:
@@ -122,10 +125,12 @@ class UniMoEModel(UniMoEPreTrainedModel):
         """Turn what an encoder gave (N, tokens, C) into embeddings of the language model, as `encode` returns them.
 
         Raises:
-            DataError: If they are not of this model's encoder.
+            DataError: If they are not of this model's encoder, or of frames that are averaged behind the connector.
         """
         key = modality.encoder_key
         self.require_encoder(modality, f"encoder_states[{modality.key!r}]", self.connectors.keys())
+        if modality is Modality.VIDEO and self.config.video_pooling == "clip":
+            raise DataError("encoder_states['video']: video_pooling is 'clip'. Pass pixel_values_videos instead.")
         encoder = self.config.encoder_config(key)
         if states.shape[1:] != (wanted := (encoder.num_tokens, encoder.hidden_size)):
             raise DataError(
@@ -136,17 +141,6 @@ class UniMoEModel(UniMoEPreTrainedModel):
         units: Any = self.connectors[key](states).unbind()  # N of (tokens, D)
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=units)
 
-    def encode_frames(self, pixel_values_videos: Tensor, **kwargs: Any) -> BaseModelOutput:
-        """Encode groups of frames (N, stride, channels, height, width), and average each.
-
-        Returns:
-            `last_hidden_state` of shape (N, tokens, C); the tower's own outputs, on request, by frame.
-        """
-        output = self.encoders["image"](pixel_values_videos.flatten(0, 1), **kwargs)
-        by_frame = output.last_hidden_state.unflatten(0, pixel_values_videos.shape[:2])  # (N, stride, tokens, C)
-        output.last_hidden_state = by_frame.mean(dim=1)
-        return output
-
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Encode pictures (N, channels, height, width); see `encode`."""
@@ -154,7 +148,7 @@ class UniMoEModel(UniMoEPreTrainedModel):
 
     @can_return_tuple
     def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> Any:
-        """Encode groups of frames of clips (N, stride, channels, height, width); see `encode`."""
+        """Encode groups of frames of clips (N, stride, channels, height, width), or whole clips; see `encode`."""
         return self.encode(Modality.VIDEO, pixel_values_videos, **kwargs)
 
     @can_return_tuple

@@ -34,7 +34,19 @@ SAMPLES = [
     Sample(str(number), f"data.jsonl:{number}", messages, AugmentConfig(), torch.Generator())
     for number, messages in enumerate(CONVERSATIONS)
 ]
-POSITIONS = {"plain": {}, "omni": {"position_type": "omni", "image_max_tiles": 2}}
+POSITIONS = {
+    "plain": {},
+    "omni": {"position_type": "omni", "image_max_tiles": 2},
+    "as released": {
+        "position_type": "omni",
+        "image_grids": [[1, 1], [1, 2]],
+        "sound_group_tokens": 1,
+        "video_temporal_stride": 1,
+        "video_pooling": "clip",
+        "video_sampling": "linspace",
+        "video_max_frames_with_sound": 2,
+    },
+}
 LAYERS = {"dense": {}, "MoE": {"num_experts": 4, "router_aux_loss_coef": 0.1, "router_z_loss_coef": 0.1}}
 
 

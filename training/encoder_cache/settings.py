@@ -59,7 +59,9 @@ def choose_modalities(wanted: Sequence[str] | None, model: UniMoEForConditionalG
 
 
 def uncacheable(modality: Modality, config: UniMoEConfig) -> str | None:
-    """Say why the tokens of a medium are not those of the medium alone; None if they are."""
+    """Say why the encoder's tokens of a medium cannot stand for it; None if they can."""
+    if modality is Modality.VIDEO and config.video_pooling == "clip":
+        return "with video_pooling 'clip', frames of a clip are averaged behind the connector."
     if modality is Modality.VIDEO and config.video_max_frames_with_sound is not None:
         return (
             "with video_max_frames_with_sound, how many frames are taken of a clip depends on whether its row has a "

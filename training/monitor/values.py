@@ -59,9 +59,13 @@ def find_bad_rows(logits: Tensor, inputs: dict[str, Any], row_ids: Sequence[str]
 
 
 def find_bad_inputs(inputs: dict[str, Any]) -> list[str]:
-    """Names of the inputs, and of what encoders gave, that hold values which are not finite."""
+    """Names of the inputs, and of what encoders gave, that hold values which are not finite; but not of those whose
+    only such values are frames of padding.
+    """
+    clips = inputs.get("pixel_values_videos")
     given = {
         **inputs,
+        **({} if clips is None else {"pixel_values_videos": clips[~clips.flatten(2).isnan().all(-1)]}),
         **{f"encoder_states[{key!r}]": value for key, value in inputs.get("encoder_states", {}).items()},
     }
     floats = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.is_floating_point()}

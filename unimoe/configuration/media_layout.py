@@ -13,6 +13,7 @@ from ..media.sampling import VideoSampling
 from ..modality import MEDIA, SOUNDS
 
 PositionType = Literal["plain", "omni"]
+VideoPooling = Literal["stride", "clip"]
 EVEN = 2
 """Number of frames of which `linspace` takes a multiple."""
 CALL_OPTIONS = (
@@ -52,6 +53,10 @@ class MediaLayout:
             long, whose positions are rounded to the nearest, as the released weights of Uni-MoE-2.0-Omni know them;
             nobody should choose it for a new model. Each frame is a unit then.
         video_temporal_stride: Neighbouring frames averaged into one unit.
+        video_pooling: Where frames are averaged: `stride`, so many neighbours in front of the connector, or `clip`,
+            all frames of a clip, however many, behind it, so that every clip is one unit. That exists for the released
+            weights of Uni-MoE v1, whose clips are lists of frames (take a `video_max_frames` that none exceeds);
+            nobody should choose it for a new model.
         video_timestamps: Write the time, such as `<1.5 seconds>`, in front of each unit of a clip.
         video_sound: Modality, `audio` or `speech`, that the sound track of a clip becomes. None: it is not heard.
         video_chunk_seconds: Frames and sound of a clip take turns in chunks of so many seconds.
@@ -76,6 +81,7 @@ class MediaLayout:
     video_max_frames_with_sound: int | None = None
     video_sampling: VideoSampling = "middles"
     video_temporal_stride: int = 1
+    video_pooling: VideoPooling = "stride"
     video_timestamps: bool = False
     video_sound: str | None = None
     video_chunk_seconds: float = 2.0
@@ -132,6 +138,13 @@ class MediaLayout:
                 f"video_temporal_stride ({self.video_temporal_stride}), and at least video_min_frames "
                 f"({self.video_min_frames})."
             )
+        if self.video_pooling not in ("stride", "clip"):
+            raise ValueError(f"video_pooling is {self.video_pooling!r}; choose stride or clip.")
+        if self.video_pooling == "clip" and self.video_temporal_stride > 1:
+            raise ValueError(
+                f"video_pooling 'clip' averages all frames at once, and video_temporal_stride is "
+                f"{self.video_temporal_stride}. Set it to 1, or video_pooling to 'stride'."
+            )
         if self.video_sampling not in ("middles", "linspace"):
             raise ValueError(f"video_sampling is {self.video_sampling!r}; choose middles or linspace.")
         if self.video_sampling == "linspace" and (self.video_temporal_stride > 1 or most < EVEN):
@@ -185,4 +198,4 @@ class MediaLayout:
         return asdict(self)
 
 
-__all__ = ["CALL_OPTIONS", "EVEN", "MediaLayout", "PositionType", "VideoSampling"]
+__all__ = ["CALL_OPTIONS", "EVEN", "MediaLayout", "PositionType", "VideoPooling", "VideoSampling"]

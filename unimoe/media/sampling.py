@@ -24,6 +24,7 @@ class FrameSampling:
             Uni-MoE-2.0-Omni does: the first, the last and equally many between any two, by their numbers; none twice,
             so a clip that has fewer than `minimum` gives what it has, and their number is rounded down to a
             `multiple`, of which there is one at least.
+        repeats: Whether a clip of fewer frames than are wanted repeats them; otherwise it gives what it has.
 
     Raises:
         ValueError: If no number of frames fits.
@@ -34,6 +35,7 @@ class FrameSampling:
     maximum: int = 8
     multiple: int = 1
     spread: VideoSampling = "middles"
+    repeats: bool = True
 
     def __post_init__(self) -> None:
         if self.rate is not None and not 0 < self.rate < float("inf"):
@@ -51,6 +53,7 @@ class FrameSampling:
             return max(int(min(max(most, self.minimum), self.maximum, available)) // self.multiple, 1) * self.multiple
         wanted = self.maximum if self.rate is None else round(duration * self.rate)
         wanted = min(max(wanted, self.minimum), self.maximum)
+        wanted = wanted if self.repeats else min(wanted, max(available, 1))
         return min(-(-wanted // self.multiple), self.maximum // self.multiple) * self.multiple
 
 

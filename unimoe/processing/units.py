@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..configuration.media_layout import EVEN, MediaLayout
 from ..media import (
@@ -72,6 +73,7 @@ class UnitCollector:
     def __post_init__(self) -> None:
         self._pictures: list[tuple[Image.Image, bool]] = []  # and whether it is a tile
         self._frames: list[Image.Image] = []
+        self._frames_of_clips: list[int] = []  # how many each clip has
         self._windows: dict[Modality, list[np.ndarray]] = {modality: [] for modality in SOUNDS}
         self._states: dict[Modality, list[Tensor]] = {}
 
@@ -137,7 +139,8 @@ class UnitCollector:
         """Say what stands for a clip with frames at these times (s) and a track of so many samples, 0 for none; as
         `block`.
         """
-        layout, stride = self.layout, self.layout.video_temporal_stride
+        layout = self.layout
+        stride = len(frame_times) if layout.video_pooling == "clip" else layout.video_temporal_stride
         times = frame_times.reshape(-1, stride).mean(axis=1)  # of each unit, s
         grid = layout.grids["video"]
         tokens = layout.num_tokens["video"]
@@ -166,21 +169,22 @@ class UnitCollector:
             maximum=layout.max_frames(with_sound=beside_sound or layout.video_sound is not None),
             multiple=EVEN if layout.video_sampling == "linspace" else layout.video_temporal_stride,
             spread=layout.video_sampling,
+            repeats=layout.video_pooling != "clip",
         )
 
     def features(self) -> dict[str, Tensor]:
         """Features of all units by the name of the model's argument; of modalities without a unit, none.
 
         Returns:
-            `pixel_values` (N, C, H, W), `pixel_values_videos` (N, stride, C, H, W), `audio_features` (AST: N, frames,
-            mel bins), `speech_features` (Whisper: N, mel bins, frames). Encoded media have none.
+            `pixel_values` (N, C, H, W), `pixel_values_videos` (N, stride, C, H, W) or, of whole clips (N, most frames,
+            C, H, W), behind the frames of shorter ones NaN, `audio_features` (AST: N, frames, mel bins),
+            `speech_features` (Whisper: N, mel bins, frames). Encoded media have none.
         """
         features: dict[str, Tensor] = {}
         if self._pictures:
             features["pixel_values"] = self._picture_pixels()
         if self._frames:
-            pixels = self._pixels(self._frames)
-            features["pixel_values_videos"] = pixels.unflatten(0, (-1, self.layout.video_temporal_stride))
+            features["pixel_values_videos"] = self._clip_pixels()
         for modality, windows in self._windows.items():
             if windows:
                 extractor = self.extractors[modality]
@@ -241,6 +245,7 @@ class UnitCollector:
         else:
             clip = load_clip(encoded.medium, sampling=sampling, where=where, limits=self.limits)
             self._frames += clip.frames
+            self._frames_of_clips.append(len(clip.frames))
             times = clip.times
         if self.layout.video_sound is not None:
             samples = self._keep_track(Modality.from_key(self.layout.video_sound), encoded, where)
@@ -287,13 +292,18 @@ class UnitCollector:
 
     def _picture_pixels(self) -> Tensor:
         whole, tiles = ([p for p, is_tile in self._pictures if is_tile is wanted] for wanted in (False, True))
+        of_tiles = {"do_resize": False, "do_center_crop": False}  # they have the size already
         made = {
             False: iter(self._pixels(whole) if whole else ()),
-            True: iter(
-                self._pixels(tiles, do_resize=False, do_center_crop=False) if tiles else ()
-            ),  # of the right size
+            True: iter(self._pixels(tiles, **of_tiles) if tiles else ()),
         }
         return torch.stack([next(made[is_tile]) for _, is_tile in self._pictures])
+
+    def _clip_pixels(self) -> Tensor:
+        pixels = self._pixels(self._frames)
+        if self.layout.video_pooling == "clip":
+            return pad_sequence(pixels.float().split(self._frames_of_clips), batch_first=True, padding_value=torch.nan)
+        return pixels.unflatten(0, (-1, self.layout.video_temporal_stride))
 
     def _pixels(self, pictures: list[Image.Image], **options: Any) -> Tensor:
         processor = self.extractors.get(Modality.IMAGE) or self.extractors[Modality.VIDEO]
@@ -328,7 +338,7 @@ def check_extractor(name: str, extractor: Any, layout: MediaLayout) -> None:
 
 
 def row_offsets(blocks: list[Block], layout: MediaLayout) -> list[np.ndarray]:
-    """Offsets of the media of one row by their `blocks`; plain ones if all are sounds, and the `layout` groups them."""
+    """Offsets of a row's media by their `blocks`; plain ones if all are sounds, and the `layout` groups them."""
     only_hears = layout.sound_group_tokens is not None and all(block.is_sound for block in blocks)
     return [plain_offsets(block.offsets.shape[1]) if only_hears else block.offsets for block in blocks]
 
