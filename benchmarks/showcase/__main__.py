@@ -9,7 +9,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -47,7 +47,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=2, max=10, help="Trainings of each system.")] = 3,
     scale: Annotated[float, typer.Option(help="Factor of all lengths of the recipe.")] = 1.0,
     jobs: Annotated[int, typer.Option(min=1, help="Commands at once; they share the cores.")] = 2,
-    markdown: Annotated[Path | None, typer.Option(help="Put the tables into this file, as its Results.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Put each table into this file, as a section.")] = None,
 ) -> None:
     """Train what is missing, then compare; after `benchmarks.showcase.data` and `training.real_parts`."""
     console = Console(width=200)
@@ -84,14 +84,21 @@ def main(
         console.print(f"failed: python {' '.join(error.cmd[1:])}; see {out}/logs", style="red", soft_wrap=True)
         raise typer.Exit(1) from None
     (out / "losses.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    sections = [
-        f"### {ablation.title}\n\n{ablation.question}\n\n{to_markdown(tabulate(systems[name]))}"
-        for name, ablation in ablations.items()
-    ]
-    text = "\n\n".join([*sections, f"Nats per label after the last step; means over {seeds} seeds."])
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    if markdown is not None:
-        put_section(markdown, "Results", text)
+    for name, ablation in ablations.items():
+        text = f"{ablation.question}\n\n{to_markdown(tabulate(systems[name]))}\n\n{describe(report, name)}"
+        console.print(f"{ablation.title}. {text}\n", markup=False, highlight=False, soft_wrap=True)
+        if markdown is not None:
+            put_section(markdown, ablation.title, text)
+
+
+def describe(report: dict[str, Any], comparison: str) -> str:
+    """Say what a table's numbers are, and where they are from."""
+    settings, versions = report["settings"], report["environment"]
+    rows = next(iter(report["costs"][comparison].values()))[0].rows
+    return (
+        f"Nats per label after {rows:,} rows; means over {settings['seeds']} seeds. "
+        f"{versions['processor']}, torch {versions['torch']}, transformers {versions['transformers']}."
+    )
 
 
 if __name__ == "__main__":
