@@ -1,7 +1,8 @@
 """`python -m benchmarks.showcase.growth OUT OUT ...`: how losses fall with rows, operations, time and experts.
 
-Each OUT is a folder of `python -m benchmarks.showcase` with its `losses.json`, of another `--scale`. Losses are means
-over the validation files and over seeds; differences are paired by seed, with 95 % intervals of Student's t.
+Each OUT is a folder of `python -m benchmarks.showcase`, of another `--scale`, or a copy of its `losses.json`.
+Losses are means over the validation files and over seeds; differences are paired by seed, with 95 % intervals of
+Student's t.
 """
 
 import json
@@ -55,7 +56,7 @@ def read_curves(folders: Sequence[Path], comparison: str) -> Curves:
     """Read what systems of a comparison lost in trainings of several lengths.
 
     Raises:
-        ConfigError: If a folder has no losses.
+        ConfigError: If one has no losses.
     """
     reports = [read_report(folder) for folder in folders]
     having = [report for report in reports if comparison in report["losses"]]
@@ -65,15 +66,15 @@ def read_curves(folders: Sequence[Path], comparison: str) -> Curves:
     }
 
 
-def read_report(folder: Path) -> dict[str, Any]:
-    """Read the losses.json of a folder.
+def read_report(path: Path) -> dict[str, Any]:
+    """Read the losses.json of a folder, or a copy of one.
 
     Raises:
         ConfigError: If there is none.
     """
-    file = folder / "losses.json"
+    file = path if path.suffix == ".json" else path / "losses.json"
     if not file.is_file():
-        raise ConfigError(f"{file} is not there. Write it: python -m benchmarks.showcase {folder}")
+        raise ConfigError(f"{file} is not there. Write it: python -m benchmarks.showcase {file.parent}")
     report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return report
 
@@ -170,7 +171,7 @@ def _line(panel: Any, places: Sequence[float], points: Sequence[Point], label: s
 
 
 def main(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of `benchmarks.showcase`, each of another scale.")],
+    folders: Annotated[list[Path], typer.Argument(help="Of `benchmarks.showcase`, each of another scale.")],
     picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file.")] = None,
     markdown: Annotated[
         Path | None, typer.Option(help="Put the tables into this file, as its What needs memory.")
