@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 from unimoe.build.language_models import text_config as read_language_model
 from unimoe.cli import app
-from unimoe.presets import PRESETS, names, text_config
+from unimoe.presets import ALIASES, PRESETS, names, text_config
 
 EXPECTED = [
     "mixtral-8x7b",
@@ -31,7 +31,8 @@ EXPECTED = [
     "vl-moe",
     "moe-llava",
     "cumo",
-    "uni-moe-4e",
+    "uni-moe-4e-speech",
+    "uni-moe-4e-audio",
     "uni-moe-8e",
     "uni-moe-2.0",
     "uni-moe-2.5",
@@ -45,6 +46,8 @@ def tiny(name: str) -> UniMoETextConfig:
     sizes["moe_intermediate_size"] = 24
     if preset.shared_expert_intermediate_size:
         sizes["shared_expert_intermediate_size"] = 16
+    if preset.moe_layers:
+        sizes["moe_layers"] = [0, 2]
     experts = min(preset.num_experts, 16)
     if preset.expert_groups:
         sizes["expert_groups"] = {"text": list(range(8)), "image": list(range(8, 16))}
@@ -63,7 +66,7 @@ def test_the_table_holds_what_was_promised_each_with_a_source() -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_it_is_a_valid_configuration_that_survives_saving(name: str, tmp_path) -> None:
     config = text_config(name)
-    assert config.num_experts > 1 and config.is_sparse(config.num_hidden_layers - 1)
+    assert config.num_experts > 1 and any(map(config.is_sparse, range(config.num_hidden_layers)))
     config.save_pretrained(tmp_path)
     assert UniMoETextConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
@@ -93,7 +96,8 @@ def test_it_is_what_the_defaults_of_transformers_class_read_as(name: str, theirs
     expected = UniMoETextConfig(**read_language_model(theirs())).to_dict()
     actual = text_config(name).to_dict()
     different = {field for field in expected if field != "mlp_only_layers" and actual[field] != expected[field]}
-    assert different <= ({"router_z_loss_coef"} if name == "olmoe-1b-7b" else set())
+    of_the_paper = {"router_z_loss_coef", "intermediate_size", "moe_intermediate_size", "expert_latent_size"}
+    assert different <= (of_the_paper if name == "olmoe-1b-7b" else set())
     assert not actual["mlp_only_layers"] and not expected["mlp_only_layers"]
 
 
@@ -150,6 +154,73 @@ def test_ernie_vl_agrees_with_the_defaults_of_its_class() -> None:
     assert shared == theirs.moe_num_shared_experts * text
     kinds = ["sparse" if ours.is_sparse(index) else "dense" for index in range(ours.num_hidden_layers)]
     assert kinds == theirs.mlp_layer_types
+
+
+V1 = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+    "qkv_bias": False,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
+    "moe_intermediate_size": 11008,
+    "modality_routing": "shared",
+    "router_modality_projection": False,
+}
+STATED = {
+    "uni-moe-4e-speech": {**V1, "num_experts": 4, "moe_layers": None, "router_aux_loss_coef": 0.0},
+    "uni-moe-4e-audio": {**V1, "num_experts": 4, "moe_layers": [*range(0, 31, 2)], "router_aux_loss_coef": 0.0},
+    "uni-moe-8e": {**V1, "num_experts": 8, "moe_layers": None, "router_aux_loss_coef": 0.01},
+    "uni-moe-2.0": {
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},
+        "qkv_bias": True,
+        "router_type": "top_p",
+        "router_top_p": 0.7,
+        "num_experts_per_tok": 5,
+        "min_experts_per_tok": 1,
+        "num_experts": 4,
+        "moe_intermediate_size": 18944,
+        "num_null_experts": 1,
+        "null_experts_keep_mass": True,
+        "num_shared_experts": 2,
+        "shared_expert_intermediate_size": 2368,
+        "shared_expert_weighting": "router",
+        "combine_weights": "scores",
+    },
+    "uni-moe-2.5": {
+        "num_shared_experts": 2,
+        "rope_parameters": {"rope_theta": 5e6, "rope_type": "default"},
+        "tie_word_embeddings": False,
+    },
+}
+"""What the releases and their code say, field by field."""
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_releases_of_uni_moe_have_the_fields_that_they_state(name: str) -> None:
+    config = text_config(name)
+    assert {field: getattr(config, field) for field in STATED[name]} == STATED[name]
+
+
+def test_the_released_weights_of_2_0_are_one_field_away() -> None:
+    assert text_config("uni-moe-2.0", combine_weights="near_tie").sparsemixer_epsilon == 0.01
+
+
+def test_an_alias_is_the_preset_that_it_stands_for() -> None:
+    assert ALIASES and not ALIASES.keys() & PRESETS.keys()
+    for alias, name in ALIASES.items():
+        assert text_config(alias).to_dict() == text_config(name).to_dict()
 
 
 def test_changing_one_configuration_leaves_the_table_as_it_was() -> None:

@@ -13,8 +13,7 @@ from typing import Any
 from .configuration_unimoe import UniMoETextConfig
 from .errors.suggest import did_you_mean
 
-_UNI_MOE = "arXiv 2405.11273 and its code, HITsz-TMG/Uni-MoE at f5e82dd"
-_LLAMA = "sizes: defaults of transformers 5.23's LlamaConfig (LLaMA-7B)"
+_UNI_MOE = "arXiv 2405.11273, its code (HITsz-TMG/Uni-MoE at f5e82dd) and its released config.json"
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,19 @@ def _fields(**fields: Any) -> MappingProxyType[str, Any]:
     return MappingProxyType({"router_z_loss_coef": 0.0, **fields})
 
 
-_LLAMA_7B = {
+_UNI_MOE_V1 = {
+    "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 11008,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
 }
 
 PRESETS: dict[str, Preset] = {
@@ -121,11 +125,12 @@ PRESETS: dict[str, Preset] = {
     "olmoe-1b-7b": Preset(
         title="OLMoE-1B-7B: top-8 of 64 small experts, weights not renormalised",
         source=f"arXiv 2409.02060; {_class_defaults('OlmoeConfig', 'allenai/OLMoE-1B-7B-0924')}",
-        differs="The z-loss coefficient is from memory; the class has none.",
+        differs="The width of an expert is that of the paper, half the class default; the z-loss coefficient is from "
+        "memory, the class has none.",
         fields=_fields(
             vocab_size=50304,
             hidden_size=2048,
-            intermediate_size=2048,
+            intermediate_size=1024,
             num_hidden_layers=16,
             num_attention_heads=16,
             max_position_embeddings=4096,
@@ -230,37 +235,39 @@ PRESETS: dict[str, Preset] = {
         "loss counts all choices of a token, the code only the first.",
         fields=_fields(num_experts=4, num_experts_per_tok=2, router_aux_loss_coef=0.1, router_z_loss_coef=0.01),
     ),
-    "uni-moe-4e": Preset(
-        title="Uni-MoE with 4 experts: top-2, softmax over the chosen, no balance loss",
-        source=f"{_UNI_MOE}; {_LLAMA}",
+    "uni-moe-4e-speech": Preset(
+        title="Uni-MoE-speech: top-2 of 4 experts in all layers, softmax over the chosen, no balance loss",
+        source=_UNI_MOE,
         differs="The experts are tuned with LoRA, which is a matter of training here.",
-        fields=_fields(
-            **_LLAMA_7B, num_experts=4, num_experts_per_tok=2, norm_topk_prob=True, router_aux_loss_coef=0.0
-        ),
+        fields=_fields(**_UNI_MOE_V1, num_experts=4, router_aux_loss_coef=0.0),
+    ),
+    "uni-moe-4e-audio": Preset(
+        title="Uni-MoE-audio and Uni-MoE-speech v1.5: the same in the even layers, 0 the first",
+        source=_UNI_MOE,
+        differs="The experts are tuned with LoRA, which is a matter of training here; so is the router, but the code "
+        "loads it without that change.",
+        fields=_fields(**_UNI_MOE_V1, num_experts=4, moe_layers=list(range(0, 32, 2)), router_aux_loss_coef=0.0),
     ),
     "uni-moe-8e": Preset(
-        title="Uni-MoE with 8 experts: top-2, the router sees a token through its modality's map",
-        source=f"{_UNI_MOE}; {_LLAMA}",
-        differs="No loss on the experts assigned to a modality, none that drives modalities apart; the balance loss "
-        "is off, since its coefficient is not known; the maps have no bias, and are an option in the code.",
-        fields=_fields(
-            **_LLAMA_7B,
-            num_experts=8,
-            num_experts_per_tok=2,
-            norm_topk_prob=True,
-            router_modality_projection=True,
-            router_aux_loss_coef=0.0,
-        ),
+        title="Uni-MoE with 8 experts: top-2 in all layers, a balance loss",
+        source=_UNI_MOE,
+        differs="No loss on the experts assigned to a modality, none that drives modalities apart: both are off in "
+        "the release. So are the maps by modality in front of the router, which `router_modality_projection` makes "
+        "(without their bias). The balance loss counts all choices of a token, the code only the first. The second "
+        "expert is not drawn with noise, which the code does in evaluation too. The experts are six feed-forwards, "
+        "each with a low-rank change, which are added up here.",
+        fields=_fields(**_UNI_MOE_V1, num_experts=8, router_aux_loss_coef=0.01),
     ),
     "uni-moe-2.0": Preset(
         title="Uni-MoE-2.0-Omni: top-p over 4 experts and a null, two small shared experts weighed by the router",
-        source="arXiv 2511.12609 and its code, ishine/UMOE-Scaling-Unified-Multimodal-LLMs at ad00fc4; top_p 0.7, "
-        "jitter 0.01 and coefficient 0.025 are those of its preview, DCMoE in HITsz-TMG/Uni-MoE at f5e82dd; sizes: "
-        "defaults of transformers 5.23's Qwen2_5OmniTextConfig (Qwen2.5-7B)",
-        differs="Experts as wide as the dense feed-forward are an assumption. Plain router gradient, not GRIN, which "
-        "needs top_k here; the chosen experts' probabilities as weights, not their near ties "
-        "(`combine_weights: near_tie`); one-dimensional positions; the balance loss weighs answer tokens as all "
-        "others and its coefficient does not decay; no drop of tokens.",
+        source="arXiv 2511.12609 and its code, ishine/UMOE-Scaling-Unified-Multimodal-LLMs at ad00fc4; jitter 0.01 "
+        "and coefficient 0.025 are those of its preview, DCMoE in HITsz-TMG/Uni-MoE at f5e82dd; sizes: defaults of "
+        "transformers 5.23's Qwen2_5OmniTextConfig (Qwen2.5-7B)",
+        differs="For a new model: the chosen experts' probabilities are their weights, from which the router learns. "
+        'The released weights were trained with near ties in their place: for them add `combine_weights="near_tie"`. '
+        "The released configuration is not at hand: widths of experts, one null and top_p 0.7 are those that fit the "
+        "28 billion parameters and the sibling UniMoE-Audio. Plain router gradient, not GRIN, which needs top_k here; "
+        "the balance loss weighs answer tokens as all others and its coefficient does not decay; no drop of tokens.",
         fields=_fields(
             vocab_size=152064,
             hidden_size=3584,
@@ -269,8 +276,10 @@ PRESETS: dict[str, Preset] = {
             num_attention_heads=28,
             num_key_value_heads=4,
             max_position_embeddings=32768,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             qkv_bias=True,
             num_experts=4,
+            moe_intermediate_size=18944,
             num_null_experts=1,
             num_experts_per_tok=5,
             router_type="top_p",
@@ -285,12 +294,12 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "uni-moe-2.5": Preset(
-        title="Uni-MoE-2.5: top-4 of 60 fine-grained experts, 4 shared, weights renormalised",
+        title="Uni-MoE-2.5: top-4 of 60 fine-grained experts, 2 shared, weights renormalised",
         source="class defaults in Uni-MoE-2d5 of HITsz-TMG/Uni-MoE; sizes: defaults of transformers 5.23's "
         "Qwen3VLMoeTextConfig, on which it is built",
-        differs="Class defaults, not the 6B checkpoint; the width of the shared experts is assumed to be that of the "
-        "routed ones; no gate on the attention output, no sliding-window layers, no DeepStack, no multimodal "
-        "positions.",
+        differs="Class defaults, not the 6B checkpoint, whose sizes are its own; a note beside the code says 4 shared "
+        "experts; their width is assumed to be that of the routed ones; no gate on the attention output, no "
+        "sliding-window layers, no DeepStack, no multimodal positions.",
         fields=_fields(
             vocab_size=151936,
             hidden_size=2048,
@@ -299,13 +308,12 @@ PRESETS: dict[str, Preset] = {
             num_attention_heads=16,
             num_key_value_heads=16,
             max_position_embeddings=128000,
-            tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 5e5},
+            rope_parameters={"rope_type": "default", "rope_theta": 5e6},
             qk_norm="head",
             num_experts=60,
             num_experts_per_tok=4,
             moe_intermediate_size=1408,
-            num_shared_experts=4,
+            num_shared_experts=2,
             shared_expert_intermediate_size=1408,
             norm_topk_prob=True,
             router_aux_loss_coef=0.001,
@@ -314,8 +322,12 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+ALIASES = MappingProxyType({"uni-moe-4e": "uni-moe-4e-speech", "uni-moe-v1.5": "uni-moe-4e-audio"})
+"""Further names of presets: an old one, and a release that is made as another."""
+
+
 def names() -> list[str]:
-    """Names of all presets."""
+    """Names of all presets, each once."""
     return list(PRESETS)
 
 
@@ -323,15 +335,16 @@ def text_config(name: str, **overrides: Any) -> UniMoETextConfig:
     """Make the configuration of a preset.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`, or of `ALIASES`.
         **overrides: Fields of `UniMoETextConfig` that replace the preset's, such as sizes for a small experiment.
 
     Raises:
         ValueError: If there is no such preset, or the fields do not fit together.
     """
-    if name not in PRESETS:
-        raise ValueError(f"There is no preset {name!r}.{did_you_mean(name, PRESETS)}")
-    return UniMoETextConfig(**{**copy.deepcopy(dict(PRESETS[name].fields)), **overrides})
+    known = PRESETS | {alias: PRESETS[target] for alias, target in ALIASES.items()}
+    if name not in known:
+        raise ValueError(f"There is no preset {name!r}.{did_you_mean(name, known)}")
+    return UniMoETextConfig(**{**copy.deepcopy(dict(known[name].fields)), **overrides})
 
 
-__all__ = ["PRESETS", "Preset", "names", "text_config"]
+__all__ = ["ALIASES", "PRESETS", "Preset", "names", "text_config"]
