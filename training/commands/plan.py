@@ -65,6 +65,9 @@ def describe(result: "StageEstimate", *, imports: int, gpu_memory: float | None,
     table = Table(show_header=False, box=None)
     memory, batches = result.memory, result.batches
     counts = {name: f"{number:,}" for name, number in result.parameters.items()}
+    if result.absent:
+        absent = f"{', '.join(result.absent)} by their configurations in configs/parts; a token of text is a byte"
+        table.add_row("parts that are not here", plain(absent))
     table.add_row("parameters", f"{counts['total']}, active {counts['active']}, trainable {counts['trainable']}")
     table.add_row(f"memory of each of {result.processes}", str(memory))
     if result.processes > 1:

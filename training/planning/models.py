@@ -1,6 +1,7 @@
 """The models that the stages of a recipe will start from, by their configurations: no weight is read or made.
 
-A stage may start from what an earlier one of the recipe writes, long before there is such a folder.
+A stage may start from what an earlier one of the recipe writes, long before there is such a folder, and from
+pretrained parts that are not there: `configs/parts` describes those of the recipes at the reference's scales.
 """
 
 import os
@@ -11,11 +12,17 @@ import torch
 
 from unimoe import UniMoEConfig, UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.build import describe_model
-from unimoe.checkpoint.loading import load_processor, read_config
+from unimoe.checkpoint.loading import HUB_ID, load_processor, read_config
 from unimoe.errors import ConfigError
+from unimoe.files.folder import CheckpointError
 from unimoe.surgery.assemble import assembled_config
 
+from ..config.build import BuildConfig
 from ..config.stage import AssembleConfig, StageConfig
+
+PARTS = Path(__file__).parents[2] / "configs" / "parts"
+"""Folders by name of a pretrained part: its configuration, its feature extractor, and for a language model a tokenizer
+whose tokens are bytes."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,13 @@ class DescribedModel:
         config: Its configuration.
         processor: Its processor.
         sources: Bytes of the models that are in memory while it is composed or assembled; 0 for one that is loaded.
+        absent: Pretrained parts of it that are neither there nor in the cache of the Hub; `PARTS` describes them.
     """
 
     config: UniMoEConfig
     processor: UniMoEProcessor
     sources: int = 0
+    absent: tuple[str, ...] = ()
 
 
 class DescribedRecipe:
@@ -48,9 +57,7 @@ class DescribedRecipe:
         start = config.start
         try:
             if start.build is not None:
-                values = start.build.model_dump(exclude={"dtype"})
-                model_config, processor = describe_model(**values)
-                return DescribedModel(model_config, processor, sources=model_bytes(model_config))
+                return self._compose(start.build)
             if start.assemble is not None:
                 return self._assemble(start.assemble)
             return self.find(start.specialists.base if start.specialists else start.path or "")
@@ -79,6 +86,14 @@ class DescribedRecipe:
         config = UniMoEConfig.from_pretrained(path)
         return DescribedModel(config, load_processor(path, config))
 
+    def _compose(self, start: BuildConfig) -> DescribedModel:
+        values = start.model_dump(exclude={"dtype"})
+        names = {option: values[option] for option in ("language", "vision", "speech", "audio") if values[option]}
+        found = {option: where_described(name) for option, name in names.items()}
+        config, processor = describe_model(**values | found)
+        absent = tuple(name for option, name in names.items() if found[option] != name)
+        return DescribedModel(config, processor, sources=model_bytes(config), absent=absent)
+
     def _assemble(self, start: AssembleConfig) -> DescribedModel:
         base = self.find(start.base)
         experts = {key: [self.find(path) for path in paths] for key, paths in start.expert_folders.items()}
@@ -86,7 +101,20 @@ class DescribedRecipe:
             base.config, {key: len(found) for key, found in experts.items()}, **start.arguments()
         )
         sources = [base, *(model for found in experts.values() for model in found)]
-        return DescribedModel(config, base.processor, sources=sum(model_bytes(source.config) for source in sources))
+        size = sum(model_bytes(source.config) for source in sources)
+        return DescribedModel(config, base.processor, sources=size, absent=base.absent)
+
+
+def where_described(part: str) -> str:
+    """Return a pretrained part, folder or Hub id, or the folder that describes it where the part is not to be had."""
+    described = PARTS / part
+    if Path(part).exists() or not HUB_ID.fullmatch(part) or not (described / "config.json").is_file():
+        return part
+    try:
+        read_config(part)
+    except CheckpointError:
+        return str(described)
+    return part
 
 
 def model_bytes(config: UniMoEConfig) -> int:
@@ -98,4 +126,4 @@ def model_bytes(config: UniMoEConfig) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())
 
 
-__all__ = ["DescribedModel", "DescribedRecipe", "model_bytes"]
+__all__ = ["DescribedModel", "DescribedRecipe", "model_bytes", "where_described"]

@@ -42,6 +42,7 @@ class StageEstimate:
         processes: That share it.
         table: What trains, part by part.
         advice: Changes that would make it fit, in words; empty if it fits, or nobody said what into.
+        absent: Pretrained parts that were not to be had, see `DescribedModel`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class StageEstimate:
     processes: int
     table: Table
     advice: list[str]
+    absent: tuple[str, ...] = ()
 
     @property
     def flops(self) -> int:
@@ -73,6 +75,7 @@ class StageEstimate:
             "memory": {"total": self.memory.total, **self.memory.parts},
             "host_memory": {"imports": imports, **asdict(self.host), "total": imports + self.host.total},
             "advice": self.advice,
+            "absent_parts": list(self.absent),
         }
 
 
@@ -113,6 +116,7 @@ def estimate_stage(
         processes=processes,
         table=trainable_table(trainable),
         advice=list(advise(config, args, start, processes, limit)) if is_over and limit else [],
+        absent=start.absent,
     )
 
 
