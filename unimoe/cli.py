@@ -1,4 +1,4 @@
-"""`unimoe`: build a model, look at its folder, verify it, talk to it, list presets, describe the environment."""
+"""`unimoe`: build or convert a model, look at its folder, verify it, talk to it, list presets, describe devices."""
 
 import platform
 import time
@@ -136,6 +136,46 @@ def build(
     if certificate:
         certificate.save(out)
         console.print(summary(certificate, model.dtype), soft_wrap=True)
+    console.print(f"written to {out} in {cost(started)}", highlight=False)
+
+
+@app.command()
+def convert(
+    folder: Annotated[Path, typer.Argument(help="Tuned part of a release: adapter, projector, aligner, routers.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model and its processor.")],
+    vision: Annotated[str, typer.Option(help="CLIP ViT-L/14 at 336 pixels: folder or Hub id.")],
+    speech: Annotated[str | None, typer.Option(help="Whisper small, for all releases but v1 audio.")] = None,
+    audio: Annotated[str | None, typer.Option(help="BEATs' .pt file, for v1 audio.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Base of the release. Default: FOLDER.")] = None,
+    experts: Annotated[Path | None, typer.Option(help="Experts of 8e. Default: the base.")] = None,
+    dtype: Annotated[Precision, typer.Option(help="Of the weights. auto: as those of the base.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would become of each file only.")] = False,
+) -> None:
+    """Turn released weights of Uni-MoE v1 (speech, audio, v1.5, 8e) into a model folder; docs/uni_moe.md.
+
+    certificate.json says what became of each tensor.
+    """
+    import torch
+    from transformers.utils import logging
+
+    from .checkpoint.loading import reason
+    from .convert import read_release
+
+    logging.disable_progress_bar()
+    started = time.perf_counter()
+    try:
+        found = read_release(folder, vision=vision, speech=speech, audio=audio, base=base, experts=experts)
+        table = Table("file", "what became of its tensors", "how many", title=escape(found.release.title))
+        for file, fate, count in found.table():
+            table.add_row(escape(file), fate, str(count))
+        console.print(table)
+        for line in found.release.otherwise:
+            console.print(line, soft_wrap=True, highlight=False)
+        if dry_run:
+            return
+        console.print(summary(found.write(out, dtype=None if dtype == "auto" else getattr(torch, dtype)), dtype))
+    except (OSError, ValueError) as error:
+        fail(reason(error))
     console.print(f"written to {out} in {cost(started)}", highlight=False)
 
 

@@ -81,7 +81,7 @@ def build_model(
         with naming(ENCODER_OPTIONS[key], source):
             parts[key] = load_part(key, source, dtype, encoders.get(key, {}), connectors.get(key, {}))
     described = {key: (part.encoder, part.connector) for key, part in parts.items()}
-    config = compose_config(decoder.config, tokenizer, described, media)
+    config = compose_config(decoder.config, placeholder_ids(tokenizer), described, media)
     model = draw_model(config, decoder.dtype, seed)
     copy_parts(model, decoder, parts)
     set_generation(model, decoder, tokenizer)
@@ -128,7 +128,7 @@ def describe_model(
             if connector.get("type") == "query_decoder" and "decoder_config" not in connector:
                 connector["decoder_config"] = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
             described[key] = (encoder, connector)
-    config = compose_config(text, tokenizer, described, media)
+    config = compose_config(text, placeholder_ids(tokenizer), described, media)
     return config, UniMoEProcessor.from_config(config, tokenizer, **extractors)
 
 
@@ -151,7 +151,7 @@ def describe_language(source: str | Path) -> tuple[UniMoETextConfig, PreTrainedT
 
 def compose_config(
     text: UniMoETextConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    token_ids: dict[str, int],
     parts: dict[str, tuple[dict[str, Any], dict[str, Any]]],
     media: dict[str, Any],
 ) -> UniMoEConfig:
@@ -159,19 +159,25 @@ def compose_config(
 
     Args:
         text: Of the language model.
-        tokenizer: With the placeholders.
+        token_ids: Of the placeholders, by configuration field.
         parts: Encoder key -> fields of the configurations of encoder and connector.
         media: Fields of `MediaLayout`.
     """
     values: dict[str, Any] = {
         "text_config": text.to_dict(),
         "tie_word_embeddings": text.tie_word_embeddings,
-        **{f"{modality.key}_token_id": tokenizer.convert_tokens_to_ids(str(modality.token)) for modality in MEDIA},
+        **token_ids,
         **media,
     }
     for key, (encoder, connector) in parts.items():
         values |= {f"{ENCODER_OPTIONS[key]}_config": encoder, f"{key}_connector_config": connector}
     return UniMoEConfig(**values)
+
+
+def placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Ids of the placeholders of a tokenizer that has them, by the field of the configuration."""
+    ids: Any = tokenizer.convert_tokens_to_ids([str(modality.token) for modality in MEDIA])
+    return {f"{modality.key}_token_id": number for modality, number in zip(MEDIA, ids, strict=True)}
 
 
 def refuse_strangers(sources: dict[str, Any], media: dict[str, Any], **described: dict[str, Any]) -> None:

@@ -1,0 +1,210 @@
+"""Convert a release: read its parts, check that every tensor has its place, write the folder shard by shard."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.core_model_loading import revert_weight_conversion
+
+from ..build.towers import Part
+from ..configuration_unimoe import UniMoEConfig
+from ..errors import UniMoEError
+from ..modality import MEDIA
+from ..modeling_unimoe import UniMoEForConditionalGeneration
+from ..processing_unimoe import UniMoEProcessor
+from ..surgery.certificate import Certificate
+from .describe import check_config, describe_release, load_towers
+from .parts import Folders, find_release
+from .releases import RELEASES, Release
+from .weights import Collector, Row, Weight, check_weights
+
+_INDEX = "model.safetensors.index.json"
+_MERGED = "Every weight is that of the release, with LoRA merged in float32, up to rounding. Logits were not compared."
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A release that was read and checked, ready to be written.
+
+    Args:
+        name: Of the release.
+        release: Its facts.
+        config: Of the model.
+        processor: Of the model. None: the release came without a tokenizer.
+        weights: Of the model by their names in checkpoints.
+        rows: What became of each tensor that was read.
+        vocabulary: Tokens in the release, and in the model.
+        sources: What was read from where.
+    """
+
+    name: str
+    release: Release
+    config: UniMoEConfig
+    processor: UniMoEProcessor | None
+    weights: dict[str, Weight]
+    rows: list[Row]
+    vocabulary: tuple[int, int]
+    sources: dict[str, str]
+
+    def table(self) -> Iterator[tuple[str, str, int]]:
+        """File, what became of its tensors, and how many they are."""
+        counts = Counter((row.file, row.fate if not row.why else f"{row.fate}: {row.why}") for row in self.rows)
+        yield from ((file, fate, count) for (file, fate), count in counts.items())
+
+    def write(self, out: str | Path, *, dtype: torch.dtype | None = None, shard_size: str = "5GB") -> Certificate:
+        """Write the model folder; a conversion that fails leaves none.
+
+        Args:
+            out: The folder, which is not there yet.
+            dtype: Of the weights but the routers', which are float32. None: of the base.
+            shard_size: Largest size of a file of weights.
+
+        Returns:
+            The certificate, which stands beside the model.
+
+        Raises:
+            UniMoEError: If there is such a folder.
+        """
+        out = Path(out)
+        if out.exists():
+            raise UniMoEError(str(out), "there is such a file or folder already.", "Choose another OUT.")
+        dtype = dtype or self.weights["lm_head.weight"].tensor.dtype
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
+            made = Path(work, out.name)
+            made.mkdir()
+            difference = self._write_weights(made, dtype, shard_size)
+            self._write_settings(made, dtype)
+            certificate = self._certificate(difference)
+            certificate.save(made)
+            made.rename(out)
+        return certificate
+
+    def _write_weights(self, folder: Path, dtype: torch.dtype, shard_size: str) -> float:
+        """Write one shard after the other; return the largest rounding of a weight, relative to its largest value."""
+        dtypes = {name: torch.float32 if ".router." in name else dtype for name in self.weights}
+        blank = {
+            name: torch.empty(weight.shape(self.vocabulary), dtype=dtypes[name], device="meta")
+            for name, weight in self.weights.items()
+        }
+        split = split_torch_state_dict_into_shards(blank, max_shard_size=shard_size)
+        difference = 0.0
+        for file, names in split.filename_to_tensors.items():
+            shard: dict[str, Tensor] = {}
+            for name in names:
+                value = self.weights[name].value(self.vocabulary)
+                shard[name] = value.to(dtypes[name]).contiguous()
+                difference = max(difference, _rounding(value, shard[name]))
+            save_file(shard, folder / file, metadata={"format": "pt"})
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        return difference
+
+    def _write_settings(self, folder: Path, dtype: torch.dtype) -> None:
+        self.config.architectures = [UniMoEForConditionalGeneration.__name__]
+        self.config.dtype = dtype
+        self.config.save_pretrained(folder)
+        text = self.config.text_config
+        GenerationConfig(
+            bos_token_id=text.bos_token_id,
+            eos_token_id=text.eos_token_id,
+            pad_token_id=text.pad_token_id,
+            suppress_tokens=[self.config.token_id(modality) for modality in MEDIA],
+        ).save_pretrained(folder)
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
+
+    def _certificate(self, difference: float) -> Certificate:
+        details: dict[str, Any] = {"release": self.name, "sources": self.sources}
+        details |= {"otherwise": list(self.release.otherwise), "tensors": [asdict(row) for row in self.rows]}
+        return Certificate("convert", "exact", _MERGED, difference, details)
+
+
+def read_release(
+    folder: str | Path,
+    *,
+    vision: str | Path,
+    speech: str | Path | None = None,
+    audio: str | Path | None = None,
+    base: str | Path | None = None,
+    experts: str | Path | None = None,
+) -> Conversion:
+    """Read a release of the Uni-MoE v1 family (v1 speech, v1 audio, v1.5, 8e) and check that nothing is missing.
+
+    Values are read when they are written; until then, only names and shapes.
+
+    Args:
+        folder: Of the tuned parts: adapter, projector, aligner, routers.
+        vision: Folder or Hub id of the CLIP ViT-L/14 at 336 pixels.
+        speech: Folder or Hub id of Whisper small, for all but v1 audio.
+        audio: BEATs' `.pt` file, for v1 audio.
+        base: Folder of the base's shards and tokenizer. None: the same folder.
+        experts: Folder of the experts of 8e. None: the base's.
+
+    Returns:
+        What `Conversion.write` writes.
+
+    Raises:
+        UniMoEError: If it is no such release, or a tensor is missing, has no place or another shape, which is named.
+    """
+    tuned = Path(folder)
+    base = Path(base or tuned)
+    folders = Folders(tuned, base, Path(experts or base))
+    name, config = find_release(folders)
+    release = RELEASES[name]
+    check_config(config, tuned)
+    if (sound := speech if release.sound == "speech" else audio) is None or (speech and audio):
+        tower = "Whisper small" if release.sound == "speech" else "BEATs"
+        raise UniMoEError(f"{release.title} hears through {tower}: give it as {release.sound}, and no other.")
+    collector = Collector(release, folders, config)
+    for source in release.sources:
+        collector.read(source)
+    towers = load_towers(release, config, collector.weights, vision, sound)
+    ours, processor = describe_release(release, config, folders, towers)
+    with torch.device("meta"):
+        model = UniMoEForConditionalGeneration(ours)
+    state: dict[str, Tensor] = revert_weight_conversion(model, model.state_dict())
+    sources = {"vision": str(vision), release.sound: str(sound), "folder": str(tuned), "base": str(base)}
+    for key, part in towers.items():
+        add_tower(collector, key, part, model, sources["vision" if key == "image" else key])
+    vocabulary = (config["vocab_size"], ours.text_config.vocab_size)
+    check_weights(collector.weights, {key: tuple(value.shape) for key, value in state.items()}, vocabulary, tuned)
+    return Conversion(name, release, ours, processor, collector.weights, collector.rows, vocabulary, sources)
+
+
+def add_tower(collector: Collector, key: str, part: Part, model: UniMoEForConditionalGeneration, source: str) -> None:
+    """Add the weights of a tower, under the names that they have in checkpoints of the model.
+
+    Args:
+        collector: Gets weights and rows.
+        key: Of the encoder.
+        part: With the tower.
+        model: Knows the names.
+        source: Of the tower.
+    """
+    start = f"model.encoders.{key}.tower."
+    named = {f"{start}{name}": tensor for name, tensor in part.tower.state_dict().items()}
+    for name, tensor in revert_weight_conversion(model, named).items():
+        row = Row(source, name.removeprefix(start), "taken", name)
+        collector.rows.append(row)
+        collector.weights[name] = Weight(tensor, rows=[row])
+
+
+def _rounding(exact: Tensor, written: Tensor) -> float:
+    if exact.dtype == written.dtype or not exact.numel():
+        return 0.0
+    exact = exact.float()
+    return float((exact - written.float()).abs().max() / exact.abs().max().clamp(min=1e-30))
+
+
+__all__ = ["Conversion", "read_release"]
