@@ -19,6 +19,7 @@ from reference_folders import (
     save_release,
     sparse_layers,
 )
+from tiny_processor import item, picture, process, sound, turn
 from torch import Tensor
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 from typer.testing import CliRunner
@@ -140,12 +141,31 @@ def test_weights_are_those_worked_out_by_hand(released: Released) -> None:
     assert model.model.connectors["image"].linear_2.weight.equal(second)
 
 
-def test_placeholders_have_rows_of_zero_and_are_never_generated(released: Released) -> None:
+def test_placeholders_have_rows_of_zero(released: Released) -> None:
     model = load_model(released.root / "out")
     rows = model.get_input_embeddings().weight
     assert rows[: len(PIECES)].equal(released.files["base"]["model.embed_tokens.weight"])
     assert len(rows) == len(PIECES) + 4 and not rows[len(PIECES) :].any()
     assert model.generation_config.suppress_tokens == list(range(len(PIECES), len(PIECES) + 4))
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])  # with one of them, every logit of a real token is below 0
+def test_placeholders_are_never_generated(released: Released, sign: float) -> None:
+    model = load_model(released.root / "out")
+    with torch.no_grad():
+        model.lm_head.weight[: len(PIECES)] = sign
+    answer = model.generate(input_ids=torch.tensor([[1, 300, 310]]), max_new_tokens=2, eos_token_id=None)
+    assert answer.max() < len(PIECES)
+
+
+def test_pictures_clips_and_sounds_pass_through_the_whole_model(released: Released) -> None:
+    model, processor = load_model(released.root / "out"), AutoProcessor.from_pretrained(released.root / "out")
+    heard = "audio" if released.name == "v1-audio" else "speech"
+    items = [item("image", picture()), item("video", [picture(shade) for shade in (10, 90, 200)])]
+    inputs = process(processor, [turn(*items, item(heard, sound()), "what?")])
+    assert inputs["mm_token_type_ids"].unique(return_counts=True)[1].tolist()[1:] == [4, 4, QUERIES]
+    with torch.no_grad():
+        assert model(**inputs).logits.isfinite().all()
 
 
 def test_logits_of_text_are_those_of_a_slow_reference(released: Released) -> None:
@@ -249,6 +269,12 @@ def test_a_tensor_that_is_missing_extra_or_of_another_shape_is_named(
 def test_another_configuration_is_refused(folder: Path, field: str, value: Any, said: str) -> None:
     (folder / "tuned/config.json").write_text(json.dumps({**config("v1.5"), field: value}))
     with pytest.raises(ValueError, match=said):
+        read(folder, "v1.5")
+
+
+def test_8_experts_beside_the_configuration_of_4_are_refused_with_the_cure(folder: Path) -> None:
+    (folder / "tuned/0_mlp_experts.bin").touch()
+    with pytest.raises(ValueError, match=r"num_experts 4.*copy the base's 8config\.json"):
         read(folder, "v1.5")
 
 
