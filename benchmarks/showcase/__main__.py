@@ -24,7 +24,7 @@ from .costs import read_cost
 from .losses import Losses, compare, read_losses, tabulate, to_markdown
 
 CONFIGS = Path("configs/showcase")
-COMPARISONS = ("main", "changes", "experts")
+COMPARISONS = ("active", "main", "changes", "experts")
 
 
 def plan_trainings(ablations: dict[str, Ablation], settings: Settings, seeds: int) -> dict[Step, set[Step]]:
