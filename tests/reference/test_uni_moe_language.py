@@ -235,4 +235,4 @@ def test_a_null_keeps_its_share_of_the_weights() -> None:
 @torch.no_grad()
 def test_the_slow_model_without_a_rule_of_2_0_is_another_one(rule: dict[str, Any]) -> None:
     ours = our_model("uni-moe-2.0")(IDS, position_ids=OMNI_POSITIONS).logits
-    assert distance(ours, expected("uni-moe-2.0", **rule)) > 1e-7
+    assert distance(ours, expected("uni-moe-2.0", **rule)) > BOUNDS[torch.float64]
