@@ -20,7 +20,8 @@ import torch
 SECONDS = 0.02
 """Between two looks at a process, at least: what it has in use for less than that may be missed."""
 SHARE = 0.02
-"""Of the time that looks take at most: the C library goes through all that is free, and lends no memory meanwhile."""
+"""Of the time that looks take at most, unless more is resident than ever: the C library goes through all that is free,
+and lends no memory meanwhile."""
 _STATM = Path("/proc/self/statm")
 
 
@@ -117,11 +118,13 @@ class MemoryWatch:
         return self._resident
 
     def _watch(self) -> None:
-        pause = SECONDS
-        while not self._left.wait(pause):
+        due = 0.0
+        while not self._left.wait(SECONDS):
             began = time.monotonic()
-            self._look()
-            pause = max(SECONDS, (time.monotonic() - began) / SHARE)
+            if began >= due or resident() > self._resident:
+                self._look()
+                ended = time.monotonic()
+                due = ended + (ended - began) / SHARE
 
     def _look(self) -> None:
         with self._lock:
