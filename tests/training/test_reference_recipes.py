@@ -33,7 +33,6 @@ TOKENS = {
 @pytest.fixture(autouse=True)
 def _without_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither a cache of the Hub nor a folder of models is at hand."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
 
