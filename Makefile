@@ -19,6 +19,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: quickstart real-parts bench test test-distributed test-slow test-all transformers-tests mutations check format clean
 
+# Its two threads meet thousands of times a step: they wait some microseconds for each other before they sleep.
+quickstart: export GOMP_SPINCOUNT ?= 20000
 quickstart: $(VENV)/.unimoe-dev
 	$(BIN)/python -m training.quickstart $(OUT)
 	$(BIN)/python -m training configs/quickstart/quickstart.yaml $(STAGES) output=$(OUT) scale=$(SCALE) --resume
