@@ -173,9 +173,7 @@ def _line(panel: Any, places: Sequence[float], points: Sequence[Point], label: s
 def main(
     folders: Annotated[list[Path], typer.Argument(help="Of `benchmarks.showcase`, each of another scale.")],
     picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file.")] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="Put the tables into this file, as its What needs memory.")
-    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Put the tables into this file, as its Growth.")] = None,
 ) -> None:
     """Print what growing rows, time and numbers of experts bring."""
     try:
@@ -189,7 +187,7 @@ def main(
     if picture is not None:
         draw(curves, experts, picture)
     if markdown is not None:
-        put_section(markdown, "What needs memory", text)
+        put_section(markdown, "Growth", text)
 
 
 if __name__ == "__main__":

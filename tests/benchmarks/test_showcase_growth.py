@@ -76,7 +76,7 @@ def test_tables_and_the_picture_are_written(tmp_path: Path) -> None:
     experts = {DENSE: 4.0, "4 experts": 3.7, EIGHT: 3.6, "16 experts": 3.5}
     write_folder(tmp_path / "half", 0.5, {"main": {DENSE: 4.0, MIXTURE: 3.6, WIDE: 3.2}, "experts": experts})
     page, picture = tmp_path / "page.md", tmp_path / "growth.png"
-    page.write_text("# Page\n\n## What needs memory\n\nnot yet\n")
+    page.write_text("# Page\n\n## Growth\n\nnot yet\n")
     copy = (tmp_path / "half" / "losses.json").rename(tmp_path / "copy.json")
     asked = [str(tmp_path / "whole"), str(copy), "--markdown", str(page), "--picture", str(picture)]
     done = CliRunner().invoke(app, asked)

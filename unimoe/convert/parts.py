@@ -10,8 +10,7 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
-from ..files.folder import AGAIN, CheckpointError, check_folder
-from ..files.strict_json import parse_json
+from ..files.folder import AGAIN, CheckpointError, check_folder, read_object
 from .releases import RELEASES, Release, Source
 
 _MODEL_TYPES = ("llava", "llava_llama")
@@ -50,7 +49,7 @@ def find_release(folders: Folders) -> tuple[str, dict[str, Any]]:
             raise CheckpointError(folder, "there is no such folder. Correct the path.")
         check_folder(folder)
     of_8e = bool(list(folders.tuned.glob("*_mlp_experts.bin"))) or not (folders.tuned / "config.json").is_file()
-    config = read_json(folders.base if of_8e else folders.tuned, "config.json")
+    config = read_object(folders.base if of_8e else folders.tuned, "config.json")
     routers = open_file(folders.tuned, "mlp_gates.bin")
     aligner = open_file(folders.tuned, "mm_audio_aligner.bin")
     layers = sorted({int(match[1]) for match in map(_ROUTER.fullmatch, routers) if match})
@@ -114,23 +113,4 @@ def open_file(folder: Path, name: str) -> dict[str, Tensor]:
     return found
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        folder: Where it lies.
-        name: Of the file.
-
-    Raises:
-        CheckpointError: If it is not there, or no object.
-    """
-    path = folder / name
-    if not path.is_file():
-        raise CheckpointError(folder, f"there is no {name}. {AGAIN}")
-    values = parse_json(path.read_bytes(), where=name)
-    if not isinstance(values, dict):
-        raise CheckpointError(folder, f"{name} holds no object of keys. {AGAIN}")
-    return values
-
-
-__all__ = ["Folders", "find_release", "open_file", "read_json", "read_source"]
+__all__ = ["Folders", "find_release", "open_file", "read_source"]

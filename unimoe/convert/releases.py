@@ -113,24 +113,29 @@ _8E_EXPERTS = (
     ),
     Rule(r"model\.layers\.\d+\.mlp\.(gate|experts)\..+", why="of the base with 4 experts; the 8 have their own files"),
 )
-_SPEECH = (
-    Rule(r"model\.(?:mm_audio_aligner\.)?query_tokens", "model.connectors.speech.queries", form="queries"),
+
+
+def _aligner(sound: str, *reader: Rule) -> tuple[Rule, ...]:
+    """Rules of the connector of sounds: its queries, what reads the features, one linear layer or two."""
+    ours, projector = f"model.connectors.{sound}", r"model\.mm_audio_aligner\.projector\."
+    return (
+        Rule(r"model\.(?:mm_audio_aligner\.)?query_tokens", f"{ours}.queries", form="queries"),
+        *reader,
+        Rule(projector + r"(weight|bias)", rf"{ours}.output_proj.\1"),
+        Rule(projector + r"0\.(\w+)", rf"{ours}.output_proj.linear_1.\1"),
+        Rule(projector + r"2\.(\w+)", rf"{ours}.output_proj.linear_2.\1"),
+    )
+
+
+_SPEECH = _aligner(
+    "speech",
     Rule(
         r"model\.mm_audio_aligner\.decoder\.audio_decoder\.embed_tokens\.weight",
         why="word embeddings of Whisper's decoder, which nobody reads",
     ),
     Rule(r"model\.mm_audio_aligner\.decoder\.audio_decoder\.(.+)", r"model.connectors.speech.decoder.\1"),
-    Rule(r"model\.mm_audio_aligner\.projector\.(weight|bias)", r"model.connectors.speech.output_proj.\1"),
-    Rule(r"model\.mm_audio_aligner\.projector\.0\.(\w+)", r"model.connectors.speech.output_proj.linear_1.\1"),
-    Rule(r"model\.mm_audio_aligner\.projector\.2\.(\w+)", r"model.connectors.speech.output_proj.linear_2.\1"),
 )
-_AUDIO = (
-    Rule(r"model\.(?:mm_audio_aligner\.)?query_tokens", "model.connectors.audio.queries", form="queries"),
-    Rule(r"model\.mm_audio_aligner\.qformer\.(qformer\..+)", r"model.connectors.audio.\1"),
-    Rule(r"model\.mm_audio_aligner\.projector\.(weight|bias)", r"model.connectors.audio.output_proj.\1"),
-    Rule(r"model\.mm_audio_aligner\.projector\.0\.(\w+)", r"model.connectors.audio.output_proj.linear_1.\1"),
-    Rule(r"model\.mm_audio_aligner\.projector\.2\.(\w+)", r"model.connectors.audio.output_proj.linear_2.\1"),
-)
+_AUDIO = _aligner("audio", Rule(r"model\.mm_audio_aligner\.qformer\.(qformer\..+)", r"model.connectors.audio.\1"))
 
 _BASE = Source("base", "pytorch_model*.bin")
 _PROJECTOR = Source("tuned", "non_lora_trainables.bin")

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..files.folder import AGAIN, CheckpointError
-from .parts import Folders, read_json, read_source
+from ..files.folder import AGAIN, CheckpointError, read_object
+from .parts import Folders, read_source
 from .releases import Form, Release, Rule, Source
 
 _LORA = re.compile(r"(.+)[._]lora_([AB])\.weight")
@@ -154,7 +154,7 @@ class Collector:
             names, where, values = ("lora_alpha", "lora_r"), "config.json", self.config
         else:
             where = "adapter_config.json"
-            names, values = ("lora_alpha", "r"), read_json(self.folders.tuned, where)
+            names, values = ("lora_alpha", "r"), read_object(self.folders.tuned, where)
         alpha, rank = (values.get(name) for name in names)
         if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
             raise CheckpointError(

@@ -61,10 +61,25 @@ def check_folder(folder: Path) -> None:
     for path in _found(folder, _OTHERS):
         _require_file(folder, path)
     for path in _found(folder, _OBJECTS):
-        if not isinstance(_read(folder, path), dict):
-            raise CheckpointError(folder, f"{path.name} holds no object of keys. {AGAIN}")
+        read_object(folder, path.name)
     for path in _found(folder, _INDICES):
         _check_index(folder, path, _read(folder, path))
+
+
+def read_object(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of a folder that holds an object.
+
+    Args:
+        folder: Where it lies.
+        name: Of the file.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds anything else; it is named.
+    """
+    values = _read(folder, folder / name)
+    if not isinstance(values, dict):
+        raise CheckpointError(folder, f"{name} holds no object of keys. {AGAIN}")
+    return values
 
 
 def _found(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
@@ -121,4 +136,4 @@ def _is_inside(folder: Path, shard: str) -> bool:
     return target.is_relative_to(home) or (home.parent.name == "snapshots" and target.is_relative_to(blobs))
 
 
-__all__ = ["AGAIN", "CheckpointError", "check_folder", "local_folder"]
+__all__ = ["AGAIN", "CheckpointError", "check_folder", "local_folder", "read_object"]
