@@ -35,6 +35,15 @@ WHISPER = {
     "max_source_positions": 50,
     "num_mel_bins": 80,
 }
+QFORMER = {
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+    "encoder_hidden_size": 16,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 TEXT = {
     "vocab_size": 64,
     "hidden_size": 32,

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_connectors import DECODER, GRID, KINDS, PROJECTED, QFORMER, WIDTH, build, features
+from test_connectors import DECODER, GRID, KINDS, PROJECTED, WIDTH, build, features
+from tiny import QFORMER
 from torch import nn
 from transformers import AutoConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel

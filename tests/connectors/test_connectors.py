@@ -5,22 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import WHISPER, tiny_config, tiny_inputs
+from tiny import QFORMER, WHISPER, tiny_config, tiny_inputs
 
 from unimoe import UniMoEConnectorConfig, UniMoEForConditionalGeneration
 from unimoe.connectors import build_connector
 
 WIDTH, GRID = 16, [4, 6]
 DECODER = {**WHISPER, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 24}
-QFORMER = {
-    "hidden_size": 12,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 20,
-    "encoder_hidden_size": 16,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
 KINDS: dict[str, dict[str, Any]] = {
     "mlp": {},
     "stacked": {"stack": 3, "hidden_size": 20},

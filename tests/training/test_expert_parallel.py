@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import launch
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import QFORMER
 from transformers import AutoProcessor
 
 from training.config.recipe import merge
@@ -30,6 +32,27 @@ FAMILIES = {
         "router_aux_loss_scope": "modality",
     },
     "balance bias": {"scoring_func": "sigmoid", "balance_bias": True},
+    "near ties": {
+        "router_type": "top_p",
+        "router_top_p": 0.6,
+        "num_null_experts": 1,
+        "combine_weights": "near_tie",
+        "sparsemixer_epsilon": 0.2,
+    },
+}
+AS_RELEASED: dict[str, Any] = {
+    "near ties": {
+        "position_type": "omni",
+        "image_grids": [[1, 1], [1, 2]],
+        "sound_group_tokens": 1,
+        "audio_connector_config": {"type": "qformer", "num_queries": 2, "num_attention_heads": 4},
+        "speech_connector_config": {
+            "type": "blip2_qformer",
+            "num_queries": 3,
+            "num_output_layers": 2,
+            "qformer_config": QFORMER,
+        },
+    }
 }
 BALANCE = {"router_aux_loss_coef": 0.05, "router_aux_loss_global_batch": True, "router_z_loss_coef": 0.1}
 PARTS = {"parts": ["router", "connectors", "experts"]}
@@ -63,9 +86,12 @@ def starts(workspace, tmp_path_factory):
     for name, values in FAMILIES.items():
         text = {**dense["text_config"], "num_experts": 4, **values, **BALANCE}
         torch.manual_seed(0)
-        UniMoEForConditionalGeneration(UniMoEConfig(**{**dense, "text_config": text})).save_pretrained(folder / name)
+        config = UniMoEConfig(**{**dense, **AS_RELEASED.get(name, {}), "text_config": text})
+        UniMoEForConditionalGeneration(config).save_pretrained(folder / name)
     for name in (*STARTS, *FAMILIES):
-        AutoProcessor.from_pretrained(workspace / "start").save_pretrained(folder / name)
+        config = UniMoEConfig.from_pretrained(folder / name)
+        layout = config.media_layout.to_dict()
+        AutoProcessor.from_pretrained(workspace / "start", media_layout=layout).save_pretrained(folder / name)
     return folder
 
 

@@ -1,0 +1,108 @@
+"""What released models need works together, with each modality routing: counts, packs, losses, gradients."""
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from test_packing_training import POSITIONS, SAMPLES, learn
+from tiny import QFORMER, tiny_config
+from tiny_processor import byte_tokenizer, image_processor
+from transformers import AutoModelForMultimodalLM, AutoProcessor, WhisperFeatureExtractor
+
+from training.data import Collator
+from unimoe import BeatsFeatureExtractor, Modality, UniMoEBeatsConfig, UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe.configuration.moe import ModalityRouting
+from unimoe.processing_unimoe import UniMoEProcessor
+
+WINDOW = {"n_samples": 5400, "num_mel_bins": 16}
+ROUTER: dict[str, Any] = {
+    "num_experts": 5,
+    "num_experts_per_tok": 3,
+    "router_type": "top_p",
+    "num_null_experts": 1,
+    "combine_weights": "near_tie",
+    "sparsemixer_epsilon": 0.2,
+    "router_aux_loss_coef": 0.1,
+}
+GROUPS = {
+    "isolated": {"text": [0, 1], "image": [2, 3], "speech": [4]},
+    "semi_isolated": {"text": [0], "image": [2], "speech": [4]},
+}
+CONNECTORS = {
+    "audio": {
+        "type": "blip2_qformer",
+        "num_queries": 3,
+        "qformer_config": QFORMER,
+    },
+    "speech": {"type": "qformer", "num_queries": 4, "num_attention_heads": 4, "num_output_layers": 2},
+}
+
+
+def describe(routing: str) -> UniMoEConfig:
+    """Every option that released models brought, behind a modality routing."""
+    fields = tiny_config(**ROUTER, modality_routing=routing, expert_groups=GROUPS.get(routing)).to_dict()
+    beats = UniMoEBeatsConfig(
+        patch_embedding_size=16,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        max_length=BeatsFeatureExtractor(**WINDOW).max_length,
+        num_mel_bins=16,
+        mask_padding=True,
+    )
+    fields["audio_config"] = {"tower_config": beats.to_dict()}
+    fields |= {f"{key}_connector_config": connector for key, connector in CONNECTORS.items()}
+    return UniMoEConfig(**{**fields, **POSITIONS["as released"]})
+
+
+@pytest.fixture(scope="module", params=get_args(ModalityRouting))
+def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """Model and processor as they are when saved and loaded."""
+    folder, tokenizer = tmp_path_factory.mktemp("released"), byte_tokenizer()
+    config = describe(request.param)
+    config.text_config.vocab_size = len(tokenizer)
+    for modality in config.media:
+        setattr(config, f"{modality.key}_token_id", tokenizer.convert_tokens_to_ids(Modality(modality).token))
+    torch.manual_seed(0)
+    UniMoEForConditionalGeneration(config).save_pretrained(folder)
+    UniMoEProcessor.from_config(
+        config,
+        tokenizer,
+        image_processor=image_processor(),
+        audio_feature_extractor=BeatsFeatureExtractor(**WINDOW),
+        speech_feature_extractor=WhisperFeatureExtractor(chunk_length=1, feature_size=80),
+    ).save_pretrained(folder)
+    return AutoModelForMultimodalLM.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+
+
+def test_what_is_counted_is_what_comes(parts: tuple[Any, Any]) -> None:
+    _, processor = parts
+    for sample in SAMPLES:
+        found = Collator(processor)([sample])["input_ids"]
+        assert found.shape[1] == processor.count_tokens(sample.messages), sample.id
+
+
+def test_packed_rows_have_the_losses_and_gradients_of_a_padded_batch(parts: tuple[Any, Any]) -> None:
+    model, processor = parts
+    padded, packed = (Collator(processor, packing=packing)(SAMPLES) for packing in (False, True))
+    (expected, expected_grads), (found, grads) = learn(model, padded), learn(model, packed)
+    for name, loss in expected.losses.items():
+        torch.testing.assert_close(found.losses[name], loss, rtol=1e-5, atol=1e-6, msg=name)
+    assert expected_grads.keys() == grads.keys()
+    for name, gradient in expected_grads.items():
+        assert (gradient - grads[name]).abs().max() <= 1e-5 * gradient.abs().max() + 1e-8, name
+    assert {name.split(".")[2] for name in grads if name.startswith("model.connectors.")} >= {"audio", "speech"}
+
+
+def test_each_row_of_a_batch_answers_as_alone(parts: tuple[Any, Any]) -> None:
+    model, processor = parts
+    batch = Collator(processor)(SAMPLES)
+    real = batch["attention_mask"].bool()
+    with torch.no_grad():
+        logits = model(**{name: value for name, value in batch.items() if name != "row_ids"}).logits
+        for row, sample in enumerate(SAMPLES):
+            alone = {name: value for name, value in Collator(processor)([sample]).items() if name != "row_ids"}
+            torch.testing.assert_close(logits[row, real[row]], model(**alone).logits[0], atol=1e-5, rtol=1e-4)
