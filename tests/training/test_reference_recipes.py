@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from convert.reference_folders import save_release
 from launch import ROOT
+from safetensors.torch import load_file
 from tiny import TEXT, WHISPER
 from tiny_processor import byte_tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPImageProcessor, WhisperFeatureExtractor
@@ -18,6 +20,7 @@ from training.planning import models
 from training.planning.models import DescribedRecipe, where_described
 from training.stage.run import run_stage
 from unimoe import BeatsFeatureExtractor, UniMoEConfig
+from unimoe.convert import read_release
 from unimoe.errors import ConfigError
 from unimoe.presets import text_config
 
@@ -169,3 +172,29 @@ def test_the_first_stage_trains_two_steps_with_tiny_parts(recipe: str, make_stag
     assert trained.num_tokens == TOKENS[recipe]
     wanted = build["media"]
     assert {name: getattr(trained, name) for name in wanted} == wanted
+
+
+def test_a_converted_release_goes_on_with_the_last_stage(make_stage, workspace, tmp_path: Path) -> None:
+    save_release("v1-speech", tmp_path)
+    read_release(
+        tmp_path / "tuned", base=tmp_path / "base", vision=tmp_path / "clip", speech=tmp_path / "whisper"
+    ).write(tmp_path / "start")
+    mixed = load_recipe(STAGES / "uni_moe_4e.yaml").stages["mixed"]
+    config = make_stage(
+        start=str(tmp_path / "start"),
+        train={**mixed.train.model_dump(), "warm_up": None},
+        data={
+            "mixture": [str(workspace / "data" / f"{task}_train.jsonl") for task in ("image_kind", "spoken_word")],
+            "packing": mixed.data.packing,
+            "max_length": mixed.data.max_length,
+        },
+        trainer={"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-3},
+    )
+    before, after = (
+        load_file(next(Path(folder).glob("*.safetensors")))
+        for folder in (tmp_path / "start", run_stage(config, name="mixed"))
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
+    assert not {name for name in changed if "encoders" in name}
+    for part in ("connectors.image", "connectors.speech", "experts.0.gate_proj", "self_attn.q_proj"):
+        assert [name for name in changed if part in name], part
