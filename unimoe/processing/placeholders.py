@@ -2,6 +2,7 @@
 media row by row and repeated to the number of tokens that each medium fills.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,31 @@ from ..media import is_picture
 from ..modality import MEDIA, SOUNDS, Modality
 
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
-CHAT_TEMPLATE = (
-    "{%- macro render(content) -%}"
-    "{%- if content is string -%}{{- content -}}{%- else -%}{%- for item in content or [] -%}"
-    "{%- if item['type'] == 'text' -%}{{- item['text'] -}}{%- else -%}{{- '<|' ~ item['type'] ~ '|>' -}}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}"
-    "{%- endmacro -%}"
+PLACEHOLDER_OF_ITEM = "'<|' ~ item['type'] ~ '|>'"
+"""Jinja: the placeholder of a message's item."""
+
+
+def content_macro(medium: str) -> str:
+    """Return the macro `render` of a chat template, which makes text of a message's content.
+
+    Args:
+        medium: Jinja expression of what stands for a medium, such as `PLACEHOLDER_OF_ITEM`.
+    """
+    return (
+        "{%- macro render(content) -%}"
+        "{%- if content is string -%}{{- content -}}{%- else -%}{%- for item in content or [] -%}"
+        f"{{%- if item['type'] == 'text' -%}}{{{{- item['text'] -}}}}{{%- else -%}}{{{{- {medium} -}}}}{{%- endif -%}}"
+        "{%- endfor -%}{%- endif -%}"
+        "{%- endmacro -%}"
+    )
+
+
+def without_system(text: str) -> str:
+    """Return the piece of a chat template that writes a text where no message of the role `system` comes first."""
+    return f"{{%- if not messages or messages[0]['role'] != 'system' -%}}{{{{- {json.dumps(text)} -}}}}{{%- endif -%}}"
+
+
+CHATML = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' ~ message['role'] ~ '\n' -}}"
     "{%- if message['role'] == 'assistant' -%}"
@@ -30,7 +50,9 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
 )
-"""ChatML. A media item renders to its placeholder; an assistant's turn, end token included, is a generation block."""
+"""The turns of ChatML, behind the macro `render`; an assistant's, end token included, is a generation block."""
+CHAT_TEMPLATE = content_macro(PLACEHOLDER_OF_ITEM) + CHATML
+"""ChatML. A media item renders to its placeholder."""
 
 # Private in transformers: keeps placeholders that `sanitize_control_tokens` has marked as plain text out of matches.
 _UNMARKED = getattr(processing_utils, "_UNMARKED", "")
@@ -267,7 +289,9 @@ def _is_one(media: Any, modality: Modality) -> bool:
 
 
 __all__ = [
+    "CHATML",
     "CHAT_TEMPLATE",
+    "PLACEHOLDER_OF_ITEM",
     "Held",
     "MediaRows",
     "add_placeholder_tokens",
@@ -275,6 +299,7 @@ __all__ = [
     "check_kept",
     "check_placeholder_ids",
     "collect_media",
+    "content_macro",
     "count_placeholders",
     "expand_placeholders",
     "find_placeholders",
@@ -282,4 +307,5 @@ __all__ = [
     "order_of_appearance",
     "placeholder_id",
     "require_placeholder_id",
+    "without_system",
 ]
