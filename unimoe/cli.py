@@ -141,17 +141,19 @@ def build(
 
 @app.command()
 def convert(
-    folder: Annotated[Path, typer.Argument(help="Tuned part of a release: adapter, projector, aligner, routers.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Tuned part of a release: adapter, projector, aligner, routers; or all of 2.0.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the model and its processor.")],
-    vision: Annotated[str, typer.Option(help="CLIP ViT-L/14 at 336 pixels: folder or Hub id.")],
-    speech: Annotated[str | None, typer.Option(help="Whisper small, for all releases but v1 audio.")] = None,
+    vision: Annotated[str | None, typer.Option(help="CLIP ViT-L/14 at 336 pixels, for all but 2.0.")] = None,
+    speech: Annotated[str | None, typer.Option(help="Whisper small, for all but v1 audio and 2.0.")] = None,
     audio: Annotated[str | None, typer.Option(help="BEATs' .pt file, for v1 audio.")] = None,
     base: Annotated[Path | None, typer.Option(help="Base of the release. Default: FOLDER.")] = None,
     experts: Annotated[Path | None, typer.Option(help="Experts of 8e. Default: the base.")] = None,
     dtype: Annotated[Precision, typer.Option(help="Of the weights. auto: as those of the base.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would become of each file only.")] = False,
 ) -> None:
-    """Turn released weights of Uni-MoE v1 (speech, audio, v1.5, 8e) into a model folder; docs/uni_moe.md.
+    """Turn released weights of Uni-MoE (v1 speech, v1 audio, v1.5, 8e, 2.0) into a model folder; docs/uni_moe.md.
 
     certificate.json says what became of each tensor.
     """
@@ -169,8 +171,8 @@ def convert(
         for file, fate, count in found.table():
             table.add_row(escape(file), fate, str(count))
         console.print(table)
-        for line in found.release.otherwise:
-            console.print(line, soft_wrap=True, highlight=False)
+        for line in (*found.release.otherwise, f"not read: {', '.join(found.unread) or 'nothing'}"):
+            console.print(escape(line), soft_wrap=True, highlight=False)
         if dry_run:
             return
         console.print(summary(found.write(out, dtype=None if dtype == "auto" else getattr(torch, dtype)), dtype))

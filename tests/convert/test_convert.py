@@ -305,6 +305,18 @@ def test_what_is_pickled_never_runs(folder: Path) -> None:
         read(folder, "v1.5")
 
 
+def test_each_file_is_opened_once_and_the_others_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unimoe.convert import parts
+
+    opened: list[str] = []
+    open_file = parts.open_file
+    monkeypatch.setattr(parts, "open_file", lambda at, name: opened.append(f"{at.name}/{name}") or open_file(at, name))
+    (folder / "tuned/training_args.bin").touch()
+    found = read(folder, "v1.5")
+    assert sorted(opened) == sorted({row.file for row in found.rows if row.file.startswith(("base/", "tuned/"))})
+    assert found.unread == ["base/config.json", "tuned/training_args.bin"]
+
+
 def test_a_conversion_that_fails_leaves_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from unimoe.convert import write
 

@@ -1,28 +1,29 @@
-"""The files of a release: looked up by name, opened without reading values, and never running what is pickled."""
+"""The files of a release: looked up by name, opened once without reading values, and never running what is pickled."""
 
 import pickle
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..files.folder import AGAIN, CheckpointError, check_folder, read_object
 from .releases import RELEASES, Release, Source
 
-_MODEL_TYPES = ("llava", "llava_llama")
 _ROUTER = re.compile(r".*model\.layers\.(\d+)\.mlp\.(?:gate|deepspeed_moe\.gate\.wg)\.weight")
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the parts of a release lie.
+    """Where the parts of a release lie, and what was read of them.
 
     Args:
-        tuned: Adapter, projector, aligner and routers.
+        tuned: Adapter, projector, aligner and routers; or the whole release.
         base: The shards of the base, and its tokenizer.
         experts: The six files of experts of 8e.
     """
@@ -30,10 +31,31 @@ class Folders:
     tuned: Path
     base: Path
     experts: Path
+    read: set[Path] = field(default_factory=set, init=False)
+    _opened: dict[Path, dict[str, Tensor]] = field(default_factory=dict, init=False)
+
+    def object(self, folder: Path, name: str) -> dict[str, Any]:
+        """Read a JSON file that holds an object; as `read_object`."""
+        self.read.add(folder / name)
+        return read_object(folder, name)
+
+    def tensors(self, folder: Path, name: str) -> dict[str, Tensor]:
+        """Open a file of tensors, or give what was opened before; as `open_file`."""
+        path = folder / name
+        self.read.add(path)
+        if path not in self._opened:
+            self._opened[path] = open_file(folder, name)
+        return self._opened[path]
+
+    def unread(self) -> list[str]:
+        """Names of what was not read in the folders, each behind that of its folder."""
+        entries = {entry for folder in (self.tuned, self.base, self.experts) for entry in folder.glob("*")}
+        known = {path.resolve() for path in self.read}
+        return sorted(f"{path.parent.name}/{path.name}" for path in entries if path.resolve() not in known)
 
 
 def find_release(folders: Folders) -> tuple[str, dict[str, Any]]:
-    """Tell which release folders hold, from config.json, the layers with routers, and the kind of the aligner.
+    """Tell which release folders hold: from config.json and, for v1's family, layers with routers and the aligner.
 
     Args:
         folders: Of the release. With 8 experts, the configuration is the base's, as in the released code.
@@ -49,29 +71,43 @@ def find_release(folders: Folders) -> tuple[str, dict[str, Any]]:
             raise CheckpointError(folder, "there is no such folder. Correct the path.")
         check_folder(folder)
     of_8e = bool(list(folders.tuned.glob("*_mlp_experts.bin"))) or not (folders.tuned / "config.json").is_file()
-    config = read_object(folders.base if of_8e else folders.tuned, "config.json")
-    routers = open_file(folders.tuned, "mlp_gates.bin")
-    aligner = open_file(folders.tuned, "mm_audio_aligner.bin")
+    config = folders.object(folders.base if of_8e else folders.tuned, "config.json")
+    kind, layers = config.get("model_type"), config.get("num_hidden_layers")
+    found = f"Its config.json has model_type {kind!r}, num_experts {config.get('num_experts')} and num_hidden_layers "
+    found += str(layers)
+    names = [name for name, release in RELEASES.items() if kind in release.model_types]
+    if len(names) > 1:
+        sparse, sound = _layers_and_sound(folders)
+        found += f"; mlp_gates.bin has routers in the layers {sparse}, mm_audio_aligner.bin a "
+        found += f"{'Q-Former' if sound == 'audio' else 'decoder'}, and there are {'' if of_8e else 'no '}files "
+        found += "*_mlp_experts.bin"
+        looked_for = (config.get("num_experts"), of_8e, sound, sparse)
+        names = [name for name in names if _marks(RELEASES[name], layers or 0) == looked_for]
+    if not names:
+        known = "; ".join(map(str, RELEASES.values()))
+        raise CheckpointError(
+            folders.tuned,
+            f"it is no release that is known. {found}. Known are: {known}. For 8 experts, copy the base's "
+            "8config.json over its config.json.",
+        )
+    return names[0], config
+
+
+def _marks(release: Release, layers: int) -> tuple[int | None, bool, str, list[int]]:
+    """Return by what a release of the v1 family is told from the others."""
+    return release.num_experts, release.num_experts == 8, release.sound, release.sparse_layers(layers)
+
+
+def _layers_and_sound(folders: Folders) -> tuple[list[int], str]:
+    """Return the layers with routers, and what the aligner is for."""
+    routers = folders.tensors(folders.tuned, "mlp_gates.bin")
+    aligner = folders.tensors(folders.tuned, "mm_audio_aligner.bin")
     layers = sorted({int(match[1]) for match in map(_ROUTER.fullmatch, routers) if match})
-    sound = "audio" if any(".qformer." in name for name in aligner) else "speech"
-    for name, release in RELEASES.items():
-        is_sparse = layers == release.sparse_layers(config.get("num_hidden_layers", 0))
-        counts = config.get("num_experts") == release.num_experts and of_8e == (release.num_experts == 8)
-        if is_sparse and counts and sound == release.sound and config.get("model_type") in _MODEL_TYPES:
-            return name, config
-    raise CheckpointError(
-        folders.tuned,
-        f"it is no release that is known. Its config.json has model_type {config.get('model_type')!r}, num_experts "
-        f"{config.get('num_experts')} and num_hidden_layers {config.get('num_hidden_layers')}; mlp_gates.bin has "
-        f"routers in the layers {layers}, mm_audio_aligner.bin a {'Q-Former' if sound == 'audio' else 'decoder'}, and "
-        f"there are {'' if of_8e else 'no '}files *_mlp_experts.bin. Known are, with model_type "
-        f"{' or '.join(_MODEL_TYPES)}: {'; '.join(map(str, RELEASES.values()))}. For 8 experts, copy the base's "
-        "8config.json over its config.json.",
-    )
+    return layers, "audio" if any(".qformer." in name for name in aligner) else "speech"
 
 
 def read_source(source: Source, folders: Folders, release: Release) -> dict[tuple[Path, str], Tensor]:
-    """Open a file of a release, or the shards of its base.
+    """Open a file of a release, or its shards.
 
     Args:
         source: Which.
@@ -85,14 +121,24 @@ def read_source(source: Source, folders: Folders, release: Release) -> dict[tupl
         CheckpointError: If a file is missing, or holds anything but tensors.
     """
     folder: Path = getattr(folders, source.folder)
-    names = sorted(path.name for path in folder.glob(source.file)) if "*" in source.file else [source.file]
+    names = file_names(source.file, folders, folder)
     if not names:
         raise CheckpointError(folder, f"there is no {source.file}, which {release.title} has. {AGAIN}")
-    return {(folder / name, key): value for name in names for key, value in open_file(folder, name).items()}
+    return {(folder / name, key): value for name in names for key, value in folders.tensors(folder, name).items()}
+
+
+def file_names(pattern: str, folders: Folders, folder: Path) -> list[str]:
+    """Names of the files that a `Source` means by a pattern, in order; an index names shards, others are left."""
+    whole = pattern.replace("*", "")
+    if "*" not in pattern or (folder / whole).is_file():
+        return [whole]
+    if (folder / f"{whole}.index.json").is_file():
+        return sorted(set(folders.object(folder, f"{whole}.index.json")["weight_map"].values()))
+    return sorted(path.name for path in folder.glob(pattern))
 
 
 def open_file(folder: Path, name: str) -> dict[str, Tensor]:
-    """Open a pickled file of tensors, mapped into memory where its format allows it; no code in it runs.
+    """Open a file of tensors, mapped into memory where its format allows it; no pickled code in it runs.
 
     Args:
         folder: Where it lies.
@@ -105,12 +151,14 @@ def open_file(folder: Path, name: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(folder, f"there is no {name}. {AGAIN}")
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise CheckpointError(folder, f"{name} cannot be read ({' '.join(str(error).split())}). {AGAIN}") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(folder, f"{name} holds anything but tensors by name. {AGAIN}")
     return found
 
 
-__all__ = ["Folders", "find_release", "open_file", "read_source"]
+__all__ = ["Folders", "find_release", "read_source"]

@@ -5,15 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..files.folder import AGAIN, CheckpointError, read_object
+from ..files.folder import AGAIN, CheckpointError
 from .parts import Folders, read_source
 from .releases import Form, Release, Rule, Source
 
 _LORA = re.compile(r"(.+)[._]lora_([AB])\.weight")
 _OF_EXPERT = re.compile(r"\w+\.\w+\.(\d+)\..*?(\w+)\.weight")
+_AXES: dict[Form, int] = {"rows": 0, "columns": 1}
 
 
 @dataclass
@@ -32,28 +34,38 @@ class Weight:
     """A weight of ours, made when it is asked for.
 
     Args:
-        tensor: As it was read.
+        parts: Number -> tensor as it was read; one, unless the form puts several of one shape side by side.
         form: See `Rule`.
         changes: Scale, B (out, r) and A (r, in) of each pair that is merged.
         rows: Of it and its changes.
     """
 
-    tensor: Tensor
+    parts: dict[int, Tensor]
     form: Form = "same"
     changes: list[tuple[float, Tensor, Tensor]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
+    @property
+    def tensor(self) -> Tensor:
+        """The first part."""
+        return next(iter(self.parts.values()))
+
     def shape(self, vocabulary: tuple[int, int]) -> tuple[int, ...]:
         """Shape with a vocabulary of so many tokens in the release, and in ours."""
-        size = tuple(self.tensor.shape)
-        if self.form == "queries" and size[:1] == (1,):
-            return size[1:]
-        is_whole = self.form == "vocabulary" and size[:1] == vocabulary[:1]
-        return (vocabulary[1], *size[1:]) if is_whole else size
+        size = list(self.tensor.shape)
+        if self.form in _AXES and len(size) == 2:
+            size[_AXES[self.form]] *= len(self.parts)
+        if self.form == "queries" and size[:1] == [1]:
+            size = size[1:]
+        if self.form == "vocabulary" and size[0] == vocabulary[0]:
+            size[0] = vocabulary[1]
+        return tuple(size)
 
     def value(self, vocabulary: tuple[int, int]) -> Tensor:
         """Values with a vocabulary as for `shape`; float32 if something is merged, else as they were read."""
         value = self.tensor
+        if self.form in _AXES:
+            value = torch.cat([self.parts[number] for number in sorted(self.parts)], dim=_AXES[self.form])
         for scale, b, a in self.changes:
             value = value.float() + scale * (b.float() @ a.float())
         shape = self.shape(vocabulary)
@@ -109,31 +121,43 @@ class Collector:
             raise CheckpointError(path.parent, f"{path.name} holds {name}, which is no weight of a layer. {AGAIN}")
         return f"model.layers.{found[1]}.mlp.deepspeed_moe.experts.deepspeed_experts.{expert}.{found[2]}.weight"
 
-    def _rule(self, path: Path, name: str) -> tuple[Rule, str]:
-        """First rule for a name, and our name."""
+    def _rule(self, path: Path, name: str) -> tuple[Rule, str, int]:
+        """First rule for a name, our name, and the number of the part."""
         plain = name.removeprefix("base_model.")
         plain = plain.removeprefix("model.") if plain.startswith(("model.model.", "model.lm_head.")) else plain
         for rule in self.release.rules:
             if found := re.fullmatch(rule.pattern, plain):
-                return rule, found.expand(rule.to)
+                return rule, found.expand(rule.to), int(found.groupdict().get("part", 0))
         raise CheckpointError(
             path.parent,
             f"{path.name} holds {name}, for which {self.release.title} has no place. Give the release's own files.",
         )
 
     def _take(self, path: Path, key: str, name: str, tensor: Tensor) -> None:
-        rule, ours = self._rule(path, name)
+        rule, ours, number = self._rule(path, name)
         row = self._row(path, key, "taken" if ours else "left out")
         row.to, row.why = ours, rule.why
-        if ours:
-            for before in self.weights[ours].rows if ours in self.weights else ():
-                before.fate, before.why = "left out", f"replaced by {path.name}, which is read later"
-            self.weights[ours] = Weight(tensor, rule.form, rows=[row])
+        if not ours:
+            return
+        before = self.weights.get(ours)
+        if before is not None and rule.form in _AXES and number not in before.parts:
+            self._put_beside(before, number, tensor, row)
+            return
+        for old in before.rows if before is not None else ():
+            old.fate, old.why = "left out", f"replaced by {path.name}, which is read later"
+        self.weights[ours] = Weight({number: tensor}, rule.form, rows=[row])
+
+    def _put_beside(self, weight: Weight, number: int, tensor: Tensor, row: Row) -> None:
+        if tensor.shape != weight.tensor.shape:
+            shapes = f"{tuple(tensor.shape)}, but {weight.rows[0].name} is {tuple(weight.tensor.shape)}"
+            raise CheckpointError(self.folders.tuned, f"{row.name} in {row.file} is {shapes}. {AGAIN}")
+        weight.parts[number] = tensor
+        weight.rows.append(row)
 
     def _merge(self, name: str, pair: dict[str, tuple[Tensor, Row]], scale: float) -> None:
         _, row = next(iter(pair.values()))
         path = Path(row.file)
-        _, ours = self._rule(path, name)
+        _, ours, _ = self._rule(path, name)
         weight = self.weights.get(ours)
         if len(pair) != 2 or weight is None:
             lacks = "the other factor" if weight else f"the weight {ours} that it changes"
@@ -154,7 +178,7 @@ class Collector:
             names, where, values = ("lora_alpha", "lora_r"), "config.json", self.config
         else:
             where = "adapter_config.json"
-            names, values = ("lora_alpha", "r"), read_object(self.folders.tuned, where)
+            names, values = ("lora_alpha", "r"), self.folders.object(self.folders.tuned, where)
         alpha, rank = (values.get(name) for name in names)
         if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
             raise CheckpointError(

@@ -6,29 +6,31 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from ..build.towers import Part
 from ..configuration_unimoe import UniMoEConfig
 from ..errors import UniMoEError
-from ..modality import MEDIA
+from ..modality import ENCODER_OPTIONS, MEDIA
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..processing_unimoe import UniMoEProcessor
 from ..surgery.certificate import Certificate
-from .describe import check_config, describe_release, load_towers
+from . import describe_v1, describe_v2
 from .parts import Folders, find_release
-from .releases import RELEASES, Release
+from .releases import RELEASES, Family, Release
 from .weights import Collector, Row, Weight, check_weights
 
 _INDEX = "model.safetensors.index.json"
-_MERGED = "Every weight is that of the release, with LoRA merged in float32, up to rounding. Logits were not compared."
+_MERGED = "Every weight is that of the release, any LoRA merged in float32, up to rounding. Logits were not compared."
+_READERS: dict[Family, ModuleType] = {"v1": describe_v1, "2.0": describe_v2}
+"""Family -> the module that checks and describes it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Conversion:
         rows: What became of each tensor that was read.
         vocabulary: Tokens in the release, and in the model.
         sources: What was read from where.
+        unread: Names of what lies in the folders and was not read.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Conversion:
     rows: list[Row]
     vocabulary: tuple[int, int]
     sources: dict[str, str]
+    unread: list[str]
 
     def table(self) -> Iterator[tuple[str, str, int]]:
         """File, what became of its tensors, and how many they are."""
@@ -125,7 +129,7 @@ class Conversion:
             self.processor.save_pretrained(folder)
 
     def _certificate(self, difference: float) -> Certificate:
-        details: dict[str, Any] = {"release": self.name, "sources": self.sources}
+        details: dict[str, Any] = {"release": self.name, "sources": self.sources, "not_read": self.unread}
         details |= {"otherwise": list(self.release.otherwise), "tensors": [asdict(row) for row in self.rows]}
         return Certificate("convert", "exact", _MERGED, difference, details)
 
@@ -133,20 +137,20 @@ class Conversion:
 def read_release(
     folder: str | Path,
     *,
-    vision: str | Path,
+    vision: str | Path | None = None,
     speech: str | Path | None = None,
     audio: str | Path | None = None,
     base: str | Path | None = None,
     experts: str | Path | None = None,
 ) -> Conversion:
-    """Read a release of the Uni-MoE v1 family (v1 speech, v1 audio, v1.5, 8e) and check that nothing is missing.
+    """Read a release of Uni-MoE (v1 speech, v1 audio, v1.5, 8e, 2.0) and check that nothing is missing.
 
     Values are read when they are written; until then, only names and shapes.
 
     Args:
-        folder: Of the tuned parts: adapter, projector, aligner, routers.
-        vision: Folder or Hub id of the CLIP ViT-L/14 at 336 pixels.
-        speech: Folder or Hub id of Whisper small, for all but v1 audio.
+        folder: Of the tuned parts: adapter, projector, aligner, routers; or the folder of 2.0, which is all.
+        vision: Folder or Hub id of the CLIP ViT-L/14 at 336 pixels, for all but 2.0.
+        speech: Folder or Hub id of Whisper small, for all but v1 audio and 2.0.
         audio: BEATs' `.pt` file, for v1 audio.
         base: Folder of the base's shards and tokenizer. None: the same folder.
         experts: Folder of the experts of 8e. None: the base's.
@@ -158,46 +162,49 @@ def read_release(
         UniMoEError: If it is no such release, or a tensor is missing, has no place or another shape, which is named.
     """
     tuned = Path(folder)
-    base = Path(base or tuned)
-    folders = Folders(tuned, base, Path(experts or base))
+    options = {"vision": vision, "speech": speech, "audio": audio, "base": base, "experts": experts}
+    given = {name: source for name, source in options.items() if source is not None}
+    folders = Folders(tuned, Path(base or tuned), Path(experts or base or tuned))
+    folders.read.update(Path(given[name]) for name in ("vision", "speech", "audio") if name in given)
     name, config = find_release(folders)
     release = RELEASES[name]
-    check_config(config, tuned)
-    if (sound := speech if release.sound == "speech" else audio) is None or (speech and audio):
-        tower = "Whisper small" if release.sound == "speech" else "BEATs"
-        raise UniMoEError(f"{release.title} hears through {tower}: give it as {release.sound}, and no other.")
+    reader = _READERS[release.family]
+    reader.check(release, config, folders, given)
     collector = Collector(release, folders, config)
     for source in release.sources:
         collector.read(source)
-    towers = load_towers(release, config, collector.weights, vision, sound)
-    ours, processor = describe_release(release, config, folders, towers)
+    ours, processor, towers = reader.describe(release, config, folders, collector.weights, given)
     with torch.device("meta"):
         model = UniMoEForConditionalGeneration(ours)
     state: dict[str, Tensor] = revert_weight_conversion(model, model.state_dict())
-    sources = {"vision": str(vision), release.sound: str(sound), "folder": str(tuned), "base": str(base)}
-    for key, part in towers.items():
-        add_tower(collector, key, part, model, sources["vision" if key == "image" else key])
+    sources = {"folder": str(tuned), **{name: str(source) for name, source in given.items()}}
+    for key, tower in towers.items():
+        add_tower(collector, key, tower, model, sources[ENCODER_OPTIONS[key]])
     vocabulary = (config["vocab_size"], ours.text_config.vocab_size)
     check_weights(collector.weights, {key: tuple(value.shape) for key, value in state.items()}, vocabulary, tuned)
-    return Conversion(name, release, ours, processor, collector.weights, collector.rows, vocabulary, sources)
+    return Conversion(
+        name, release, ours, processor, collector.weights, collector.rows, vocabulary, sources, folders.unread()
+    )
 
 
-def add_tower(collector: Collector, key: str, part: Part, model: UniMoEForConditionalGeneration, source: str) -> None:
+def add_tower(
+    collector: Collector, key: str, tower: PreTrainedModel, model: UniMoEForConditionalGeneration, source: str
+) -> None:
     """Add the weights of a tower, under the names that they have in checkpoints of the model.
 
     Args:
         collector: Gets weights and rows.
         key: Of the encoder.
-        part: With the tower.
+        tower: With its weights.
         model: Knows the names.
         source: Of the tower.
     """
     start = f"model.encoders.{key}.tower."
-    named = {f"{start}{name}": tensor for name, tensor in part.tower.state_dict().items()}
+    named = {f"{start}{name}": tensor for name, tensor in tower.state_dict().items()}
     for name, tensor in revert_weight_conversion(model, named).items():
         row = Row(source, name.removeprefix(start), "taken", name)
         collector.rows.append(row)
-        collector.weights[name] = Weight(tensor, rows=[row])
+        collector.weights[name] = Weight({0: tensor}, rows=[row])
 
 
 def _rounding(exact: Tensor, written: Tensor) -> float:
