@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 from typer.testing import CliRunner
 
-from unimoe.checkpoint.loading import load_model
+from unimoe.analysis import verify
+from unimoe.checkpoint.loading import load_model, load_processor
 from unimoe.cli import app
 from unimoe.convert import Conversion, read_release
 from unimoe.surgery import Certificate
@@ -135,6 +136,11 @@ def test_pictures_clips_and_sounds_pass_through_generate(released: Released) -> 
     assert kinds.tolist() == [0, 1, 2, 4] and counts.tolist()[1:] == [2 * 4, 10 * 4, QUERIES]
     answer = model.generate(**inputs, max_new_tokens=3, eos_token_id=None)
     assert answer.shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+def test_answers_depend_on_the_inputs_alone(released: Released) -> None:
+    model = load_model(released.out, dtype="float32")
+    assert all(check.passed for check in verify(model, load_processor(str(released.out), model.config)))
 
 
 def test_the_prompt_is_chatml_with_tokens_around_media_and_the_releases_own_system_turn(released: Released) -> None:

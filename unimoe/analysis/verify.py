@@ -125,7 +125,10 @@ def _conversations(processor: UniMoEProcessor, generator: np.random.Generator) -
     sound = {"array": generator.normal(0, 0.1, 16_000).astype(np.float32), "sampling_rate": 16_000}
     media = {
         Modality.IMAGE: picture,
-        Modality.VIDEO: [picture] * processor.layout.video_max_frames,
+        Modality.VIDEO: {
+            "frames": [picture] * processor.layout.video_max_frames,
+            "fps": processor.layout.video_frame_rate or 1.0,
+        },
         Modality.AUDIO: sound,
         Modality.SPEECH: sound,
     }
