@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from convert.reference_folder_2 import save_release as save_release_2
 from convert.reference_folders import save_release
 from launch import ROOT
 from safetensors.torch import load_file
@@ -174,27 +175,38 @@ def test_the_first_stage_trains_two_steps_with_tiny_parts(recipe: str, make_stag
     assert {name: getattr(trained, name) for name in wanted} == wanted
 
 
-def test_a_converted_release_goes_on_with_the_last_stage(make_stage, workspace, tmp_path: Path) -> None:
-    save_release("v1-speech", tmp_path)
-    read_release(
-        tmp_path / "tuned", base=tmp_path / "base", vision=tmp_path / "clip", speech=tmp_path / "whisper"
-    ).write(tmp_path / "start")
-    mixed = load_recipe(STAGES / "uni_moe_4e.yaml").stages["mixed"]
+def convert_tiny(release: str, folder: Path) -> str:
+    """Folder of the model that a release of random weights becomes."""
+    if release == "2.0":
+        save_release_2(folder / "release")
+        conversion = read_release(folder / "release")
+    else:
+        save_release(release, folder)
+        towers = {"vision": folder / "clip", "speech": folder / "whisper"}
+        conversion = read_release(folder / "tuned", base=folder / "base", **towers)
+    conversion.write(folder / "start", dtype=torch.float32)
+    return str(folder / "start")
+
+
+@pytest.mark.parametrize(("release", "recipe", "stage"), [("v1-speech", "4e", "mixed"), ("2.0", "2", "anneal")])
+def test_a_converted_release_goes_on_with_the_last_stage(
+    release: str, recipe: str, stage: str, make_stage, workspace, tmp_path: Path
+) -> None:
+    last = load_recipe(STAGES / f"uni_moe_{recipe}.yaml").stages[stage]
+    start = convert_tiny(release, tmp_path)
     config = make_stage(
-        start=str(tmp_path / "start"),
-        train={**mixed.train.model_dump(), "warm_up": None},
+        start=start,
+        train={**last.train.model_dump(), "warm_up": None},
         data={
             "mixture": [str(workspace / "data" / f"{task}_train.jsonl") for task in ("image_kind", "spoken_word")],
-            "packing": mixed.data.packing,
-            "max_length": mixed.data.max_length,
+            "packing": last.data.packing,
+            "max_length": last.data.max_length,
         },
         trainer={"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-3},
     )
-    before, after = (
-        load_file(next(Path(folder).glob("*.safetensors")))
-        for folder in (tmp_path / "start", run_stage(config, name="mixed"))
-    )
-    changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
-    assert not {name for name in changed if "encoders" in name}
+    trained = run_stage(config, name=stage)
+    before, after = (load_file(next(Path(folder).glob("*.safetensors"))) for folder in (start, trained))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not [name for name in changed if "encoders" in name]
     for part in ("connectors.image", "connectors.speech", "experts.0.gate_proj", "self_attn.q_proj"):
         assert [name for name in changed if part in name], part

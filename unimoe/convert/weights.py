@@ -61,6 +61,13 @@ class Weight:
             size[0] = vocabulary[1]
         return tuple(size)
 
+    def absent(self, shape: tuple[int, ...]) -> str:
+        """Numbers of the parts that the whole of a shape lacks; "" if none, or if the shape is of another kind."""
+        size, axis = self.tensor.shape, _AXES.get(self.form)
+        if axis is None or len(size) != len(shape) or shape[axis] % size[axis] or size[1 - axis] != shape[1 - axis]:
+            return ""
+        return " and ".join(str(number) for number in range(shape[axis] // size[axis]) if number not in self.parts)
+
     def value(self, vocabulary: tuple[int, int]) -> Tensor:
         """Values with a vocabulary as for `shape`; float32 if something is merged, else as they were read."""
         value = self.tensor
@@ -206,6 +213,8 @@ def check_weights(
         if name not in expected:
             raise CheckpointError(source, f"{row.name} in {row.file} has no place in the model of config.json.")
         if (shape := weight.shape(vocabulary)) != expected[name]:
+            if absent := weight.absent(expected[name]):
+                raise CheckpointError(source, f"its files lack part {absent} of {name}; {row.name} is there. {AGAIN}")
             raise CheckpointError(
                 source, f"{row.name} in {row.file} is {shape}, but {name} is {expected[name]} by config.json."
             )
