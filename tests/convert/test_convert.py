@@ -225,6 +225,14 @@ def change(folder: Path, file: str, edit: Callable[[dict[str, Tensor]], Any]) ->
     torch.save(weights, folder / file)
 
 
+def test_what_is_raised_to_float32_keeps_its_values(folder: Path) -> None:
+    change(folder, "tuned/mlp_gates.bin", lambda w: w.update({name: value.half() for name, value in w.items()}))
+    certificate = read(folder, "v1.5").write(folder / "out")
+    router = load_model(folder / "out").model.language_model.layers[2].mlp.router.weight
+    expected = torch.load(folder / "tuned/mlp_gates.bin")["model.layers.2.mlp.gate.weight"]
+    assert router.dtype == torch.float32 and router.equal(expected.float()) and certificate.difference == 0.0
+
+
 Q = "model.layers.1.self_attn.q_proj.weight"
 FACTOR = f"base_model.model.{Q.removesuffix('weight')}lora_B.weight"
 PROJECTOR = "model.mm_audio_aligner.projector.bias"
@@ -320,7 +328,7 @@ def test_each_file_is_opened_once_and_the_others_are_named(folder: Path, monkeyp
 def test_a_conversion_that_fails_leaves_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from unimoe.convert import write
 
-    before, calls, save = {path.name for path in folder.iterdir()}, [], write.save_file
+    before, calls, save = {path.name for path in folder.iterdir()}, [], write.write_tensors
 
     def fail(*arguments: Any, **more: Any) -> None:
         calls.append(arguments)
@@ -328,7 +336,7 @@ def test_a_conversion_that_fails_leaves_no_folder(folder: Path, monkeypatch: pyt
             raise OSError("disk is full")
         save(*arguments, **more)
 
-    monkeypatch.setattr(write, "save_file", fail)
+    monkeypatch.setattr(write, "write_tensors", fail)
     with pytest.raises(OSError, match="disk is full"):
         read(folder, "v1.5").write(folder / "out", shard_size="40KB")
     assert len(calls) == 3 and {path.name for path in folder.iterdir()} == before

@@ -1,4 +1,4 @@
-"""Convert a release: read its parts, check that every tensor has its place, write the folder shard by shard."""
+"""Convert a release: read its parts, check that every tensor has its place, write the folder tensor by tensor."""
 
 import json
 import tempfile
@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from ..configuration_unimoe import UniMoEConfig
 from ..errors import UniMoEError
+from ..files.tensors import write_tensors
 from ..modality import ENCODER_OPTIONS, MEDIA
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..processing_unimoe import UniMoEProcessor
@@ -94,21 +94,24 @@ class Conversion:
         return certificate
 
     def _write_weights(self, folder: Path, dtype: torch.dtype, shard_size: str) -> float:
-        """Write one shard after the other; return the largest rounding of a weight, relative to its largest value."""
+        """Write one weight after the other; return the largest rounding of one, relative to its largest value."""
         dtypes = {name: torch.float32 if ".router." in name else dtype for name in self.weights}
         blank = {
             name: torch.empty(weight.shape(self.vocabulary), dtype=dtypes[name], device="meta")
             for name, weight in self.weights.items()
         }
-        split = split_torch_state_dict_into_shards(blank, max_shard_size=shard_size)
         difference = 0.0
+
+        def value(name: str) -> Tensor:
+            nonlocal difference
+            exact = self.weights[name].value(self.vocabulary)
+            written = exact.to(dtypes[name])
+            difference = max(difference, _rounding(exact, written))
+            return written
+
+        split = split_torch_state_dict_into_shards(blank, max_shard_size=shard_size)
         for file, names in split.filename_to_tensors.items():
-            shard: dict[str, Tensor] = {}
-            for name in names:
-                value = self.weights[name].value(self.vocabulary)
-                shard[name] = value.to(dtypes[name]).contiguous()
-                difference = max(difference, _rounding(value, shard[name]))
-            save_file(shard, folder / file, metadata={"format": "pt"})
+            write_tensors(folder / file, {name: blank[name] for name in names}, value)
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -210,8 +213,9 @@ def add_tower(
 def _rounding(exact: Tensor, written: Tensor) -> float:
     if exact.dtype == written.dtype or not exact.numel():
         return 0.0
-    exact = exact.float()
-    return float((exact - written.float()).abs().max() / exact.abs().max().clamp(min=1e-30))
+    low, high = exact.aminmax()
+    largest = torch.maximum(-low, high).float().clamp(min=1e-30)
+    return float((written - exact).abs_().max() / largest)
 
 
 __all__ = ["Conversion", "read_release"]
