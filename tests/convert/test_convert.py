@@ -4,21 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from reference_decoder import logits
-from reference_folders import (
-    EXPERT_FILES,
-    LAYERS,
-    PIECES,
-    QUERIES,
-    RELEASES,
-    config,
-    save_release,
-    sparse_layers,
-)
+from reference_folders import LAYERS, PIECES, QUERIES, RELEASES, config, save_release, sparse_layers
+from released import Released, convert_release, loaded, moe_names, read
 from tiny_processor import item, picture, process, sound, turn
 from torch import Tensor
 from transformers import AutoModelForMultimodalLM, AutoProcessor
@@ -26,32 +17,12 @@ from typer.testing import CliRunner
 
 from unimoe.checkpoint.loading import load_model
 from unimoe.cli import app
-from unimoe.convert import Conversion, read_release
 from unimoe.surgery import Certificate
-
-
-class Released(NamedTuple):
-    """A release: its folders, its files, and what was converted."""
-
-    name: str
-    root: Path
-    files: dict[str, dict[str, Tensor]]
-    conversion: Conversion
-    certificate: Certificate
-
-
-def read(root: Path, release: str, **more: Any) -> Conversion:
-    sound = {"audio": root / "BEATs.pt"} if release == "v1-audio" else {"speech": root / "whisper"}
-    folders = {"base": root / "base", "experts": root / "experts" if release == "8e" else None}
-    return read_release(root / "tuned", **{"vision": root / "clip", **sound, **folders, **more})
 
 
 @pytest.fixture(scope="module", params=RELEASES)
 def released(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Released:
-    root = tmp_path_factory.mktemp("release")
-    files = save_release(request.param, root)
-    conversion = read(root, request.param)
-    return Released(request.param, root, files, conversion, conversion.write(root / "out", shard_size="40KB"))
+    return convert_release(request.param, tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture(scope="module")
@@ -65,27 +36,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(saved: Path, tmp_path: Path) -> Path:
     """Folders of v1.5 that a test may change."""
     return Path(shutil.copytree(saved, tmp_path / "release"))
-
-
-def merged(released: Released) -> dict[str, Tensor]:
-    """Weights of the language model under the names of the base, with LoRA; 8e as if its base had 8 experts."""
-    weights = dict(released.files["base"])
-    if released.name == "8e":
-        for expert, file in enumerate(EXPERT_FILES):
-            pairs = released.files[f"{expert}_mlp_experts.bin"]
-            for name, value in torch.load(released.root / f"experts/mlp_{file}.bin").items():
-                layer, part = name.split(".")[2], name.split(".")[4]
-                start = f"model.layers.{layer}.mlp.deepspeed_moe.experts.deepspeed_experts.0.{part}_lora_"
-                a, b = (pairs[f"{start}{factor}.weight"].float() for factor in "AB")
-                weights[f"model.layers.{layer}.mlp.experts.{expert}.{part}.weight"] = value + 2 * b @ a
-    adapter = released.files["adapter_model.bin"]
-    for name, a in adapter.items():
-        if name.endswith("lora_A.weight"):
-            plain = name.removeprefix("base_model.model.").replace("lora_A.weight", "weight")
-            weights[plain] = weights[plain] + 2 * adapter[name.replace("lora_A", "lora_B")] @ a
-    for name, value in released.files["mlp_gates.bin"].items():
-        weights[name.replace("deepspeed_moe.gate.wg", "gate")] = value
-    return weights
 
 
 def test_the_release_is_found(released: Released) -> None:
@@ -114,8 +64,8 @@ def test_the_folder_loads_with_every_weight_and_is_made_of_shards(released: Rele
 
 
 def test_weights_are_those_worked_out_by_hand(released: Released) -> None:
-    model, expected, files = load_model(released.root / "out"), merged(released), released.files
-    language = model.model.language_model
+    model, expected, files = load_model(released.root / "out"), loaded(released), released.files
+    language, (router, experts) = model.model.language_model, moe_names(released.name)
     for layer in range(LAYERS):
         start, block = f"model.layers.{layer}.", language.layers[layer]
         for name in "qkvo":
@@ -123,10 +73,10 @@ def test_weights_are_those_worked_out_by_hand(released: Released) -> None:
                 block.self_attn.get_parameter(f"{name}_proj.weight"), expected[f"{start}self_attn.{name}_proj.weight"]
             )
         if layer in sparse_layers(released.name):
-            assert block.mlp.router.weight.equal(expected[f"{start}mlp.gate.weight"])
+            assert block.mlp.router.weight.equal(expected[f"{start}{router}.weight"])
             for expert in range(8 if released.name == "8e" else 4):
                 gate, up, down = (
-                    expected[f"{start}mlp.experts.{expert}.{part}_proj.weight"] for part in ("gate", "up", "down")
+                    expected[f"{start}{experts}.{expert}.{part}_proj.weight"] for part in ("gate", "up", "down")
                 )
                 torch.testing.assert_close(block.mlp.experts.gate_up_proj[expert], torch.cat([gate, up]))
                 torch.testing.assert_close(block.mlp.experts.down_proj[expert], down)
@@ -169,10 +119,10 @@ def test_pictures_clips_and_sounds_pass_through_the_whole_model(released: Releas
 
 
 def test_logits_of_text_are_those_of_a_slow_reference(released: Released) -> None:
-    ids = torch.randint(3, len(PIECES), (9,)).tolist()
-    expected = logits(merged(released), config(released.name), ids)
+    ids = torch.randint(3, len(PIECES), (1, 9))
+    expected = released.language.logits(loaded(released), ids, torch.arange(9)[None], [0])
     with torch.no_grad():
-        found = load_model(released.root / "out")(input_ids=torch.tensor([ids])).logits[0, :, : len(PIECES)]
+        found = load_model(released.root / "out")(input_ids=ids).logits[..., : len(PIECES)]
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 

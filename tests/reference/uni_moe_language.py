@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
 
@@ -26,6 +26,8 @@ class Language:
         tie: 2.0's `router_jitter_noise`, half the relative gap of a near tie.
         near_ties: False: the chosen experts' renormalised probabilities, which is not what 2.0 computes.
         floor: What is added to the sum of the weights of the chosen.
+        chosen: Experts of a token, of v1 and 8e.
+        renormalises: False: their shares among all experts, which is not what v1 and 8e compute.
     """
 
     family: str
@@ -43,19 +45,21 @@ class Language:
     tie: float = 0.01
     near_ties: bool = True
     floor: float = 1e-6
+    chosen: int = 2
+    renormalises: bool = True
 
     def logits(self, weights: Weights, ids: Tensor, positions: Tensor, padding: list[int]) -> Tensor:
         """Logits (B, S, V) of ids (B, S) at positions (B, S) or (3, B, S); each row begins with some padding."""
         axes = positions if positions.dim() == 3 else positions.expand(3, *positions.shape)
+        words = weights["model.embed_tokens.weight"]
         rows = [
-            self.row(weights, ids[row, skipped:], axes[:, row, skipped:], skipped)
+            nn.functional.pad(self.row(weights, words[ids[row, skipped:]], axes[:, row, skipped:]), (0, 0, skipped, 0))
             for row, skipped in enumerate(padding)
         ]
         return torch.stack(rows)
 
-    def row(self, weights: Weights, ids: Tensor, axes: Tensor, skipped: int) -> Tensor:
-        """Logits (S, V) of one row without its padding, which stands in front as zeros."""
-        states = weights["model.embed_tokens.weight"][ids]  # (S, D)
+    def row(self, weights: Weights, states: Tensor, axes: Tensor) -> Tensor:
+        """Logits (S, V) of the embeddings (S, D) of one row without padding, at positions (3, S)."""
         for layer in range(self.layers):
             own = {
                 name.removeprefix(f"model.layers.{layer}."): weight
@@ -66,8 +70,7 @@ class Language:
             normed = norm(states, own["post_attention_layernorm.weight"], self.eps)
             change = [self.feed_forward(own, layer, token) for token in normed]
             states = states + torch.stack(change)
-        logits = norm(states, weights["model.norm.weight"], self.eps) @ weights["lm_head.weight"].T
-        return torch.cat([logits.new_zeros(skipped, logits.shape[-1]), logits])
+        return norm(states, weights["model.norm.weight"], self.eps) @ weights["lm_head.weight"].T
 
     def attention(self, own: Weights, states: Tensor, axes: Tensor) -> Tensor:
         """Causal attention (S, D) of one row; neighbouring heads share keys and values."""
@@ -111,12 +114,12 @@ class Language:
             return self.dynamic(own, token)
         is_v1 = self.family == "v1"
         logits = own["mlp.gate.weight" if is_v1 else "mlp.deepspeed_moe.gate.wg.weight"] @ token
-        chosen = sorted(range(self.experts), key=lambda expert: -float(logits[expert]))[:2]
-        if is_v1:
+        chosen = sorted(range(self.experts), key=lambda expert: -float(logits[expert]))[: self.chosen]
+        if is_v1 and self.renormalises:
             shares = torch.softmax(logits[chosen], dim=0)
         else:
             shares = torch.softmax(logits, dim=0)[chosen]
-            shares = shares / shares.sum()
+            shares = shares / shares.sum() if self.renormalises else shares
         folder = "mlp.experts" if is_v1 else "mlp.deepspeed_moe.experts.deepspeed_experts"
         terms = [share * gated(own, f"{folder}.{expert}", token) for expert, share in zip(chosen, shares, strict=True)]
         return torch.stack(terms).sum(dim=0)
