@@ -9,6 +9,7 @@ import torch
 from films import write_film
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.uni_moe_media import some_frames
 from tiny_model import save_tiny
 from tiny_processor import LAYOUT, item, make_processor, picture, process, runs, sound, turn
 from transformers import AutoModelForMultimodalLM, AutoProcessor
@@ -28,16 +29,6 @@ def processor_of(**layout: Any) -> UniMoEProcessor:
     return make_processor(media_layout={**LAYOUT, "grids": GRIDS, **LINSPACE, **FEW, **layout})
 
 
-def slow_frames(total: int, fps: float, rate: float, least: int, most: int) -> tuple[list[int], list[int]]:
-    """Numbers of the frames, and positions at two a second: evenly spaced, then rounded (half to even)."""
-    wanted = min(max(total / fps * rate, least), most, total)
-    count = max(int(wanted // 2) * 2, 2)
-    numbers = torch.linspace(0, total - 1, count).round().long().tolist()
-    sampled = count / total * fps
-    positions = [round(float(np.float32(i) * np.float32(1 / sampled) * np.float32(2.0))) for i in range(count)]
-    return numbers, positions
-
-
 @given(
     st.integers(1, 5000),
     st.sampled_from([5.0, 12.5, 24.0, 25.0, 30.0]),
@@ -50,7 +41,7 @@ def test_frames_and_positions_are_those_of_the_slow_reference(
 ) -> None:
     sampling = FrameSampling(rate=rate, minimum=bounds[0], maximum=bounds[1], multiple=2, spread="linspace")
     indices, times = sample_frames(np.arange(total) / fps, total / fps, sampling, where="clip")
-    numbers, positions = slow_frames(total, fps, rate, *bounds)
+    numbers, positions = some_frames(total, fps, rate, *bounds)
     assert indices.tolist() == numbers and len(numbers) % 2 == 0
     assert np.rint(times * 2.0).astype(int).tolist() == positions
 

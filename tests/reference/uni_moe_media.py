@@ -7,11 +7,13 @@ defaults of options are what the released code does; other values leave a rule o
 hidden size of the language model.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from encoders.beats_reference import padding
 from PIL import Image
@@ -22,6 +24,10 @@ from transformers import (
     Blip2QFormerModel,
     CLIPImageProcessor,
     CLIPVisionModel,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    WhisperConfig,
     WhisperFeatureExtractor,
     WhisperModel,
 )
@@ -31,6 +37,8 @@ from unimoe.encoders.beats_checkpoint import load_beats_checkpoint
 from .uni_moe_language import Weights, linear
 
 RATE = 16_000
+Places = list[tuple[int, int, int]]
+"""Time, row and column of each token of a medium, from its start."""
 
 
 def splice(weights: Weights, pieces: Sequence[list[int] | Tensor]) -> Tensor:
@@ -177,3 +185,158 @@ class MediaOfV1:
         qformer = Blip2QFormerModel(config).to(self.dtype).eval()
         qformer.load_state_dict(weights)
         return qformer
+
+
+@dataclass(frozen=True)
+class MediaOfV2:
+    """Media of 2.0, whose towers lie among the released files.
+
+    Args:
+        vision: SigLIP as far as it is run: all layers but the last, without the norm behind them.
+        whisper: Of encoder and decoder.
+        side: Tokens of a tile along each of its sides.
+        grids: Of tiles, [rows, columns]; from `image_grid_pinpoints`.
+        rate: Frames per second of clips.
+        least, most: Frames of a clip.
+        normed: Read SigLIP behind its last norm.
+        boxed: Pictures are fitted into their grid, black around them; otherwise squashed.
+        down: Tiles come column by column.
+        apart: Rows and columns of each tile start at 0.
+        pools_first: Patches are averaged in front of the projector.
+        rounding: Of times of frames to positions.
+        causal: As for `ask`.
+        group: Tokens of a sound with one time.
+    """
+
+    weights: Weights
+    vision: SiglipVisionConfig
+    whisper: WhisperConfig
+    side: int
+    grids: list[list[int]]
+    rate: float
+    least: int
+    most: int
+    normed: bool = False
+    boxed: bool = True
+    down: bool = False
+    apart: bool = False
+    pools_first: bool = False
+    rounding: Callable[[float], int] = round
+    causal: bool = True
+    group: int = 20
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights["vision_aligner.0.bias"].dtype
+
+    def read(self, medium: Any, kind: str) -> tuple[Tensor, Places]:
+        """Tokens (n, D) and places of a picture, of frames with their fps, or of samples (n,) at 16 kHz."""
+        return {"image": self.see, "video": self.watch, "speech": self.hear}[kind](medium)
+
+    def see(self, picture: Image.Image) -> tuple[Tensor, Places]:
+        """Tiles of the grid that keeps most of the picture, row by row, as if they were one."""
+        size = self.vision.image_size
+        rows, columns = best_grid(*picture.size, size, self.grids)
+        wide, high = columns * size, rows * size
+        whole = letterbox(picture, wide, high) if self.boxed else picture.convert("RGB").resize((wide, high))
+        cells = [(row, column) for row in range(rows) for column in range(columns)]
+        cells = sorted(cells, key=lambda cell: cell[::-1]) if self.down else cells
+        tokens, places = [], []
+        for row, column in cells:
+            left, top = column * size, row * size
+            tokens.append(self.see_tile(whole.crop((left, top, left + size, top + size))))
+            down, right = (0, 0) if self.apart else (row * self.side, column * self.side)
+            places += [(0, down + i, right + j) for i in range(self.side) for j in range(self.side)]
+        return torch.cat(tokens), places
+
+    def see_tile(self, tile: Image.Image) -> Tensor:
+        """Tokens (side * side, D): SigLIP's patches through the projector, then averaged."""
+        tower = SiglipVisionModel._from_config(self.vision, dtype=self.dtype).eval()
+        tower.load_state_dict(below(self.weights, "vision_tower.vision_tower.vision_model."))
+        size = {"height": self.vision.image_size, "width": self.vision.image_size}
+        pixels = SiglipImageProcessor(size=size)(tile, return_tensors="pt").pixel_values
+        states = tower.encoder(tower.embeddings(pixels.to(self.dtype))).last_hidden_state[0]
+        states = tower.post_layernorm(states) if self.normed else states
+        if self.pools_first:
+            return two_layers(self.weights, "vision_aligner", self.pool(states))
+        return self.pool(two_layers(self.weights, "vision_aligner", states))
+
+    def pool(self, states: Tensor) -> Tensor:
+        square = states.T.unflatten(1, (math.isqrt(len(states)), -1))
+        return nn.functional.adaptive_avg_pool2d(square, self.side).flatten(1).T
+
+    def watch(self, clip: dict[str, Any]) -> tuple[Tensor, Places]:
+        """Frames of a clip, each squashed to one tile, at their times."""
+        frames = clip["frames"]
+        numbers, times = some_frames(
+            len(frames), clip["fps"], self.rate, self.least, self.most, rounding=self.rounding
+        )
+        tokens = torch.cat([self.see_tile(frames[number]) for number in numbers])
+        return tokens, [(time, i, j) for time in times for i in range(self.side) for j in range(self.side)]
+
+    def hear(self, samples: np.ndarray) -> tuple[Tensor, Places]:
+        """Q tokens of each window of 30 s; the tokens of a group have one time, of two positions a second."""
+        model = WhisperModel._from_config(self.whisper, dtype=self.dtype, attn_implementation="eager").eval()
+        model.encoder.load_state_dict(below(self.weights, "audio_tower.audio_tower."))
+        model.decoder.load_state_dict(below(self.weights, "audio_aligner.decoder.audio_decoder."))
+        extractor = WhisperFeatureExtractor(feature_size=self.whisper.num_mel_bins)
+        queries, tokens = self.weights["audio_aligner.query_tokens"][0], []
+        for start in range(0, len(samples), extractor.n_samples):
+            piece = samples[start : start + extractor.n_samples]
+            mel = extractor(piece, sampling_rate=RATE, return_tensors="pt").input_features
+            features = model.encoder(mel.to(self.dtype)).last_hidden_state[0]
+            tokens.append(ask(model.decoder, queries, features, causal=self.causal))
+        heard, name = torch.cat(tokens), "audio_aligner.projector"
+        step = 30 * 2 * self.group / len(queries)  # positions from one group to the next: 6 of 20 tokens
+        places = [(int(token // self.group * step),) * 3 for token in range(len(heard))]
+        return linear(heard, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]), places
+
+
+def omni_positions(parts: Sequence[tuple[str, Places]], *, plain_sounds: bool = True) -> Tensor:
+    """Positions (3, S) of a row of texts and media by kind: each part starts behind the largest before it.
+
+    Where nothing but sounds is among the text, positions are plain, unless that is left out.
+    """
+    if plain_sounds and {kind for kind, _ in parts} <= {"text", "speech"}:
+        return torch.arange(sum(len(places) for _, places in parts)).expand(3, -1)
+    found: Places = []
+    for _, places in parts:
+        start = 1 + max((max(place) for place in found), default=-1)
+        found += [(start + time, start + row, start + column) for time, row, column in places]
+    return torch.tensor(found).T
+
+
+def best_grid(width: int, height: int, side: int, grids: list[list[int]]) -> list[int]:
+    """The first grid that keeps most pixels and leaves fewest black, one after the other."""
+    best, most, least = grids[0], -1, 0
+    for rows, columns in grids:
+        scale = min(columns * side / width, rows * side / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        black = rows * columns * side * side - kept
+        if kept > most or (kept == most and black < least):
+            best, most, least = [rows, columns], kept, black
+    return best
+
+
+def letterbox(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """A picture in the middle of black: the side that does not fill it is rounded up, the corner down."""
+    scale = min(width / picture.width, height / picture.height)
+    across, down = (
+        min(math.ceil(side * scale), most) for side, most in zip(picture.size, (width, height), strict=True)
+    )
+    box = np.zeros((height, width, 3), np.uint8)
+    left, top = (width - across) // 2, (height - down) // 2
+    box[top : top + down, left : left + across] = np.asarray(picture.resize((across, down)))
+    return Image.fromarray(box)
+
+
+def some_frames(
+    total: int, fps: float, rate: float, least: int, most: int, rounding: Callable[[float], int] = round
+) -> tuple[list[int], list[int]]:
+    """Numbers of the frames, and positions at two a second: evenly spaced, then rounded (half to even)."""
+    wanted = min(max(total / fps * rate, least), most, total)
+    count = max(int(wanted // 2) * 2, 2)
+    numbers = torch.linspace(0, total - 1, count).round().long().tolist()
+    sampled = count / total * fps
+    positions = [rounding(float(np.float32(i) * np.float32(1 / sampled) * np.float32(2.0))) for i in range(count)]
+    return numbers, positions
