@@ -51,6 +51,8 @@ WHISPER = WhisperConfig(
     max_target_positions=200,
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0),
 )
+EYE = SiglipImageProcessor(size={"height": VISION.image_size, "width": VISION.image_size})
+EAR = WhisperFeatureExtractor(feature_size=80)
 SIDE, QUERIES, GRIDS = 3, 200, [[rows, columns] for columns in (1, 2) for rows in (1, 2)]
 FRAMES = {"video_frame_rate": 1.0, "video_min_frames": 4, "video_max_frames": 8}
 
@@ -155,13 +157,8 @@ def our_model(dtype: torch.dtype) -> UniMoEForConditionalGeneration:
 
 
 def our_inputs(row: str) -> dict[str, Any]:
-    size = {"height": VISION.image_size, "width": VISION.image_size}
-    processor = UniMoEProcessor.from_config(
-        our_config(),
-        TOKENIZER,
-        image_processor=SiglipImageProcessor(size=size),
-        speech_feature_extractor=WhisperFeatureExtractor(feature_size=80),
-    )
+    extractors = {"image_processor": EYE, "speech_feature_extractor": EAR}
+    processor = UniMoEProcessor.from_config(our_config(), TOKENIZER, **extractors)
     names = {"image": "images", "video": "videos", "speech": "speech"}
     media = {names[kind]: medium for kind, medium in ROWS[row]}
     text = "abc" + "".join(f"<|{kind}|>abc" for kind, _ in ROWS[row])
@@ -172,12 +169,12 @@ def expected(row: str, dtype: torch.dtype = torch.float64, *, plain_sounds: bool
     """Logits (S, V) of the slow model, with rules left out."""
     weights, kinds = released(dtype), [kind for kind, _ in ROWS[row]]
     most = 6 if "speech" in kinds else 8
-    reader = replace(MediaOfV2(weights, VISION, WHISPER, SIDE, GRIDS, rate=1.0, least=4, most=most), **rules)
+    reader = MediaOfV2(weights, VISION, WHISPER, EYE, EAR, SIDE, GRIDS, rate=1.0, least=4, most=most)
     words, counted = TOKENIZER("abc")["input_ids"], ("text", [(word, word, word) for word in range(3)])
     pieces: list[list[int] | Tensor] = [words]
     parts = [counted]
     for kind, medium in ROWS[row]:
-        tokens, places = reader.read(medium, kind)
+        tokens, places = replace(reader, **rules).read(medium, kind)
         pieces += [tokens, words]
         parts += [(kind, places), counted]
     return OMNI.row(weights, splice(weights, pieces), omni_positions(parts, plain_sounds=plain_sounds))

@@ -194,6 +194,7 @@ class MediaOfV2:
     Args:
         vision: SigLIP as far as it is run: all layers but the last, without the norm behind them.
         whisper: Of encoder and decoder.
+        eye, ear: What makes pixels of a tile, and log-mel values of a window.
         side: Tokens of a tile along each of its sides.
         grids: Of tiles, [rows, columns]; from `image_grid_pinpoints`.
         rate: Frames per second of clips.
@@ -211,6 +212,8 @@ class MediaOfV2:
     weights: Weights
     vision: SiglipVisionConfig
     whisper: WhisperConfig
+    eye: SiglipImageProcessor
+    ear: WhisperFeatureExtractor
     side: int
     grids: list[list[int]]
     rate: float
@@ -253,8 +256,7 @@ class MediaOfV2:
         """Tokens (side * side, D): SigLIP's patches through the projector, then averaged."""
         tower = SiglipVisionModel._from_config(self.vision, dtype=self.dtype).eval()
         tower.load_state_dict(below(self.weights, "vision_tower.vision_tower.vision_model."))
-        size = {"height": self.vision.image_size, "width": self.vision.image_size}
-        pixels = SiglipImageProcessor(size=size)(tile, return_tensors="pt").pixel_values
+        pixels = self.eye(tile, return_tensors="pt").pixel_values
         states = tower.encoder(tower.embeddings(pixels.to(self.dtype))).last_hidden_state[0]
         states = tower.post_layernorm(states) if self.normed else states
         if self.pools_first:
@@ -279,15 +281,14 @@ class MediaOfV2:
         model = WhisperModel._from_config(self.whisper, dtype=self.dtype, attn_implementation="eager").eval()
         model.encoder.load_state_dict(below(self.weights, "audio_tower.audio_tower."))
         model.decoder.load_state_dict(below(self.weights, "audio_aligner.decoder.audio_decoder."))
-        extractor = WhisperFeatureExtractor(feature_size=self.whisper.num_mel_bins)
         queries, tokens = self.weights["audio_aligner.query_tokens"][0], []
-        for start in range(0, len(samples), extractor.n_samples):
-            piece = samples[start : start + extractor.n_samples]
-            mel = extractor(piece, sampling_rate=RATE, return_tensors="pt").input_features
+        for start in range(0, len(samples), self.ear.n_samples):
+            piece = samples[start : start + self.ear.n_samples]
+            mel = self.ear(piece, sampling_rate=RATE, return_tensors="pt").input_features
             features = model.encoder(mel.to(self.dtype)).last_hidden_state[0]
             tokens.append(ask(model.decoder, queries, features, causal=self.causal))
         heard, name = torch.cat(tokens), "audio_aligner.projector"
-        step = 30 * 2 * self.group / len(queries)  # positions from one group to the next: 6 of 20 tokens
+        step = self.ear.chunk_length * 2 * self.group / len(queries)  # 6 positions from one group of 3 s to the next
         places = [(int(token // self.group * step),) * 3 for token in range(len(heard))]
         return linear(heard, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]), places
 
