@@ -6,13 +6,12 @@ import pytest
 import torch
 from test_packing_training import POSITIONS, SAMPLES, learn
 from tiny import QFORMER, tiny_config
-from tiny_processor import byte_tokenizer, image_processor
-from transformers import AutoModelForMultimodalLM, AutoProcessor, WhisperFeatureExtractor
+from tiny_model import save_config
+from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from training.data import Collator
-from unimoe import BeatsFeatureExtractor, Modality, UniMoEBeatsConfig, UniMoEConfig, UniMoEForConditionalGeneration
+from unimoe import BeatsFeatureExtractor, UniMoEBeatsConfig, UniMoEConfig
 from unimoe.configuration.moe import ModalityRouting
-from unimoe.processing_unimoe import UniMoEProcessor
 
 WINDOW = {"n_samples": 5400, "num_mel_bins": 16}
 ROUTER: dict[str, Any] = {
@@ -61,20 +60,8 @@ def describe(routing: str) -> UniMoEConfig:
 @pytest.fixture(scope="module", params=get_args(ModalityRouting))
 def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """Model and processor as they are when saved and loaded."""
-    folder, tokenizer = tmp_path_factory.mktemp("released"), byte_tokenizer()
-    config = describe(request.param)
-    config.text_config.vocab_size = len(tokenizer)
-    for modality in config.media:
-        setattr(config, f"{modality.key}_token_id", tokenizer.convert_tokens_to_ids(Modality(modality).token))
-    torch.manual_seed(0)
-    UniMoEForConditionalGeneration(config).save_pretrained(folder)
-    UniMoEProcessor.from_config(
-        config,
-        tokenizer,
-        image_processor=image_processor(),
-        audio_feature_extractor=BeatsFeatureExtractor(**WINDOW),
-        speech_feature_extractor=WhisperFeatureExtractor(chunk_length=1, feature_size=80),
-    ).save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("released")
+    save_config(folder, describe(request.param), BeatsFeatureExtractor(**WINDOW))
     return AutoModelForMultimodalLM.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
 
 
