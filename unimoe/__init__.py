@@ -30,6 +30,7 @@ from .modality import MEDIA, Modality
 from .modeling.head import UniMoEForCausalLM
 from .modeling.text import UniMoETextModel
 from .modeling_unimoe import UniMoEForConditionalGeneration, UniMoEModel
+from .moe.experts import experts_as_linears, fold_experts
 from .processing_unimoe import CHAT_TEMPLATE, UniMoEProcessor, add_placeholder_tokens
 
 __version__ = "0.1.0"
@@ -79,4 +80,6 @@ __all__ = [
     "UniMoETextModel",
     "UniMoEVisionConfig",
     "add_placeholder_tokens",
+    "experts_as_linears",
+    "fold_experts",
 ]

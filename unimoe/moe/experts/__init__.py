@@ -3,6 +3,7 @@
 from .build import AnyExperts, build_experts, init_experts, outputs_of_choices
 from .dispatch import DispatchedExperts, TokenDispatcher
 from .groups import GroupedExperts
+from .linears import experts_as_linears, fold_experts
 from .mlp import Experts, GatedMLP, stacked_experts
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "GroupedExperts",
     "TokenDispatcher",
     "build_experts",
+    "experts_as_linears",
+    "fold_experts",
     "init_experts",
     "outputs_of_choices",
     "stacked_experts",

@@ -4,12 +4,15 @@ For experts that transformers' kernels do not know. T tokens, K experts per toke
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.integrations.moe import _grouped_linear
+
+LINEARS = "linears"
+"""Implementation of experts that are seen as `nn.Linear` modules (see `unimoe.experts_as_linears`)."""
 
 
 class Assignments(NamedTuple):
@@ -50,7 +53,7 @@ def assign(top_k_index: Tensor, top_k_weights: Tensor, *, num_experts: int, impl
     if implementation not in _LINEAR:
         raise ValueError(
             f"These experts cannot be computed by {implementation!r}. Choose with set_experts_implementation: "
-            f"{', '.join(_LINEAR)}."
+            f"{', '.join(name for name in _LINEAR if name != LINEARS)}."
         )
     expert, weight = top_k_index.reshape(-1), top_k_weights.reshape(-1, 1)
     token = torch.arange(len(top_k_index), device=expert.device).repeat_interleave(top_k_index.shape[-1])
@@ -99,11 +102,21 @@ def _batched(inputs: Tensor, weights: Tensor, chosen: Assignments) -> Tensor:
     return torch.bmm(own, inputs[..., None].to(own.dtype)).squeeze(-1).masked_fill(no_expert, 0.0)
 
 
-_LINEAR: dict[str, Callable[[Tensor, Tensor, Assignments], Tensor]] = {
+def _linears(inputs: Tensor, weights: nn.ModuleList, chosen: Assignments) -> Tensor:
+    outputs = inputs.new_zeros(len(inputs), weights[0].out_features)
+    for expert, linear in enumerate(weights):
+        rows = torch.where(chosen.expert == expert)[0]
+        if len(rows):
+            outputs = outputs.index_copy(0, rows, linear(inputs[rows]).to(outputs.dtype))
+    return outputs
+
+
+_LINEAR: dict[str, Callable[[Tensor, Any, Assignments], Tensor]] = {
     "eager": _eager,
     "grouped_mm": _grouped,
     "batched_mm": _batched,
+    LINEARS: _linears,
 }
 
 
-__all__ = ["Assignments", "assign", "sum_by_row"]
+__all__ = ["LINEARS", "Assignments", "assign", "sum_by_row"]

@@ -21,6 +21,8 @@ class LatentExperts(DispatchedExperts):
     group's experts. Per layer 3*G*r*D parameters of groups and 3*E*I*r of experts.
     """
 
+    stacked_weights = ("gate_proj", "up_proj", "down_proj")
+
     def __init__(self, config: UniMoETextConfig) -> None:
         super().__init__()
         self.config = config

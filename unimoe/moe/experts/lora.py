@@ -20,6 +20,8 @@ class LoRAExperts(DispatchedExperts):
     3*E*r*(D+I) of the experts.
     """
 
+    stacked_weights = ("gate_up_a", "gate_b", "up_b", "down_a", "down_b")
+
     def __init__(self, config: UniMoETextConfig) -> None:
         super().__init__()
         self.config = config
