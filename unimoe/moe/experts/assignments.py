@@ -103,7 +103,8 @@ def _batched(inputs: Tensor, weights: Tensor, chosen: Assignments) -> Tensor:
 
 
 def _linears(inputs: Tensor, weights: nn.ModuleList, chosen: Assignments) -> Tensor:
-    outputs = inputs.new_zeros(len(inputs), weights[0].out_features)
+    first: Any = weights[0]
+    outputs = inputs.new_zeros(len(inputs), first.out_features)
     for expert, linear in enumerate(weights):
         rows = torch.where(chosen.expert == expert)[0]
         if len(rows):

@@ -152,7 +152,7 @@ def _refuse(model: nn.Module, found: dict[str, nn.Module], split_gate_up: bool) 
 def _unfold(module: Any, split_gate_up: bool) -> list[str]:
     """Put lists of modules in place of stacked parameters; return the names of the modules."""
     weights = stacked_weights(module)
-    maps = {stack: (stack,) for stack in weights}
+    maps: dict[str, tuple[str, ...]] = {stack: (stack,) for stack in weights}
     if split_gate_up and "gate_up_proj" in maps:
         maps["gate_up_proj"] = ("gate_proj", "up_proj")
     held = [name for stack in weights for name in (stack, f"{stack}_bias") if name in module._parameters]
