@@ -12,7 +12,8 @@ from tiny_processor import FOLDER
 from transformers import AutoModelForMultimodalLM
 from typer.testing import CliRunner
 
-from unimoe.cli import app, cache_of, describe
+from unimoe.analysis.describe import describe
+from unimoe.cli import app, cache_of
 
 runner = CliRunner()
 IMAGE, SOUND = str(FOLDER / "image_kind/food_00.png"), str(FOLDER / "spoken_word/zero_flite-kal16.flac")

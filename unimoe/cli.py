@@ -1,4 +1,4 @@
-"""`unimoe`: build or convert a model, look at its folder, verify it, talk to it, list presets, describe devices."""
+"""`unimoe`: build or convert a model, look at its folder, verify or audit it, talk to it, list presets and devices."""
 
 import platform
 import time
@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .errors import UniMoEError
 from .errors.terminal import fail
-from .modality import Modality
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 console = Console()
@@ -58,6 +58,8 @@ def env() -> None:
 @app.command()
 def info(folder: Folder) -> None:
     """Describe a model: its parts, experts, parameters, and tokens per medium."""
+    from .analysis.describe import describe
+
     model, _ = load(folder, with_processor=False)
     table = Table("part", "what it is", title=escape(folder))
     for name, text in describe(model):
@@ -222,6 +224,37 @@ def verify_folder(
 
 
 @app.command()
+def audit(
+    before: Annotated[Path, typer.Argument(help="Folder of a model, of this package or of transformers.")],
+    after: Annotated[Path, typer.Argument(help="Folder of what became of it.")],
+    min_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Exit with 1 if a smaller share of the parameters was touched.")
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="Of which part --min-share is. Default: of all.")] = None,
+) -> None:
+    """Print which share of a model's weights an operation touched, by part and by expert; the rest it passed by."""
+    from .surgery import audit_change
+
+    try:
+        found = audit_change(before, after)
+        share = found.share(part)
+    except UniMoEError as error:
+        fail(error)
+    table = Table("part", "parameters", "touched", "changed values", title=escape(f"{before} -> {after}"))
+    for name, (count, touched, changed) in found.by_part().items():
+        table.add_row(name, f"{count:,}", f"{touched / count:.1%}", f"{changed / count:.1%}")
+    console.print(table)
+    for layer, expert in found.untouched_experts():
+        console.print(f"untouched: expert {expert} of layer {layer}", highlight=False)
+    for what, names in {"not there before": found.new, "not there any more": found.gone}.items():
+        if names:
+            console.print(escape(f"{what}: {', '.join(names)}"), soft_wrap=True, highlight=False)
+    if min_share is not None and share < min_share:
+        console.print(f"{share:.1%} {f'of {part} ' if part else ''}were touched, less than {min_share:.1%}.")
+        raise typer.Exit(1)
+
+
+@app.command()
 def chat(
     folder: Folder,
     question: Annotated[str | None, typer.Argument(help="The question. Without it: a conversation.")] = None,
@@ -315,59 +348,6 @@ def cost(started: float) -> str:
         return seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
     return f"{seconds}, with {peak / 1e9:.1f} GB of memory at the peak"
-
-
-def describe(model: Any) -> Iterator[tuple[str, str]]:
-    """Yield the rows of `unimoe info`."""
-    from .moe.counting import count_parameters, count_per_token
-
-    config, text = model.config, model.config.text_config
-    kind = f"{text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary {text.vocab_size:,}"
-    yield "language model", kind
-    if text.num_experts:
-        yield from describe_sparse(text)
-    else:
-        yield "feed-forward", f"dense, width {text.intermediate_size}"
-    for key in config.encoder_keys:
-        encoder, connector = config.encoder_config(key), config.connector_config(key)
-        yield f"{key} encoder", f"{encoder.tower_config.model_type}, {encoder.num_tokens} tokens -> {connector.type}"
-    for key, tokens in config.num_tokens.items():
-        yield f"tokens of one {key}", f"{tokens} x id {getattr(config, f'{key}_token_id')}"
-    counts = count_parameters(model)
-    yield "parameters", f"{counts['total']:,}, of which {counts['active']:,} active for a token"
-    if text.num_experts and text.router_type == "soft":
-        return  # a token alone has no cost: its sequence costs the slots
-    for key, cost in count_per_token(model).items():
-        yield (
-            f"one {key} token",
-            f"meets {cost.parameters:,} parameters, multiplies {cost.flops / 1e6:,.1f} MFLOPs and reads "
-            f"{cost.weight_bytes / 1e6:,.1f} MB of weights in the language model",
-        )
-
-
-def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
-    """Yield what the sparse layers of a language model are made of."""
-    yield "sparse layers", ", ".join(str(index) for index in range(text.num_hidden_layers) if text.is_sparse(index))
-    families = {
-        "mlp": "",
-        "lora": f", as changes of rank {text.expert_rank} to one feed-forward",
-        "latent": f", latent of size {text.expert_latent_size} in {text.expert_latent_groups} group(s)",
-    }
-    widths = " and ".join(map(str, sorted(set(text.expert_widths()))))
-    nulls = f", {text.num_null_experts} null" if text.num_null_experts else ""
-    shared = ""
-    if text.shared_expert_intermediate_size:
-        width, weight = text.shared_expert_intermediate_size, text.shared_expert_weighting
-        shared = f", {text.num_shared_experts} shared of width {width} (weight: {weight})"
-    yield "experts", f"{text.num_experts} of width {widths}{families[text.expert_type]}{nulls}{shared}"
-    mass = f" until {text.router_top_p:g} of the probability" if text.router_type == "top_p" else ""
-    groups = f", best {text.topk_group} of {text.n_group} groups" if text.n_group > 1 else ""
-    weights = ", weights by near ties" if text.combine_weights == "near_tie" else ""
-    choice = f"{text.router_type}, top {text.num_experts_per_tok}"
-    yield "routing", f"{choice}{mass}{groups}{weights}, modality mode {text.modality_routing}"
-    if text.is_isolated:
-        for modality in Modality:
-            yield f"experts of {modality.key}", ", ".join(map(str, text.permitted_experts(modality)))
 
 
 if __name__ == "__main__":

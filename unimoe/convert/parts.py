@@ -1,18 +1,14 @@
 """The files of a release: looked up by name, opened once without reading values, and never running what is pickled."""
 
-import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..files.folder import AGAIN, CheckpointError, check_folder, read_object
+from ..files.tensors import open_tensors, shard_names
 from .releases import RELEASES, Release, Source
 
 _ROUTER = re.compile(r".*model\.layers\.(\d+)\.mlp\.(?:gate|deepspeed_moe\.gate\.wg)\.weight")
@@ -40,11 +36,11 @@ class Folders:
         return read_object(folder, name)
 
     def tensors(self, folder: Path, name: str) -> dict[str, Tensor]:
-        """Open a file of tensors, or give what was opened before; as `open_file`."""
+        """Open a file of tensors, or give what was opened before; as `open_tensors`."""
         path = folder / name
         self.read.add(path)
         if path not in self._opened:
-            self._opened[path] = open_file(folder, name)
+            self._opened[path] = open_tensors(folder, name)
         return self._opened[path]
 
     def unread(self) -> list[str]:
@@ -121,44 +117,11 @@ def read_source(source: Source, folders: Folders, release: Release) -> dict[tupl
         CheckpointError: If a file is missing, or holds anything but tensors.
     """
     folder: Path = getattr(folders, source.folder)
-    names = file_names(source.file, folders, folder)
+    folders.read.add(folder / f"{source.file.replace('*', '')}.index.json")
+    names = shard_names(folder, source.file)
     if not names:
         raise CheckpointError(folder, f"there is no {source.file}, which {release.title} has. {AGAIN}")
     return {(folder / name, key): value for name in names for key, value in folders.tensors(folder, name).items()}
-
-
-def file_names(pattern: str, folders: Folders, folder: Path) -> list[str]:
-    """Names of the files that a `Source` means by a pattern, in order; an index names shards, others are left."""
-    whole = pattern.replace("*", "")
-    if "*" not in pattern or (folder / whole).is_file():
-        return [whole]
-    if (folder / f"{whole}.index.json").is_file():
-        return sorted(set(folders.object(folder, f"{whole}.index.json")["weight_map"].values()))
-    return sorted(path.name for path in folder.glob(pattern))
-
-
-def open_file(folder: Path, name: str) -> dict[str, Tensor]:
-    """Open a file of tensors, mapped into memory where its format allows it; no pickled code in it runs.
-
-    Args:
-        folder: Where it lies.
-        name: Of the file.
-
-    Raises:
-        CheckpointError: If it is not there, or holds anything but tensors.
-    """
-    path = folder / name
-    if not path.is_file():
-        raise CheckpointError(folder, f"there is no {name}. {AGAIN}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(folder, f"{name} cannot be read ({' '.join(str(error).split())}). {AGAIN}") from error
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise CheckpointError(folder, f"{name} holds anything but tensors by name. {AGAIN}")
-    return found
 
 
 __all__ = ["Folders", "find_release", "read_source"]

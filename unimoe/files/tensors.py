@@ -1,15 +1,76 @@
-"""A safetensors file written tensor by tensor, which the library writes from memory as a whole."""
+"""Files of tensors: opened without reading values, and written tensor by tensor, one in memory at a time."""
 
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers.modeling_utils import str_to_torch_dtype
 
+from .folder import AGAIN, CheckpointError, read_object
+
 _NAMES = {dtype: name for name, dtype in str_to_torch_dtype.items()}
+
+
+def shard_names(folder: Path, pattern: str) -> list[str]:
+    """Name the files of weights of a folder, in order.
+
+    Args:
+        folder: Where they lie.
+        pattern: Of shards, such as `model*.safetensors`; an index says which there are, others are left, and one file
+            without number is all. Without `*`: the name itself.
+    """
+    whole = pattern.replace("*", "")
+    if "*" not in pattern or (folder / whole).is_file():
+        return [whole]
+    if (folder / f"{whole}.index.json").is_file():
+        return sorted(set(read_object(folder, f"{whole}.index.json")["weight_map"].values()))
+    return sorted(path.name for path in folder.glob(pattern))
+
+
+def open_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """Open a file of tensors, mapped into memory where its format allows it; no pickled code in it runs.
+
+    Args:
+        folder: Where it lies.
+        name: Of the file.
+
+    Raises:
+        CheckpointError: If it is not there, or holds anything but tensors.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(folder, f"there is no {name}. {AGAIN}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(folder, f"{name} cannot be read ({' '.join(str(error).split())}). {AGAIN}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise CheckpointError(folder, f"{name} holds anything but tensors by name. {AGAIN}")
+    return found
+
+
+def open_weights(folder: Path) -> dict[str, Tensor]:
+    """Open all weights of a model folder, safetensors or, without such, pickled ones; values are read when used.
+
+    Args:
+        folder: Of the model.
+
+    Raises:
+        CheckpointError: If there are none, or a file cannot be read.
+    """
+    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
+        if names := shard_names(folder, pattern):
+            return {key: tensor for name in names for key, tensor in open_tensors(folder, name).items()}
+    raise CheckpointError(folder, f"there are no weights (model*.safetensors or pytorch_model*.bin) in it. {AGAIN}")
 
 
 def write_tensors(path: Path, blanks: Mapping[str, Tensor], value: Callable[[str], Tensor]) -> None:
@@ -41,4 +102,4 @@ def write_tensors(path: Path, blanks: Mapping[str, Tensor], value: Callable[[str
             file.write(value(name).flatten().view(torch.uint8).numpy().data)
 
 
-__all__ = ["write_tensors"]
+__all__ = ["open_tensors", "open_weights", "shard_names", "write_tensors"]

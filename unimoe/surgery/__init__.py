@@ -1,7 +1,8 @@
 """Operations that change a trained model, each with a certificate of what it kept."""
 
 from .assemble import assemble
+from .audit import Audit, audit, audit_change
 from .certificate import Certificate
 from .upcycle import upcycle
 
-__all__ = ["Certificate", "assemble", "upcycle"]
+__all__ = ["Audit", "Certificate", "assemble", "audit", "audit_change", "upcycle"]

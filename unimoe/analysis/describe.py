@@ -1,0 +1,61 @@
+"""What a model is made of, in words: parts, experts, parameters, and the cost of a token of each modality."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..modality import Modality
+from ..moe.counting import count_parameters, count_per_token
+
+
+def describe(model: Any) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a `UniMoEForConditionalGeneration`, and what each is: the rows of `unimoe info`."""
+    config, text = model.config, model.config.text_config
+    kind = f"{text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary {text.vocab_size:,}"
+    yield "language model", kind
+    if text.num_experts:
+        yield from describe_sparse(text)
+    else:
+        yield "feed-forward", f"dense, width {text.intermediate_size}"
+    for key in config.encoder_keys:
+        encoder, connector = config.encoder_config(key), config.connector_config(key)
+        yield f"{key} encoder", f"{encoder.tower_config.model_type}, {encoder.num_tokens} tokens -> {connector.type}"
+    for key, tokens in config.num_tokens.items():
+        yield f"tokens of one {key}", f"{tokens} x id {getattr(config, f'{key}_token_id')}"
+    counts = count_parameters(model)
+    yield "parameters", f"{counts['total']:,}, of which {counts['active']:,} active for a token"
+    if text.num_experts and text.router_type == "soft":
+        return  # a token alone has no cost: its sequence costs the slots
+    for key, cost in count_per_token(model).items():
+        yield (
+            f"one {key} token",
+            f"meets {cost.parameters:,} parameters, multiplies {cost.flops / 1e6:,.1f} MFLOPs and reads "
+            f"{cost.weight_bytes / 1e6:,.1f} MB of weights in the language model",
+        )
+
+
+def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
+    """Yield what the sparse layers of a language model are made of."""
+    yield "sparse layers", ", ".join(str(index) for index in range(text.num_hidden_layers) if text.is_sparse(index))
+    families = {
+        "mlp": "",
+        "lora": f", as changes of rank {text.expert_rank} to one feed-forward",
+        "latent": f", latent of size {text.expert_latent_size} in {text.expert_latent_groups} group(s)",
+    }
+    widths = " and ".join(map(str, sorted(set(text.expert_widths()))))
+    nulls = f", {text.num_null_experts} null" if text.num_null_experts else ""
+    shared = ""
+    if text.shared_expert_intermediate_size:
+        width, weight = text.shared_expert_intermediate_size, text.shared_expert_weighting
+        shared = f", {text.num_shared_experts} shared of width {width} (weight: {weight})"
+    yield "experts", f"{text.num_experts} of width {widths}{families[text.expert_type]}{nulls}{shared}"
+    mass = f" until {text.router_top_p:g} of the probability" if text.router_type == "top_p" else ""
+    groups = f", best {text.topk_group} of {text.n_group} groups" if text.n_group > 1 else ""
+    weights = ", weights by near ties" if text.combine_weights == "near_tie" else ""
+    choice = f"{text.router_type}, top {text.num_experts_per_tok}"
+    yield "routing", f"{choice}{mass}{groups}{weights}, modality mode {text.modality_routing}"
+    if text.is_isolated:
+        for modality in Modality:
+            yield f"experts of {modality.key}", ", ".join(map(str, text.permitted_experts(modality)))
+
+
+__all__ = ["describe"]
