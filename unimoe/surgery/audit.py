@@ -26,6 +26,7 @@ _PARTS = {
     "encoders": r"(^|\.)(encoders|visual|vision_tower|vision_model|audio_tower)\.",
     "connectors": r"(^|\.)(connectors|multi_modal_projector)\.",
     "shared_experts": r"\.shared_experts?(\.|_gate\.)",
+    "expert_base": r"\.experts\.base\.",
     "experts": r"\.experts\.",
     "router": r"\.(router|gate)\.|\.e_score_correction_bias",
     "attention": r"\.(self_attn|attention|linear_attn)\.",
