@@ -7,6 +7,8 @@ Each medium is measured (a picture's size, a sound's samples, the times of a cli
 from collections.abc import Sequence
 from typing import Any
 
+from transformers import ProcessorMixin
+
 from ..errors import DataError
 from ..media import CachedMedium, clip_times, load_clip_sound, picture_size, sound_length
 from ..modality import Modality
@@ -41,7 +43,7 @@ class TokenCounter:
         if others:
             raise DataError("count_tokens", "there is more than one conversation.", "Count one at a time.")
         check_media([read], {})
-        text = self.processor.apply_chat_template(read, tokenize=False)
+        text = ProcessorMixin.apply_chat_template(self.processor, read, tokenize=False)  # ours would read it again
         media = collect_media([read])
         found = find_placeholders(text)
         for modality in media:
