@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import reference_folders
 import torch
 from reference.uni_moe_language import Language
-from safetensors.torch import save_file
+from reference_folders import save_shards
 from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import Qwen2Tokenizer, SiglipVisionConfig, SiglipVisionModel, WhisperConfig, WhisperModel
 
-D, WIDE, SHARED, V, LAYERS, WIDTH, TILE, QUERIES = 24, 16, 8, 280, 2, 16, 42, 200
+D, WIDE, SHARED, V, LAYERS, WIDTH, TILE, SIDE, QUERIES = 24, 16, 8, 280, 2, 16, 42, 2, 200
 TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
     *("<|video_pad|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>"),
@@ -22,6 +23,8 @@ TEMPLATE = (
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+EXTRACTORS: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.4] * 3, "n_fft": 384, "feature_size": 128}
+"""Settings of image processor and feature extractor; `image_std` and `n_fft` are not those that they have alone."""
 LANGUAGE = Language(
     "2.0",
     layers=LAYERS,
@@ -49,9 +52,9 @@ def language() -> dict[str, Tensor]:
         start = f"model.layers.{layer}."
         for name in ("input_layernorm", "post_attention_layernorm"):
             found[f"{start}{name}.weight"] = 1 + draw(D)
-        for name, rows in {"q": D, "k": D // 2, "v": D // 2}.items():
-            found[f"{start}self_attn.{name}_proj.weight"] = draw(rows, D)
-            found[f"{start}self_attn.{name}_proj.bias"] = draw(rows)
+        for name, rows in {"q": D, "k": D // 2, "v": D // 2}.items():  # halved, so that attention is no argmax
+            found[f"{start}self_attn.{name}_proj.weight"] = draw(rows, D) / 2
+            found[f"{start}self_attn.{name}_proj.bias"] = draw(rows) / 2
         found[f"{start}self_attn.o_proj.weight"] = draw(D, D)
         found[f"{start}mlp.gate.weight"] = 3 * draw(4 + 1 + 2, D)
         routed = f"{start}mlp.dynamic_real_moe.deepspeed_moe.experts.deepspeed_experts."
@@ -69,21 +72,21 @@ def vision_fields() -> dict[str, Any]:
 
 
 def whisper_fields() -> dict[str, Any]:
-    sizes = {"d_model": WIDTH, "num_mel_bins": 128, "vocab_size": 20, "max_source_positions": 50}
-    for side in ("encoder", "decoder"):
-        sizes |= {f"{side}_layers": 2, f"{side}_attention_heads": 2, f"{side}_ffn_dim": WIDTH}
-    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
-    return {**sizes, "max_target_positions": QUERIES, **ids, "torch_dtype": "bfloat16"}
+    return {**reference_folders.whisper_fields(WIDTH, QUERIES), "num_mel_bins": 128, "torch_dtype": "bfloat16"}
+
+
+def siglip_config() -> SiglipVisionConfig:
+    """SigLIP as far as it is run: without its last layer and head."""
+    return SiglipVisionConfig(
+        **{**vision_fields(), "num_hidden_layers": 2, "patch_size": 14, "vision_use_head": False}
+    )
 
 
 def towers() -> dict[str, Tensor]:
-    """Towers without SigLIP's last layer and head, and the aligners."""
-    siglip = SiglipVisionConfig(
-        **{**vision_fields(), "num_hidden_layers": 2, "patch_size": 14, "vision_use_head": False}
-    )
+    """Towers and aligners."""
     whisper = WhisperModel(WhisperConfig(**whisper_fields()))
     modules = {
-        "vision_tower.vision_tower.vision_model.": SiglipVisionModel(siglip),
+        "vision_tower.vision_tower.vision_model.": SiglipVisionModel(siglip_config()),
         "audio_tower.audio_tower.": whisper.encoder,
         "audio_aligner.decoder.audio_decoder.": whisper.decoder,
     }
@@ -137,7 +140,7 @@ def config() -> dict[str, Any]:
         "vision_config": vision_fields(),
         "audio_config": whisper_fields(),
         "mm_hidden_size": WIDTH,
-        "vision_spatial_pool_stride": 2,
+        "vision_spatial_pool_stride": SIDE,
         "image_grid_pinpoints": "(1x1),...,(2x2)",
         "video_fps": 1,
         "frames_upbound": 48,
@@ -164,15 +167,9 @@ def save_release(folder: Path) -> dict[str, Tensor]:
     torch.manual_seed(0)
     folder.mkdir(parents=True)
     weights = {**language(), **towers(), **generators()}
-    names = list(weights)
-    shards = {f"model-0000{shard + 1}-of-00002.safetensors": names[shard::2] for shard in range(2)}
-    for file, own in shards.items():
-        save_file({name: weights[name] for name in own}, folder / file, metadata={"format": "pt"})
-    index = {"metadata": {"total_size": 1}, "weight_map": {name: file for file, own in shards.items() for name in own}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_shards(folder, weights, "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config()))
-    settings = {"image_mean": [0.5] * 3, "image_std": [0.4] * 3, "size": [TILE, TILE], "chunk_length": 1}
-    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "feature_size": 128, "max_frames": 1}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({**EXTRACTORS, "size": [TILE, TILE], "max_frames": 1}))
     save_tokenizer(folder)
     (folder / "training_args.bin").write_bytes(b"anything")
     return weights

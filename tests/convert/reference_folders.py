@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tiny_processor import image_processor
 from torch import Tensor
 from transformers import (
@@ -86,23 +87,16 @@ def qformer_config() -> Blip2QFormerConfig:
     )
 
 
+def whisper_fields(width: int, queries: int) -> dict[str, Any]:
+    """A tiny Whisper, whose decoder has room for so many queries."""
+    sizes = {"d_model": width, "vocab_size": 20, "max_target_positions": queries}
+    for side in ("encoder", "decoder"):
+        sizes |= {f"{side}_layers": 2, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 16}
+    return sizes | dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+
+
 def whisper_config() -> WhisperConfig:
-    return WhisperConfig(
-        d_model=SOUND,
-        encoder_layers=2,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_layers=2,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=16,
-        vocab_size=20,
-        max_source_positions=50,
-        max_target_positions=8,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=0,
-        decoder_start_token_id=0,
-    )
+    return WhisperConfig(**whisper_fields(SOUND, 8), max_source_positions=50)
 
 
 def routers(release: str) -> dict[str, Tensor]:
@@ -151,14 +145,15 @@ def experts_of_8e(root: Path) -> dict[str, Any]:
     return files
 
 
-def save_shards(folder: Path, weights: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
-    """Two shards and their index, as transformers 4 wrote them."""
-    names = list(weights)
-    halves = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+def save_shards(folder: Path, weights: dict[str, Tensor], kind: str = "pytorch_model.bin") -> None:
+    """Two shards and their index, as transformers 4 wrote them; the other kind is `model.safetensors`."""
+    stem, ending = kind.split(".")
+    save, names = torch.save if ending == "bin" else save_file, list(weights)
+    halves = {f"{stem}-0000{half + 1}-of-00002.{ending}": names[half::2] for half in range(2)}
     for file, own in halves.items():
-        torch.save({name: weights[name].to(dtype) for name in own}, folder / file)
+        save({name: weights[name] for name in own}, folder / file)
     index = {"metadata": {"total_size": 1}, "weight_map": {name: file for file, own in halves.items() for name in own}}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (folder / f"{kind}.index.json").write_text(json.dumps(index))
 
 
 def config(release: str) -> dict[str, Any]:

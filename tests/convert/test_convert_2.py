@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from reference_folder_2 import LANGUAGE, LAYERS, QUERIES, TILE, TOKENS, V, config, save_release, save_tokenizer
+from reference_folder_2 import LAYERS, QUERIES, TILE, TOKENS, V, config, save_release, save_tokenizer
 from safetensors.torch import load_file, save_file
 from tiny_processor import item, picture, process, sound, turn
 from torch import Tensor
@@ -101,18 +101,6 @@ def test_weights_are_those_worked_out_by_hand(released: Released) -> None:
     }
     assert all(state[f"model.{ours}"].equal(weights[theirs]) for theirs, ours in names.items())
     assert state["model.connectors.speech.queries"].equal(weights["audio_aligner.query_tokens"][0])
-
-
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-7)])
-@torch.no_grad()
-def test_logits_of_text_are_those_of_the_slow_reference(released: Released, dtype: str, bound: float) -> None:
-    ids = torch.randint(0, SPARE, (1, 12), generator=torch.Generator().manual_seed(3))
-    weights = {name: weight.to(getattr(torch, dtype)) for name, weight in released.weights.items()}
-    expected = LANGUAGE.logits(weights, ids, torch.arange(12)[None], [0])
-    load = AutoModelForMultimodalLM.from_pretrained
-    found = load(released.out, dtype=dtype, experts_implementation="eager")(input_ids=ids).logits
-    assert found.shape == expected.shape == (1, 12, V)
-    assert (found - expected).abs().max() <= bound * expected.abs().max()
 
 
 def test_placeholders_take_spare_rows_and_are_never_generated(released: Released) -> None:

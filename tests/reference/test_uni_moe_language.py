@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference.uni_moe_language import Language, Weights
+from reference.uni_moe_language import BOUNDS, Language, Weights, distance
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -23,8 +23,6 @@ SIZES = {
     "num_key_value_heads": 2,
     "head_dim": HEAD,
 }
-BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-7}
-"""Difference of logits, of the largest one."""
 WIDE = 0.2
 """A tie so wide that many logits come within it; the released 0.01 is tried too."""
 COMMON: dict[str, Any] = {"layers": 2, "heads": 4, "key_value_heads": 2, "sparse": (0, 1)}
@@ -145,11 +143,6 @@ def expected(
 ) -> Tensor:
     weights = {key: weight.to(dtype) for key, weight in draw(REFERENCES[name]).items()}
     return replace(REFERENCES[name], **rules).logits(weights, IDS, positions(name), list(padding))
-
-
-def distance(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference, of the largest logit."""
-    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
+BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-7}
+"""How far logits may be from those of the slow model."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,12 @@ class Language:
             weights.append(largest.exp() / routed[near].exp().sum())
             left.remove(target)
         return torch.stack(weights)
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference of logits, of the largest one."""
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
