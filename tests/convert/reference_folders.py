@@ -128,7 +128,7 @@ def adapter(release: str, base: dict[str, Tensor]) -> dict[str, Tensor]:
 def experts_of_8e(root: Path) -> dict[str, Any]:
     """Write the six files of experts; return the eight of their LoRA."""
     (root / "experts").mkdir()
-    for name in set(EXPERT_FILES):
+    for name in dict.fromkeys(EXPERT_FILES):  # a set has another order, and other draws, in each process
         weights: dict[str, Tensor] = {}
         for layer in range(LAYERS):
             weights |= mlp(f"model.layers.{layer}.mlp.")
