@@ -56,13 +56,29 @@ def env() -> None:
 
 
 @app.command()
-def info(folder: Folder) -> None:
-    """Describe a model: its parts, experts, parameters, and tokens per medium."""
-    from .analysis.describe import describe
+def info(
+    folder: Folder,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Measured, of one sequence of text.")] = None,
+    bandwidth: Annotated[float, typer.Option(help="Peak of the device's memory, GB/s.")] = 0.0,
+    tflops: Annotated[float, typer.Option(help="Peak of the device, TFLOPS.")] = 0.0,
+) -> None:
+    """Describe a model, of this package or a mixture of transformers: parts, experts, parameters, cost of a token.
 
-    model, _ = load(folder, with_processor=False)
+    With --tokens-per-second, --bandwidth and --tflops also how much of the device decoding uses.
+    """
+    from .analysis.describe import describe_folder
+
+    try:
+        rows, cost = describe_folder(folder)
+    except UniMoEError as error:
+        fail(error)
+    if tokens_per_second is not None:
+        if min(tokens_per_second, bandwidth, tflops) <= 0 or cost is None:
+            fail("--tokens-per-second needs --bandwidth and --tflops, all above 0, and routing that is not soft.")
+        used = cost.utilisation(tokens_per_second, bandwidth=bandwidth * 1e9, flops=tflops * 1e12)
+        rows += [("S-MBU, S-MFU", f"{used[0]:.1%} of the bandwidth, {used[1]:.1%} of the operations")]
     table = Table("part", "what it is", title=escape(folder))
-    for name, text in describe(model):
+    for name, text in rows:
         table.add_row(name, escape(text))
     console.print(table)
 

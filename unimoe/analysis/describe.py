@@ -3,8 +3,33 @@
 from collections.abc import Iterator
 from typing import Any
 
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from ..checkpoint.loading import load_model, read_config
 from ..modality import Modality
-from ..moe.counting import count_parameters, count_per_token
+from ..moe.counting import TokenCost, count_parameters, count_per_token
+from .stock import build_stock, count_stock, describe_stock
+
+
+def describe_folder(source: str) -> tuple[list[tuple[str, str]], TokenCost | None]:
+    """Describe the model of a folder, of this package or of transformers.
+
+    Args:
+        source: Folder, or id on the Hub.
+
+    Returns:
+        Name of each part and what it is, and the cost of a token of text; None where a token alone has none.
+
+    Raises:
+        CheckpointError: If it cannot be loaded; or, of transformers, has no stacked experts.
+    """
+    kind = str(read_config(source).get("model_type"))
+    if not kind.startswith("unimoe") and kind in CONFIG_MAPPING_NAMES:
+        stock = build_stock(source)
+        return list(describe_stock(stock)), count_stock(stock)[1]
+    model = load_model(source)
+    is_soft = model.config.text_config.num_experts and model.config.text_config.router_type == "soft"
+    return list(describe(model)), None if is_soft else count_per_token(model)["text"]
 
 
 def describe(model: Any) -> Iterator[tuple[str, str]]:
@@ -26,11 +51,7 @@ def describe(model: Any) -> Iterator[tuple[str, str]]:
     if text.num_experts and text.router_type == "soft":
         return  # a token alone has no cost: its sequence costs the slots
     for key, cost in count_per_token(model).items():
-        yield (
-            f"one {key} token",
-            f"meets {cost.parameters:,} parameters, multiplies {cost.flops / 1e6:,.1f} MFLOPs and reads "
-            f"{cost.weight_bytes / 1e6:,.1f} MB of weights in the language model",
-        )
+        yield f"one {key} token", str(cost)
 
 
 def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
@@ -58,4 +79,4 @@ def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
             yield f"experts of {modality.key}", ", ".join(map(str, text.permitted_experts(modality)))
 
 
-__all__ = ["describe"]
+__all__ = ["describe", "describe_folder"]

@@ -5,6 +5,7 @@ and stay in checkpoints, but no gradient ever reaches them. Which they are is fo
 device: no memory, no arithmetic.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,19 +16,19 @@ from ..configuration_unimoe import UniMoEConfig
 from ..connectors import build_connector
 from ..encoders.encoder import Encoder, join_layers, run_tower
 
-# Module name within a parameter's name -> part. The first that matches decides.
+# Pattern within a parameter's name -> part, of our models and of transformers' mixtures. The first that fits decides.
 _PARTS = {
-    "lm_head": "lm_head",
-    "embed_tokens": "embeddings",
-    "self_attn": "attention",
-    "mlp.router": "router",
-    "mlp.slots": "router",
-    "mlp.scale": "router",
-    "mlp.experts.base": "expert_base",
-    "mlp.experts": "experts",
-    "mlp.shared_expert": "shared_experts",
-    "mlp": "mlp",
-    "norm": "norms",
+    "encoders": r"(^|\.)(encoders|visual|vision_tower|vision_model|audio_tower)\.",
+    "connectors": r"(^|\.)(connectors|multi_modal_projector)\.",
+    "lm_head": r"(^|\.)lm_head\.",
+    "embeddings": r"embed_tokens",
+    "attention": r"\.(self_attn|linear_attn|attention)\.",
+    "expert_base": r"\.experts\.base\.",
+    "experts": r"\.experts\.",
+    "shared_experts": r"\.shared_experts?(\.|_gate\.)",
+    "router": r"\.(router|gate|slots|scale)(\.|$)|\.e_score_correction_bias",
+    "mlp": r"\.mlp\.",
+    "norms": r"norm",
 }
 
 
@@ -40,11 +41,16 @@ def group_by_part(names: Iterable[str]) -> dict[str, list[str]]:
     return parts
 
 
+def part_of(name: str) -> str:
+    """Part that a parameter belongs to, by its name in memory or on disk; `other`, if it is none that is known."""
+    return next((part for part, pattern in _PARTS.items() if re.search(pattern, name)), "other")
+
+
 def _parts_of(name: str) -> list[str]:
-    scope = name.removeprefix("model.").split(".")
-    if scope[0] in ("encoders", "connectors"):
-        return [scope[0], f"{scope[0]}.{scope[1]}"]
-    return [next(part for module, part in _PARTS.items() if module in name)]
+    part = part_of(name)
+    if part in ("encoders", "connectors"):
+        return [part, f"{part}.{name.removeprefix('model.').split('.')[1]}"]
+    return [part]
 
 
 def unread_parameters(config: UniMoEConfig) -> set[str]:
@@ -122,4 +128,4 @@ def _without_gradient(owner: nn.Module, module: nn.Module, inputs: Tensor) -> li
     return [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
 
 
-__all__ = ["features_shape", "group_by_part", "unread_parameters"]
+__all__ = ["features_shape", "group_by_part", "part_of", "unread_parameters"]

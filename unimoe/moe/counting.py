@@ -29,6 +29,27 @@ class TokenCost:
     flops: int
     weight_bytes: int
 
+    def __str__(self) -> str:
+        return (
+            f"meets {self.parameters:,} parameters, multiplies {self.flops / 1e6:,.1f} MFLOPs and reads "
+            f"{self.weight_bytes / 1e6:,.1f} MB of weights in the language model"
+        )
+
+    def utilisation(self, tokens_per_second: float, *, bandwidth: float, flops: float) -> tuple[float, float]:
+        """Say how much of a device decoding one sequence uses: S-MBU and S-MFU of MoE-CAP (arXiv 2412.07067).
+
+        Only what a token meets of a sparse model counts, so that the numbers compare with those of dense models.
+
+        Args:
+            tokens_per_second: Measured, of one sequence.
+            bandwidth: Peak of the device's memory, bytes per second.
+            flops: Peak of the device, floating-point operations per second.
+
+        Returns:
+            Share of the bandwidth, for weights alone, and share of the operations.
+        """
+        return self.weight_bytes * tokens_per_second / bandwidth, self.flops * tokens_per_second / flops
+
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Count parameters exactly; tied ones once.

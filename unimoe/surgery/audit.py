@@ -18,23 +18,10 @@ from torch import Tensor, nn
 from ..errors import UniMoEError
 from ..files.folder import check_folder
 from ..files.tensors import open_weights
+from ..modeling.parts import part_of
 
 Weights = str | Path | nn.Module | Mapping[str, Tensor]
 
-# The first that a name contains decides.
-_PARTS = {
-    "encoders": r"(^|\.)(encoders|visual|vision_tower|vision_model|audio_tower)\.",
-    "connectors": r"(^|\.)(connectors|multi_modal_projector)\.",
-    "shared_experts": r"\.shared_experts?(\.|_gate\.)",
-    "expert_base": r"\.experts\.base\.",
-    "experts": r"\.experts\.",
-    "router": r"\.(router|gate)\.|\.e_score_correction_bias",
-    "attention": r"\.(self_attn|attention|linear_attn)\.",
-    "embeddings": r"(^|\.)embed_tokens\.",
-    "lm_head": r"(^|\.)lm_head\.",
-    "norms": r"norm\.",
-    "mlp": r"\.mlp\.",
-}
 _LAYER = re.compile(r"layers\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.(?:banks\.(\d+)\.)?(?:(?!banks)[a-z]\w*\.)?(\d+)?")
 
@@ -178,7 +165,7 @@ def _weights(source: Weights) -> Mapping[str, Tensor]:
 
 def _entries(name: str, tensor: Tensor, *, all_or_none: bool = False, after: Any = None) -> Iterator[Entry]:
     """Yield an entry for a tensor, or for each expert of a stack."""
-    part = next((part for part, pattern in _PARTS.items() if re.search(pattern, name)), "other")
+    part = part_of(name)
     layer = int(found[1]) if (found := _LAYER.search(name)) else None
     group, expert = found.groups() if part == "experts" and (found := _EXPERT.search(name)) else (None, None)
     if part != "experts" or expert is not None or tensor.dim() != 3:
