@@ -213,6 +213,7 @@ def test_a_tensor_that_is_missing_extra_or_of_another_shape_is_named(
     [
         ("num_experts", 6, "no release that is known.*num_experts 6.*Known are.*Uni-MoE v1 speech"),
         ("model_type", "llama", "model_type 'llama'"),
+        ("rms_norm_eps", None, "rms_norm_eps None; a number is needed"),
         ("mm_projector_type", "linear", "mm_projector_type 'linear'; 'mlp2x_gelu' can be converted"),
     ],
 )
@@ -259,8 +260,10 @@ def test_each_file_is_opened_once_and_the_others_are_named(folder: Path, monkeyp
     from unimoe.convert import parts
 
     opened: list[str] = []
-    open_file = parts.open_file
-    monkeypatch.setattr(parts, "open_file", lambda at, name: opened.append(f"{at.name}/{name}") or open_file(at, name))
+    open_one = parts.open_tensors
+    monkeypatch.setattr(
+        parts, "open_tensors", lambda at, name: opened.append(f"{at.name}/{name}") or open_one(at, name)
+    )
     (folder / "tuned/training_args.bin").touch()
     found = read(folder, "v1.5")
     assert sorted(opened) == sorted({row.file for row in found.rows if row.file.startswith(("base/", "tuned/"))})

@@ -1,5 +1,6 @@
 """What the description of every release needs: checks of config.json, the tokenizer, and parts put together."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..build.model import compose_config, placeholder_ids
 from ..configuration_unimoe import UniMoEConfig, UniMoETextConfig
-from ..files.folder import CheckpointError
+from ..files.folder import AGAIN, CheckpointError
 from ..modality import MEDIA, Modality
 from ..processing_unimoe import UniMoEProcessor
 from .parts import Folders
@@ -63,6 +64,22 @@ def check_values(config: dict[str, Any], only: dict[str, tuple[Any, ...]], folde
             raise CheckpointError(
                 folder, f"its config.json has {name} {config.get(name)!r}; {known} can be converted."
             )
+
+
+def check_numbers(config: dict[str, Any], names: Iterable[str], folder: Path) -> None:
+    """Refuse a release whose configuration lacks a number that its code reads.
+
+    Args:
+        config: Of the release.
+        names: Of the fields.
+        folder: Of the configuration.
+
+    Raises:
+        CheckpointError: Naming the field.
+    """
+    for name in names:
+        if not isinstance(value := config.get(name), int | float) or isinstance(value, bool):
+            raise CheckpointError(folder, f"its config.json has {name} {value!r}; a number is needed. {AGAIN}")
 
 
 def read_tokenizer(
@@ -122,4 +139,4 @@ def put_together(
     return Description(ours, processor, towers)
 
 
-__all__ = ["Description", "Sense", "check_values", "put_together", "read_tokenizer"]
+__all__ = ["Description", "Sense", "check_numbers", "check_values", "put_together", "read_tokenizer"]

@@ -14,7 +14,7 @@ from ..errors import UniMoEError
 from ..files.folder import CheckpointError
 from ..processing.placeholders import PLACEHOLDER_OF_ITEM, content_macro, without_system
 from ..processing_unimoe import add_placeholder_tokens
-from .describe import Description, Sense, check_values, put_together, read_tokenizer
+from .describe import Description, Sense, check_numbers, check_values, put_together, read_tokenizer
 from .parts import Folders
 from .releases import Release
 from .weights import Weight
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
 )
 """LLaVA's vicuna v1 prompt: a medium is its placeholder and a line break; it ends at `ASSISTANT:`, without a blank."""
 
-_SAME = (
+_NUMBERS = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -46,9 +46,6 @@ _SAME = (
     "num_key_value_heads",
     "max_position_embeddings",
     "rms_norm_eps",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
 )
 _AS_RELEASED: dict[str, Any] = {"legacy": True, "add_bos_token": True}
 # Fields of the release's configuration whose other values the model cannot have -> the values that it can.
@@ -80,6 +77,7 @@ def check(release: Release, config: dict[str, Any], folders: Folders, given: dic
     Raises:
         UniMoEError: Naming the field or file, or the tower that it hears or sees through.
     """
+    check_numbers(config, _NUMBERS, folders.tuned)
     check_values(config, _ONLY, folders.tuned)
     if (folders.tuned / "fm_adapter.bin").is_file():
         raise CheckpointError(
@@ -95,7 +93,8 @@ def check(release: Release, config: dict[str, Any], folders: Folders, given: dic
 def text_fields(config: dict[str, Any], release: Release) -> dict[str, Any]:
     """Fields of the configuration of the language model of a release, whose own configuration is `config`."""
     return {
-        **{name: config[name] for name in _SAME if config.get(name) is not None},
+        **{name: config[name] for name in _NUMBERS},
+        **{f"{name}_token_id": config.get(f"{name}_token_id") for name in ("pad", "bos", "eos")},
         "rope_parameters": {"rope_type": "default", "rope_theta": float(config.get("rope_theta") or 1e4)},
         "num_experts": release.num_experts,
         "num_experts_per_tok": 2,

@@ -23,7 +23,7 @@ from ..errors import UniMoEError
 from ..files.folder import AGAIN, CheckpointError
 from ..processing.placeholders import CHATML, PLACEHOLDER_OF_ITEM, content_macro, without_system
 from ..processing_unimoe import add_placeholder_tokens
-from .describe import Description, Sense, check_values, put_together, read_tokenizer
+from .describe import Description, Sense, check_numbers, check_values, put_together, read_tokenizer
 from .parts import Folders
 from .releases import Release
 from .weights import Weight
@@ -107,9 +107,7 @@ def check(release: Release, config: dict[str, Any], folders: Folders, given: dic
     folder = folders.tuned
     if given:
         raise UniMoEError(f"{release.title} is one folder, towers included: leave out {' and '.join(given)}.")
-    for name in _NUMBERS:
-        if not isinstance(value := config.get(name), int | float) or isinstance(value, bool):
-            raise CheckpointError(folder, f"its config.json has {name} {value!r}; a number is needed. {AGAIN}")
+    check_numbers(config, _NUMBERS, folder)
     for name in ("audio_config", "rope_scaling"):
         if not isinstance(value := config.get(name), dict):
             raise CheckpointError(folder, f"its config.json has {name} {value!r}; an object is needed. {AGAIN}")
