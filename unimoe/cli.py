@@ -66,17 +66,22 @@ def info(
 
     With --tokens-per-second, --bandwidth and --tflops also how much of the device decoding uses.
     """
-    from .analysis.describe import describe_folder
+    from transformers.utils import logging
 
+    from .analysis.describe import describe, open_model, text_cost
+
+    logging.disable_progress_bar()
     try:
-        rows, cost = describe_folder(folder)
+        model = open_model(folder)
     except UniMoEError as error:
         fail(error)
+    rows = list(describe(model))
     if tokens_per_second is not None:
+        cost = text_cost(model)
         if min(tokens_per_second, bandwidth, tflops) <= 0 or cost is None:
             fail("--tokens-per-second needs --bandwidth and --tflops, all above 0, and routing that is not soft.")
         used = cost.utilisation(tokens_per_second, bandwidth=bandwidth * 1e9, flops=tflops * 1e12)
-        rows += [("S-MBU, S-MFU", f"{used[0]:.1%} of the bandwidth, {used[1]:.1%} of the operations")]
+        rows.append(("S-MBU, S-MFU", f"{used[0]:.1%} of the bandwidth, {used[1]:.1%} of the operations"))
     table = Table("part", "what it is", title=escape(folder))
     for name, text in rows:
         table.add_row(name, escape(text))
@@ -253,7 +258,7 @@ def audit(
 
     try:
         found = audit_change(before, after)
-        share = found.share(part)
+        found.share(part)  # refuses a part that the model has not, before anything is printed
     except UniMoEError as error:
         fail(error)
     table = Table("part", "parameters", "touched", "changed values", title=escape(f"{before} -> {after}"))
@@ -265,9 +270,11 @@ def audit(
     for what, names in {"not there before": found.new, "not there any more": found.gone}.items():
         if names:
             console.print(escape(f"{what}: {', '.join(names)}"), soft_wrap=True, highlight=False)
-    if min_share is not None and share < min_share:
-        console.print(f"{share:.1%} {f'of {part} ' if part else ''}were touched, less than {min_share:.1%}.")
-        raise typer.Exit(1)
+    try:
+        found.require(min_share or 0.0, part)
+    except UniMoEError as error:
+        console.print(escape(str(error)), soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
 
 
 @app.command()

@@ -36,6 +36,15 @@ def test_counts_equal_tensors_and_operations(kind: str, tmp_path: Path) -> None:
     assert cost.weight_bytes == sum(p.nbytes for p in read) + row - 4 * one * (4 - text.num_experts_per_tok)
 
 
+def test_bytes_are_those_of_the_dtype_of_the_folder(tmp_path: Path) -> None:
+    model = make("qwen3_moe")
+    costs = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.to(dtype).save_pretrained(tmp_path / str(dtype))
+        costs.append(count_stock(build_stock(tmp_path / str(dtype)))[1])
+    assert costs[0].weight_bytes == 2 * costs[1].weight_bytes and costs[0].flops == costs[1].flops
+
+
 def run(*words: str) -> Any:
     return CliRunner().invoke(app, ["info", *words])
 

@@ -85,6 +85,16 @@ def test_what_changes_a_module_is_in_the_stack_when_undone(kind: str) -> None:
         torch.testing.assert_close(model(input_ids=IDS).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "lora", "latent", "two widths"])
+def test_a_single_expert_is_asked_as_before(kind: str) -> None:
+    model, tokens = make(kind), torch.randn(5, 32)
+    with torch.no_grad():
+        expected = [model.model.layers[0].mlp.experts.expert_output(expert, tokens) for expert in range(4)]
+        experts_as_linears(model)
+        found = [model.model.layers[0].mlp.experts.expert_output(expert, tokens) for expert in range(4)]
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_cast_view_becomes_cast_stacks() -> None:
     model = make("qwen3_moe")
     experts_as_linears(model)

@@ -69,6 +69,11 @@ def learn(model, batch):
 def test_packed_rows_have_the_losses_and_gradients_of_a_padded_batch(parts, attention):
     model, processor = parts
     model.set_attn_implementation({"text_config": attention})
+    check_packs(model, processor)
+
+
+def check_packs(model, processor):
+    """Each loss, each gradient and the logits of packed rows are those of a padded batch; return the gradients."""
     padded, packed = (Collator(processor, packing=packing)(SAMPLES) for packing in (False, True))
     assert "attention_mask" not in packed and packed["input_ids"].shape == (1, int(attended_tokens(padded)))
     assert attended_tokens(packed) == attended_tokens(padded)
@@ -81,6 +86,7 @@ def test_packed_rows_have_the_losses_and_gradients_of_a_padded_batch(parts, atte
         assert (gradient - grads[name]).abs().max() <= 1e-5 * gradient.abs().max() + 1e-8, name
     real = padded["attention_mask"].bool()
     torch.testing.assert_close(found.logits[0], expected.logits[real], atol=1e-5, rtol=1e-5)
+    return grads
 
 
 def test_a_pack_keeps_labels_media_and_positions_of_its_rows(parts):

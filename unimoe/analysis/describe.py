@@ -7,33 +7,42 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from ..checkpoint.loading import load_model, read_config
 from ..modality import Modality
+from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe.counting import TokenCost, count_parameters, count_per_token
 from .stock import build_stock, count_stock, describe_stock
 
 
-def describe_folder(source: str) -> tuple[list[tuple[str, str]], TokenCost | None]:
-    """Describe the model of a folder, of this package or of transformers.
+def open_model(source: str) -> Any:
+    """Load a model of this package, or build one of transformers on the meta device.
 
     Args:
         source: Folder, or id on the Hub.
-
-    Returns:
-        Name of each part and what it is, and the cost of a token of text; None where a token alone has none.
 
     Raises:
         CheckpointError: If it cannot be loaded; or, of transformers, has no stacked experts.
     """
     kind = str(read_config(source).get("model_type"))
-    if not kind.startswith("unimoe") and kind in CONFIG_MAPPING_NAMES:
-        stock = build_stock(source)
-        return list(describe_stock(stock)), count_stock(stock)[1]
-    model = load_model(source)
-    is_soft = model.config.text_config.num_experts and model.config.text_config.router_type == "soft"
-    return list(describe(model)), None if is_soft else count_per_token(model)["text"]
+    is_stock = not kind.startswith("unimoe") and kind in CONFIG_MAPPING_NAMES
+    return build_stock(source) if is_stock else load_model(source)
+
+
+def text_cost(model: Any) -> TokenCost | None:
+    """Count what a token of text costs a model that `open_model` gave; None where a token alone has no cost."""
+    if not isinstance(model, UniMoEForConditionalGeneration):
+        return count_stock(model)[1]
+    return None if _is_soft(model.config.text_config) else count_per_token(model)["text"]
+
+
+def _is_soft(text: Any) -> bool:
+    """Whether a sequence costs its slots, however long it is."""
+    return bool(text.num_experts) and text.router_type == "soft"
 
 
 def describe(model: Any) -> Iterator[tuple[str, str]]:
-    """Yield the parts of a `UniMoEForConditionalGeneration`, and what each is: the rows of `unimoe info`."""
+    """Yield the parts of a model that `open_model` gave, and what each is: the rows of `unimoe info`."""
+    if not isinstance(model, UniMoEForConditionalGeneration):
+        yield from describe_stock(model)
+        return
     config, text = model.config, model.config.text_config
     kind = f"{text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary {text.vocab_size:,}"
     yield "language model", kind
@@ -48,8 +57,8 @@ def describe(model: Any) -> Iterator[tuple[str, str]]:
         yield f"tokens of one {key}", f"{tokens} x id {getattr(config, f'{key}_token_id')}"
     counts = count_parameters(model)
     yield "parameters", f"{counts['total']:,}, of which {counts['active']:,} active for a token"
-    if text.num_experts and text.router_type == "soft":
-        return  # a token alone has no cost: its sequence costs the slots
+    if _is_soft(text):
+        return
     for key, cost in count_per_token(model).items():
         yield f"one {key} token", str(cost)
 
@@ -79,4 +88,4 @@ def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
             yield f"experts of {modality.key}", ", ".join(map(str, text.permitted_experts(modality)))
 
 
-__all__ = ["describe", "describe_folder"]
+__all__ = ["describe", "open_model", "text_cost"]

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_MULTIMODAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
 
-from ..checkpoint.loading import CheckpointError, read_config
+from ..checkpoint.loading import CheckpointError
 from ..modeling.parts import part_of
-from ..moe.counting import TokenCost
+from ..moe.counting import TokenCost, count_weights
 from ..moe.experts.linears import stacked_weights
 
 
@@ -24,13 +23,11 @@ def build_stock(source: str | Path) -> Any:
     Raises:
         CheckpointError: If it is none that transformers knows, or none whose experts are stacked.
     """
-    values = read_config(source)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        names = values.get("architectures") or [""]
+        is_multimodal = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
         with torch.device("meta"):
-            model_class = getattr(transformers, names[0], None)
-            model = model_class(config) if model_class else AutoModelForCausalLM.from_config(config)
+            model = (AutoModelForMultimodalLM if is_multimodal else AutoModelForCausalLM).from_config(config)
     except (ValueError, OSError, KeyError, ImportError) as error:
         raise CheckpointError(source, f"transformers cannot build it ({' '.join(str(error).split())}).") from error
     if not _experts(model):
@@ -48,22 +45,14 @@ def count_stock(model: nn.Module, *, context: int = 0) -> tuple[dict[str, int], 
     Returns:
         `total` and `active` parameters, and the cost of a token in the language model.
     """
-    language = {name: p for name, p in model.named_parameters() if part_of(name) not in ("encoders", "connectors")}
-    unmet = {name: _unmet(module) for name, module in _experts(model).items()}
-    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    heads = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    rows = [p for p in language.values() if any(p is table for table in tables) and id(p) not in heads]
-    size = next(iter(_experts(model).values())).down_proj.element_size()
-    parameters = sum(p.numel() for p in language.values()) - sum(unmet.values())
-    cost = TokenCost(
-        parameters=parameters,
-        flops=sum(_flops(model, context)),
-        weight_bytes=sum(p.nbytes for p in language.values())
-        - sum(p.nbytes - p[0].nbytes for p in rows)
-        - size * sum(unmet.values()),
-    )
+    language = [p for name, p in model.named_parameters() if part_of(name) not in ("encoders", "connectors")]
+    experts = _experts(model).values()
+    unmet = sum(_unmet(module) for module in experts)
+    size = next(iter(experts)).down_proj.element_size()
+    parameters, weight_bytes = count_weights(model, language)
+    cost = TokenCost(parameters - unmet, sum(_flops(model, context)), weight_bytes - size * unmet)
     total = sum(parameter.numel() for parameter in model.parameters())
-    return {"total": total, "active": total - sum(unmet.values())}, cost
+    return {"total": total, "active": total - unmet}, cost
 
 
 def describe_stock(model: Any) -> Iterator[tuple[str, str]]:

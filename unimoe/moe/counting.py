@@ -1,6 +1,6 @@
 """What a model costs, by counting: parameters, and what one token of each modality meets, multiplies and reads."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -96,11 +96,7 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
             own[scope[1]] = own.get(scope[1], 0) + parameter.numel()
         else:
             language[name] = parameter
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    read_in_full = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    rows = [p for p in language.values() if id(p) in tables - read_in_full]
-    parameters = sum(p.numel() for p in language.values())
-    weight_bytes = sum(p.nbytes for p in language.values()) - sum(p.nbytes - p[0].nbytes for p in rows)
+    parameters, weight_bytes = count_weights(model, language.values())
     flops = sum(_flops(model, context))
     costs = {}
     for modality in Modality:
@@ -114,6 +110,20 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
             weight_bytes=weight_bytes - sum(unmet_bytes),
         )
     return costs
+
+
+def count_weights(model: nn.Module, weights: Collection[nn.Parameter]) -> tuple[int, int]:
+    """Count parameters, and the bytes that are read of them for one token: of embeddings that are no head, one row.
+
+    Args:
+        model: That they belong to.
+        weights: Of its language model.
+    """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    read_in_full = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    rows = [p for p in weights if id(p) in tables - read_in_full]
+    parameters = sum(p.numel() for p in weights)
+    return parameters, sum(p.nbytes for p in weights) - sum(p.nbytes - p[0].nbytes for p in rows)
 
 
 def _flops(model: nn.Module, context: int) -> Iterator[int]:
@@ -154,4 +164,4 @@ def _element_size(block: SparseMoeBlock) -> int:
     return next(block.experts.parameters()).element_size()
 
 
-__all__ = ["TokenCost", "count_parameters", "count_per_token"]
+__all__ = ["TokenCost", "count_parameters", "count_per_token", "count_weights"]

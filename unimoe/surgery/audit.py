@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ class Audit:
         found = [entry for entry in self.entries if part in (None, entry.part)]
         if not found:
             parts = ", ".join(dict.fromkeys(entry.part for entry in self.entries))
-            raise UniMoEError(f"The model has no part {part!r}.", "It has:", f"{parts}.")
+            raise UniMoEError(f"The model has no part {part!r}. Its parts are {parts}.")
         return sum(entry.touched for entry in found) / max(sum(entry.parameters for entry in found), 1)
 
     def by_part(self) -> dict[str, tuple[int, int, int]]:
@@ -121,13 +122,17 @@ def audit(model: nn.Module, touched: Iterable[str | nn.Parameter]) -> Audit:
         UniMoEError: If the model has nothing of a name, or a parameter is not the model's.
     """
     parameters = dict(model.named_parameters())
+    members: dict[str | int, list[str]] = {id(parameter): [name] for name, parameter in parameters.items()}
+    for name in parameters:  # under its own name, and that of each module around it
+        for owner in accumulate(name.split("."), "{}.{}".format):
+            members.setdefault(owner, []).append(name)
     names: set[str] = set()
     for thing in touched:
-        own = {n for n, p in parameters.items() if p is thing or n == thing or n.startswith(f"{thing}.")}
-        if not own:
+        key = thing if isinstance(thing, str) else id(thing)
+        if key not in members:
             what = repr(thing) if isinstance(thing, str) else f"a parameter of shape {tuple(thing.shape)}"
             raise UniMoEError(type(model).__name__, f"it has no parameter or module {what}.")
-        names |= own
+        names.update(members[key])
     counts = ((name, tensor, name in names) for name, tensor in parameters.items())
     return Audit([entry for name, tensor, is_in in counts for entry in _entries(name, tensor, all_or_none=is_in)])
 

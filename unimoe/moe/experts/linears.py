@@ -121,7 +121,13 @@ def compute(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weig
 
 
 def ask(experts: Any, expert: int, hidden_states: Tensor) -> Tensor:
-    """Ask one expert of a view about every token, (T, D) for (T, D)."""
+    """Ask one expert of a view about every token, (T, D) for (T, D).
+
+    Args:
+        experts: The module, seen as linear maps.
+        expert: Its number.
+        hidden_states: (T, D).
+    """
     if hasattr(experts, "gate_up_proj"):
         inner = experts._apply_gate(experts.gate_up_proj[expert](hidden_states))
     elif experts.has_gate:
@@ -139,14 +145,18 @@ def _refuse(model: nn.Module, found: dict[str, nn.Module], split_gate_up: bool) 
     if not found:
         raise UniMoEError(where, "it has no stacked experts.", "Its maps are modules already, or it is no mixture.")
     for name, module in model.named_modules():
-        count = getattr(module, "num_experts", None)
-        held = [key for key, own in module.named_parameters(recurse=False) if own.dim() == 3 and len(own) == count]
-        if (module not in found.values() and held) or getattr(module, "has_post_expert_norm", False):
-            raise UniMoEError(where, f"the experts {name} ({type(module).__name__}) are of a kind that is not known.")
-        is_plain = getattr(type(module), "_apply_gate", _default_apply_gate) is _default_apply_gate
-        if split_gate_up and not (is_plain and getattr(module, "is_concatenated", True)):
-            problem = f"{name} ({type(module).__name__}) puts gate and up projection together in its own way."
-            raise UniMoEError(where, problem, "Pass split_gate_up=False.")
+        kind = f"{name} ({type(module).__name__})"
+        if name not in found:
+            count = getattr(module, "num_experts", None)
+            is_stranger = any(own.dim() == 3 and len(own) == count for own in module.parameters(recurse=False))
+        else:
+            is_stranger = getattr(module, "has_post_expert_norm", False)
+            is_plain = getattr(type(module), "_apply_gate", _default_apply_gate) is _default_apply_gate
+            if split_gate_up and not (is_plain and getattr(module, "is_concatenated", True)):
+                problem = f"{kind} puts gate and up projection together in its own way."
+                raise UniMoEError(where, problem, "Pass split_gate_up=False.")
+        if is_stranger:
+            raise UniMoEError(where, f"the experts {kind} are of a kind that is not known.")
 
 
 def _unfold(module: Any, split_gate_up: bool) -> list[str]:
@@ -219,4 +229,4 @@ def _take_in(view: View, stack: str, held: dict[str, nn.ModuleList]) -> None:
                     whole.copy_(own.data)
 
 
-__all__ = ["experts_as_linears", "fold_experts", "stacked_weights"]
+__all__ = ["ask", "experts_as_linears", "fold_experts", "stacked_weights"]

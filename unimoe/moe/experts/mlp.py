@@ -12,8 +12,9 @@ from transformers.activations import ACT2FN
 from transformers.integrations import use_experts_implementation
 
 from ...configuration_unimoe import UniMoETextConfig
-from .assignments import assign
+from .assignments import LINEARS, assign
 from .dispatch import DispatchedExperts, TokenDispatcher
+from .linears import ask
 
 
 class GatedMLP(nn.Module):
@@ -60,6 +61,8 @@ class ExpertKernels(nn.Module):
 
     def expert_output(self, expert: int, hidden_states: Tensor) -> Tensor:
         """Ask one expert about every token, (T, D) for (T, D)."""
+        if self.config._experts_implementation == LINEARS:
+            return ask(self, expert, hidden_states)
         gate, up = F.linear(hidden_states, self.gate_up_proj[expert]).chunk(2, dim=-1)
         return F.linear(self.act_fn(gate) * up, self.down_proj[expert])
 
