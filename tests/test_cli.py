@@ -13,7 +13,8 @@ from transformers import AutoModelForMultimodalLM
 from typer.testing import CliRunner
 
 from unimoe.analysis.describe import describe
-from unimoe.cli import app, cache_of
+from unimoe.cli import app
+from unimoe.cli.commands import cache_of
 
 runner = CliRunner()
 IMAGE, SOUND = str(FOLDER / "image_kind/food_00.png"), str(FOLDER / "spoken_word/zero_flite-kal16.flac")

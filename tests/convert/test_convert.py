@@ -271,9 +271,9 @@ def test_each_file_is_opened_once_and_the_others_are_named(folder: Path, monkeyp
 
 
 def test_a_conversion_that_fails_leaves_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unimoe.convert import write
+    from unimoe.files import tensors
 
-    before, calls, save = {path.name for path in folder.iterdir()}, [], write.write_tensors
+    before, calls, save = {path.name for path in folder.iterdir()}, [], tensors.write_tensors
 
     def fail(*arguments: Any, **more: Any) -> None:
         calls.append(arguments)
@@ -281,7 +281,7 @@ def test_a_conversion_that_fails_leaves_no_folder(folder: Path, monkeypatch: pyt
             raise OSError("disk is full")
         save(*arguments, **more)
 
-    monkeypatch.setattr(write, "write_tensors", fail)
+    monkeypatch.setattr(tensors, "write_tensors", fail)
     with pytest.raises(OSError, match="disk is full"):
         read(folder, "v1.5").write(folder / "out", shard_size="40KB")
     assert len(calls) == 3 and {path.name for path in folder.iterdir()} == before

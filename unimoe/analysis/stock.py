@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_MULTIMODAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
+from transformers import AutoConfig
 
-from ..checkpoint.loading import CheckpointError
+from ..checkpoint.loading import CheckpointError, auto_class_of
 from ..modeling.parts import part_of
 from ..moe.counting import TokenCost, count_weights
 from ..moe.experts.linears import stacked_weights
@@ -25,9 +25,8 @@ def build_stock(source: str | Path) -> Any:
     """
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        is_multimodal = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
         with torch.device("meta"):
-            model = (AutoModelForMultimodalLM if is_multimodal else AutoModelForCausalLM).from_config(config)
+            model = auto_class_of(config).from_config(config)
     except (ValueError, OSError, KeyError, ImportError) as error:
         raise CheckpointError(source, f"transformers cannot build it ({' '.join(str(error).split())}).") from error
     if not _experts(model):

@@ -16,8 +16,11 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    AutoTokenizer,
     PreTrainedConfig,
 )
 from transformers.utils import logging
@@ -105,6 +108,35 @@ def load_any(source: str | Path) -> tuple[Any, Any]:
     model = load_weights(AutoModelForMultimodalLM, source, dtype="auto", exact=False)
     with _one_line(source):
         return model, AutoProcessor.from_pretrained(source, trust_remote_code=False)
+
+
+def load_mixture(source: str | Path, *, dtype: torch.dtype | str = "auto") -> tuple[Any, Any]:
+    """Load a model of this package, or a language model of transformers, text alone or not, and what makes its tokens.
+
+    Args:
+        source: Folder or Hub id.
+        dtype: Of the weights. `auto`: as they were saved.
+
+    Returns:
+        The model in evaluation mode, and its processor, or the tokenizer of a model of text.
+
+    Raises:
+        CheckpointError: As `load_model`.
+    """
+    if _model_type(source) == UniMoEConfig.model_type:
+        model = load_model(source, dtype=dtype)
+        return model, load_processor(source, model.config)
+    with _one_line(source):
+        auto_class = auto_class_of(AutoConfig.from_pretrained(source, trust_remote_code=False))
+        is_text = auto_class is AutoModelForCausalLM
+        processor = (AutoTokenizer if is_text else AutoProcessor).from_pretrained(source, trust_remote_code=False)
+    return load_weights(auto_class, source, dtype=dtype, exact=True), processor
+
+
+def auto_class_of(config: PreTrainedConfig) -> Any:
+    """Return the class of transformers that builds and loads a language model, with media or without."""
+    is_multimodal = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+    return AutoModelForMultimodalLM if is_multimodal else AutoModelForCausalLM
 
 
 def read_config(source: str | Path) -> dict[str, Any]:
@@ -233,9 +265,11 @@ def find_device(name: str | None) -> torch.device:
 __all__ = [
     "LOADING_ERRORS",
     "CheckpointError",
+    "auto_class_of",
     "explain",
     "find_device",
     "load_any",
+    "load_mixture",
     "load_model",
     "load_processor",
     "load_weights",

@@ -1,7 +1,5 @@
 """Convert a release: read its parts, check that every tensor has its place, write the folder tensor by tensor."""
 
-import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,14 +8,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from ..configuration_unimoe import UniMoEConfig
-from ..errors import UniMoEError
-from ..files.tensors import write_tensors
+from ..files.tensors import write_shards
+from ..files.writing import new_folder
 from ..modality import ENCODER_OPTIONS, MEDIA
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..processing_unimoe import UniMoEProcessor
@@ -27,7 +24,6 @@ from .parts import Folders, find_release
 from .releases import RELEASES, Family, Release
 from .weights import Collector, Row, Weight, check_weights
 
-_INDEX = "model.safetensors.index.json"
 _MERGED = "Every weight is that of the release, any LoRA merged in float32, up to rounding. Logits were not compared."
 _READERS: dict[Family, ModuleType] = {"v1": describe_v1, "2.0": describe_v2}
 """Family -> the module that checks and describes it."""
@@ -78,19 +74,12 @@ class Conversion:
         Raises:
             UniMoEError: If there is such a folder.
         """
-        out = Path(out)
-        if out.exists():
-            raise UniMoEError(str(out), "there is such a file or folder already.", "Choose another OUT.")
         dtype = dtype or self.weights["lm_head.weight"].tensor.dtype
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
-            made = Path(work, out.name)
-            made.mkdir()
+        with new_folder(out) as made:
             difference = self._write_weights(made, dtype, shard_size)
             self._write_settings(made, dtype)
             certificate = self._certificate(difference)
             certificate.save(made)
-            made.rename(out)
         return certificate
 
     def _write_weights(self, folder: Path, dtype: torch.dtype, shard_size: str) -> float:
@@ -109,12 +98,7 @@ class Conversion:
             difference = max(difference, _rounding(exact, written))
             return written
 
-        split = split_torch_state_dict_into_shards(blank, max_shard_size=shard_size)
-        for file, names in split.filename_to_tensors.items():
-            write_tensors(folder / file, {name: blank[name] for name in names}, value)
-        if split.is_sharded:
-            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-            (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_shards(folder, blank, value, shard_size=shard_size)
         return difference
 
     def _write_settings(self, folder: Path, dtype: torch.dtype) -> None:

@@ -29,7 +29,8 @@ _OBJECTS = (
     "vocab.json",
 )
 _INDICES = ("*.safetensors.index.json", "*.bin.index.json")
-_OTHERS = ("*.safetensors", "pytorch_model*.bin", "chat_template.jinja", "merges.txt", "vocab.txt", "*.model")
+_TEMPLATES = ("chat_template.jinja", "merges.txt", "vocab.txt", "*.model")
+_OTHERS = ("*.safetensors", "pytorch_model*.bin", *_TEMPLATES)
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -64,6 +65,12 @@ def check_folder(folder: Path) -> None:
         read_object(folder, path.name)
     for path in _found(folder, _INDICES):
         _check_index(folder, path, _read(folder, path))
+
+
+def setting_files(folder: Path) -> list[Path]:
+    """List the files that stand beside a model and its configuration: of its processor, tokenizer and generation."""
+    names = (*(name for name in _OBJECTS if name != "config.json"), *_TEMPLATES)
+    return list(_found(folder, names))
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any]:
@@ -136,4 +143,4 @@ def _is_inside(folder: Path, shard: str) -> bool:
     return target.is_relative_to(home) or (home.parent.name == "snapshots" and target.is_relative_to(blobs))
 
 
-__all__ = ["AGAIN", "CheckpointError", "check_folder", "local_folder", "read_object"]
+__all__ = ["AGAIN", "CheckpointError", "check_folder", "local_folder", "read_object", "setting_files"]

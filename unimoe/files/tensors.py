@@ -8,6 +8,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,6 +16,7 @@ from transformers.modeling_utils import str_to_torch_dtype
 
 from .folder import AGAIN, CheckpointError, read_object
 
+_INDEX = "model.safetensors.index.json"
 _NAMES = {dtype: name for name, dtype in str_to_torch_dtype.items()}
 
 
@@ -102,4 +104,26 @@ def write_tensors(path: Path, blanks: Mapping[str, Tensor], value: Callable[[str
             file.write(value(name).flatten().view(torch.uint8).numpy().data)
 
 
-__all__ = ["open_tensors", "open_weights", "shard_names", "write_tensors"]
+def write_shards(
+    folder: Path, blanks: Mapping[str, Tensor], value: Callable[[str], Tensor], *, shard_size: str = "5GB"
+) -> None:
+    """Write the weights of a model folder as `save_pretrained` names them, of which one is in memory at a time.
+
+    Args:
+        folder: Where they are to lie.
+        blanks: As for `write_tensors`.
+        value: As for `write_tensors`.
+        shard_size: Largest size of a file of weights.
+
+    Raises:
+        OSError: If one cannot be written.
+    """
+    split = split_torch_state_dict_into_shards(dict(blanks), max_shard_size=shard_size)
+    for file, names in split.filename_to_tensors.items():
+        write_tensors(folder / file, {name: blanks[name] for name in names}, value)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+__all__ = ["open_tensors", "open_weights", "shard_names", "write_shards", "write_tensors"]

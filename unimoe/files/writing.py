@@ -1,7 +1,14 @@
-"""Files that are written as a whole or not at all, whoever else writes or reads them, and never through a link."""
+"""Files and folders that are written as a whole or not at all, whoever else writes or reads them, and never through a
+link.
+"""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ..errors import UniMoEError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -35,4 +42,28 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
-__all__ = ["append", "write_whole"]
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """Fill a folder beside `out` in the block, which gets that name at its end; what fails leaves none.
+
+    Args:
+        out: The folder, which is not there yet; those around it are made.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        UniMoEError: If there is such a file or folder.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UniMoEError(str(out), "there is such a file or folder already.", "Choose another OUT.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
+        made = Path(work, out.name)
+        made.mkdir()
+        yield made
+        made.rename(out)
+
+
+__all__ = ["append", "new_folder", "write_whole"]

@@ -1,4 +1,4 @@
-"""`unimoe`: build or convert a model, look at its folder, verify or audit it, talk to it, list presets and devices."""
+"""Commands that make a model, look at its folder, verify or audit it, or talk to it."""
 
 import platform
 import time
@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .errors import UniMoEError
-from .errors.terminal import fail
-
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
-console = Console()
+from ..errors import UniMoEError
+from ..errors.terminal import fail
+from .common import app, console, cost, summary
 
 PACKAGES = (
     "unimoe",
@@ -68,7 +65,7 @@ def info(
     """
     from transformers.utils import logging
 
-    from .analysis.describe import describe, open_model, text_cost
+    from ..analysis.describe import describe, open_model, text_cost
 
     logging.disable_progress_bar()
     try:
@@ -91,7 +88,7 @@ def info(
 @app.command()
 def presets() -> None:
     """List published configurations: what each is, where its figures are from, and what it leaves out."""
-    from .presets import PRESETS
+    from ..presets import PRESETS
 
     table = Table("name", "what it is", "source", "what differs", show_lines=True)
     for name, preset in PRESETS.items():
@@ -136,9 +133,9 @@ def build(
     from huggingface_hub.errors import StrictDataclassError
     from transformers.utils import logging
 
-    from .build.model import PartError, build_model
-    from .checkpoint.loading import reason
-    from .surgery import upcycle
+    from ..build.model import PartError, build_model
+    from ..checkpoint.loading import reason
+    from ..surgery import upcycle
 
     logging.disable_progress_bar()
     started = time.perf_counter()
@@ -183,8 +180,8 @@ def convert(
     import torch
     from transformers.utils import logging
 
-    from .checkpoint.loading import reason
-    from .convert import read_release
+    from ..checkpoint.loading import reason
+    from ..convert import read_release
 
     logging.disable_progress_bar()
     started = time.perf_counter()
@@ -204,15 +201,9 @@ def convert(
     console.print(f"written to {out} in {cost(started)}", highlight=False)
 
 
-def summary(certificate: Any, dtype: Any) -> str:
-    """Sum up a certificate in one line."""
-    difference = f"Largest difference, in {str(dtype).removeprefix('torch.')}: {certificate.difference:.1e}."
-    return f"{certificate.kind}: {certificate.claim} {difference}"
-
-
 def read_fields(overrides: list[str] | None) -> dict[str, Any]:
     """Read `key.field=value` as {key: {field: value}}, and `field=value` as {field: value}."""
-    from .files.settings import apply_override
+    from ..files.settings import apply_override
 
     fields: dict[str, Any] = {}
     for override in overrides or []:
@@ -227,7 +218,7 @@ def verify_folder(
     seed: Annotated[int, typer.Option(help="Of the pictures, sounds and the order of the experts.")] = 0,
 ) -> None:
     """Check that answers depend on the inputs alone, not on kernels, batches, padding, caches or expert order."""
-    from .analysis import verify
+    from ..analysis import verify
 
     started = time.perf_counter()
     model, processor = load(folder, dtype=dtype)
@@ -254,7 +245,7 @@ def audit(
     part: Annotated[str | None, typer.Option(help="Of which part --min-share is. Default: of all.")] = None,
 ) -> None:
     """Print which share of a model's weights an operation touched, by part and by expert; the rest it passed by."""
-    from .surgery import audit_change
+    from ..surgery import audit_change
 
     try:
         found = audit_change(before, after)
@@ -290,7 +281,7 @@ def chat(
     """Ask a model about images, video, sounds or speech. Media stand before the first question."""
     from transformers import TextStreamer
 
-    from .checkpoint.loading import reason
+    from ..checkpoint.loading import reason
 
     content = media_items(image=image, video=video, audio=audio, speech=speech)
     model, processor = load(folder)
@@ -352,7 +343,7 @@ def load(folder: str, *, with_processor: bool = True, dtype: str = "auto") -> tu
     """Load a unimoe model and its processor, or say in one line why not and exit with code 2."""
     from transformers.utils import logging
 
-    from .checkpoint.loading import CheckpointError, load_model, load_processor
+    from ..checkpoint.loading import CheckpointError, load_model, load_processor
 
     logging.disable_progress_bar()
     try:
@@ -360,18 +351,3 @@ def load(folder: str, *, with_processor: bool = True, dtype: str = "auto") -> tu
         return model, load_processor(folder, model.config) if with_processor else None
     except CheckpointError as error:
         fail(error)
-
-
-def cost(started: float) -> str:
-    """Seconds since a moment of `time.perf_counter`, and this process's largest resident memory where it is known."""
-    seconds = f"{time.perf_counter() - started:.0f} s"
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return seconds
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-    return f"{seconds}, with {peak / 1e9:.1f} GB of memory at the peak"
-
-
-if __name__ == "__main__":
-    app()

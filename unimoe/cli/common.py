@@ -1,0 +1,29 @@
+"""What all commands share: the application, the console, and how they end."""
+
+import platform
+import time
+from typing import Any
+
+import typer
+from rich.console import Console
+
+HELP = "Build, convert or change a model, look at its folder, verify it, talk to it, list presets and devices."
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+console = Console()
+
+
+def summary(certificate: Any, dtype: Any) -> str:
+    """Sum up a certificate in one line."""
+    difference = f"Largest difference, in {str(dtype).removeprefix('torch.')}: {certificate.difference:.1e}."
+    return f"{certificate.kind}: {certificate.claim} {difference}"
+
+
+def cost(started: float) -> str:
+    """Seconds since a moment of `time.perf_counter`, and this process's largest resident memory where it is known."""
+    seconds = f"{time.perf_counter() - started:.0f} s"
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return seconds
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    return f"{seconds}, with {peak / 1e9:.1f} GB of memory at the peak"

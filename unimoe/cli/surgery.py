@@ -1,0 +1,136 @@
+"""Commands that change the model of a folder into another folder, with a certificate of what it kept."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from ..errors import UniMoEError
+from ..errors.terminal import fail
+from .common import app, console, cost
+
+Source = Annotated[Path, typer.Argument(help="Folder of a mixture, of this package or of transformers.")]
+Out = Annotated[Path, typer.Argument(help="Folder for the new model.")]
+Data = Annotated[Path, typer.Option(help="Calibration rows: JSON Lines of `messages`, with all modalities.")]
+Limit = Annotated[int, typer.Option(min=1, help="Calibration rows that are used.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Calibration rows at a time.")]
+Modalities = Annotated[
+    str | None, typer.Option(help="The modalities that are meant, such as text,image. Default: all of the model.")
+]
+Seed = Annotated[int, typer.Option(help="Of the choice of rows.")]
+Outcome = tuple[Any, Any]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be lost, by layer and modality, only.")]
+
+
+@app.command()
+def prune(
+    folder: Source,
+    out: Out,
+    data: Data,
+    ratio: Annotated[float | None, typer.Option(help="Share of the experts that go.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Experts of each layer that stay, instead of a ratio.")] = None,
+    score: Annotated[
+        Literal["reap", "frequency", "activation_norm", "router_weighted", "max_share"],
+        typer.Option(help="What the experts are scored by."),
+    ] = "reap",
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(help="MODALITY=N: the N experts of each layer that serve it most stay; repeat for several."),
+    ] = None,
+    protect: Annotated[list[str] | None, typer.Option(help="LAYER:EXPERT that stays; repeat for several.")] = None,
+    keep_multiple_of: Annotated[int, typer.Option(min=1, help="What the number of experts is a multiple of.")] = 1,
+    mode: Annotated[
+        Literal["reroute", "zero"], typer.Option(help="zero: the experts stay and answer 0, nothing gets smaller.")
+    ] = "reroute",
+    modalities: Modalities = None,
+    rows: Limit = 256,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Leave out the experts that matter least on calibration rows; saves memory, not time."""
+    from ..surgery.choice import Wish
+    from ..surgery.folders import Rows
+    from ..surgery.prune import prune_folder
+
+    def change() -> Outcome:
+        counts = {key: whole(count, f"--quota {key}") for key, count in pairs(quota, "=", "--quota")}
+        stay: dict[int, list[int]] = {}
+        for layer, expert in pairs(protect, ":", "--protect"):
+            stay.setdefault(whole(layer, "--protect"), []).append(whole(expert, "--protect"))
+        wish = Wish(ratio, keep, score, counts, stay, keep_multiple_of)
+        chosen = Rows(data, rows, batch_size, modalities.split(",") if modalities else None, seed)
+        return prune_folder(folder, out, rows=chosen, wish=wish, mode=mode, dry_run=dry_run)
+
+    carry_out(change, out)
+
+
+def carry_out(change: Callable[[], Outcome], out: Path) -> None:
+    """Do it, or say in one line why not and exit with code 2; print what is lost, and what was measured.
+
+    Args:
+        change: Returns what was decided, and the certificate if it was done.
+        out: Folder of the new model.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    started = time.perf_counter()
+    try:
+        draft, certificate = change()
+    except UniMoEError as error:
+        fail(error)
+    console.print(losses_table(draft))
+    if certificate is None:
+        return
+    console.print(damage_table(certificate))
+    console.print(f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}.")
+    console.print(f"written to {out} in {cost(started)}", highlight=False)
+
+
+def losses_table(draft: Any) -> Table:
+    """Lay out what would be lost: a row for each layer and modality, a column for each measure."""
+    measures = list(dict.fromkeys(what for own in draft.losses.values() for lost in own.values() for what in lost))
+    table = Table("layer", "modality", *measures, title=f"what {draft.operation} takes away")
+    for layer, own in draft.losses.items():
+        for key, lost in own.items():
+            table.add_row(str(layer), key, *(f"{lost[what]:.1%}" if what in lost else "" for what in measures))
+    return table
+
+
+def damage_table(certificate: Any) -> Table:
+    """Lay out what was measured on the calibration rows, a row for each modality."""
+    table = Table("rows with", "rows", "tokens", "loss before", "loss after", "divergence", "other top token")
+    for key, damage in certificate.details["damage"].items():
+        losses = (f"{damage[name]:.4f}" for name in ("loss_before", "loss_after", "divergence"))
+        table.add_row(key, str(damage["rows"]), str(damage["tokens"]), *losses, f"{damage['changed_top']:.1%}")
+    return table
+
+
+def pairs(given: list[str] | None, between: str, option: str) -> list[tuple[str, str]]:
+    """Read values such as `image=2`.
+
+    Raises:
+        UniMoEError: Naming one that is none.
+    """
+    found = []
+    for value in given or []:
+        left, sign, right = value.partition(between)
+        if not (left and sign and right):
+            raise UniMoEError(option, f"{value!r} is no A{between}B.", f"Write it as A{between}B.")
+        found.append((left, right))
+    return found
+
+
+def whole(text: str, option: str) -> int:
+    """Read a whole number of at least 0.
+
+    Raises:
+        UniMoEError: If it is none.
+    """
+    if not text.isdecimal():
+        raise UniMoEError(option, f"{text!r} is no whole number.", "Write one, such as 2.")
+    return int(text)

@@ -1,0 +1,133 @@
+"""Operations on model folders: look at the model, say what would be lost, write the new folder, measure what was."""
+
+import gc
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.loading import load_mixture
+from ..files.folder import setting_files
+from ..files.writing import new_folder
+from .calibration import Calibration, read_calibration
+from .certificate import Certificate
+from .damage import Answers, Difference
+
+Losses = Mapping[int, Mapping[str, Mapping[str, float]]]
+"""Layer -> modality key, or `all` -> what is lost -> how much."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows an operation looks at; see `read_calibration`.
+
+    Args:
+        path: JSON Lines of `messages`.
+        limit: How many.
+        batch_size: Rows of a batch.
+        modalities: Keys of those that are meant. None: all that the model takes.
+        seed: Of the choice.
+    """
+
+    path: str | Path
+    limit: int | None = 256
+    batch_size: int = 8
+    modalities: Collection[str] | None = None
+    seed: int = 0
+
+    def read(self, model: Any, processor: Any) -> Calibration:
+        """Choose them for a model."""
+        return read_calibration(
+            self.path,
+            model,
+            processor,
+            limit=self.limit,
+            batch_size=self.batch_size,
+            modalities=self.modalities,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An operation that was decided and not yet done.
+
+    Args:
+        operation: Its name.
+        losses: What would be lost, by layer and modality.
+        write: Writes weights and configuration of the new model into a folder.
+        details: What was decided, JSON-serialisable, for the certificate.
+    """
+
+    operation: str
+    losses: Losses
+    write: Callable[[Path], None]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Decide = Callable[[Any, Calibration], Draft]
+"""Looks at a model and rows and decides what is to become of it."""
+
+
+def change_folder(
+    folder: str | Path, out: str | Path, decide: Decide, rows: Rows, *, dry_run: bool = False
+) -> tuple[Draft, Certificate | None]:
+    """Change the model of a folder into another folder, with a certificate that was measured on what was written.
+
+    Args:
+        folder: Of a model of this package, or of transformers with stacked experts.
+        out: Of the new one, which is not there yet; what fails leaves none.
+        decide: The operation.
+        rows: That it looks at, and on which both models are compared.
+        dry_run: Stop at what would be lost.
+
+    Returns:
+        What was decided, and without `dry_run` the certificate.
+
+    Raises:
+        UniMoEError: If a folder or a row cannot be read, or the operation is refused.
+    """
+    model, processor = load_mixture(folder)
+    calibration = rows.read(model, processor)
+    draft = decide(model, calibration)
+    if dry_run:
+        return draft, None
+    answers = Answers.of(model, calibration)
+    del model
+    gc.collect()
+    with new_folder(out) as work:
+        draft.write(work)
+        for path in setting_files(Path(folder)):
+            shutil.copyfile(path, work / path.name)
+        changed, _ = load_mixture(work)
+        certificate = certify(draft, folder, answers.compare(changed), calibration)
+        certificate.save(work)
+    return draft, certificate
+
+
+def certify(draft: Draft, source: str | Path, found: Difference, rows: Calibration) -> Certificate:
+    """State what was measured.
+
+    Args:
+        draft: What was done.
+        source: To which model.
+        found: How the new one differs from it.
+        rows: On which.
+    """
+    claim = f"On {len(rows.rows)} rows of {rows.path.name}, the model gives the logits of {source}"
+    return Certificate(
+        operation=draft.operation,
+        kind="exact" if found.is_exact else "measured",
+        claim=f"{claim}." if found.is_exact else f"{claim}, up to the difference.",
+        difference=found.largest,
+        details={
+            "source": str(source),
+            **draft.details,
+            "damage": {key: damage._asdict() for key, damage in found.by_modality.items()},
+            "rows": {"file": str(rows.path), "numbers": list(rows.rows), "batch_size": rows.batch_size},
+        },
+    )
+
+
+__all__ = ["Decide", "Draft", "Losses", "Rows", "certify", "change_folder"]

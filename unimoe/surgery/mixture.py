@@ -1,0 +1,104 @@
+"""What operations see of a mixture, of this package or of transformers: its sparse layers and what reaches experts.
+
+T tokens, D hidden size, E experts, K experts per token.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UniMoEError
+from ..moe import SparseMoeBlock
+from ..moe.experts.linears import stacked_weights
+
+LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+
+_ROUTERS = {"router", "gate"}
+OnRouted = Callable[["SparseLayer", Tensor, Tensor, Tensor], None]
+"""Called with a layer, hidden states (T, D), expert indices (T, K) and combine weights (T, K)."""
+
+
+@dataclass(frozen=True)
+class SparseLayer:
+    """A feed-forward of a decoder layer that is a mixture of experts.
+
+    Args:
+        index: Of the decoder layer.
+        name: Of the module.
+        block: The module, with a router and experts.
+    """
+
+    index: int
+    name: str
+    block: Any
+
+    @property
+    def experts(self) -> Any:
+        """Module of the experts."""
+        return self.block.experts
+
+    @property
+    def router(self) -> Any:
+        """Module that chooses them."""
+        return next(module for name, module in self.block.named_children() if name in _ROUTERS)
+
+
+def sparse_layers(model: nn.Module) -> list[SparseLayer]:
+    """List the sparse layers of a model.
+
+    Args:
+        model: Of this package, or of transformers with stacked experts behind a router of their own.
+
+    Raises:
+        UniMoEError: If it has none, or some whose experts take in all tokens (soft mixtures).
+    """
+    found = [
+        SparseLayer(int(place[1]), name, module)
+        for name, module in model.named_modules()
+        if (place := LAYER.search(f"{name}.")) and _is_sparse(module)
+    ]
+    if not found:
+        problem = "it has no layer of experts that a router chooses among."
+        raise UniMoEError(type(model).__name__, problem, "Pass a mixture; of soft ones each token asks every expert.")
+    return found
+
+
+def _is_sparse(module: nn.Module) -> bool:
+    if isinstance(module, SparseMoeBlock):
+        return True
+    experts = getattr(module, "experts", None)
+    return (
+        isinstance(experts, nn.Module) and bool(stacked_weights(experts)) and bool(_ROUTERS & module._modules.keys())
+    )
+
+
+@contextmanager
+def routed(model: nn.Module, on_routed: OnRouted) -> Iterator[None]:
+    """Show a function what reaches the experts of a model in the block: the routing that the model really uses.
+
+    Args:
+        model: As for `sparse_layers`.
+        on_routed: Called in each sparse layer of each forward pass, before the experts compute.
+    """
+
+    def hook(layer: SparseLayer) -> Callable:
+        return lambda module, arguments: on_routed(layer, *arguments)
+
+    handles = [layer.experts.register_forward_pre_hook(hook(layer)) for layer in sparse_layers(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def text_config(model: Any) -> Any:
+    """Return the configuration of a model's language model."""
+    return model.config.get_text_config()
+
+
+__all__ = ["LAYER", "OnRouted", "SparseLayer", "routed", "sparse_layers", "text_config"]
