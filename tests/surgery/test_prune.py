@@ -1,5 +1,7 @@
 """Pruning: saliency as a slow reference computes it, what stays, and what the new model computes."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from unimoe.surgery.damage import Answers
 from unimoe.surgery.folders import Rows
 from unimoe.surgery.mixture import sparse_layers
 from unimoe.surgery.prune import choose_experts, prune, prune_folder, write_pruned
+from unimoe.surgery.ranking import read_ranking
 from unimoe.surgery.saliency import LayerUse, Saliency, saliency
 
 ROUTERS: dict[str, dict[str, Any]] = {
@@ -278,3 +281,36 @@ def test_a_modality_without_rows_is_refused_unless_others_are_meant(folder: Path
     assert "the model takes sounds and speech, and no calibration row has any" in str(caught.value)
     assert "pass modalities 'image'" in str(caught.value)
     assert read_calibration(rows, model, processor, modalities=["image"]).modalities == {Modality.IMAGE}
+
+
+def test_a_ranking_is_written_for_other_tools_and_read_back(folder: Path, tmp_path: Path) -> None:
+    rows, ranking = write_rows(tmp_path / "data"), tmp_path / "ranking.jsonl"
+    result = CliRunner().invoke(app, ["rank", str(folder), str(ranking), "--data", str(rows), "--score", "frequency"])
+    assert result.exit_code == 0, result.output
+    lines = ranking.read_text().splitlines()
+    assert [sorted(json.loads(line)[str(layer)]) for layer, line in enumerate(lines)] == [[0, 1, 2, 3]] * 2
+    wish = Wish(keep=2, score="frequency")
+    by_score, _ = prune_folder(folder, tmp_path / "a", rows=Rows(rows), wish=wish, dry_run=True)
+    by_list, _ = prune_folder(
+        folder, tmp_path / "b", rows=Rows(rows), wish=Wish(keep=2), ranking=ranking, dry_run=True
+    )
+    assert by_list.details["kept"] == by_score.details["kept"]
+    ranking.write_text('{"0": [3, 2, 1, 0]}\n{"1": [2, 3, 0, 1]}\n')
+    other, _ = prune_folder(folder, tmp_path / "b", rows=Rows(rows), wish=Wish(keep=2), ranking=ranking, dry_run=True)
+    assert other.details["kept"] == {"0": [2, 3], "1": [2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"0": [0, 1]}\n', "does not name each of its 4 experts once"),
+        ('{"7": [0, 1, 2, 3]}\n', "the model has no sparse layer '7'. It has 0, 1."),
+        ('{"0": [0, 1, 2, 3]}\n', "it has no line for layer 1"),
+        ('{"0": 5}\n', "expected an object with one layer and a list"),
+        ('[{"0": [0, 1, 2, 3], "1": []}]', "expected an object with one layer and a list"),
+    ],
+)
+def test_a_ranking_that_is_none_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "list.jsonl").write_text(text)
+    with pytest.raises(UniMoEError, match=re.escape(problem)):
+        read_ranking(tmp_path / "list.jsonl", {0: 4, 1: 4})

@@ -20,6 +20,10 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Calibration rows at a time.
 Modalities = Annotated[
     str | None, typer.Option(help="The modalities that are meant, such as text,image. Default: all of the model.")
 ]
+ScoreOption = Annotated[
+    Literal["reap", "frequency", "activation_norm", "router_weighted", "max_share"],
+    typer.Option("--score", help="What the experts are scored by."),
+]
 Seed = Annotated[int, typer.Option(help="Of the choice of rows.")]
 Outcome = tuple[Any, Any]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be lost, by layer and modality, only.")]
@@ -32,15 +36,15 @@ def prune(
     data: Data,
     ratio: Annotated[float | None, typer.Option(help="Share of the experts that go.")] = None,
     keep: Annotated[int | None, typer.Option(help="Experts of each layer that stay, instead of a ratio.")] = None,
-    score: Annotated[
-        Literal["reap", "frequency", "activation_norm", "router_weighted", "max_share"],
-        typer.Option(help="What the experts are scored by."),
-    ] = "reap",
+    score: ScoreOption = "reap",
     quota: Annotated[
         list[str] | None,
         typer.Option(help="MODALITY=N: the N experts of each layer that serve it most stay; repeat for several."),
     ] = None,
     protect: Annotated[list[str] | None, typer.Option(help="LAYER:EXPERT that stays; repeat for several.")] = None,
+    ranking: Annotated[
+        Path | None, typer.Option(help="JSON Lines of layers and their experts, best first, instead of a score.")
+    ] = None,
     keep_multiple_of: Annotated[int, typer.Option(min=1, help="What the number of experts is a multiple of.")] = 1,
     mode: Annotated[
         Literal["reroute", "zero"], typer.Option(help="zero: the experts stay and answer 0, nothing gets smaller.")
@@ -53,7 +57,6 @@ def prune(
 ) -> None:
     """Leave out the experts that matter least on calibration rows; saves memory, not time."""
     from ..surgery.choice import Wish
-    from ..surgery.folders import Rows
     from ..surgery.prune import prune_folder
 
     def change() -> Outcome:
@@ -61,11 +64,47 @@ def prune(
         stay: dict[int, list[int]] = {}
         for layer, expert in pairs(protect, ":", "--protect"):
             stay.setdefault(whole(layer, "--protect"), []).append(whole(expert, "--protect"))
-        wish = Wish(ratio, keep, score, counts, stay, keep_multiple_of)
-        chosen = Rows(data, rows, batch_size, modalities.split(",") if modalities else None, seed)
-        return prune_folder(folder, out, rows=chosen, wish=wish, mode=mode, dry_run=dry_run)
+        wish = Wish(ratio, keep, score, counts, stay, multiple_of=keep_multiple_of)
+        chosen = chosen_rows(data, rows, batch_size, modalities, seed)
+        return prune_folder(folder, out, rows=chosen, wish=wish, mode=mode, ranking=ranking, dry_run=dry_run)
 
     carry_out(change, out)
+
+
+@app.command("rank")
+def rank_experts(
+    folder: Source,
+    out: Annotated[Path, typer.Argument(help="File for the ranking: JSON Lines of layers and their experts.")],
+    data: Data,
+    score: ScoreOption = "reap",
+    modalities: Modalities = None,
+    rows: Limit = 256,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+) -> None:
+    """Rank the experts of each layer by what they matter on calibration rows, for `prune` and for other tools."""
+    from transformers.utils import logging
+
+    from ..checkpoint.loading import load_mixture
+    from ..surgery.ranking import rank, write_ranking
+    from ..surgery.saliency import saliency
+
+    logging.disable_progress_bar()
+    started = time.perf_counter()
+    try:
+        model, processor = load_mixture(folder)
+        found = saliency(model, chosen_rows(data, rows, batch_size, modalities, seed).read(model, processor))
+        write_ranking(out, rank(found, score))
+    except UniMoEError as error:
+        fail(error)
+    console.print(f"written to {out} in {cost(started)}", highlight=False)
+
+
+def chosen_rows(data: Path, rows: int, batch_size: int, modalities: str | None, seed: int) -> Any:
+    """Name the calibration rows that options ask for."""
+    from ..surgery.folders import Rows
+
+    return Rows(data, rows, batch_size, modalities.split(",") if modalities else None, seed)
 
 
 def carry_out(change: Callable[[], Outcome], out: Path) -> None:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import UniMoEError
 from ..modality import Modality
 from .expert_axis import Kept
 from .folders import Losses
+from .ranking import Ranking
 from .saliency import Saliency, Score
 
 
@@ -24,6 +26,7 @@ class Wish:
         score: What the experts are scored by; see `LayerUse.score`.
         quota: Modality key -> experts of each layer that stay because most of what it gets comes from them.
         protect: Layer -> experts that stay. Super experts always do.
+        ranking: Layer -> all its experts, best first; instead of a score.
         multiple_of: What the number of experts that stay is a multiple of; serving engines refuse odd numbers.
     """
 
@@ -32,7 +35,14 @@ class Wish:
     score: Score = "reap"
     quota: Mapping[str, int] | None = None
     protect: Mapping[int, Collection[int]] | None = None
+    ranking: Ranking | None = None
     multiple_of: int = 1
+
+    def scores(self, found: Saliency) -> Mapping[int, Tensor]:
+        """Layer -> what its experts are ordered by, (E,)."""
+        if self.ranking is None:
+            return found.scores(self.score)
+        return {layer: -torch.tensor(experts).argsort().double() for layer, experts in self.ranking.items()}
 
     def number(self, experts: int) -> int:
         """Experts of each layer that stay, of so many.
@@ -81,7 +91,7 @@ def choose(found: Saliency, config: Any, wish: Wish) -> Kept:
     groups = _groups(text)
     parts = _parts([len(group) for group in groups], number, text)
     forced = _forced(found, wish)
-    scores = found.scores(wish.score)
+    scores = wish.scores(found)
     return {
         layer: [
             expert

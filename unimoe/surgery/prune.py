@@ -5,6 +5,7 @@ Saving memory, not time: a token still passes K experts. Scores: `unimoe.surgery
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from .choice import Wish, choose, lost
 from .expert_axis import Kept, Piece, kept_config, kept_pieces, zeroed
 from .folders import Draft, Losses, Rows, change_folder
 from .mixture import sparse_layers
+from .ranking import read_ranking
 from .saliency import saliency
 
 Mode = Literal["reroute", "zero"]
@@ -77,6 +79,7 @@ def prune_folder(
     rows: Rows,
     wish: Wish,
     mode: Mode = "reroute",
+    ranking: str | Path | None = None,
     dry_run: bool = False,
     shard_size: str = "5GB",
 ) -> tuple[Draft, Certificate | None]:
@@ -88,6 +91,7 @@ def prune_folder(
         rows: Calibration rows.
         wish: What is to be kept.
         mode: As in `prune`.
+        ranking: File of a ranking, which takes the place of the score; see `unimoe.surgery.ranking`.
         dry_run: Stop at what would be lost.
         shard_size: Largest size of a file of weights.
 
@@ -96,9 +100,15 @@ def prune_folder(
     """
 
     def decide(model: Any, batches: Iterable[Batch]) -> Draft:
-        kept, losses = choose_experts(model, batches, wish)
+        counts = {layer.index: layer.experts.num_experts for layer in sparse_layers(model)}
+        chosen = replace(wish, ranking=read_ranking(ranking, counts)) if ranking else wish
+        kept, losses = choose_experts(model, batches, chosen)
         write = partial(write_pruned, folder, config=model.config, kept=kept, mode=mode, shard_size=shard_size)
-        details = {"mode": mode, "score": wish.score, "kept": {str(layer): list(own) for layer, own in kept.items()}}
+        details = {
+            "mode": mode,
+            "score": str(ranking or wish.score),
+            "kept": {str(layer): list(own) for layer, own in kept.items()},
+        }
         return Draft("prune", losses, write, details)
 
     return change_folder(folder, out, decide, rows, dry_run=dry_run)
