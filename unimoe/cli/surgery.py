@@ -71,6 +71,34 @@ def prune(
     carry_out(change, out)
 
 
+@app.command()
+def recalibrate(
+    folder: Source,
+    out: Out,
+    data: Data,
+    like: Annotated[Path, typer.Option(help="Folder of the model before the operation.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps, each over all rows.")] = 20,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    modalities: Modalities = None,
+    rows: Limit = 256,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Teach the routers of a changed model the answers of the model before; all else stays as it is."""
+    from ..surgery.recalibrate import recalibrate_folder
+
+    def tell(step: int, divergence: float) -> None:
+        console.print(f"step {step} of {steps}: divergence {divergence:.5f}", highlight=False)
+
+    def change() -> Outcome:
+        options: Any = {"steps": steps, "learning_rate": learning_rate, "dry_run": dry_run, "on_step": tell}
+        chosen = chosen_rows(data, rows, batch_size, modalities, seed)
+        return recalibrate_folder(folder, out, like=like, rows=chosen, **options)
+
+    carry_out(change, out)
+
+
 @app.command("rank")
 def rank_experts(
     folder: Source,
@@ -136,8 +164,13 @@ def losses_table(draft: Any) -> Table:
     table = Table("layer", "modality", *measures, title=f"what {draft.operation} takes away")
     for layer, own in draft.losses.items():
         for key, lost in own.items():
-            table.add_row(str(layer), key, *(f"{lost[what]:.1%}" if what in lost else "" for what in measures))
+            table.add_row(str(layer), key, *(number(lost.get(what)) for what in measures))
     return table
+
+
+def number(value: float | None) -> str:
+    """Write a share, or another number where it is above 1."""
+    return "" if value is None else f"{value:.1%}" if value <= 1 else f"{value:.3g}"
 
 
 def damage_table(certificate: Any) -> Table:

@@ -68,6 +68,11 @@ def as_batch(inputs: Mapping[str, Any]) -> Batch:
     return Batch(values, labels, kinds, mask)
 
 
+def on_device(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """Return the inputs of a batch on a device."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.inputs.items()}
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Rows of a file, processed batch by batch each time they are gone through.
@@ -200,4 +205,4 @@ def _media(messages: list[dict[str, Any]]) -> frozenset[Modality]:
     return frozenset(Modality.from_key(kind) for kind in kinds if kind != "text") or frozenset({Modality.TEXT})
 
 
-__all__ = ["IGNORED", "Batch", "Calibration", "as_batch", "read_calibration"]
+__all__ = ["IGNORED", "Batch", "Calibration", "as_batch", "on_device", "read_calibration"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UniMoEError
 from ..modality import Modality
-from .calibration import IGNORED, Batch
+from .calibration import IGNORED, Batch, on_device
 from .dense_sources import TOLERANCE
 
 
@@ -59,12 +59,15 @@ class Answers:
 
     Args:
         batches: The rows.
+        tokens: How many they ask for.
     """
 
     batches: Iterable[Batch]
+    tokens: int = 0
     _folder: Any = field(default_factory=lambda: tempfile.TemporaryDirectory(prefix="unimoe-"), repr=False)
 
     @classmethod
+    @torch.no_grad()
     def of(cls, model: Any, batches: Iterable[Batch]) -> "Answers":
         """Ask a model.
 
@@ -76,15 +79,27 @@ class Answers:
             UniMoEError: If no row asks for a token.
         """
         answers = cls(batches)
-        count = 0
         for number, batch in enumerate(batches):
             logits = ask(model, batch)
             torch.save(logits, answers._path(number))
-            count += len(logits)
-        if not count:
+            answers.tokens += len(logits)
+        if not answers.tokens:
             raise UniMoEError(type(model).__name__, "no calibration row asks for a token.", "Add answers to the rows.")
         return answers
 
+    def pairs(self, model: Any) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Ask another model the same, batch by batch.
+
+        Args:
+            model: With the same vocabulary, in evaluation mode.
+
+        Yields:
+            The rows, and the logits of the first model and of this one, (P, V).
+        """
+        for number, batch in enumerate(self.batches):
+            yield batch, torch.load(self._path(number), mmap=True), ask(model, batch)
+
+    @torch.no_grad()
     def compare(self, model: Any) -> Difference:
         """Compare another model with the one that was asked.
 
@@ -93,8 +108,7 @@ class Answers:
         """
         sums: dict[Modality, list[Tensor]] = {}
         largest = scale = 0.0
-        for number, batch in enumerate(self.batches):
-            before, after = torch.load(self._path(number), mmap=True), ask(model, batch)
+        for batch, before, after in self.pairs(model):
             if len(before):
                 largest = max(largest, float((after.double() - before.double()).abs().max()))
                 scale = max(scale, float(before.abs().max()))
@@ -109,7 +123,6 @@ class Answers:
         return Path(self._folder.name, f"{number}.pt")
 
 
-@torch.no_grad()
 def ask(model: Any, batch: Batch) -> Tensor:
     """Return the logits at the tokens that a batch asks for, in the order of its rows, (P, V).
 
@@ -117,10 +130,9 @@ def ask(model: Any, batch: Batch) -> Tensor:
         model: In evaluation mode.
         batch: Its rows.
     """
-    device = model.device
-    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.inputs.items()}
-    logits = model(**inputs, use_cache=False).logits[:, :-1]
-    return logits[batch.labels[:, 1:].to(device) != IGNORED].cpu()
+    logits = model(**on_device(batch, model.device), use_cache=False).logits[:, :-1]
+    answers: Tensor = logits[batch.labels[:, 1:].to(logits.device) != IGNORED].cpu()
+    return answers
 
 
 def _by_row(before: Tensor, after: Tensor, batch: Batch) -> Iterator[Tensor]:

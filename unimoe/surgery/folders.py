@@ -14,8 +14,8 @@ from .calibration import Calibration, read_calibration
 from .certificate import Certificate
 from .damage import Answers, Difference
 
-Losses = Mapping[int, Mapping[str, Mapping[str, float]]]
-"""Layer -> modality key, or `all` -> what is lost -> how much."""
+Losses = Mapping[int | str, Mapping[str, Mapping[str, float]]]
+"""Layer, or `all` -> modality key, or `all` -> what is lost -> how much."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,16 @@ class Draft:
         losses: What would be lost, by layer and modality.
         write: Writes weights and configuration of the new model into a folder.
         details: What was decided, JSON-serialisable, for the certificate.
+        against: What the new model is compared with. None: the model that was changed.
+        answers: Of that.
     """
 
     operation: str
     losses: Losses
     write: Callable[[Path], None]
     details: dict[str, Any] = field(default_factory=dict)
+    against: str | Path | None = None
+    answers: Answers | None = None
 
 
 Decide = Callable[[Any, Calibration], Draft]
@@ -93,7 +97,7 @@ def change_folder(
     draft = decide(model, calibration)
     if dry_run:
         return draft, None
-    answers = Answers.of(model, calibration)
+    answers = draft.answers or Answers.of(model, calibration)
     del model
     gc.collect()
     with new_folder(out) as work:
@@ -101,7 +105,7 @@ def change_folder(
         for path in setting_files(Path(folder)):
             shutil.copyfile(path, work / path.name)
         changed, _ = load_mixture(work)
-        certificate = certify(draft, folder, answers.compare(changed), calibration)
+        certificate = certify(draft, draft.against or folder, answers.compare(changed), calibration)
         certificate.save(work)
     return draft, certificate
 
@@ -111,7 +115,7 @@ def certify(draft: Draft, source: str | Path, found: Difference, rows: Calibrati
 
     Args:
         draft: What was done.
-        source: To which model.
+        source: What the new model is compared with.
         found: How the new one differs from it.
         rows: On which.
     """

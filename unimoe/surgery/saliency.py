@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import UniMoEError
 from ..modality import Modality
-from .calibration import Batch
+from .calibration import Batch, on_device
 from .mixture import SparseLayer, routed, sparse_layers
 
 Score = Literal["reap", "frequency", "activation_norm", "router_weighted", "max_share"]
@@ -109,14 +109,10 @@ def saliency(model: Any, batches: Iterable[Batch]) -> Saliency:
         norms = output_norms(layer.experts, hidden_states, top_k_index)
         _add(found[layer.index], current[0], top_k_index.cpu(), top_k_weights.double().cpu(), norms)
 
-    device = model.device
     with routed(model, see):
         for batch in batches:
             current[:] = [batch]
-            inputs = {
-                key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.inputs.items()
-            }
-            model(**inputs, use_cache=False)
+            model(**on_device(batch, model.device), use_cache=False)
     if not current:
         raise UniMoEError(type(model).__name__, "there are no calibration rows.", "Pass a file that has some.")
     return Saliency(found)
