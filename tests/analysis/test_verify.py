@@ -87,6 +87,7 @@ def test_the_command_prints_the_report_and_fails_where_a_check_does(model_folder
         {"n_group": 2, "topk_group": 1, "expert_type": "latent", "expert_latent_groups": 4, "balance_bias": True},
         {"router_type": "top_p", "num_null_experts": 1, "num_experts_per_tok": 4, "combine_weights": "near_tie"},
         {"router_type": "hash", "num_experts_per_tok": 1},
+        {"expert_aliases": [[0, 1, 2, 0, 1, 3, 3, 4], [0, 1, 0, 1, 0, 1, 2, 2]]},
         {"modality_routing": "semi_isolated", "expert_groups": {"image": [0]}, **TWO_WIDTHS},
     ],
     ids=str,

@@ -98,6 +98,7 @@ JOINT = {"shared_expert_weighting": "router"}
         {"num_experts": 4, "expert_type": "lora", "expert_rank": 3, "router_modality_projection": True},
         {"num_experts": 4, "expert_type": "latent", "expert_latent_size": 6, "expert_latent_groups": 2},
         {"num_experts": 4, "n_group": 2, "router_type": "hierarchical", "modality_routing": "separate"},
+        {"num_experts": 4, "num_experts_per_tok": 3, "expert_aliases": [[0, 1, 1, 0], [0, 0, 0, 0]]},
         {"num_experts": 4, "router_type": "top_p", "router_top_p": 1.0, "num_experts_per_tok": 3},
         {"num_experts": 4, "num_shared_experts": 2, "shared_expert_intermediate_size": 8, **SIGMOID},
         {"num_experts": 4, "num_shared_experts": 2, "shared_expert_intermediate_size": 8, **JOINT},

@@ -106,6 +106,7 @@ KINDS = {
     "isolated": OTHER_EXPERTS["two widths"],
     "lora": OTHER_EXPERTS["lora"],
     "latent": OTHER_EXPERTS["latent"],
+    "merged": {"num_experts": 4, "expert_aliases": [[0, 1, 0, 1], [0, 0, 2, 1]]},
     "hash": {"num_experts": 4, "num_experts_per_tok": 1, "router_type": "hash"},
     "hierarchical": {"num_experts": 4, "router_type": "hierarchical", "n_group": 2},
     "noisy": {"num_experts": 4, "router_type": "noisy_top_k"},

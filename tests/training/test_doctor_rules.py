@@ -8,6 +8,7 @@ import torch
 from training.config.train import TrainConfig
 from training.doctor.facts import LayerFacts, MixtureFacts, own_experts, training_load
 from training.doctor.findings import KINDS
+from training.doctor.gradients import _by_expert
 from training.doctor.load import busiest_process
 from training.doctor.rules import find, is_healthy
 from training.monitor.mixture import expert_distances, experts_moved, router_moved, take_snapshot
@@ -254,6 +255,13 @@ def test_copies_have_no_distance_and_what_moved_is_told_by_expert(family):
     assert moved[0] == moved[1] == 0 and moved[2] > 0.1
     assert router_moved(before.routers[1], after.routers[1]) == 0
     assert torch.equal(before.answers[0], after.answers[0])
+
+
+def test_a_merged_expert_tells_its_gradient_for_every_one_that_it_answers_for():
+    block = SparseMoeBlock(UniMoETextConfig(hidden_size=16, intermediate_size=24, num_experts=3), aliases=[1, 0, 1])
+    block.experts.down_proj.grad = torch.zeros_like(block.experts.down_proj)
+    block.experts.down_proj.grad[1, 0, 0] = 2.0
+    assert _by_expert(block) == [2.0, 0.0, 2.0]
 
 
 def test_looking_at_a_mixture_draws_no_number():

@@ -46,6 +46,11 @@ def test_expert_parallelism_needs_zero():
         ({"num_experts": 4}, 3, r"does not divide the 3 process\(es\). Start a multiple of 2"),
         ({"num_experts": 4, "router_gradient": "dense"}, 2, "'dense', for which every process would need .* Choose"),
         (
+            {"num_experts": 2, "expert_aliases": [[0, 0]] * 8},
+            2,
+            r"experts are merged \(expert_aliases\)\. Leave it out",
+        ),
+        (
             {"num_experts": 6, "expert_type": "latent", "expert_latent_groups": 3, "expert_latent_size": 8},
             2,
             "does not divide the 3 latent groups",

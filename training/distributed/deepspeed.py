@@ -61,8 +61,8 @@ def check_experts(parallel: ParallelConfig, text: UniMoETextConfig, *, processes
         processes: That share it.
 
     Raises:
-        ConfigError: If the processes, or the experts of a layer, cannot be shared out evenly, if there are none, or if
-            the router needs what all experts of a layer answer to a token.
+        ConfigError: If the processes, or the experts of a layer, cannot be shared out evenly, if there are none, if
+            they are merged, or if the router needs what all experts of a layer answer to a token.
     """
     size = parallel.expert_parallel_size
     key = f"parallel.expert_parallel_size {size}"
@@ -73,6 +73,8 @@ def check_experts(parallel: ParallelConfig, text: UniMoETextConfig, *, processes
             f"{key}: the model's router_gradient is 'dense', for which every process would need the answers of all "
             "experts. Choose another router_gradient, or leave expert_parallel_size out."
         )
+    if text.expert_aliases is not None:
+        raise ConfigError(f"{key}: the model's experts are merged (expert_aliases). Leave it out.")
     widths = text.expert_widths()
     counts = {f"experts of width {width}": widths.count(width) for width in sorted(set(widths))}
     if text.expert_type == "latent" and text.expert_latent_groups > 1:

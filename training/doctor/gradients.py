@@ -58,7 +58,7 @@ def task_gradients(
     return TaskGradients(
         router={layer: _norm(own) / max(labels, 1) for layer, own in routers.items() if own},
         experts={layer: _norm(own) / max(labels, 1) for layer, own in experts.items()},
-        by_expert={layer: _by_expert(block.experts) for layer, block in sparse_blocks(model)},
+        by_expert={layer: _by_expert(block) for layer, block in sparse_blocks(model)},
         routed_share=(_norm(routed) / max(labels, 1)) ** 2 / whole**2 if whole else 0.0,
         rows=rows,
         tokens=dict(tokens),
@@ -88,8 +88,9 @@ def _norm(parameters: list[Any]) -> float:
     return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
 
-def _by_expert(experts: Any) -> list[float]:
-    """Norm of the gradient of what is each expert's own, not divided by labels."""
+def _by_expert(block: Any) -> list[float]:
+    """Norm of the gradient of what is each expert's own, or the merged one's that answers for it, not by labels."""
+    experts, aliases = block.experts, getattr(block, "aliases", None)
     squares = torch.zeros(experts.num_experts)
     grouped = isinstance(experts, GroupedExperts)
     stacks = zip(experts.banks, experts.members, strict=True) if grouped else [(experts, [*range(len(squares))])]
@@ -97,7 +98,7 @@ def _by_expert(experts: Any) -> list[float]:
         for parameter in stack.parameters(recurse=False):
             if parameter.grad is not None and len(parameter) == len(members):
                 squares[members] += parameter.grad.flatten(1).double().square().sum(dim=-1).float().cpu()
-    return squares.sqrt().tolist()
+    return (squares if aliases is None else squares[aliases]).sqrt().tolist()
 
 
 def _count_tokens(inputs: dict[str, Any]) -> Counter[str]:

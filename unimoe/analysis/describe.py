@@ -77,7 +77,10 @@ def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
     if text.shared_expert_intermediate_size:
         width, weight = text.shared_expert_intermediate_size, text.shared_expert_weighting
         shared = f", {text.num_shared_experts} shared of width {width} (weight: {weight})"
-    yield "experts", f"{text.num_experts} of width {widths}{families[text.expert_type]}{nulls}{shared}"
+    merged = ""
+    if text.expert_aliases is not None:
+        merged = f", merged to {', '.join(str(max(aliases) + 1) for aliases in text.expert_aliases)}"
+    yield "experts", f"{text.num_experts} of width {widths}{merged}{families[text.expert_type]}{nulls}{shared}"
     mass = f" until {text.router_top_p:g} of the probability" if text.router_type == "top_p" else ""
     groups = f", best {text.topk_group} of {text.n_group} groups" if text.n_group > 1 else ""
     weights = ", weights by near ties" if text.combine_weights == "near_tie" else ""

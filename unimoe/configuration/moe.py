@@ -50,6 +50,8 @@ class MoEConfig(CheckedConfig):
         expert_rank, expert_lora_alpha: Of `lora`; the change is scaled by alpha / rank.
         expert_latent_size: Of `latent`: dimensions of the latent space. None: `moe_intermediate_size`.
         expert_latent_groups: Of `latent`: groups of neighbouring experts that share projections; divides E.
+        expert_aliases: Of merged experts of type `mlp`: for each sparse layer, in order, which expert of the layer's
+            smaller stack answers for each of the E that the router chooses from. None: each answers for itself.
         num_shared_experts: Experts that every token passes, if they have a width.
         shared_expert_intermediate_size: Width of each shared expert. 0: none.
         shared_expert_weighting: `one`: added as they are (DeepSeek). `sigmoid`: times the sigmoid of a linear map of
@@ -137,6 +139,7 @@ class MoEConfig(CheckedConfig):
     expert_lora_alpha: float | int = 16
     expert_latent_size: int | None = None
     expert_latent_groups: int = 1
+    expert_aliases: list[list[int]] | None = None
     num_shared_experts: int = 1
     shared_expert_intermediate_size: int = 0
     shared_expert_weighting: SharedExpertWeighting = "one"
@@ -220,6 +223,12 @@ class MoEConfig(CheckedConfig):
         if self.moe_layers is not None:
             return layer_index in self.moe_layers
         return layer_index not in (self.mlp_only_layers or []) and (layer_index + 1) % self.decoder_sparse_step == 0
+
+    def aliases(self, layer_index: int) -> list[int] | None:
+        """Which expert of the stack of a sparse layer answers for each of E; None where each does for itself."""
+        if self.expert_aliases is None:
+            return None
+        return self.expert_aliases[sum(map(self.is_sparse, range(layer_index)))]
 
     def expert_group(self, modality: Modality) -> list[int] | None:
         """Return the group of experts of a modality; None if it has none, or groups play no part."""

@@ -21,7 +21,8 @@ def check_moe(config: "MoEConfig", *, router_losses: Sequence[str]) -> Checks:
     Yields:
         Whether a check holds, and what is wrong if it does not.
     """
-    for check in (_check_experts, _check_layers, _check_choice, _check_weights, _check_gradient, _check_groups):
+    checks = (_check_experts, _check_layers, _check_choice, _check_weights, _check_gradient, _check_groups)
+    for check in (*checks, _check_aliases):
         yield from check(config)
     yield from _check_losses(config, router_losses)
 
@@ -191,6 +192,25 @@ def _check_groups(config: "MoEConfig") -> Checks:
                 "equal; with 'semi_isolated', experts of no group are common to all.",
             )
     yield from _check_reach(config)
+
+
+def _check_aliases(config: "MoEConfig") -> Checks:
+    if config.expert_aliases is None:
+        return
+    one_kind = config.expert_type == "mlp" and not config.expert_group_intermediate_sizes
+    yield one_kind, "expert_aliases is for experts of expert_type='mlp' and of one width."
+    yield config.router_type != "soft", "router_type='soft' chooses no experts; leave expert_aliases out."
+    layers, experts = sum(map(config.is_sparse, range(config.num_hidden_layers))), config.num_experts
+    given = len(config.expert_aliases)
+    yield given == layers, f"expert_aliases has {given} list(s) for {layers} sparse layer(s); give each its own."
+    for number, aliases in enumerate(config.expert_aliases):
+        what = f"expert_aliases[{number}]"
+        yield len(aliases) == experts, f"{what} has {len(aliases)} entries for {experts} experts."
+        used = sorted(set(aliases))
+        yield (
+            used == list(range(len(used))),
+            f"{what} names the experts {used} of the stack; it is to name 0, 1, ... without a gap.",
+        )
 
 
 def _check_reach(config: "MoEConfig") -> Checks:

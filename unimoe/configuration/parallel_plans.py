@@ -42,9 +42,9 @@ def tensor_parallel_plan(config: Any) -> Plan:
 
 
 def expert_parallel_plan(config: Any) -> Plan:
-    """Every process holds some experts whole."""
+    """Every process holds some experts whole; merged ones, whose number differs by layer, all of them."""
     plan: Plan = {}
-    for experts in _expert_stacks(config):
+    for experts in _expert_stacks(config) if config.expert_aliases is None else ():
         plan |= {
             f"{experts}.gate_up_proj": "grouped_gemm",
             f"{experts}.down_proj": "grouped_gemm",

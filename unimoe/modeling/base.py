@@ -14,7 +14,7 @@ from ..connectors import QueryConnector
 from ..errors import DataError
 from ..files.folder import check_folder, local_folder
 from ..files.weights import check_weights
-from ..moe import Router, SoftMoeBlock
+from ..moe import Router, SoftMoeBlock, SparseMoeBlock
 from ..moe.experts import AnyExperts, init_experts
 from ..moe.routers import init_router
 
@@ -108,6 +108,9 @@ class UniMoEPreTrainedModel(PreTrainedModel):
             init_experts(module, std)
         elif isinstance(module, Router):
             init_router(module, std)
+        elif isinstance(module, SparseMoeBlock):
+            if module.alias_index is not None:
+                init.copy_(module.alias_index, module.find_alias_index())
         elif isinstance(module, SoftMoeBlock):
             init.normal_(module.slots, mean=0.0, std=std)
             init.ones_(module.scale)

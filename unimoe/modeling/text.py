@@ -32,7 +32,8 @@ class DecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.is_sparse = config.is_sparse(layer_idx)
         self.self_attn = Attention(config, layer_idx)
-        self.mlp = build_block(config) if self.is_sparse else GatedMLP(config, config.intermediate_size)
+        sparse, width = self.is_sparse, config.intermediate_size
+        self.mlp = build_block(config, config.aliases(layer_idx)) if sparse else GatedMLP(config, width)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 

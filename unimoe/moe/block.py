@@ -20,12 +20,16 @@ class SparseMoeBlock(nn.Module):
 
     shared_expert: GatedMLP | None
     shared_expert_gate: nn.Linear | None
+    alias_index: Tensor | None
 
-    def __init__(self, config: UniMoETextConfig) -> None:
+    def __init__(self, config: UniMoETextConfig, aliases: list[int] | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.aliases = config, aliases
         self.router = build_router(config)
-        self.experts = build_experts(config, may_skip=config.may_skip_experts)
+        merged = None if aliases is None else max(aliases) + 1
+        self.experts = build_experts(config, merged, may_skip=config.may_skip_experts)
+        index = None if aliases is None else self.find_alias_index()
+        self.register_buffer("alias_index", index, persistent=index is None)  # see `Router`
         width = config.num_shared_experts * config.shared_expert_intermediate_size
         gated = config.shared_expert_weighting == "sigmoid"
         self.shared_expert = GatedMLP(config, width) if width else None
@@ -42,7 +46,16 @@ class SparseMoeBlock(nn.Module):
 
     def routed_output(self, tokens: Tensor, routing: RouterOutput, context: RoutingContext) -> Tensor:
         """Sum of the chosen experts, (T, D)."""
-        return self.experts(tokens, routing.top_k_index, routing.top_k_weights)
+        return self.experts(tokens, self.expert_index(routing.top_k_index), routing.top_k_weights)
+
+    def find_alias_index(self) -> Tensor:
+        """Say which of E' merged experts answers for each of the router's, and that E' stands for E, (E+1,)."""
+        assert self.aliases is not None
+        return torch.tensor([*self.aliases, max(self.aliases) + 1])
+
+    def expert_index(self, top_k_index: Tensor) -> Tensor:
+        """Find the experts of the stack that answer for those that the router chose, (T, K)."""
+        return top_k_index if self.alias_index is None else self.alias_index[top_k_index]
 
     def shared_output(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
         """Sum up the shared experts (T, D), weighed as `shared_expert_weighting` says."""
@@ -72,8 +85,8 @@ class TrainedMoeBlock(SparseMoeBlock):
     A stage decides on its losses after the model is built, so what they ask for is read when the block runs.
     """
 
-    def __init__(self, config: UniMoETextConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: UniMoETextConfig, aliases: list[int] | None = None) -> None:
+        super().__init__(config, aliases)
         self.is_dense = config.router_gradient == "dense"
         self.overlap = ExpertOverlap()
 
@@ -84,18 +97,21 @@ class TrainedMoeBlock(SparseMoeBlock):
             return output
         if self.is_dense:
             probs = routing.record.router_probs[:, : self.router.num_experts] * self.config.routed_scaling_factor
+            if self.alias_index is not None:  # merged experts have the probabilities of all that they answer for
+                merged = probs.new_zeros(len(probs), self.experts.num_experts)
+                probs = merged.index_add(1, self.alias_index[:-1], probs)
             output = output + dense_gradient(probs, tokens, self.experts.expert_output)
         if (self.config.router_losses or {}).get("expert_overlap"):
-            outputs = outputs_of_choices(self.experts, tokens, routing.top_k_index)
+            outputs = outputs_of_choices(self.experts, tokens, self.expert_index(routing.top_k_index))
             self.overlap(outputs, routing.top_k_index, self.router.num_experts, context.attention_mask)
         return output
 
 
-def build_block(config: UniMoETextConfig) -> SparseMoeBlock | SoftMoeBlock:
-    """Make the sparse feed-forward that a configuration describes."""
+def build_block(config: UniMoETextConfig, aliases: list[int] | None = None) -> SparseMoeBlock | SoftMoeBlock:
+    """Make the sparse feed-forward that `config` describes for a layer with these `aliases`."""
     if config.router_type == "soft":
         return SoftMoeBlock(config)
-    return SparseMoeBlock(config) if config.router_type == "hash" else TrainedMoeBlock(config)
+    return (SparseMoeBlock if config.router_type == "hash" else TrainedMoeBlock)(config, aliases)
 
 
 __all__ = ["ExpertOverlap", "SparseMoeBlock", "TrainedMoeBlock", "build_block"]

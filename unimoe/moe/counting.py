@@ -98,6 +98,7 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
             language[name] = parameter
     parameters, weight_bytes = count_weights(model, language.values())
     flops = sum(_flops(model, context))
+    every = sum(sum(block.experts.expert_sizes()) for block in _blocks(model))
     costs = {}
     for modality in Modality:
         if modality is not Modality.TEXT and modality.encoder_key not in own:
@@ -106,7 +107,7 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
         unmet_bytes = [number * _element_size(block) for number, block in zip(unmet, _blocks(model), strict=True)]
         costs[modality.key] = TokenCost(
             parameters=parameters - sum(unmet) + own.get(modality.encoder_key or "", 0),
-            flops=flops - 2 * sum(unmet),
+            flops=flops - 2 * (every - sum(_met(block, modality, again=True) for block in _blocks(model))),
             weight_bytes=weight_bytes - sum(unmet_bytes),
         )
     return costs
@@ -154,10 +155,17 @@ def _blocks(model: nn.Module) -> list[SparseMoeBlock]:
 
 def _unmet(block: SparseMoeBlock, modality: Modality | None = None) -> int:
     """Count parameters of the experts that a token is not routed to; with a modality, of the experts open to it."""
+    return sum(block.experts.expert_sizes()) - _met(block, modality)
+
+
+def _met(block: SparseMoeBlock, modality: Modality | None = None, *, again: bool = False) -> int:
+    """Count parameters of the experts that a token is routed to; `again`: each time that a merged one is asked."""
     sizes = block.experts.expert_sizes()
-    reach = range(len(sizes)) if modality is None else block.config.permitted_experts(modality)
-    met = sorted((sizes[expert] for expert in reach), reverse=True)[: block.router.top_k]
-    return sum(sizes) - sum(met)
+    experts = [*range(len(sizes))] if modality is None else block.config.permitted_experts(modality)
+    if modality is not None and block.aliases is not None:
+        experts = [block.aliases[expert] for expert in experts]
+    asked = [sizes[expert] for expert in (experts if again else set(experts))]
+    return sum(sorted(asked, reverse=True)[: block.router.top_k])
 
 
 def _element_size(block: SparseMoeBlock) -> int:

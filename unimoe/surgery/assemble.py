@@ -28,6 +28,7 @@ _DECIDED = {
     "num_experts_per_tok",
     "moe_intermediate_size",
     "modality_routing",
+    "expert_aliases",
     "expert_groups",
     "expert_group_intermediate_sizes",
 }

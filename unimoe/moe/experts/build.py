@@ -18,12 +18,12 @@ AnyExperts = Experts | GroupedExperts | LoRAExperts | LatentExperts
 EXPERTS: dict[str, Callable[[UniMoETextConfig], AnyExperts]] = {"lora": LoRAExperts, "latent": LatentExperts}
 
 
-def build_experts(config: UniMoETextConfig, *, may_skip: bool = True) -> AnyExperts:
-    """Make the experts of a layer as `config` describes them; see `stacked_experts` for `may_skip`."""
+def build_experts(config: UniMoETextConfig, num_experts: int | None = None, *, may_skip: bool = True) -> AnyExperts:
+    """Make the experts of a layer as `config` describes; see `stacked_experts` for `num_experts` and `may_skip`."""
     if len(set(config.expert_widths())) > 1:
         return GroupedExperts(config)
     if config.expert_type == "mlp":
-        return stacked_experts(config, may_skip=may_skip)
+        return stacked_experts(config, num_experts, may_skip=may_skip)
     return EXPERTS[config.expert_type](config)
 
 
