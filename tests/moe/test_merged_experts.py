@@ -9,7 +9,7 @@ from tiny import TEXT
 from torch import Tensor
 
 from unimoe import UniMoEForCausalLM, UniMoETextConfig, experts_as_linears
-from unimoe.moe import SparseMoeBlock
+from unimoe.moe import RoutingContext, SparseMoeBlock
 from unimoe.moe.counting import count_parameters, count_per_token
 from unimoe.surgery import audit
 
@@ -80,6 +80,20 @@ def test_every_kernel_reads_the_merged_stack(kernel: str, router: str) -> None:
         expected = outputs(merged)[0]
         experts_as_linears(merged)
         torch.testing.assert_close(outputs(merged)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["eager", "grouped_mm"])
+def test_a_slot_without_an_expert_asks_none_of_the_merged_ones(kernel: str) -> None:
+    model = make(torch.float32, kernel, expert_aliases=ALIASES, num_null_experts=1)
+    block, tokens = model.model.layers[0].mlp, torch.randn(5, TEXT["hidden_size"])
+    index = torch.tensor([[E, E], [E, 3], [1, E], [4, 5], [E, E]])
+    context = RoutingContext(torch.zeros(5, dtype=torch.long))
+    routing = block.router(tokens, context)._replace(top_k_index=index, top_k_weights=(index < E).float())
+    before = block.routed_output(tokens, routing, context)
+    block.experts.down_proj.data[0] = float("nan")  # answers for 0, 2 and 5
+    after = block.routed_output(tokens, routing, context)
+    assert torch.equal(after[[0, 4]], torch.zeros_like(tokens[:2])) and after[3].isnan().all()
+    assert torch.equal(after[:3], before[:3]) and (before[1:3] != 0).any(dim=-1).all()
 
 
 @pytest.mark.parametrize("gradient", ["plain", "dense"])
