@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unimoe.analysis.diversity import effective_experts, linear_cka, pairwise_cosine, router_gram
+from unimoe.analysis.diversity import cosine_similarity, effective_experts, linear_cka, pairwise_cosine
 
 E, T, D = 4, 40, 6
 OUTPUTS = torch.randn(E, T, D, generator=torch.Generator().manual_seed(0))
@@ -68,12 +68,12 @@ def test_an_expert_that_answers_nothing_is_like_no_other(metric) -> None:
 
 def test_router_rows_compare_by_direction() -> None:
     rows = torch.eye(E, D) * torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    torch.testing.assert_close(router_gram(rows), torch.eye(E))
+    torch.testing.assert_close(cosine_similarity(rows), torch.eye(E))
     rows[1] = -2 * rows[0]
-    assert router_gram(rows)[0, 1] == pytest.approx(-1.0)
+    assert cosine_similarity(rows)[0, 1] == pytest.approx(-1.0)
     order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(router_gram(rows[order]), router_gram(rows)[order][:, order])
-    torch.testing.assert_close(router_gram(rows.expand(3, E, D))[2], router_gram(rows))
+    torch.testing.assert_close(cosine_similarity(rows[order]), cosine_similarity(rows)[order][:, order])
+    torch.testing.assert_close(cosine_similarity(rows.expand(3, E, D))[2], cosine_similarity(rows))
 
 
 def test_effective_experts_count_the_evenly_used_ones() -> None:

@@ -1,4 +1,4 @@
-"""How different the experts of a layer are: similarity of outputs and of router rows, evenness of use.
+"""How different the experts of a layer are: similarity of outputs or of other features, evenness of use.
 
 Outputs are those of every expert on the same probe tokens, unweighted, as `experts.expert_output` gives them.
 E experts, T probe tokens, D hidden size.
@@ -42,16 +42,17 @@ def linear_cka(expert_outputs: Tensor) -> Tensor:
     return directions @ directions.T
 
 
-def router_gram(router_weight: Tensor) -> Tensor:
-    """Compare what the experts are chosen for: cosines of the rows of a router.
+def cosine_similarity(features: Tensor) -> Tensor:
+    """Compare experts by one row of features each.
 
     Args:
-        router_weight: (..., E, D).
+        features: (..., E, F): the rows of a router say what experts are chosen for, their router logits on some tokens
+            too; their mean outputs (HC-SMoE, arXiv 2410.08589) or flattened weights say what they compute.
 
     Returns:
-        (..., E, E), from -1 to 1; 1 for equal directions.
+        (..., E, E), from -1 to 1; 1 for equal directions. An expert whose features are all 0 has 0, with itself too.
     """
-    directions = F.normalize(router_weight.float(), dim=-1)
+    directions = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
     return directions @ directions.transpose(-2, -1)
 
 
@@ -70,4 +71,4 @@ def effective_experts(load: Tensor) -> Tensor:
     return torch.where(total.squeeze(-1) > 0, entropy.exp(), 0.0)
 
 
-__all__ = ["effective_experts", "linear_cka", "pairwise_cosine", "router_gram"]
+__all__ = ["cosine_similarity", "effective_experts", "linear_cka", "pairwise_cosine"]
