@@ -9,6 +9,7 @@ from tiny import TEXT
 from torch import Tensor
 
 from unimoe import UniMoEForCausalLM, UniMoETextConfig, experts_as_linears
+from unimoe.analysis.describe import describe_sparse
 from unimoe.moe import RoutingContext, SparseMoeBlock
 from unimoe.moe.counting import count_parameters, count_per_token
 from unimoe.surgery import audit
@@ -133,6 +134,13 @@ def test_a_merged_model_is_the_same_after_saving_and_loading(tmp_path: Path) -> 
     assert loaded.config.expert_aliases == ALIASES
     with torch.no_grad():
         assert torch.equal(outputs(loaded)[0], outputs(merged)[0])
+
+
+def test_a_description_names_the_merged_and_a_plan_shards_them_by_channel_alone() -> None:
+    config = make(expert_aliases=ALIASES).config
+    assert dict(describe_sparse(config))["experts"] == "6 of width 48, merged to 3, 5"
+    stacks = [name for name in config.base_model_tp_plan if ".experts" in name]
+    assert len(stacks) == 3 and not config.base_model_ep_plan
 
 
 def test_the_map_of_a_layer_is_that_of_its_place_among_the_sparse_ones() -> None:
