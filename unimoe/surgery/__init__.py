@@ -3,6 +3,7 @@
 from .assemble import assemble
 from .audit import Audit, audit, audit_change
 from .certificate import Certificate
+from .recipe import Recipe
 from .upcycle import upcycle
 
-__all__ = ["Audit", "Certificate", "assemble", "audit", "audit_change", "upcycle"]
+__all__ = ["Audit", "Certificate", "Recipe", "assemble", "audit", "audit_change", "upcycle"]

@@ -18,7 +18,7 @@ from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import SparseMoeBlock
 from .certificate import Certificate
-from .dense_sources import TOLERANCE, Source, largest_difference, load_dense, source_name, sparse_like
+from .dense_sources import TOLERANCE, Source, largest_difference, load_dense, model_like, source_name
 from .initialise import draw_router, fill_experts, fill_shared_expert
 from .shared_parts import SharedParts, combine_shared_parts
 
@@ -99,7 +99,7 @@ def assemble(
     all_experts += [expert for expert in specialists for _ in range(copies)]
     keys = [expert.key for expert in all_experts for _ in range(pieces)]
     fields = {"num_experts_per_tok": num_experts_per_tok, "modality_routing": modality_routing}
-    model = sparse_like(base_model, _moe_config(base_model.config, keys, pieces, fields, moe or {}))
+    model = model_like(base_model, _moe_config(base_model.config, keys, pieces, fields, moe or {}))
     changed = combine_shared_parts(model, base_model, [(e.key, e.model) for e in specialists], how=shared_parts)
     generator = torch.Generator().manual_seed(seed)
     difference = _fill_layers(model, base_model, all_experts, keys, noise, router_bias, generator)

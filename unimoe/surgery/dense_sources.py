@@ -1,4 +1,4 @@
-"""What assembling and upcycling share: dense models in, a sparse one with their weights out, and how it is checked."""
+"""What operations between dense and sparse models share: models in, one with their weights out, how it is checked."""
 
 import copy
 from collections.abc import Sequence
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..checkpoint.loading import load_model
 from ..configuration_unimoe import UniMoEConfig
+from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
-from ..moe import GatedMLP, SparseMoeBlock
+from ..moe import GatedMLP, RoutingContext, SparseMoeBlock
 
 Source = str | Path | UniMoEForConditionalGeneration
 
@@ -40,16 +41,24 @@ def source_name(source: Source) -> str:
     return str(source.name_or_path) if isinstance(source, UniMoEForConditionalGeneration) else str(source)
 
 
-def sparse_like(dense: UniMoEForConditionalGeneration, config: UniMoEConfig) -> UniMoEForConditionalGeneration:
-    """Build a model of a configuration, in evaluation mode, with the weights of a dense one that it has too."""
-    model = UniMoEForConditionalGeneration._from_config(config, dtype=dense.dtype).eval()
-    if dense.dtype == torch.float64:  # for which the default, grouped_mm, has no kernel
+def model_like(
+    source: UniMoEForConditionalGeneration, config: UniMoEConfig, *, without: tuple[str, ...] = ()
+) -> UniMoEForConditionalGeneration:
+    """Build a model of a configuration, in evaluation mode, with the weights of another one that it has too.
+
+    Args:
+        source: Model whose weights it gets.
+        config: Of the new model.
+        without: Beginnings of names of weights that it does not get.
+    """
+    model = UniMoEForConditionalGeneration._from_config(config, dtype=source.dtype).eval()
+    if source.dtype == torch.float64:  # for which the default, grouped_mm, has no kernel
         model.set_experts_implementation("eager")
-    model.generation_config = copy.deepcopy(dense.generation_config)
+    model.generation_config = copy.deepcopy(source.generation_config)
     own = model.state_dict()
     with torch.no_grad():
-        for name, value in dense.state_dict().items():
-            if name in own:
+        for name, value in source.state_dict().items():
+            if name in own and not name.startswith(without):
                 own[name].copy_(value)
     return model
 
@@ -57,6 +66,28 @@ def sparse_like(dense: UniMoEForConditionalGeneration, config: UniMoEConfig) -> 
 def probe_states(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw random hidden states (T, D) of unit scale, in the dtype of `like`, on which operations are checked."""
     return torch.randn(64, size, generator=generator).to(like)
+
+
+def probe_context(states: Tensor, vocab_size: int) -> RoutingContext:
+    """Say of probe states (T, D) that they are of all modalities and of many tokens."""
+    index = torch.arange(len(states), device=states.device)
+    return RoutingContext(index % len(Modality), index % vocab_size)
+
+
+@torch.no_grad()
+def probe_block(block: SparseMoeBlock, mlp: GatedMLP, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Ask a dense and a sparse feed-forward about the same random hidden states.
+
+    Args:
+        block: In evaluation mode.
+        mlp: The dense one.
+        generator: Source of chance.
+
+    Returns:
+        What the dense one answers and what the sparse one answers, (T, D) both.
+    """
+    probe = probe_states(mlp.down_proj.out_features, mlp.down_proj.weight, generator)
+    return mlp(probe), block(probe[None], probe_context(probe, block.config.vocab_size))[0]
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:

@@ -16,7 +16,13 @@ from ..moe.routers.build import TABLE_NUMBERS
 
 @torch.no_grad()
 def fill_experts(
-    block: SparseMoeBlock, sources: Sequence[GatedMLP], *, base: GatedMLP, noise: float, generator: torch.Generator
+    block: SparseMoeBlock,
+    sources: Sequence[GatedMLP],
+    *,
+    base: GatedMLP,
+    noise: float,
+    generator: torch.Generator,
+    skip: int = 0,
 ) -> None:
     """Make the experts of a block compute dense feed-forwards.
 
@@ -31,6 +37,7 @@ def fill_experts(
         base: What LoRA experts change.
         noise: Standard deviation of what is added to each weight matrix of an expert, relative to its own.
         generator: Source of chance.
+        skip: First channels of each source that its copies leave out. Not for LoRA experts.
 
     Raises:
         ValueError: If the experts are of a family that holds no feed-forwards.
@@ -39,7 +46,7 @@ def fill_experts(
     if isinstance(experts, LoRAExperts):
         _fill_lora(experts, sources, base, generator)
     elif isinstance(experts, Experts):
-        _fill_stack(experts, sources)
+        _fill_stack(experts, sources, skip)
         for weights in (experts.gate_up_proj, experts.down_proj) if noise else ():
             for expert in weights:
                 expert += torch.randn(expert.shape, generator=generator).to(expert) * noise * expert.std()
@@ -47,11 +54,11 @@ def fill_experts(
         raise ValueError(f"Experts of the type {type(experts).__name__} hold no copies of feed-forwards.")
 
 
-def _fill_stack(experts: Experts, sources: Sequence[GatedMLP]) -> None:
+def _fill_stack(experts: Experts, sources: Sequence[GatedMLP], skip: int) -> None:
     pieces = experts.num_experts // len(sources)
     for index in range(experts.num_experts):
-        mlp, piece = sources[index // pieces], index % pieces
-        rows = slice(piece * experts.intermediate_dim, (piece + 1) * experts.intermediate_dim)
+        mlp, first = sources[index // pieces], skip + index % pieces * experts.intermediate_dim
+        rows = slice(first, first + experts.intermediate_dim)
         experts.gate_up_proj[index].copy_(torch.cat([mlp.gate_proj.weight[rows], mlp.up_proj.weight[rows]]))
         experts.down_proj[index].copy_(mlp.down_proj.weight[:, rows])
 
@@ -121,20 +128,43 @@ def fill_shared_expert(block: SparseMoeBlock, base: GatedMLP) -> None:
 
 
 @torch.no_grad()
-def draw_router(block: SparseMoeBlock, std: float, generator: torch.Generator) -> None:
+def redraw_channels(experts: Experts, ratio: float, generator: torch.Generator) -> None:
+    """Draw a share of each expert's channels anew, from the mean and deviation of their own weights (Drop-Upcycling).
+
+    Args:
+        experts: Changed in place.
+        ratio: Share of the channels, which are chosen for each expert apart.
+        generator: Source of chance.
+    """
+    width = experts.intermediate_dim
+    number = round(ratio * width)
+    for gate_up, down in zip(experts.gate_up_proj, experts.down_proj, strict=True) if number else ():
+        channels = torch.randperm(width, generator=generator)[:number].to(down.device)
+        for matrix in (gate_up[:width], gate_up[width:], down.T):  # (I, D) each
+            chosen = matrix[channels].double()
+            drawn = torch.randn(chosen.shape, generator=generator).to(chosen)
+            matrix[channels] = (drawn * chosen.std() + chosen.mean()).to(matrix)
+
+
+@torch.no_grad()
+def draw_router(block: SparseMoeBlock, std: float, generator: torch.Generator, *, repeats: int = 1) -> None:
     """Draw what a router begins with: weights from N(0, std), a hash table evenly.
 
     Args:
         block: Changed in place.
         std: Standard deviation of the weights.
         generator: Source of chance.
+        repeats: Neighbouring experts that get the same row; divides E.
     """
     for name, weight in block.router.named_parameters():
         if name in ("weight", "group_weight"):
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    if repeats > 1:
+        rows = block.router.weight[..., : block.router.num_experts, :]  # (E, D), or (M, E, D) of separate routers
+        rows.copy_(rows[..., ::repeats, :].repeat_interleave(repeats, dim=-2))
     if isinstance(block.router, HashRouter):
         table = block.router.table
         table.copy_(torch.randint(TABLE_NUMBERS, tuple(table.shape), generator=generator))
 
 
-__all__ = ["draw_router", "fill_experts", "fill_shared_expert", "low_rank"]
+__all__ = ["draw_router", "fill_experts", "fill_shared_expert", "low_rank", "redraw_channels"]
