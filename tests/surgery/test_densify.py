@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny import tiny_inputs, tiny_model
 from torch import Tensor
 
-from unimoe import UniMoEForConditionalGeneration
+from unimoe import UniMoEForConditionalGeneration, experts_as_linears, fold_experts
 from unimoe.moe import SparseMoeBlock
 from unimoe.surgery import Certificate, Recipe, densify, upcycle
 
@@ -218,3 +218,12 @@ def test_the_result_is_a_dense_model_that_is_saved_and_loaded(tmp_path) -> None:
 def test_what_cannot_be_densified_is_refused_by_name(text, settings, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         densify(mixture(**text), **settings)
+
+
+def test_experts_seen_as_linear_maps_are_refused_until_they_are_folded() -> None:
+    model = without_preference(mixture())
+    experts_as_linears(model)
+    with pytest.raises(ValueError, match="Call fold_experts first"):
+        densify(model)
+    fold_experts(model)
+    assert densify(model)[1].kind == "exact"

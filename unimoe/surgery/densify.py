@@ -37,7 +37,7 @@ Densification = Literal["concatenate", "average", "extract"]
 
 # When each is exact.
 _EXACT: dict[Densification, str] = {
-    "concatenate": "Experts side by side are exact where every token gives each of them the same weight.",
+    "concatenate": "Experts side by side are exact where each has one weight for all tokens, or all are equal.",
     "average": "The average is exact where all experts are equal.",
     "extract": "One expert is exact where all are equal.",
 }
