@@ -24,6 +24,7 @@ CONSTANT: dict[str, dict[str, Any]] = {  # the weights of every token are the sa
     "nulls": {"num_null_experts": 2, "num_experts_per_tok": 6},
     "scaled scores": {"norm_topk_prob": False, "routed_scaling_factor": 2.5},
     "a router for each modality": {"modality_routing": "separate"},
+    "merged": {"expert_aliases": [[0, 1, 0, 1], [0, 0, 0, 1]]},
     "a dense layer": {"moe_layers": [1]},
 }
 

@@ -82,6 +82,8 @@ def choose(found: Saliency, config: Any, wish: Wish) -> Kept:
     text = config.get_text_config()
     if getattr(text, "router_type", None) == "hash":
         raise UniMoEError("router_type", "it is 'hash', and a table names the experts.", "Pass a router that scores.")
+    if getattr(text, "expert_aliases", None):
+        raise UniMoEError("expert_aliases", "experts were merged, and answer for several.", "Prune before merging.")
     number = wish.number(text.num_experts)
     least = text.num_experts_per_tok - (getattr(text, "num_null_experts", 0) or 0)
     if number < least:

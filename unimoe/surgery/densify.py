@@ -155,7 +155,7 @@ def _fill_layers(
         if isinstance(given, SparseMoeBlock):
             given.config._experts_implementation = "eager"  # of the copy, which is in float64
             routed, shared = _mean_weights(given, generator)
-            _fill(mlp, [*_routed_channels(given.experts, routed, **chosen), *_shared_channels(given, shared)])
+            _fill(mlp, [*_routed_channels(given, routed, **chosen), *_shared_channels(given, shared)])
             actual, expected = probe_block(given, mlp, generator)
             difference = max(difference, relative_difference(actual, expected))
         else:
@@ -166,7 +166,7 @@ def _fill_layers(
 
 def _mean_weights(block: SparseMoeBlock, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Average the weights of random hidden states: of each expert (E,), and of each shared expert (n,)."""
-    number, config = block.experts.num_experts, block.config
+    config = block.config
     states = probe_states(config.hidden_size, torch.empty((), dtype=torch.float64), generator)
     routing = block.router(states, probe_context(states, config.vocab_size))
     shared = states.new_ones(config.num_shared_experts)
@@ -174,14 +174,16 @@ def _mean_weights(block: SparseMoeBlock, generator: torch.Generator) -> tuple[Te
         shared = routing.shared_weights.mean(dim=0)
     elif block.shared_expert_gate is not None:
         shared = shared * block.shared_expert_gate(states).sigmoid().mean()
-    return routing.record.router_gates[:, :number].mean(dim=0), shared
+    return routing.record.router_gates[:, : config.num_experts].mean(dim=0), shared
 
 
 def _routed_channels(
-    experts: AnyExperts, gates: Tensor, *, how: Densification, weights: Sequence[float] | None, expert: int | None
+    block: SparseMoeBlock, gates: Tensor, *, how: Densification, weights: Sequence[float] | None, expert: int | None
 ) -> list[_Channels]:
     """Make channels of experts (E) and their gates (E,)."""
-    every, total = _expert_channels(experts), gates.sum()
+    every, total = _expert_channels(block.experts), gates.sum()
+    if block.aliases is not None:
+        every = [every[expert] for expert in block.aliases]
     if expert is not None:
         return [every[expert].times(total)]
     shares = gates.new_tensor(weights or [1.0] * len(every))
