@@ -72,6 +72,62 @@ def prune(
 
 
 @app.command()
+def merge(
+    folder: Source,
+    out: Out,
+    data: Data,
+    keep: Annotated[int, typer.Option(min=1, help="Experts of each layer after merging.")],
+    similarity: Annotated[
+        Literal["outputs", "weights", "router"], typer.Option(help="Which experts are similar.")
+    ] = "outputs",
+    align: Annotated[bool, typer.Option(help="Bring the channels of a group into one order first.")] = True,
+    router_rows: Annotated[
+        Literal["keep", "drop"], typer.Option(help="drop: one row for each group, for classes of transformers.")
+    ] = "keep",
+    modalities: Modalities = None,
+    rows: Limit = 256,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Let groups of similar experts become one expert each: the average of their weights."""
+    from ..surgery.merge import MergeWish, merge_folder
+
+    chosen = chosen_rows(data, rows, batch_size, modalities, seed)
+    wish = MergeWish(keep, similarity, align, router_rows)
+    carry_out(lambda: merge_folder(folder, out, rows=chosen, wish=wish, dry_run=dry_run), out)
+
+
+@app.command()
+def latent(
+    folder: Source,
+    out: Out,
+    data: Data,
+    groups: Annotated[int, typer.Option(min=1, help="Groups of experts with a space of their own.")] = 1,
+    rank: Annotated[int | None, typer.Option(help="Size of the space.")] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Share of the experts' parameters that is left, at most.")
+    ] = None,
+    max_error: Annotated[float | None, typer.Option(help="Largest relative error of a group.")] = None,
+    whiten: Annotated[bool, typer.Option(help="Weigh errors by the activations on the rows.")] = True,
+    materialize: Annotated[
+        bool, typer.Option("--materialize", help="Multiply out again: nothing is saved, any class can hold it.")
+    ] = False,
+    modalities: Modalities = None,
+    rows: Limit = 256,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Give experts a shared latent space and small maps of their own in it (MoLAE)."""
+    from ..surgery.latent import LatentWish, latent_folder
+
+    chosen = chosen_rows(data, rows, batch_size, modalities, seed)
+    wish = LatentWish(groups, rank, ratio, max_error, whiten, materialize)
+    carry_out(lambda: latent_folder(folder, out, rows=chosen, wish=wish, dry_run=dry_run), out)
+
+
+@app.command()
 def recalibrate(
     folder: Source,
     out: Out,
@@ -144,12 +200,14 @@ def carry_out(change: Callable[[], Outcome], out: Path) -> None:
     """
     from transformers.utils import logging
 
+    from ..checkpoint.loading import reason
+
     logging.disable_progress_bar()
     started = time.perf_counter()
     try:
         draft, certificate = change()
-    except UniMoEError as error:
-        fail(error)
+    except (OSError, ValueError) as error:
+        fail(reason(error))
     console.print(losses_table(draft))
     if certificate is None:
         return

@@ -3,12 +3,14 @@
 T tokens, D hidden size, E experts, K experts per token.
 """
 
+import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UniMoEError
@@ -96,9 +98,37 @@ def routed(model: nn.Module, on_routed: OnRouted) -> Iterator[None]:
             handle.remove()
 
 
-def text_config(model: Any) -> Any:
-    """Return the configuration of a model's language model."""
-    return model.config.get_text_config()
+def gated_stacks(layer: SparseLayer) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gate (E, I, D), up (E, I, D) and down projections (E, D, I) of the experts of a layer.
+
+    Raises:
+        UniMoEError: If they are of another kind: with biases, latent, LoRA, or of several widths.
+    """
+    experts = layer.experts
+    is_plain = stacked_weights(experts) == ("gate_up_proj", "down_proj") and not getattr(experts, "has_bias", False)
+    if not is_plain or getattr(experts, "is_transposed", False) or getattr(experts, "num_groups", 0):
+        problem = f"the experts are {type(experts).__name__}, and not plain gated feed-forwards of one width."
+        raise UniMoEError(layer.name, problem, "Do this before they become of such a kind, or materialise them.")
+    gate, up = experts.gate_up_proj.detach().chunk(2, dim=1)
+    return gate, up, experts.down_proj.detach()
 
 
-__all__ = ["LAYER", "OnRouted", "SparseLayer", "routed", "sparse_layers", "text_config"]
+def rebuild(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Build a model of the same class from a changed configuration, in evaluation mode.
+
+    Args:
+        model: Of which class, dtype, and way to compute and generate are taken.
+        config: Of the new one.
+        tensors: All of its weights by name.
+    """
+    new = type(model)._from_config(config, dtype=model.dtype).eval()
+    new.set_experts_implementation(model.config._experts_implementation)
+    new.generation_config = copy.deepcopy(model.generation_config)
+    own = new.state_dict()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+    return new
+
+
+__all__ = ["LAYER", "OnRouted", "SparseLayer", "gated_stacks", "rebuild", "routed", "sparse_layers"]

@@ -3,14 +3,12 @@
 Saving memory, not time: a token still passes K experts. Scores: `unimoe.surgery.saliency`.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ..errors import UniMoEError
@@ -20,7 +18,7 @@ from .certificate import Certificate
 from .choice import Wish, choose, lost
 from .expert_axis import Kept, Piece, kept_config, kept_pieces, zeroed
 from .folders import Draft, Losses, Rows, change_folder
-from .mixture import sparse_layers
+from .mixture import rebuild, sparse_layers
 from .ranking import read_ranking
 from .saliency import saliency
 
@@ -45,14 +43,7 @@ def prune(model: Any, kept: Kept, *, mode: Mode = "reroute") -> Any:
     _check(model, kept)
     state = model.state_dict()
     config, pieces = _plan(model.config, state, kept, mode)
-    new = type(model)._from_config(config, dtype=model.dtype).eval()
-    new.set_experts_implementation(model.config._experts_implementation)
-    new.generation_config = copy.deepcopy(model.generation_config)
-    own = new.state_dict()
-    with torch.no_grad():
-        for name, piece in pieces.items():
-            own[name].copy_(piece.take(state))
-    return new
+    return rebuild(model, config, {name: piece.take(state) for name, piece in pieces.items()})
 
 
 def choose_experts(model: Any, batches: Iterable[Batch], wish: Wish) -> tuple[Kept, Losses]:

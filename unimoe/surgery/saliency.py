@@ -91,7 +91,10 @@ class Saliency:
         return {index: (use.largest > bound).nonzero()[:, 0].tolist() for index, use in self.layers.items()}
 
 
-@torch.no_grad()
+OnLayer = Callable[[SparseLayer, Batch, Tensor, Tensor], None]
+"""Called with a layer, the rows, hidden states (T, D) and expert indices (T, K)."""
+
+
 def saliency(model: Any, batches: Iterable[Batch]) -> Saliency:
     """Run a model over calibration rows and see what its tokens ask of its experts; padding has no part in it.
 
@@ -102,12 +105,28 @@ def saliency(model: Any, batches: Iterable[Batch]) -> Saliency:
     Raises:
         UniMoEError: If there are no rows, or the model has no sparse layers.
     """
+    return observe(model, batches, lambda *_: None)
+
+
+@torch.no_grad()
+def observe(model: Any, batches: Iterable[Batch], on_layer: OnLayer) -> Saliency:
+    """Find the saliency, and show a function what reaches the experts of each layer.
+
+    Args:
+        model: As for `saliency`.
+        batches: Rows.
+        on_layer: Called in each sparse layer for each batch.
+
+    Raises:
+        UniMoEError: As `saliency`.
+    """
     found = {layer.index: LayerUse.of_none(layer.experts.num_experts) for layer in sparse_layers(model)}
     current: list[Batch] = []
 
     def see(layer: SparseLayer, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> None:
         norms = output_norms(layer.experts, hidden_states, top_k_index)
         _add(found[layer.index], current[0], top_k_index.cpu(), top_k_weights.double().cpu(), norms)
+        on_layer(layer, current[0], hidden_states, top_k_index)
 
     with routed(model, see):
         for batch in batches:
@@ -151,4 +170,4 @@ def _add(use: LayerUse, batch: Batch, index: Tensor, weights: Tensor, norms: Ten
     use.largest.scatter_reduce_(0, index[is_asked], norms, "amax")
 
 
-__all__ = ["SUPER_FACTOR", "LayerUse", "Saliency", "Score", "output_norms", "saliency"]
+__all__ = ["SUPER_FACTOR", "LayerUse", "OnLayer", "Saliency", "Score", "observe", "output_norms", "saliency"]

@@ -15,8 +15,8 @@ from torch import Tensor
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 from unimoe.analysis.diversity import cosine_similarity, linear_cka, pairwise_cosine
 from unimoe.errors import UniMoEError
+from unimoe.surgery.averages import group_experts, merge_experts, weight_features
 from unimoe.surgery.matching import least_cost_matching, match_channels
-from unimoe.surgery.merging import group_experts, merge_experts, weight_features
 
 E, WIDTH, D, T = 6, 10, 8, 40
 PLANTED = [0, 1, 0, 2, 1, 0]

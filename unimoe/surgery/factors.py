@@ -94,6 +94,7 @@ def latent_factors(
     rank: int | None = None,
     ratio: float | None = None,
     max_error: float | None = None,
+    multiple_of: int = 1,
     input_moment: Tensor | None = None,
     inner_moments: Tensor | None = None,
 ) -> LatentFactors:
@@ -107,6 +108,7 @@ def latent_factors(
         rank: r. One of this and the next two is given.
         ratio: For the largest r that leaves at most this share of the parameters.
         max_error: For the smallest r whose `relative_error` is nowhere larger.
+        multiple_of: What r is a multiple of; kernels of grouped matrix products want rows of 16 bytes.
         input_moment: Mean of x x^T of the hidden states that come to the experts, (D, D). None: that of white noise.
         inner_moments: The same of what comes to each expert's down projection, (E, I, I).
 
@@ -121,7 +123,7 @@ def latent_factors(
     outputs = down.double() if inner_roots is None else down.double() @ inner_roots
     spaces = [_row_space(stack.reshape(num_groups, size * width, hidden)) for stack in (*stacks, outputs.mT)]
     energies = torch.stack([values.square() for values, _ in spaces])  # (3, G, min(K*I, D))
-    rank = _choose_rank(energies, (experts, num_groups, width, hidden), rank, ratio, max_error)
+    rank = _choose_rank(energies, (experts, num_groups, width, hidden), multiple_of, rank, ratio, max_error)
     bases = [basis[..., :rank] for _, basis in spaces]  # (G, D, r) each
     weights = {"latent_out": bases[2]}
     for name, projection, basis in (("gate", gate, bases[0]), ("up", up, bases[1])):
@@ -162,7 +164,12 @@ def _row_space(stack: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _choose_rank(
-    energies: Tensor, sizes: tuple[int, int, int, int], rank: int | None, ratio: float | None, max_error: float | None
+    energies: Tensor,
+    sizes: tuple[int, int, int, int],
+    multiple: int,
+    rank: int | None,
+    ratio: float | None,
+    max_error: float | None,
 ) -> int:
     """Choose r from what was given, for energies (3, G, n) of singular values; refuse one that saves nothing."""
     experts, groups, width, hidden = sizes
@@ -170,12 +177,14 @@ def _choose_rank(
     if [rank, ratio, max_error].count(None) != 2:
         raise UniMoEError("Give one of rank, ratio and max_error.")
     if ratio is not None:
-        rank = math.floor(ratio * before / of_each)
+        rank = math.floor(ratio * before / of_each) // multiple * multiple
     elif max_error is not None:
         left = energies.flip(-1).cumsum(dim=-1).flip(-1)  # by every r below n
         errors = (left / left[..., :1].clamp(min=_TINY)).sqrt().flatten(0, 1).amax(dim=0)
-        rank = max(int((errors > max_error).sum()), 1)
+        rank = math.ceil(max(int((errors > max_error).sum()), 1) / multiple) * multiple
     assert rank is not None
+    if rank % multiple:
+        raise UniMoEError(f"A latent size of {rank} is no multiple of {multiple}, which kernels want. Choose one.")
     if not 1 <= rank * of_each < before:
         raise UniMoEError(
             f"Latent experts of size {rank} in {groups} group(s) have {rank * of_each:,} parameters, and the "

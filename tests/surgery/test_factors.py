@@ -14,7 +14,7 @@ from torch import Tensor
 from unimoe import UniMoEForCausalLM, UniMoETextConfig
 from unimoe.errors import UniMoEError
 from unimoe.moe.experts.latent import LatentExperts
-from unimoe.surgery.latents import LatentFactors, latent_factors, similar_neighbours, space_similarity
+from unimoe.surgery.factors import LatentFactors, latent_factors, similar_neighbours, space_similarity
 
 E, WIDTH, D, T = 8, 12, 32, 4000
 Stack = tuple[Tensor, Tensor, Tensor]
