@@ -64,7 +64,7 @@ def prune(
         stay: dict[int, list[int]] = {}
         for layer, expert in pairs(protect, ":", "--protect"):
             stay.setdefault(whole(layer, "--protect"), []).append(whole(expert, "--protect"))
-        wish = Wish(ratio, keep, score, counts, stay, multiple_of=keep_multiple_of)
+        wish = Wish(ratio, keep, score, quota=counts, protect=stay, multiple_of=keep_multiple_of)
         chosen = chosen_rows(data, rows, batch_size, modalities, seed)
         return prune_folder(folder, out, rows=chosen, wish=wish, mode=mode, ranking=ranking, dry_run=dry_run)
 
@@ -94,7 +94,7 @@ def merge(
     from ..surgery.merge import MergeWish, merge_folder
 
     chosen = chosen_rows(data, rows, batch_size, modalities, seed)
-    wish = MergeWish(keep, similarity, align, router_rows)
+    wish = MergeWish(keep, similarity, align=align, rows=router_rows)
     carry_out(lambda: merge_folder(folder, out, rows=chosen, wish=wish, dry_run=dry_run), out)
 
 
@@ -123,7 +123,7 @@ def latent(
     from ..surgery.latent import LatentWish, latent_folder
 
     chosen = chosen_rows(data, rows, batch_size, modalities, seed)
-    wish = LatentWish(groups, rank, ratio, max_error, whiten, materialize)
+    wish = LatentWish(groups, rank, ratio, max_error, whiten=whiten, materialize=materialize)
     carry_out(lambda: latent_folder(folder, out, rows=chosen, wish=wish, dry_run=dry_run), out)
 
 
