@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..errors import UniMoEError
 from ..errors.terminal import fail
-from .common import app, console, cost, summary
+from .common import app, console, cost, load, summary
 
 PACKAGES = (
     "unimoe",
@@ -337,17 +337,3 @@ def ask() -> Iterator[str]:
         if not text:
             return
         yield text
-
-
-def load(folder: str, *, with_processor: bool = True, dtype: str = "auto") -> tuple[Any, Any]:
-    """Load a unimoe model and its processor, or say in one line why not and exit with code 2."""
-    from transformers.utils import logging
-
-    from ..checkpoint.loading import CheckpointError, load_model, load_processor
-
-    logging.disable_progress_bar()
-    try:
-        model = load_model(folder, dtype=dtype)
-        return model, load_processor(folder, model.config) if with_processor else None
-    except CheckpointError as error:
-        fail(error)

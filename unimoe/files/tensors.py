@@ -10,7 +10,7 @@ from zipfile import is_zipfile
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.modeling_utils import str_to_torch_dtype
 
@@ -104,6 +104,47 @@ def write_tensors(path: Path, blanks: Mapping[str, Tensor], value: Callable[[str
             file.write(value(name).flatten().view(torch.uint8).numpy().data)
 
 
+class ShardWriter:
+    """Write the weights of a model folder file by file, as they are made; `close` names the files and their index.
+
+    Args:
+        folder: Where they are to lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names: list[list[str]] = []
+        self._size = 0
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write one file.
+
+        Args:
+            tensors: By name.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, self._path(), metadata={"format": "pt"}
+        )
+        self._names.append(list(tensors))
+        self._size += sum(tensor.nbytes for tensor in tensors.values())
+
+    def close(self) -> None:
+        """Give the files the names by which they are found."""
+        count = len(self._names)
+        files = [f"model-{number + 1:05}-of-{count:05}.safetensors" for number in range(count)]
+        for number, file in enumerate(files):
+            self._path(number).rename(self.folder / file)
+        places = {name: file for names, file in zip(self._names, files, strict=True) for name in names}
+        index = {"metadata": {"total_size": self._size}, "weight_map": places}
+        (self.folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _path(self, number: int | None = None) -> Path:
+        return self.folder / f"{len(self._names) if number is None else number}.partial"
+
+
 def write_shards(
     folder: Path, blanks: Mapping[str, Tensor], value: Callable[[str], Tensor], *, shard_size: str = "5GB"
 ) -> None:
@@ -126,4 +167,4 @@ def write_shards(
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-__all__ = ["open_tensors", "open_weights", "shard_names", "write_shards", "write_tensors"]
+__all__ = ["ShardWriter", "open_tensors", "open_weights", "shard_names", "write_shards", "write_tensors"]

@@ -1,14 +1,15 @@
 """What operations between dense and sparse models share: models in, one with their weights out, how it is checked."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..checkpoint.loading import load_model
-from ..configuration_unimoe import UniMoEConfig
+from ..configuration_unimoe import UniMoEConfig, UniMoETextConfig
+from ..files.folder import AGAIN, CheckpointError
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import GatedMLP, RoutingContext, SparseMoeBlock
@@ -31,9 +32,44 @@ def load_dense(source: Source, *, role: str) -> UniMoEForConditionalGeneration:
     """
     if not isinstance(source, UniMoEForConditionalGeneration):
         source = load_model(source)
-    if num_experts := source.config.text_config.num_experts:
-        raise ValueError(f"The {role} model already has {num_experts} experts; pass a dense one.")
+    require_dense(source.config, role=role)
     return source
+
+
+def require_dense(config: UniMoEConfig, *, role: str) -> None:
+    """Refuse a model that has experts already.
+
+    Args:
+        config: Of the model.
+        role: What it is for, for the error.
+
+    Raises:
+        ValueError: If it has.
+    """
+    if num_experts := config.text_config.num_experts:
+        raise ValueError(f"The {role} model already has {num_experts} experts; pass a dense one.")
+
+
+def mapped_feed_forward(text: UniMoETextConfig, weights: Mapping[str, Tensor], start: str, folder: Path) -> GatedMLP:
+    """Build the feed-forward of a dense layer whose weights stay in the files of its folder.
+
+    Args:
+        text: Configuration of the language model.
+        weights: Of the folder by name.
+        start: Of their names, such as `model.language_model.layers.0.mlp.`.
+        folder: For the error.
+
+    Raises:
+        CheckpointError: If a weight is missing or of another shape.
+    """
+    with torch.device("meta"):
+        mlp = GatedMLP(text, text.intermediate_size)
+    for name, parameter in mlp.named_parameters():
+        if (own := weights.get(start + name)) is None or own.shape != parameter.shape:
+            found = "missing" if own is None else f"{tuple(own.shape)}, but {tuple(parameter.shape)} by config.json"
+            raise CheckpointError(folder, f"{start}{name} is {found}. {AGAIN}")
+    mlp.load_state_dict({name: weights[start + name] for name in mlp.state_dict()}, assign=True)
+    return mlp.eval()
 
 
 def source_name(source: Source) -> str:

@@ -102,12 +102,40 @@ def change_folder(
     gc.collect()
     with new_folder(out) as work:
         draft.write(work)
-        for path in setting_files(Path(folder)):
-            shutil.copyfile(path, work / path.name)
+        copy_settings(folder, work)
         changed, _ = load_mixture(work)
         certificate = certify(draft, draft.against or folder, answers.compare(changed), calibration)
         certificate.save(work)
     return draft, certificate
+
+
+def save_model(model: Any, certificate: Certificate, source: str | Path, out: str | Path) -> None:
+    """Save a changed model, its certificate, and what stood beside the model that it was made of.
+
+    Args:
+        model: The new one.
+        certificate: Of it.
+        source: Folder of the old one.
+        out: Folder, which is not there yet; what fails leaves none.
+
+    Raises:
+        UniMoEError: If there is such a folder.
+    """
+    with new_folder(out) as work:
+        model.save_pretrained(work)
+        copy_settings(source, work)
+        certificate.save(work)
+
+
+def copy_settings(folder: str | Path, out: Path) -> None:
+    """Copy what stands beside a model and its configuration: processor, tokenizer, settings of generation.
+
+    Args:
+        folder: Of the model.
+        out: Of the new one.
+    """
+    for path in setting_files(Path(folder)):
+        shutil.copyfile(path, out / path.name)
 
 
 def certify(draft: Draft, source: str | Path, found: Difference, rows: Calibration) -> Certificate:
@@ -134,4 +162,4 @@ def certify(draft: Draft, source: str | Path, found: Difference, rows: Calibrati
     )
 
 
-__all__ = ["Decide", "Draft", "Losses", "Rows", "certify", "change_folder"]
+__all__ = ["Decide", "Draft", "Losses", "Rows", "certify", "change_folder", "copy_settings", "save_model"]

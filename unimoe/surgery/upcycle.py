@@ -5,28 +5,55 @@ sum of the token's combine weights: the dense model exactly if that sum is 1, wh
 reason the router gets no gradient from the language loss at first: its random choice, or `noise`, parts the experts.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from ..configuration.moe import ModalityRouting
 from ..configuration_unimoe import UniMoEConfig, UniMoETextConfig
+from ..files.tensors import ShardWriter, open_weights
+from ..files.writing import new_folder
 from ..modeling_unimoe import UniMoEForConditionalGeneration
-from ..moe import Experts, SparseMoeBlock
+from ..moe import Experts, GatedMLP, SparseMoeBlock
+from ..moe.block import build_block
 from .certificate import Certificate
 from .dense_sources import (
     TOLERANCE,
     Source,
     load_dense,
+    mapped_feed_forward,
     model_like,
     probe_block,
     relative_difference,
+    require_dense,
     source_name,
 )
+from .folders import Draft, Losses, copy_settings
 from .initialise import draw_router, fill_experts, fill_shared_expert, redraw_channels
 from .recipe import COPIES, Recipe
+
+FeedForward = Callable[[int], GatedMLP]
+"""Gives the feed-forward of a dense layer by its index."""
+
+_LAYERS = "model.language_model.layers."
+_FIELDS = (
+    "num_experts",
+    "num_experts_per_tok",
+    "norm_topk_prob",
+    "routed_scaling_factor",
+    "num_null_experts",
+    "modality_routing",
+    "expert_type",
+    "expert_rank",
+)
 
 
 def upcycle(
@@ -71,16 +98,98 @@ def upcycle(
     Raises:
         ValueError: If the source is not dense, or under `exact` the result differs; the message gives the difference.
     """
-    fields: dict[str, Any] = {"num_experts": num_experts, "num_experts_per_tok": num_experts_per_tok}
-    fields |= {"norm_topk_prob": norm_topk_prob, "routed_scaling_factor": routed_scaling_factor * recipe.pieces}
-    fields |= {"num_null_experts": num_null_experts, "modality_routing": modality_routing}
-    fields |= {"moe_layers": None if moe_layers is None else sorted(moe_layers)}
-    fields |= {"expert_type": expert_type, "expert_rank": expert_rank}
-    _check_arguments(recipe, fields, noise)
     source = load_dense(dense, role="upcycled")
-    model = model_like(source, _moe_config(source.config, recipe, fields))
-    difference = _upcycle_layers(model, source, recipe, noise, torch.Generator().manual_seed(seed))
-    return model, _certificate(model, dense, difference, recipe, noise, exact=exact)
+    plan = _Plan.of(source.config, locals())
+    model = model_like(source, plan.config)
+    difference = 0.0
+    layers = source.model.language_model.layers
+    for index, block, own in _blocks(plan, lambda index: layers[index].mlp):
+        model.model.language_model.layers[index].mlp.load_state_dict(block.state_dict())
+        difference = max(difference, own)
+    return model, _certificate(plan, model.dtype, source_name(dense), difference)
+
+
+def upcycle_folder(
+    folder: str | Path, out: str | Path, *, dry_run: bool = False, **options: Any
+) -> tuple[Draft, Certificate | None]:
+    """Upcycle the dense model of a folder, one layer in memory at a time.
+
+    Args:
+        folder: Of the model.
+        out: Of the new one, which is not there yet; what fails leaves none.
+        dry_run: Stop at how far each layer would differ.
+        **options: As for `upcycle`.
+
+    Returns:
+        What was decided, with the difference of each layer, and without `dry_run` the certificate.
+
+    Raises:
+        UniMoEError: If the folder cannot be read.
+        ValueError: As `upcycle`.
+    """
+    bound = signature(upcycle).bind(folder, **options)
+    bound.apply_defaults()
+    config = UniMoEConfig.from_pretrained(folder)
+    require_dense(config, role="upcycled")
+    plan, weights = _Plan.of(config, bound.arguments), open_weights(Path(folder))
+
+    def feed_forward(index: int) -> GatedMLP:
+        return mapped_feed_forward(config.text_config, weights, f"{_LAYERS}{index}.mlp.", Path(folder))
+
+    differences = {index: difference for index, _, difference in _blocks(plan, feed_forward)}
+    dtype = weights[f"{_LAYERS}0.mlp.up_proj.weight"].dtype
+    certificate = _certificate(plan, dtype, str(folder), max(differences.values(), default=0.0))
+    losses: Losses = {index: {"all": {"difference": own}} for index, own in differences.items()}
+    draft = Draft("upcycle", losses, partial(_write, plan, weights, feed_forward), certificate.details)
+    if dry_run:
+        return draft, None
+    with new_folder(out) as work:
+        draft.write(work)
+        copy_settings(folder, work)
+        certificate.save(work)
+    return draft, certificate
+
+
+def _write(plan: "_Plan", weights: Mapping[str, Tensor], feed_forward: FeedForward, out: Path) -> None:
+    """Write what stays as it is, then layer by layer what is sparse, in the layout of checkpoints."""
+    text, writer = plan.config.text_config, ShardWriter(out)
+    gone = tuple(f"{_LAYERS}{index}.mlp." for index in range(text.num_hidden_layers) if text.is_sparse(index))
+    writer.add({name: tensor for name, tensor in weights.items() if not name.startswith(gone)})
+    with torch.device("meta"):
+        model = UniMoEForConditionalGeneration(plan.config)
+    for index, block, _ in _blocks(plan, feed_forward):
+        own = {f"{_LAYERS}{index}.mlp.{name}": tensor for name, tensor in block.state_dict().items()}
+        writer.add(revert_weight_conversion(model, own))
+    writer.close()
+    plan.config.save_pretrained(out)
+
+
+class _Plan(NamedTuple):
+    """What is to become of a dense model.
+
+    Args:
+        config: Of the mixture.
+        recipe: What its experts begin as.
+        noise: See `upcycle`.
+        exact: See `upcycle`.
+        seed: See `upcycle`.
+    """
+
+    config: UniMoEConfig
+    recipe: Recipe
+    noise: float
+    exact: bool
+    seed: int
+
+    @classmethod
+    def of(cls, dense: UniMoEConfig, given: Mapping[str, Any]) -> "_Plan":
+        """Plan it by the arguments of `upcycle`."""
+        recipe, noise = given["recipe"], given["noise"]
+        fields = {name: given[name] for name in _FIELDS}
+        fields["routed_scaling_factor"] *= recipe.pieces
+        fields["moe_layers"] = None if given["moe_layers"] is None else sorted(given["moe_layers"])
+        _check_arguments(recipe, fields, noise)
+        return cls(_moe_config(dense, recipe, fields), recipe, noise, given["exact"], given["seed"])
 
 
 def _check_arguments(recipe: Recipe, fields: dict[str, Any], noise: float) -> None:
@@ -101,27 +210,24 @@ def _moe_config(dense: UniMoEConfig, recipe: Recipe, fields: dict[str, Any]) -> 
     return UniMoEConfig.from_dict(values)
 
 
-def _upcycle_layers(
-    model: UniMoEForConditionalGeneration,
-    dense: UniMoEForConditionalGeneration,
-    recipe: Recipe,
-    noise: float,
-    generator: torch.Generator,
-) -> float:
-    """Fill the experts of every sparse layer and draw its router; return the largest difference of a layer."""
-    difference, std = 0.0, model.config.text_config.initializer_range
-    for layer, dense_layer in zip(model.model.language_model.layers, dense.model.language_model.layers, strict=True):
-        block, mlp = layer.mlp, dense_layer.mlp
-        if isinstance(block, SparseMoeBlock):
-            copies, skip = [mlp] * (block.experts.num_experts // recipe.pieces), recipe.shared_expert_intermediate_size
-            fill_experts(block, copies, base=mlp, noise=noise, generator=generator, skip=skip)
-            if isinstance(block.experts, Experts):
-                redraw_channels(block.experts, recipe.drop_ratio, generator)
-            fill_shared_expert(block, mlp)
-            draw_router(block, std, generator, repeats=recipe.repeats)
-            expected, actual = probe_block(block, mlp, generator)
-            difference = max(difference, relative_difference(actual, expected))
-    return difference
+@torch.no_grad()
+def _blocks(plan: _Plan, feed_forward: FeedForward) -> Iterator[tuple[int, SparseMoeBlock, float]]:
+    """Make the sparse layers one after the other: index, layer, and its largest difference to the dense one."""
+    text, recipe, generator = copy.deepcopy(plan.config.text_config), plan.recipe, torch.Generator()
+    generator.manual_seed(plan.seed)
+    text._experts_implementation = "eager"
+    for index in filter(text.is_sparse, range(text.num_hidden_layers)):
+        mlp = feed_forward(index)
+        block = build_block(text).to(mlp.up_proj.weight.dtype).eval()
+        assert isinstance(block, SparseMoeBlock)
+        copies, skip = [mlp] * (block.experts.num_experts // recipe.pieces), recipe.shared_expert_intermediate_size
+        fill_experts(block, copies, base=mlp, noise=plan.noise, generator=generator, skip=skip)
+        if isinstance(block.experts, Experts):
+            redraw_channels(block.experts, recipe.drop_ratio, generator)
+        fill_shared_expert(block, mlp)
+        draw_router(block, text.initializer_range, generator, repeats=recipe.repeats)
+        expected, actual = probe_block(block, mlp, generator)
+        yield index, block, relative_difference(actual, expected)
 
 
 def _cures(text: UniMoETextConfig, recipe: Recipe, noise: float) -> list[str]:
@@ -138,23 +244,15 @@ def _cures(text: UniMoETextConfig, recipe: Recipe, noise: float) -> list[str]:
     return [cure for cure, is_wrong in wrong.items() if is_wrong]
 
 
-def _certificate(
-    model: UniMoEForConditionalGeneration,
-    dense: Source,
-    difference: float,
-    recipe: Recipe,
-    noise: float,
-    *,
-    exact: bool,
-) -> Certificate:
+def _certificate(plan: _Plan, dtype: torch.dtype, dense: str, difference: float) -> Certificate:
     """State what holds; refuse what was asked to be exact and is not."""
-    text, tolerance = model.config.text_config, TOLERANCE[model.dtype]
-    cures = _cures(text, recipe, noise)
+    text, tolerance = plan.config.text_config, TOLERANCE[dtype]
+    cures = _cures(text, plan.recipe, plan.noise)
     if not cures and difference > tolerance:
         raise ValueError(
             f"A layer differs from the dense one by {difference:.2e} > {tolerance:.0e}: this is a defect."
         )
-    if cures and exact:
+    if cures and plan.exact:
         raise ValueError(
             f"This upcycling is not exact: a layer differs from the dense one by {difference:.2g} of its largest "
             f"output. Use {', '.join(cures)}, or pass exact=False."
@@ -166,17 +264,17 @@ def _certificate(
         claim=f"{claim}, up to the difference in any one layer." if cures else f"{claim}.",
         difference=difference,
         details={
-            "dense": source_name(dense),
+            "dense": dense,
             "num_experts": text.num_experts,
             "num_experts_per_tok": text.num_experts_per_tok,
-            "recipe": asdict(recipe),
+            "recipe": asdict(plan.recipe),
             "norm_topk_prob": text.norm_topk_prob,
             "routed_scaling_factor": text.routed_scaling_factor,
             "num_null_experts": text.num_null_experts,
             "modality_routing": text.modality_routing,
             "moe_layers": text.moe_layers,
             "expert_type": text.expert_type,
-            "noise": noise,
+            "noise": plan.noise,
             "measured_on": "64 random hidden states of unit scale in each sparse layer",
         },
     )
