@@ -24,7 +24,7 @@ from unimoe.surgery import Certificate
 from unimoe.surgery.calibration import Batch, as_batch, read_calibration
 from unimoe.surgery.choice import Wish, choose, lost
 from unimoe.surgery.damage import Answers
-from unimoe.surgery.folders import Rows
+from unimoe.surgery.folders import Draft, Rows, change_folder
 from unimoe.surgery.mixture import sparse_layers
 from unimoe.surgery.prune import choose_experts, prune, prune_folder, write_pruned
 from unimoe.surgery.ranking import read_ranking
@@ -247,6 +247,18 @@ def test_the_command_prunes_a_folder_and_its_certificate_can_be_measured_again(f
     assert {key: damage._asdict() for key, damage in found.by_modality.items()} == certificate.details["damage"]
     assert set(found.by_modality) == {"text", "image", "audio", "speech"}
     assert after.config.text_config.num_experts == 2
+    assert set(certificate.details["touched"]) == {"experts", "router"}
+
+
+def test_an_operation_that_touches_another_part_is_refused(folder: Path, tmp_path: Path) -> None:
+    def spoil(model: Any, _: Any) -> Draft:
+        with torch.no_grad():
+            model.model.language_model.layers[0].self_attn.q_proj.weight += 1
+        return Draft("spoil", {}, model.save_pretrained)
+
+    with pytest.raises(UniMoEError, match="spoil: attention changed, and may not"):
+        change_folder(folder, tmp_path / "out", spoil, Rows(write_rows(tmp_path / "data")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_pruning_leaves_no_folder(

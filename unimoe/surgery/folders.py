@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.loading import load_mixture
+from ..errors import UniMoEError
 from ..files.folder import setting_files
 from ..files.writing import new_folder
+from ..modeling.parts import part_of
+from .audit import Audit, audit_change
 from .calibration import Calibration, read_calibration
 from .certificate import Certificate
 from .damage import Answers, Difference
@@ -57,6 +60,7 @@ class Draft:
         operation: Its name.
         losses: What would be lost, by layer and modality.
         write: Writes weights and configuration of the new model into a folder.
+        parts: Parts of the model that it may touch (see `audit_change`); what else differs is a defect.
         details: What was decided, JSON-serialisable, for the certificate.
         against: What the new model is compared with. None: the model that was changed.
         answers: Of that.
@@ -65,6 +69,7 @@ class Draft:
     operation: str
     losses: Losses
     write: Callable[[Path], None]
+    parts: Collection[str] = ("experts", "router")
     details: dict[str, Any] = field(default_factory=dict)
     against: str | Path | None = None
     answers: Answers | None = None
@@ -103,8 +108,9 @@ def change_folder(
     with new_folder(out) as work:
         draft.write(work)
         copy_settings(folder, work)
+        touched = touched_parts(draft, audit_change(folder, work))
         changed, _ = load_mixture(work)
-        certificate = certify(draft, draft.against or folder, answers.compare(changed), calibration)
+        certificate = certify(draft, draft.against or folder, answers.compare(changed), calibration, touched)
         certificate.save(work)
     return draft, certificate
 
@@ -138,7 +144,27 @@ def copy_settings(folder: str | Path, out: Path) -> None:
         shutil.copyfile(path, out / path.name)
 
 
-def certify(draft: Draft, source: str | Path, found: Difference, rows: Calibration) -> Certificate:
+def touched_parts(draft: Draft, found: Audit) -> dict[str, float]:
+    """Return the share of each part that an operation touched, without those that it left alone.
+
+    Args:
+        draft: What was done.
+        found: How the folders differ.
+
+    Raises:
+        UniMoEError: If it touched a part that it must leave alone.
+    """
+    shares = {part: touched / max(count, 1) for part, (count, touched, _) in found.by_part().items() if touched}
+    others = {*shares, *map(part_of, (*found.gone, *found.new))} - set(draft.parts)
+    if others:
+        problem = f"{', '.join(sorted(others))} changed, and may not."
+        raise UniMoEError(draft.operation, problem, "This is a defect of the package; please report it.")
+    return shares
+
+
+def certify(
+    draft: Draft, source: str | Path, found: Difference, rows: Calibration, touched: Mapping[str, float]
+) -> Certificate:
     """State what was measured.
 
     Args:
@@ -146,6 +172,7 @@ def certify(draft: Draft, source: str | Path, found: Difference, rows: Calibrati
         source: What the new model is compared with.
         found: How the new one differs from it.
         rows: On which.
+        touched: Share of each part that it touched.
     """
     claim = f"On {len(rows.rows)} rows of {rows.path.name}, the model gives the logits of {source}"
     return Certificate(
@@ -156,10 +183,21 @@ def certify(draft: Draft, source: str | Path, found: Difference, rows: Calibrati
         details={
             "source": str(source),
             **draft.details,
+            "touched": dict(touched),
             "damage": {key: damage._asdict() for key, damage in found.by_modality.items()},
             "rows": {"file": str(rows.path), "numbers": list(rows.rows), "batch_size": rows.batch_size},
         },
     )
 
 
-__all__ = ["Decide", "Draft", "Losses", "Rows", "certify", "change_folder", "copy_settings", "save_model"]
+__all__ = [
+    "Decide",
+    "Draft",
+    "Losses",
+    "Rows",
+    "certify",
+    "change_folder",
+    "copy_settings",
+    "save_model",
+    "touched_parts",
+]

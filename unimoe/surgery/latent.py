@@ -179,7 +179,8 @@ def latent_folder(
             "expert_parameters": [sum(before for before, _ in sizes), sum(after for _, after in sizes)],
             "relative_error": {str(index): own.relative_error.tolist() for index, own in factors.items()},
         }
-        return Draft("latent", _losses(model, wish, factors, found), new.save_pretrained, details)
+        losses = _losses(model, wish, factors, found)
+        return Draft("latent", losses, new.save_pretrained, details=details)
 
     return change_folder(folder, out, decide, rows, dry_run=dry_run)
 

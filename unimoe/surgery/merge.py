@@ -170,9 +170,8 @@ def merge_folder(
             "rows": wish.rows,
             "aliases": {str(layer): list(own) for layer, own in aliases.items()},
         }
-        return Draft(
-            "merge", _losses(model, aliases, counts, found.saliency, wish.align), new.save_pretrained, details
-        )
+        losses = _losses(model, aliases, counts, found.saliency, wish.align)
+        return Draft("merge", losses, new.save_pretrained, details=details)
 
     return change_folder(folder, out, decide, rows, dry_run=dry_run)
 

@@ -100,7 +100,7 @@ def prune_folder(
             "score": str(ranking or wish.score),
             "kept": {str(layer): list(own) for layer, own in kept.items()},
         }
-        return Draft("prune", losses, write, details)
+        return Draft("prune", losses, write, details=details)
 
     return change_folder(folder, out, decide, rows, dry_run=dry_run)
 

@@ -134,7 +134,7 @@ def recalibrate_folder(
         if not dry_run:
             found = recalibrate(model, answers, steps=steps, learning_rate=learning_rate, on_step=on_step)
             details["divergences"] = found
-        return Draft("recalibrate", losses, model.save_pretrained, details, like, answers)
+        return Draft("recalibrate", losses, model.save_pretrained, ("router",), details, like, answers)
 
     return change_folder(folder, out, decide, rows, dry_run=dry_run)
 

@@ -140,7 +140,7 @@ def upcycle_folder(
     dtype = weights[f"{_LAYERS}0.mlp.up_proj.weight"].dtype
     certificate = _certificate(plan, dtype, str(folder), max(differences.values(), default=0.0))
     losses: Losses = {index: {"all": {"difference": own}} for index, own in differences.items()}
-    draft = Draft("upcycle", losses, partial(_write, plan, weights, feed_forward), certificate.details)
+    draft = Draft("upcycle", losses, partial(_write, plan, weights, feed_forward))
     if dry_run:
         return draft, None
     with new_folder(out) as work:
