@@ -14,7 +14,10 @@ from .common import app, console, cost, load, summary
 
 Source = Annotated[Path, typer.Argument(help="Folder of a mixture, of this package or of transformers.")]
 Out = Annotated[Path, typer.Argument(help="Folder for the new model.")]
-Data = Annotated[Path, typer.Option(help="Calibration rows: JSON Lines of `messages`, with all modalities.")]
+Data = Annotated[
+    list[Path],
+    typer.Option(help="Calibration rows: JSON Lines of `messages`; together with all modalities of the model."),
+]
 Limit = Annotated[int, typer.Option(min=1, help="Calibration rows that are used.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Calibration rows at a time.")]
 Modalities = Annotated[
@@ -249,7 +252,7 @@ def rank_experts(
     console.print(f"written to {out} in {cost(started)}", highlight=False)
 
 
-def chosen_rows(data: Path, rows: int, batch_size: int, modalities: str | None, seed: int) -> Any:
+def chosen_rows(data: list[Path], rows: int, batch_size: int, modalities: str | None, seed: int) -> Any:
     """Name the calibration rows that options ask for."""
     from ..surgery.folders import Rows
 

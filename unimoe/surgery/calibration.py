@@ -73,31 +73,47 @@ def on_device(batch: Batch, device: torch.device) -> dict[str, Any]:
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.inputs.items()}
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Rows of a file, processed batch by batch each time they are gone through.
+class RowIndex(NamedTuple):
+    """A row of a file.
 
     Args:
-        path: The file.
+        file: Which file, from 0.
+        row: Which row of it, from 0.
+    """
+
+    file: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Rows of files, processed batch by batch each time they are gone through.
+
+    Args:
+        files: Where the rows stand.
         processor: Of the model; a tokenizer for a model of text.
-        rows: Number of each row that is used.
+        rows: Those that are used.
         batch_size: Rows of a batch.
         modalities: That the rows have.
     """
 
-    path: Path
+    files: Sequence[JsonRows]
     processor: Any
-    rows: Sequence[int]
+    rows: Sequence[RowIndex]
     batch_size: int
     modalities: Collection[Modality]
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches, always the same."""
-        file = JsonRows(str(self.path))
         for start in range(0, len(self.rows), self.batch_size):
-            numbers = self.rows[start : start + self.batch_size]
-            read = [_messages(file, number) for number in numbers]
-            yield as_batch(self._process(read, [file.where(number) for number in numbers]))
+            rows = self.rows[start : start + self.batch_size]
+            read = [_messages(self.files[file], row) for file, row in rows]
+            yield as_batch(self._process(read, [self.files[file].where(row) for file, row in rows]))
+
+    @property
+    def names(self) -> str:
+        """Names of the files."""
+        return ", ".join(Path(file.path).name for file in self.files)
 
     def _process(self, conversations: list[Any], places: list[str]) -> dict[str, Any]:
         options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
@@ -128,7 +144,7 @@ def _as_text(messages: list[dict[str, Any]], where: str) -> list[dict[str, str]]
 
 
 def read_calibration(
-    path: str | Path,
+    paths: str | Path | Sequence[str | Path],
     model: Any,
     processor: Any,
     *,
@@ -137,34 +153,39 @@ def read_calibration(
     modalities: Collection[str] | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Choose the rows of a file on which an operation looks at a model.
+    """Choose the rows on which an operation looks at a model.
 
     Args:
-        path: JSON Lines of `messages`, as for training and evaluation.
+        paths: JSON Lines of `messages`, as for training and evaluation; one file or several.
         model: The model, for the modalities that it takes.
-        processor: Of the model; a tokenizer with a chat template for a model of text.
+        processor: Of the model; a tokenizer for a model of text.
         limit: Rows that are used, chosen evenly among the kinds of media that the rows have; None: all.
         batch_size: Rows of a batch.
-        modalities: Keys of the modalities that are meant. None: all that the model takes; video counts as images.
+        modalities: Keys of the modalities that are meant. None: all that the model takes.
         seed: Of the choice.
 
     Raises:
-        DataError: If the file or a row cannot be read, or a modality has no row.
+        DataError: If a file or a row cannot be read, or a modality has no row.
     """
-    path = Path(path)
-    file = JsonRows(str(path))
-    if file.broken is not None:
-        raise file.broken
-    kinds = [_media(_messages(file, number)) for number in range(len(file))]
+    files = [JsonRows(str(path)) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    for file in files:
+        if file.broken is not None:
+            raise file.broken
+    kinds = {
+        RowIndex(number, row): _media(_messages(file, row))
+        for number, file in enumerate(files)
+        for row in range(len(file))
+    }
     meant = _taken(model) if modalities is None else {Modality.from_key(key) for key in modalities}
-    is_meant = [number for number, kind in enumerate(kinds) if modalities is None or kind <= meant]
-    found = {modality for number in is_meant for modality in kinds[number]}
+    rows = [row for row, kind in kinds.items() if modalities is None or kind <= meant]
+    found = {modality for row in rows for modality in kinds[row]}
     if missing := [modality for modality in Modality if modality in meant - found]:
         what = " and ".join(_PLURAL.get(modality, modality.key) for modality in missing)
         named = ",".join(modality.key for modality in Modality if modality in meant & found)
         cure = f"Add such rows; or, if what becomes of {what} does not matter, pass modalities {named or 'text'!r}."
-        raise DataError(str(path), f"the model takes {what}, and no calibration row has any.", cure)
-    return Calibration(path, processor, _choose(kinds, is_meant, limit, seed), batch_size, found)
+        places = ", ".join(file.path for file in files)
+        raise DataError(places, f"the model takes {what}, and no calibration row has any.", cure)
+    return Calibration(files, processor, _choose(kinds, rows, limit, seed), batch_size, found)
 
 
 def _taken(model: Any) -> set[Modality]:
@@ -175,15 +196,16 @@ def _taken(model: Any) -> set[Modality]:
     return {Modality.IMAGE} if getattr(config, "vision_config", None) is not None else {Modality.TEXT}
 
 
-def _choose(kinds: list[frozenset[Modality]], numbers: list[int], limit: int | None, seed: int) -> list[int]:
-    """Draw rows in turn from those of each kind, in the order of the file."""
-    if limit is None or limit >= len(numbers):
-        return numbers
-    generator = random.Random(seed)
-    by_kind: dict[frozenset[Modality], list[int]] = {}
-    for number in generator.sample(numbers, len(numbers)):
-        by_kind.setdefault(kinds[number], []).append(number)
-    chosen: list[int] = []
+def _choose(
+    kinds: Mapping[RowIndex, frozenset[Modality]], rows: list[RowIndex], limit: int | None, seed: int
+) -> list[RowIndex]:
+    """Draw rows in turn from those of each kind, in the order of the files."""
+    if limit is None or limit >= len(rows):
+        return rows
+    by_kind: dict[frozenset[Modality], list[RowIndex]] = {}
+    for row in random.Random(seed).sample(rows, len(rows)):
+        by_kind.setdefault(kinds[row], []).append(row)
+    chosen: list[RowIndex] = []
     while len(chosen) < limit:
         for own in by_kind.values():
             chosen += [own.pop()] if own and len(chosen) < limit else []
@@ -205,4 +227,4 @@ def _media(messages: list[dict[str, Any]]) -> frozenset[Modality]:
     return frozenset(Modality.from_key(kind) for kind in kinds if kind != "text") or frozenset({Modality.TEXT})
 
 
-__all__ = ["IGNORED", "Batch", "Calibration", "as_batch", "on_device", "read_calibration"]
+__all__ = ["IGNORED", "Batch", "Calibration", "RowIndex", "as_batch", "on_device", "read_calibration"]

@@ -2,7 +2,7 @@
 
 import gc
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ class Rows:
     """Which rows an operation looks at; see `read_calibration`.
 
     Args:
-        path: JSON Lines of `messages`.
+        paths: JSON Lines of `messages`; one file or several.
         limit: How many.
         batch_size: Rows of a batch.
         modalities: Keys of those that are meant. None: all that the model takes.
         seed: Of the choice.
     """
 
-    path: str | Path
+    paths: str | Path | Sequence[str | Path]
     limit: int | None = 256
     batch_size: int = 8
     modalities: Collection[str] | None = None
@@ -42,7 +42,7 @@ class Rows:
     def read(self, model: Any, processor: Any) -> Calibration:
         """Choose them for a model."""
         return read_calibration(
-            self.path,
+            self.paths,
             model,
             processor,
             limit=self.limit,
@@ -174,7 +174,7 @@ def certify(
         rows: On which.
         touched: Share of each part that it touched.
     """
-    claim = f"On {len(rows.rows)} rows of {rows.path.name}, the model gives the logits of {source}"
+    claim = f"On {len(rows.rows)} rows of {rows.names}, the model gives the logits of {source}"
     return Certificate(
         operation=draft.operation,
         kind="exact" if found.is_exact else "measured",
@@ -185,7 +185,11 @@ def certify(
             **draft.details,
             "touched": dict(touched),
             "damage": {key: damage._asdict() for key, damage in found.by_modality.items()},
-            "rows": {"file": str(rows.path), "numbers": list(rows.rows), "batch_size": rows.batch_size},
+            "rows": {
+                "files": [file.path for file in rows.files],
+                "rows": [list(row) for row in rows.rows],
+                "batch_size": rows.batch_size,
+            },
         },
     )
 
