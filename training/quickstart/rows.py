@@ -187,7 +187,7 @@ def text_rows() -> Iterator[Row]:
         yield question_row(f"text-train-{index}", task="text", question=question, answer=answer)
 
 
-def write_rows(path: Path, rows: Iterator[Row]) -> int:
+def write_rows(path: Path, rows: Iterable[Row]) -> int:
     """Write rows as JSON Lines and return how many there were."""
     count = 0
     with open(path, "w", encoding="utf-8") as file:
@@ -196,26 +196,29 @@ def write_rows(path: Path, rows: Iterator[Row]) -> int:
     return count
 
 
+_CALIBRATION = 96
+"""Conversations of each task on which operations look at a model."""
+
+
 def write_data(folder: Path) -> dict[str, int]:
     """Write all data files of the quickstart.
 
     Args:
         folder: Where the files `{vqa,image_kind,spoken_word,sound_kind}_{train,test}.jsonl` and `text_train.jsonl` go,
-            and for each training file one with its questions joined, `TASK_train_conversations.jsonl`.
+            and for each training file one with its questions joined, `TASK_train_conversations.jsonl`; and
+            `calibration.jsonl`, some of these conversations of each file.
 
     Returns:
         Rows of each file, by file name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     base = folder.resolve()
-    files: dict[str, Iterator[Row]] = {
-        "text_train": text_rows(),
-        "text_train_conversations": conversations(text_rows(), turns=4),
-        "vqa_train_conversations": vqa_conversations(),
-    }
+    joined = {"text": list(conversations(text_rows(), turns=4)), "vqa": list(vqa_conversations())}
     for task in QUICKSTART_TASKS:
-        rows = demo_rows(task, "train", relative_to=base)
-        files[f"{task}_train_conversations"] = conversations(rows, turns=3)
+        joined[task] = list(conversations(demo_rows(task, "train", relative_to=base), turns=3))
+    some = (row for rows in joined.values() for row in random.Random(0).sample(rows, min(len(rows), _CALIBRATION)))
+    files: dict[str, Iterable[Row]] = {"text_train": text_rows(), "calibration": some}
+    files |= {f"{task}_train_conversations": rows for task, rows in joined.items()}
     for split in ("train", "test"):
         files[f"vqa_{split}"] = vqa_rows(split)
         for task in QUICKSTART_TASKS:
