@@ -1,4 +1,4 @@
-"""Commands for inference: a model for tools of others."""
+"""Commands for inference: a model for tools of others, and what skipping experts would do."""
 
 import time
 from pathlib import Path
@@ -10,6 +10,7 @@ from rich.markup import escape
 from ..errors import UniMoEError
 from ..errors.terminal import fail
 from .common import app, console, cost, summary
+from .surgery import BatchSize, Data, Limit, Modalities, Seed, Source, chosen_rows, damage_table, losses_table, pairs
 
 
 @app.command()
@@ -45,3 +46,49 @@ def export(
             console.print(escape(f"{what.replace('_', ' ')}: {', '.join(names)}"), soft_wrap=True, highlight=False)
     console.print(summary(certificate, "float32"), soft_wrap=True)
     console.print(f"written to {out} in {cost(started)}", highlight=False)
+
+
+@app.command()
+def skip(
+    folder: Source,
+    data: Data,
+    threshold: Annotated[
+        list[str],
+        typer.Option(help="MODALITY=TAU: of its tokens, skip experts with a weight below TAU of the largest."),
+    ],
+    renormalise: Annotated[
+        bool, typer.Option("--renormalise", help="Weights that are left are scaled to the sum of all.")
+    ] = False,
+    modalities: Modalities = None,
+    rows: Limit = 256,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+) -> None:
+    """Tell what skipping experts of small weight would save and change, by modality; a setting of inference."""
+    from transformers.utils import logging
+
+    from ..surgery.skip import measure_skipping
+
+    logging.disable_progress_bar()
+    try:
+        thresholds = {key: share(value, f"--threshold {key}") for key, value in pairs(threshold, "=", "--threshold")}
+        chosen = chosen_rows(data, rows, batch_size, modalities, seed)
+        rest: Literal["as_is", "renormalised"] = "renormalised" if renormalise else "as_is"
+        skipped, certificate = measure_skipping(folder, thresholds, chosen, rest=rest)
+    except UniMoEError as error:
+        fail(error)
+    console.print(losses_table(skipped))
+    console.print(damage_table(certificate))
+    console.print(f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}.")
+
+
+def share(text: str, option: str) -> float:
+    """Read a number.
+
+    Raises:
+        UniMoEError: If it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UniMoEError(option, f"{text!r} is no number.", "Write one from 0 to 1, such as 0.3.") from None

@@ -44,7 +44,7 @@ def export_hf(
     Of a model in half precision, both are compared in float32, which takes three times its memory.
 
     Args:
-        model: With router, experts and attention that a class of transformers has.
+        model: In evaluation mode, with router, experts and attention that a class of transformers has.
         language_only: Leave out encoders and connectors, of a model that has some.
         round_routers: Allow what routers, which are float32 in a model in half precision, lose where all weights are
             in one dtype; it is measured. Otherwise such a loss is refused.
@@ -70,6 +70,7 @@ def export_hf(
     config = stock_config(text, kind, tie_word_embeddings=tied)
     weights, left_out = _renamed(model, kind)
     stock, added = _filled(config, weights, model.dtype)
+    stock.to(model.device)
     if text.num_experts:
         stock.set_experts_implementation(text._experts_implementation)
     stock.generation_config = copy.deepcopy(model.generation_config)
