@@ -4,7 +4,8 @@ The loss is the Kullback-Leibler divergence of the new answers from the old ones
 that raises it. Where each token passes one expert whose weight is 1 whatever the router says, routers get no gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,23 @@ def recalibrate(
     if steps < 1 or learning_rate <= 0:
         problem = f"{steps} steps at a learning rate of {learning_rate} change nothing."
         raise UniMoEError("recalibrate", problem, "Take at least one step, at a rate above 0.")
+    with trained_alone(model, routers):
+        return _descend(model, answers, torch.optim.Adam(routers.values(), lr=learning_rate), steps, on_step)
+
+
+@contextmanager
+def trained_alone(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Let no other parameters of a model have gradients in the block, and none any after it.
+
+    Args:
+        model: The model.
+        names: Of the parameters.
+    """
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in routers)
-    optimizer = torch.optim.Adam(routers.values(), lr=learning_rate)
+        parameter.requires_grad_(name in names)
     try:
-        return _descend(model, answers, optimizer, steps, on_step)
+        yield
     finally:
         for name, parameter in model.named_parameters():
             parameter.grad = None
@@ -139,4 +151,4 @@ def recalibrate_folder(
     return change_folder(folder, out, decide, rows, dry_run=dry_run)
 
 
-__all__ = ["OnStep", "recalibrate", "recalibrate_folder", "router_parameters"]
+__all__ = ["OnStep", "recalibrate", "recalibrate_folder", "router_parameters", "trained_alone"]
