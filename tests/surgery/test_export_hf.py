@@ -10,6 +10,7 @@ from test_dense_checkpoints import FAMILIES as DENSE
 from test_sparse_checkpoints import FAMILIES as SPARSE
 from tiny import TEXT, randomise, tiny_model
 from tiny_model import save_tiny
+from tiny_processor import byte_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from typer.testing import CliRunner
 
@@ -69,6 +70,7 @@ def test_what_was_built_of_a_class_becomes_that_class_again_bit_for_bit(family: 
         ({"qkv_bias": True}, QWEN2_MOE, True),
         ({"norm_topk_prob": False}, QWEN2_MOE, True),
         ({"moe_layers": [0]}, QWEN2_MOE, True),
+        ({"moe_layers": [1], "qk_norm": "head"}, "Qwen3MoeForCausalLM", False),
         ({"shared_expert_intermediate_size": 8, "shared_expert_weighting": "sigmoid"}, QWEN2_MOE, False),
         ({"router_type": "noisy_top_k"}, "MixtralForCausalLM", False),
         ({"scoring_func": "sigmoid"}, GLM4_MOE, True),
@@ -109,7 +111,10 @@ WALK: dict[str, tuple[dict[str, Any], str]] = {
     "capacity_priority": ({"capacity_priority": "position"}, "Mixtral"),
     "clip_qkv": ({"clip_qkv": 0.3}, "clip_qkv: it is 0.3; of mixtral, the nearest class"),
     "combine_weights": ({"combine_weights": "near_tie"}, "combine_weights: it is 'near_tie'"),
-    "decoder_sparse_step": ({"decoder_sparse_step": 2, "qk_norm": "head"}, "Qwen3Moe"),
+    "decoder_sparse_step": (
+        {"decoder_sparse_step": 2, "num_hidden_layers": 4, "scoring_func": "sigmoid"},
+        "sparse layers: it is 'some'; of glm4_moe",
+    ),
     "eos_token_id": ({"eos_token_id": [3, 4]}, "Mixtral"),
     "expert_aliases": ({"expert_aliases": [[0, 1, 0, 1]] * 2}, "expert_aliases: it is"),
     "expert_group_intermediate_sizes": (
@@ -133,7 +138,7 @@ WALK: dict[str, tuple[dict[str, Any], str]] = {
     "mlp_only_layers": ({"mlp_only_layers": [1], "qk_norm": "head"}, "Qwen3Moe"),
     "modality_routing": ({"modality_routing": "bias"}, "modality_routing: it is 'bias'"),
     "moe_intermediate_size": ({"moe_intermediate_size": 40}, "Mixtral"),
-    "moe_layers": ({"moe_layers": [0], "scoring_func": "sigmoid"}, "sparse layers: it is 'some'; of glm4_moe"),
+    "moe_layers": ({"moe_layers": [], "capacity_factor": 1.0}, "Llama"),
     "n_group": ({"n_group": 2, "topk_group": 1}, "scoring_func: it is 'softmax'; of glm4_moe"),
     "norm_topk_prob": ({"norm_topk_prob": False, "qk_norm": "projection"}, "Olmoe"),
     "null_experts_keep_mass": ({"num_null_experts": 1, "null_experts_keep_mass": False}, "num_null_experts: it is 1"),
@@ -235,6 +240,27 @@ def test_media_experts_as_linears_and_other_models_are_refused() -> None:
     experts_as_linears(model)
     with pytest.raises(UniMoEError, match="Call fold_experts first"):
         export_hf(model, language_only=True)
+
+
+@torch.no_grad()
+def test_a_checkpoint_goes_through_build_and_export_and_comes_back(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(placeholders=False)
+    fields = {**TEXT, "vocab_size": len(tokenizer), **SPARSE["qwen3_moe"]}
+    stock = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields)).eval()
+    randomise(stock)
+    stock.save_pretrained(tmp_path / "stock")
+    tokenizer.save_pretrained(tmp_path / "stock")
+    built = ["build", "--language", str(tmp_path / "stock"), "--out", str(tmp_path / "model")]
+    for command in (built, ["export", str(tmp_path / "model"), str(tmp_path / "out")]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+    before, after = open_weights(tmp_path / "stock"), open_weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():  # building adds rows for placeholders
+        assert torch.equal(after[name][: len(tensor)], tensor), name
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert type(again) is type(stock)
+    assert torch.equal(logits(again)[:, : len(tokenizer)], logits(stock))
 
 
 def test_the_command_writes_a_folder_that_transformers_alone_loads(tmp_path: Path) -> None:

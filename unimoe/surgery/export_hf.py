@@ -71,7 +71,7 @@ def export_hf(
     weights, left_out = _renamed(model, kind)
     stock, added = _filled(config, weights, model.dtype)
     stock.to(model.device)
-    if text.num_experts:
+    if any(map(text.is_sparse, range(text.num_hidden_layers))):
         stock.set_experts_implementation(text._experts_implementation)
     stock.generation_config = copy.deepcopy(model.generation_config)
     details = {"class": type(stock).__name__, "left_out": left_out, "added": added}
@@ -123,9 +123,7 @@ def _renamed(model: Exportable, kind: str) -> tuple[dict[str, Tensor], list[str]
     return weights, sorted(set(left_out))
 
 
-def _filled(
-    config: PreTrainedConfig, weights: dict[str, Tensor], dtype: torch.dtype
-) -> tuple[PreTrainedModel, list[str]]:
+def _filled(config: PreTrainedConfig, weights: dict[str, Tensor], dtype: torch.dtype) -> tuple[Any, list[str]]:
     """Build a model with these weights; list what it has besides, and is 0.
 
     Raises:

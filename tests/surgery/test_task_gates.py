@@ -12,7 +12,7 @@ from unimoe import UniMoEForCausalLM, UniMoETextConfig
 from unimoe.errors import UniMoEError
 from unimoe.surgery.adapt import language_loss
 from unimoe.surgery.mixture import routed
-from unimoe.surgery.tasks import TaskGates
+from unimoe.surgery.task_gates import TaskGates
 
 BATCH = token_batches()[1]
 
