@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from .checkpoint.layout import register_layout
+from .checkpoint.quantised import register_reader
 from .configuration.auto_names import register_names
 from .configuration_unimoe import (
     UniMoEAudioConfig,
@@ -57,6 +58,7 @@ def _register() -> None:
     AutoProcessor.register(UniMoEConfig, UniMoEProcessor, exist_ok=True)
     register_names()
     register_layout()
+    register_reader()
 
 
 _register()

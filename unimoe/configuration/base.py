@@ -31,7 +31,11 @@ _TRANSFORMERS_KEYS = {
     "rope_scaling",
     "num_labels",
     "use_cache",  # set by Trainer on the configuration of the whole
+    "quantization_config",
 }
+
+QUANTISED = {"quant_method": "unimoe_torchao"}
+"""The only `quantization_config`; its reader is `unimoe.checkpoint.quantised`. Others may fetch kernels from a Hub."""
 
 
 OUTPUTS_BESIDE_LOGITS = (
@@ -58,6 +62,9 @@ class CheckedConfig(PreTrainedConfig):
             if key not in _TRANSFORMERS_KEYS and not key.startswith("_"):
                 fields = type(self).__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
                 raise InvalidConfig(f"{type(self).__name__}: unknown key {key!r}.{did_you_mean(key, fields)}")
+        if (found := kwargs.get("quantization_config", QUANTISED)) != QUANTISED:
+            problem = f"quantization_config is {found!r:.100}, and can only be {QUANTISED}."
+            raise InvalidConfig(type(self).__name__, problem, "Quantise with `unimoe quantize`.")
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -115,4 +122,4 @@ def require(condition: bool, problem: str) -> None:
         raise InvalidConfig(problem)
 
 
-__all__ = ["OUTPUTS_BESIDE_LOGITS", "CheckedConfig", "require"]
+__all__ = ["OUTPUTS_BESIDE_LOGITS", "QUANTISED", "CheckedConfig", "require"]

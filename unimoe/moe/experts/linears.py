@@ -93,6 +93,24 @@ def fold_experts(model: nn.Module) -> None:
         _fold(module)
 
 
+def forget_stacks(model: nn.Module) -> None:
+    """Make the view of `experts_as_linears` lasting: the stacks leave memory, and `fold_experts` is refused.
+
+    Args:
+        model: Seen as linear maps, whole or in part. It is changed in place; weights that are still slices of a stack
+            get memory of their own.
+    """
+    found: list[Any] = [module for module in model.modules() if hasattr(module, _VIEW)]
+    for module in found:
+        delattr(module, _VIEW)
+        module._is_hf_initialized = True  # `_init_weights` of transformers' classes looks for stacks
+        for linear in (linear for maps in module.children() if isinstance(maps, nn.ModuleList) for linear in maps):
+            for name, own in linear.named_parameters(recurse=False):
+                if type(own) is nn.Parameter:
+                    whole = own.detach().clone(memory_format=torch.contiguous_format)
+                    setattr(linear, name, nn.Parameter(whole, requires_grad=own.requires_grad))
+
+
 def stacked_weights(module: nn.Module) -> tuple[str, ...]:
     """Names of the stacked weights (E, o, i) of a module of experts; none of any other module."""
     if own := getattr(module, "stacked_weights", ()):  # experts of this package that transformers' kernels do not know
@@ -229,4 +247,4 @@ def _take_in(view: View, stack: str, held: dict[str, nn.ModuleList]) -> None:
                     whole.copy_(own.data)
 
 
-__all__ = ["ask", "experts_as_linears", "fold_experts", "stacked_weights"]
+__all__ = ["ask", "experts_as_linears", "fold_experts", "forget_stacks", "stacked_weights"]
