@@ -40,6 +40,8 @@ def _is_soft(text: Any) -> bool:
 
 def describe(model: Any) -> Iterator[tuple[str, str]]:
     """Yield the parts of a model that `open_model` gave, and what each is: the rows of `unimoe info`."""
+    if getattr(model.config, "quantization_config", None) is not None:
+        yield "quantised", "in part; bytes are given as if all were floats"
     if not isinstance(model, UniMoEForConditionalGeneration):
         yield from describe_stock(model)
         return

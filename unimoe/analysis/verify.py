@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..errors import UniMoEError
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import SparseMoeBlock
@@ -82,8 +83,11 @@ def verify(model: UniMoEForConditionalGeneration, processor: UniMoEProcessor, *,
         step by step decoding, replayed routing, order of the experts.
 
     Raises:
-        ValueError: If the model is in another dtype, in which rounding hides defects.
+        ValueError: If the model is in another dtype, in which rounding hides defects, or quantised.
     """
+    if getattr(model, "hf_quantizer", None) is not None:
+        problem = "it is quantised, and its experts have no other kernel to compare with."
+        raise UniMoEError(type(model).__name__, problem, "Verify the model in floats.")
     if model.dtype not in TOLERANCE:
         raise ValueError(f"The model is in {model.dtype}. Load it with dtype=torch.float32 or torch.float64.")
     training = model.training

@@ -223,7 +223,10 @@ def verify_folder(
     started = time.perf_counter()
     model, processor = load(folder, dtype=dtype)
     table = Table("what was changed", "largest difference", "limit", "", title=escape(folder))
-    checks = verify(model, processor, seed=seed)
+    try:
+        checks = verify(model, processor, seed=seed)
+    except UniMoEError as error:
+        fail(error)
     for check in checks:
         outcome = "[green]equal[/green]" if check.passed else "[red]DIFFERENT[/red]"
         table.add_row(check.name, f"{check.difference:.1e}", f"{check.tolerance:.0e}", outcome)

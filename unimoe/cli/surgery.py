@@ -196,6 +196,37 @@ def latent(
 
 
 @app.command()
+def quantize(
+    folder: Source,
+    out: Out,
+    data: Data,
+    bits: Annotated[int, typer.Option(help="Of a weight of the experts: 8, or 4 where torchao has a kernel.")] = 8,
+    budget: Annotated[
+        float | None, typer.Option(help="Mean bits of a weight, instead: experts that matter more get more.")
+    ] = None,
+    score: ScoreOption = "reap",
+    parts: Annotated[
+        str | None, typer.Option(help="What gets 8 bits as well: attention,mlp,shared_experts,expert_base.")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where models run; 4 bits need a GPU.")] = "cpu",
+    modalities: Modalities = None,
+    rows: Limit = 256,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Keep the weights of experts in 8 bits, or fewer, through torchao; routers and norms stay as they are."""
+    from ..surgery.quantize import quantize_folder
+
+    def change() -> Outcome:
+        options: Any = {"bits": bits, "budget": budget, "score": score, "device": device, "dry_run": dry_run}
+        chosen = chosen_rows(data, rows, batch_size, modalities, seed)
+        return quantize_folder(folder, out, rows=chosen, parts=parts.split(",") if parts else (), **options)
+
+    carry_out(change, out)
+
+
+@app.command()
 def recalibrate(
     folder: Source,
     out: Out,

@@ -185,13 +185,24 @@ def _entries(name: str, tensor: Tensor, *, all_or_none: bool = False, after: Any
         yield Entry(part, layer, place, size, size if changed else 0, changed)
 
 
+def as_float(tensor: Any) -> Tensor:
+    """Return what a tensor stands for; a quantised one that its kernel alone can read, by what it makes of units."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return tensor.detach()
+    if type(tensor).dequantize is not Tensor.dequantize:
+        found: Tensor = tensor.dequantize()
+        return found
+    units = torch.eye(tensor.shape[-1], dtype=tensor.dtype, device=tensor.device)
+    return nn.functional.linear(units, tensor).T
+
+
 def _differ(before: Any, after: Any) -> int:
     """Count the values that differ; all, if shapes do."""
-    before, after = (x if type(x) in (Tensor, nn.Parameter) else x.dequantize() for x in (before, after))
+    before, after = as_float(before), as_float(after)
     if before.shape != after.shape:
         return int(before.numel())
     kind = torch.promote_types(before.dtype, after.dtype)
     return int((before.to(kind) != after.to(kind)).sum())
 
 
-__all__ = ["Audit", "Entry", "audit", "audit_change"]
+__all__ = ["Audit", "Entry", "as_float", "audit", "audit_change"]

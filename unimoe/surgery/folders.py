@@ -80,7 +80,7 @@ Decide = Callable[[Any, Calibration], Draft]
 
 
 def change_folder(
-    folder: str | Path, out: str | Path, decide: Decide, rows: Rows, *, dry_run: bool = False
+    folder: str | Path, out: str | Path, decide: Decide, rows: Rows, *, device: str = "cpu", dry_run: bool = False
 ) -> tuple[Draft, Certificate | None]:
     """Change the model of a folder into another folder, with a certificate that was measured on what was written.
 
@@ -89,6 +89,7 @@ def change_folder(
         out: Of the new one, which is not there yet; what fails leaves none.
         decide: The operation.
         rows: That it looks at, and on which both models are compared.
+        device: Where both models run.
         dry_run: Stop at what would be lost.
 
     Returns:
@@ -99,7 +100,7 @@ def change_folder(
     """
     model, processor = load_mixture(folder)
     calibration = rows.read(model, processor)
-    draft = decide(model, calibration)
+    draft = decide(model.to(device), calibration)
     if dry_run:
         return draft, None
     answers = draft.answers or Answers.of(model, calibration)
@@ -110,7 +111,8 @@ def change_folder(
         copy_settings(folder, work)
         touched = touched_parts(draft, audit_change(folder, work))
         changed, _ = load_mixture(work)
-        certificate = certify(draft, draft.against or folder, answers.compare(changed), calibration, touched)
+        found = answers.compare(changed.to(device))
+        certificate = certify(draft, draft.against or folder, found, calibration, touched)
         certificate.save(work)
     return draft, certificate
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UniMoEError
 from ..moe import SparseMoeBlock
+from ..moe.experts import GroupedExperts
 from ..moe.experts.linears import stacked_weights
 
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
@@ -44,6 +45,13 @@ class SparseLayer:
         return self.block.experts
 
     @property
+    def stacks(self) -> list[tuple[Any, list[int]]]:
+        """Each module of stacked experts, and the numbers of its experts in order: several where widths differ."""
+        if isinstance(self.experts, GroupedExperts):
+            return list(zip(self.experts.banks, self.experts.members, strict=True))
+        return [(self.experts, list(range(self.experts.num_experts)))]
+
+    @property
     def router(self) -> Any:
         """Module that chooses them."""
         return next(module for name, module in self.block.named_children() if name in _ROUTERS)
@@ -56,8 +64,11 @@ def sparse_layers(model: nn.Module) -> list[SparseLayer]:
         model: Of this package, or of transformers with stacked experts behind a router of their own.
 
     Raises:
-        UniMoEError: If it has none, or some whose experts take in all tokens (soft mixtures).
+        UniMoEError: If it has none, or some whose experts take in all tokens (soft mixtures), or is quantised.
     """
+    if getattr(model, "hf_quantizer", None) is not None:
+        problem = "it is quantised, and its experts are in no stacks any more."
+        raise UniMoEError(type(model).__name__, problem, "Pass the model in floats; quantise last.")
     found = [
         SparseLayer(int(place[1]), name, module)
         for name, module in model.named_modules()

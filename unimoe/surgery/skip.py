@@ -109,7 +109,7 @@ def measure_skipping(
     answers = Answers.of(model, calibration)
     with skip_experts(model, thresholds, rest=rest) as skipped:
         found = answers.compare(model)
-    claim = f"On {len(calibration.rows)} rows of {calibration.path.name}, the model gives the logits of {folder}"
+    claim = f"On {len(calibration.rows)} rows of {calibration.names}, the model gives the logits of {folder}"
     details = {
         "thresholds": dict(thresholds),
         "rest": rest,
