@@ -97,4 +97,4 @@ def test_the_command_merges_a_folder_and_its_certificate_can_be_measured_again(t
     assert after.num_parameters() < before.num_parameters()
     draft, none = merge_folder(folder, tmp_path / "no", rows=Rows(rows), wish=MergeWish(3), dry_run=True)
     assert none is None
-    assert draft.losses[0]["speech"]["weights"] > 0
+    assert draft.losses[0]["speech"]["weight error"] > 0

@@ -28,8 +28,9 @@ from unimoe.surgery.bits import mean_bits, plan_bits
 from unimoe.surgery.calibration import read_calibration
 from unimoe.surgery.damage import Answers
 from unimoe.surgery.folders import Rows
-from unimoe.surgery.quantize import lost, quantize, quantize_folder
+from unimoe.surgery.quantize import quantize, quantize_folder
 from unimoe.surgery.saliency import Saliency, saliency
+from unimoe.surgery.statistics import losses_by_use
 
 IDS = torch.randint(3, 64, (2, 9), generator=torch.Generator().manual_seed(0))
 REACHED = [kind for kind in KINDS if kind != "latent"]
@@ -166,7 +167,7 @@ def test_equal_experts_get_bits_in_their_order() -> None:
 
 
 def test_what_is_lost_is_the_error_of_the_experts_that_a_modality_uses() -> None:
-    losses = lost(TEXT_AND_IMAGE, {0: torch.tensor([0.1, 0, 0, 0, 0, 0.2])})
+    losses = losses_by_use(TEXT_AND_IMAGE, {0: torch.tensor([0.1, 0, 0, 0, 0, 0.2])}, "weight error")
     assert losses[0]["text"] == {"weight error": pytest.approx(0.1 * 9 / 31)}
     assert losses[0]["image"] == {"weight error": pytest.approx(0.1 / 6 + 0.2 / 2)}
 

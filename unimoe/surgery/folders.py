@@ -60,7 +60,8 @@ class Draft:
         operation: Its name.
         losses: What would be lost, by layer and modality.
         write: Writes weights and configuration of the new model into a folder.
-        parts: Parts of the model that it may touch (see `audit_change`); what else differs is a defect.
+        parts: Parts of the model that it may touch (see `audit_change`); what else differs is a defect. None: the new
+            folder has other names, and the operation has looked itself.
         details: What was decided, JSON-serialisable, for the certificate.
         against: What the new model is compared with. None: the model that was changed.
         answers: Of that.
@@ -69,7 +70,7 @@ class Draft:
     operation: str
     losses: Losses
     write: Callable[[Path], None]
-    parts: Collection[str] = ("experts", "router")
+    parts: Collection[str] | None = ("experts", "router")
     details: dict[str, Any] = field(default_factory=dict)
     against: str | Path | None = None
     answers: Answers | None = None
@@ -109,7 +110,7 @@ def change_folder(
     with new_folder(out) as work:
         draft.write(work)
         copy_settings(folder, work)
-        touched = touched_parts(draft, audit_change(folder, work))
+        touched = {} if draft.parts is None else touched_parts(draft, audit_change(folder, work))
         changed, _ = load_mixture(work)
         found = answers.compare(changed.to(device))
         certificate = certify(draft, draft.against or folder, found, calibration, touched)
@@ -157,7 +158,7 @@ def touched_parts(draft: Draft, found: Audit) -> dict[str, float]:
         UniMoEError: If it touched a part that it must leave alone.
     """
     shares = {part: touched / max(count, 1) for part, (count, touched, _) in found.by_part().items() if touched}
-    others = {*shares, *map(part_of, (*found.gone, *found.new))} - set(draft.parts)
+    others = {*shares, *map(part_of, (*found.gone, *found.new))} - set(draft.parts or ())
     if others:
         problem = f"{', '.join(sorted(others))} changed, and may not."
         raise UniMoEError(draft.operation, problem, "This is a defect of the package; please report it.")

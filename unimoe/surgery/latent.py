@@ -193,7 +193,7 @@ def _losses(model: Any, wish: LatentWish, factors: Mapping[int, LatentFactors], 
         after = torch.empty_like(before)
         after[order] = weight_features(*multiplied_out(factors[layer.index].weights)).double()
         errors[layer.index] = (after - before).norm(dim=-1) / before.norm(dim=-1)
-    return losses_by_use(found.saliency, errors, "weights")
+    return losses_by_use(found.saliency, errors, "weight error")
 
 
 __all__ = ["LatentWish", "latent_folder", "multiplied_out", "to_latent"]

@@ -183,7 +183,7 @@ def _losses(model: Any, aliases: Aliases, counts: Mapping[int, Tensor], found: S
         before = weight_features(*gated_stacks(layer)).double()
         after = weight_features(*_merged(layer, own, counts, align)).double()[own]
         errors[layer.index] = (after - before).norm(dim=-1) / before.norm(dim=-1)
-    return losses_by_use(found, errors, "weights")
+    return losses_by_use(found, errors, "weight error")
 
 
 __all__ = ["Aliases", "MergeWish", "Similarity", "merge", "merge_folder", "similar_experts"]

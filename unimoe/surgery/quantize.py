@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ..checkpoint.quantised import mark_quantised, require_torchao
 from ..errors import UniMoEError
-from ..modality import Modality
 from ..modeling.parts import part_of
 from ..moe.experts import experts_as_linears, fold_experts
 from ..moe.experts.linears import forget_stacks
@@ -22,9 +21,10 @@ from .audit import as_float, audit
 from .bits import Bits, as_plan, mean_bits, plan_bits
 from .certificate import Certificate
 from .damage import Answers
-from .folders import Draft, Losses, Rows, change_folder
+from .folders import Draft, Rows, change_folder
 from .mixture import SparseLayer, sparse_layers
-from .saliency import Saliency, Score, saliency
+from .saliency import Score, saliency
+from .statistics import losses_by_use
 
 Part = Literal["shared_experts", "expert_base", "attention", "mlp"]
 GROUP = 128
@@ -81,23 +81,6 @@ def quantize(model: Any, bits: int | Bits = 8, *, parts: Collection[str] = ()) -
     return Quantised(errors, _shares(model))
 
 
-def lost(found: Saliency, errors: Mapping[int, Tensor]) -> Losses:
-    """Tell what each modality would lose: the relative error of weights, by its share of what experts give it.
-
-    Args:
-        found: How much experts matter. Modalities without a token are left out.
-        errors: As in `Quantised`.
-    """
-    return {
-        layer: {
-            modality.key: {"weight error": float(use.share[modality] @ errors[layer].double())}
-            for modality in Modality
-            if use.count[modality].any()
-        }
-        for layer, use in found.layers.items()
-    }
-
-
 def quantize_folder(
     folder: str | Path,
     out: str | Path,
@@ -141,7 +124,8 @@ def quantize_folder(
             "score": None if budget is None else score,
             "quantised": made.shares,
         }
-        return Draft("quantize", lost(found, made.errors), model.save_pretrained, details, answers=answers)
+        losses = losses_by_use(found, made.errors, "weight error")
+        return Draft("quantize", losses, model.save_pretrained, None, details, answers=answers)
 
     return change_folder(folder, out, decide, rows, device=device, dry_run=dry_run)
 
@@ -239,4 +223,4 @@ def _shares(model: nn.Module) -> dict[str, float]:
     return {part: found.share(part) for part in found.by_part()}
 
 
-__all__ = ["GROUP", "Part", "Quantised", "lost", "quantize", "quantize_folder"]
+__all__ = ["GROUP", "Part", "Quantised", "quantize", "quantize_folder"]
