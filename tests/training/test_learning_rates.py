@@ -71,6 +71,15 @@ def test_each_parameter_has_the_rate_of_the_smallest_part_that_has_one(mixed):
             assert (group["weight_decay"] == 0.1) == (parameter.dim() > 1)
 
 
+def test_an_optimizer_that_passes_experts_by_is_refused(mixed):
+    stage = mixed({"parts": ["router", "experts"]})
+    model, _, _ = load_start(stage)
+    groups = ParameterGroups.of(choose_trainable(model, stage.train), stage.train)
+    flat = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() < 3]
+    with pytest.raises(ConfigError, match=r"AdamW does not reach all that trains: .*experts \(\d+ tensors\)"):
+        groups.split(torch.optim.AdamW(flat))
+
+
 def test_a_rate_of_its_own_moves_a_part_as_far_as_that_rate_for_all_does(mixed):
     """One step: what a part learns does not depend on the rates of others."""
     own, same = (mixed({"learning_rates": {"router": 5e-3}}, steps=1), mixed(steps=1, learning_rate=5e-3))

@@ -56,7 +56,11 @@ class ParameterGroups:
 
         A group with a rate of its own names its part. A parameter of several named parts has the rate of
         the smallest of them.
+
+        Raises:
+            ConfigError: If the optimizer passes by what trains, such as stacked experts; the parts are named.
         """
+        self._require_all(optimizer)
         owner = self._owners()
         warm = {id(parameter) for part in self._warm_parts for parameter in self.parts[part]}
         groups = optimizer.param_groups[:]
@@ -71,6 +75,12 @@ class ParameterGroups:
                 optimizer.param_groups.append(
                     {**group, "params": parameters, "lr": rate, "part": part, "rests_first": rests}
                 )
+
+    def _require_all(self, optimizer: torch.optim.Optimizer) -> None:
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        left = {part: sum(id(own) not in held for own in members) for part, members in self.parts.items()}
+        if parts := ", ".join(f"{part} ({count} tensors)" for part, count in left.items() if count):
+            raise ConfigError(f"The optimizer {type(optimizer).__name__} does not reach all that trains: {parts}.")
 
     def schedule(self, scheduler: Any, args: TrainingArguments, steps: int) -> None:
         """Let the rates follow the stage's stretch of a schedule, those of groups that wait after a warm-up; in place.
