@@ -55,15 +55,19 @@ KEYS = ["text", "image", "video", "audio", "speech"]
 def permitted_targets(config: Any, modality: int) -> list[int]:
     """Targets that a token of this modality may choose, ascending."""
     targets = range(config.num_experts + config.num_null_experts)
-    if config.modality_routing not in ("isolated", "semi_isolated"):
-        return list(targets)
-    groups = config.expert_groups
+    others = _of_others(config.reserved_experts or {}, modality, otherwise=[])
+    if config.modality_routing in ("isolated", "semi_isolated"):
+        others += _of_others(config.expert_groups, modality, otherwise=config.expert_groups.get("text", []))
+    return [target for target in targets if target not in others]
+
+
+def _of_others(groups: dict[str, list[int]], modality: int, *, otherwise: list[int]) -> list[int]:
+    """Experts of groups that are not this modality's."""
     key = KEYS[modality]
     if key == "video" and key not in groups:
         key = "image"
-    own = groups.get(key, groups.get("text", []))
-    others = [expert for group in groups.values() for expert in group if expert not in own]
-    return [target for target in targets if target not in others]
+    own = groups.get(key, otherwise)
+    return [expert for group in groups.values() for expert in group if expert not in own]
 
 
 def route(token: Token, parameters: Parameters, config: Any) -> Choice:
@@ -97,11 +101,16 @@ def target_logits(token: Token, parameters: Parameters, config: Any) -> tuple[li
         rows = parameters[name][modality] if config.modality_routing == "separate" else parameters[name]
         return [float(np.dot(row, hidden)) for row in rows]
 
+    reserved = sorted((own, key) for key, own in (config.reserved_experts or {}).items())
+    targets -= sum(len(own) for own, _ in reserved)
     logits, shared = products("weight")[:targets], products("weight")[targets:]
     if config.router_type == "hierarchical":
         logits = _hierarchical_logits(logits, products("group_weight"), config)
     if config.modality_routing == "bias":
         logits = [logit + float(b) for logit, b in zip(logits, parameters["modality_bias"][modality], strict=True)]
+    for own, key in reserved:
+        rows, biases = parameters[f"reserved.{key}.weight"], parameters[f"reserved.{key}.bias"]
+        logits[own[0] : own[0]] = [float(np.dot(row, hidden) + b) for row, b in zip(rows, biases, strict=True)]
     permitted = permitted_targets(config, modality)
     return [logit if target in permitted else -math.inf for target, logit in enumerate(logits)], shared
 

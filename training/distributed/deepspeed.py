@@ -77,6 +77,7 @@ def check_experts(parallel: ParallelConfig, text: UniMoETextConfig, *, processes
         raise ConfigError(f"{key}: the model's experts are merged (expert_aliases). Leave it out.")
     widths = text.expert_widths()
     counts = {f"experts of width {width}": widths.count(width) for width in sorted(set(widths))}
+    counts |= {f"experts reserved for {key}": len(own) for key, own in text.reserved_in_order}
     if text.expert_type == "latent" and text.expert_latent_groups > 1:
         counts["latent groups"] = text.expert_latent_groups
     for what, number in counts.items():

@@ -329,7 +329,7 @@ def routed_shares(model: UniMoEForConditionalGeneration) -> dict[str, float]:
     text, counted = model.config.get_text_config(), count_parameters(model)
     all_experts = active = routers = 0
     for _, block in sparse_blocks(model):
-        sizes = sorted(block.experts.expert_sizes(), reverse=True)
+        sizes = sorted((size for stack in block.expert_stacks for size in stack.expert_sizes()), reverse=True)
         chosen = len(sizes) if text.router_type == "soft" else text.num_experts_per_tok
         all_experts, active = all_experts + sum(sizes), active + sum(sizes[:chosen])
         routers += sum(parameter.numel() for parameter in router_parameters(block))

@@ -34,7 +34,10 @@ def task_gradients(
         batches: As the stage's collator makes them.
     """
     routers = {layer: router_parameters(block) for layer, block in sparse_blocks(model)}
-    experts = {layer: list(block.experts.parameters()) for layer, block in sparse_blocks(model)}
+    experts = {
+        layer: [parameter for stack in block.expert_stacks for parameter in stack.parameters()]
+        for layer, block in sparse_blocks(model)
+    }
     routed = [parameter for group in (*routers.values(), *experts.values()) for parameter in group]
     examined = {id(parameter): parameter for parameter in [*routed, *_trained(model, train)]}
     _prepare(model, list(examined.values()))
@@ -90,7 +93,11 @@ def _norm(parameters: list[Any]) -> float:
 
 def _by_expert(block: Any) -> list[float]:
     """Norm of the gradient of what is each expert's own, or the merged one's that answers for it, not by labels."""
-    experts, aliases = block.experts, getattr(block, "aliases", None)
+    norms = [norm for stack in block.expert_stacks for norm in _of_stack(stack)]
+    return norms if block.aliases is None else [norms[expert] for expert in block.aliases]
+
+
+def _of_stack(experts: Any) -> list[float]:
     squares = torch.zeros(experts.num_experts)
     grouped = isinstance(experts, GroupedExperts)
     stacks = zip(experts.banks, experts.members, strict=True) if grouped else [(experts, [*range(len(squares))])]
@@ -98,7 +105,7 @@ def _by_expert(block: Any) -> list[float]:
         for parameter in stack.parameters(recurse=False):
             if parameter.grad is not None and len(parameter) == len(members):
                 squares[members] += parameter.grad.flatten(1).double().square().sum(dim=-1).float().cpu()
-    return (squares if aliases is None else squares[aliases]).sqrt().tolist()
+    return squares.sqrt().tolist()
 
 
 def _count_tokens(inputs: dict[str, Any]) -> Counter[str]:

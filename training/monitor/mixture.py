@@ -52,14 +52,15 @@ def take_snapshot(model: nn.Module) -> MixtureSnapshot:
     """Ask all experts of a whole model, and copy its routers. Its weights and its generators stay as they are."""
     answers, routers = {}, {}
     for number, block in sparse_blocks(model):
-        answers[number] = _ask(block.experts, torch.Generator().manual_seed(number))
+        stacks = [_ask(stack, torch.Generator().manual_seed(number)) for stack in block.expert_stacks]
+        answers[number] = torch.cat(stacks)
         if own := router_parameters(block):
             routers[number] = torch.cat([parameter.detach().flatten() for parameter in own]).float().cpu().clone()
     return MixtureSnapshot(answers, routers)
 
 
 def _ask(experts: Any, generator: torch.Generator) -> Tensor:
-    """Give the answers of all experts to random states, (E, P, D).
+    """Give the answers of all experts of a stack to random states, (E, P, D).
 
     Experts that share weights are made whole first: no module runs, of which DeepSpeed might wait for other processes.
     """

@@ -88,7 +88,7 @@ def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
     weights = ", weights by near ties" if text.combine_weights == "near_tie" else ""
     choice = f"{text.router_type}, top {text.num_experts_per_tok}"
     yield "routing", f"{choice}{mass}{groups}{weights}, modality mode {text.modality_routing}"
-    if text.is_isolated:
+    if text.has_closed_experts:
         for modality in Modality:
             yield f"experts of {modality.key}", ", ".join(map(str, text.permitted_experts(modality)))
 

@@ -109,6 +109,10 @@ class MoEConfig(CheckedConfig):
             without an entry has text's group, video that of images. A token with fewer experts than K uses all.
         expert_group_intermediate_sizes: Modality key -> width of the experts of its group, where it is not
             `moe_intermediate_size` (ERNIE-4.5-VL's small vision experts).
+        reserved_experts: Modality key -> indices of experts, the last ones of all, that its tokens alone may choose,
+            beside those that they may choose anyway. They have weights of their own, a stack and router rows for each
+            modality, so that they can train while all else stays (`unimoe.surgery.extend`). Video without an entry
+            has that of images. For `mlp` experts behind `top_k` or `top_p`.
         router_modality_projection: The router sees the token through a linear map of its modality, at first the
             identity (Uni-MoE with 8 experts).
 
@@ -171,6 +175,7 @@ class MoEConfig(CheckedConfig):
     modality_routing: ModalityRouting = "shared"
     expert_groups: dict[str, list[int]] | None = None
     expert_group_intermediate_sizes: dict[str, int] | None = None
+    reserved_experts: dict[str, list[int]] | None = None
     router_modality_projection: bool = False
 
     router_aux_loss_coef: float | int = 0.01
@@ -199,6 +204,21 @@ class MoEConfig(CheckedConfig):
         return self.modality_routing in ("isolated", "semi_isolated")
 
     @property
+    def has_closed_experts(self) -> bool:
+        """Whether some experts are closed to some modality: routing is isolated, or experts are reserved."""
+        return self.is_isolated or bool(self.reserved_experts)
+
+    @property
+    def reserved_in_order(self) -> list[tuple[str, list[int]]]:
+        """Modality keys and the experts reserved for them, by index."""
+        return sorted((self.reserved_experts or {}).items(), key=lambda item: item[1])
+
+    @property
+    def num_unreserved_experts(self) -> int:
+        """Experts that are not reserved for a modality: the first ones."""
+        return self.num_experts - sum(map(len, (self.reserved_experts or {}).values()))
+
+    @property
     def num_router_targets(self) -> int:
         """What a router chooses from: experts, then null experts."""
         return self.num_experts + self.num_null_experts
@@ -206,7 +226,7 @@ class MoEConfig(CheckedConfig):
     @property
     def may_skip_experts(self) -> bool:
         """Whether a token can get fewer experts than K, so that the index "no expert" stands among its K."""
-        some_closed = self.num_null_experts > 0 or self.is_isolated or self.capacity_factor is not None
+        some_closed = self.num_null_experts > 0 or self.has_closed_experts or self.capacity_factor is not None
         return some_closed or self.router_type in ("top_p", "expert_choice")
 
     @property
@@ -237,15 +257,15 @@ class MoEConfig(CheckedConfig):
 
     def permitted_experts(self, modality: Modality) -> list[int]:
         """Experts that tokens of this modality may be routed to, in ascending order."""
-        if not self.is_isolated:
-            return list(range(self.num_experts))
         grouped = {expert for group in (self.expert_groups or {}).values() for expert in group}
-        common = set(range(self.num_experts)) - grouped
-        return sorted(set(self.expert_group(modality) or ()) | common)
+        common = set(range(self.num_unreserved_experts)) - grouped
+        reserved = self.reserved_experts or {}
+        own = reserved.get(modality.key, reserved.get(modality.encoder_key, []))
+        return sorted({*common, *(self.expert_group(modality) or ()), *own})
 
     def expert_widths(self) -> list[int]:
-        """Width of each expert."""
-        widths = [self.moe_intermediate_size or 0] * self.num_experts
+        """Width of each expert that is not reserved; reserved ones have `moe_intermediate_size`."""
+        widths = [self.moe_intermediate_size or 0] * self.num_unreserved_experts
         for key, width in (self.expert_group_intermediate_sizes or {}).items():
             for expert in (self.expert_groups or {}).get(key, []):
                 widths[expert] = width

@@ -21,8 +21,8 @@ def check_moe(config: "MoEConfig", *, router_losses: Sequence[str]) -> Checks:
     Yields:
         Whether a check holds, and what is wrong if it does not.
     """
-    checks = (_check_experts, _check_layers, _check_choice, _check_weights, _check_gradient, _check_groups)
-    for check in (*checks, _check_aliases):
+    checks = (_check_experts, _check_layers, _check_choice, _check_weights, _check_gradient)
+    for check in (*checks, _check_reserved, _check_groups, _check_aliases):
         yield from check(config)
     yield from _check_losses(config, router_losses)
 
@@ -158,6 +158,38 @@ def _check_gradient(config: "MoEConfig") -> Checks:
     )
 
 
+_OF_ALL_EXPERTS = {"orthogonality", "gram", "expert_overlap"}
+"""Router losses that compare each expert with every other."""
+
+
+def _check_reserved(config: "MoEConfig") -> Checks:
+    if not (reserved := config.reserved_experts):
+        return
+    for key, own in reserved.items():
+        yield Modality.from_key(key) is not Modality.TEXT, "reserved_experts: text is in every row; name a medium."
+        yield bool(own), f"reserved_experts[{key!r}] names no expert; leave it out."
+    first = config.num_unreserved_experts
+    yield first >= 1, f"reserved_experts: all {config.num_experts} experts are reserved; one at least is for all."
+    yield (
+        [expert for _, own in config.reserved_in_order for expert in own] == list(range(first, config.num_experts)),
+        f"reserved_experts {reserved} are not the last of the {config.num_experts} experts (0-based), one modality "
+        f"after the other; they are {first} to {config.num_experts - 1}.",
+    )
+    yield config.expert_type == "mlp", f"reserved_experts is for expert_type='mlp', not {config.expert_type!r}."
+    yield config.expert_aliases is None, "reserved_experts are not merged; leave expert_aliases out."
+    yield (
+        config.router_type in ("top_k", "top_p") and config.n_group == 1,
+        "reserved_experts belong to no group, and their tokens choose them: they need router_type top_k or top_p, and "
+        "n_group=1.",
+    )
+    compared = _OF_ALL_EXPERTS & (config.router_losses or {}).keys()
+    yield (
+        config.router_gradient != "dense" and not compared,
+        "reserved_experts are closed to most tokens: they cannot be used with router_gradient='dense', nor with the "
+        f"router losses {', '.join(sorted(_OF_ALL_EXPERTS))}.",
+    )
+
+
 def _check_groups(config: "MoEConfig") -> Checks:
     mode, groups = config.modality_routing, config.expert_groups or {}
     if not config.is_isolated:
@@ -182,8 +214,8 @@ def _check_groups(config: "MoEConfig") -> Checks:
         Modality.from_key(key)
         yield len(set(experts)) == len(experts), f"expert_groups[{key!r}] names an expert twice: {experts}."
         yield (
-            all(0 <= expert < config.num_experts for expert in experts),
-            f"expert_groups[{key!r}] = {experts} goes beyond the {config.num_experts} experts (0-based).",
+            all(0 <= expert < config.num_unreserved_experts for expert in experts),
+            f"expert_groups[{key!r}] = {experts} goes beyond the {config.num_unreserved_experts} experts (0-based).",
         )
         for other, theirs in groups.items():
             yield (
@@ -217,7 +249,7 @@ def _check_reach(config: "MoEConfig") -> Checks:
     """Say what every modality can reach, and how the groups of modalities meet other groups and widths."""
     mode, groups = config.modality_routing, config.expert_groups or {}
     grouped = {expert for group in groups.values() for expert in group}
-    rest = sorted(set(range(config.num_experts)) - grouped)
+    rest = sorted(set(range(config.num_unreserved_experts)) - grouped)
     yield mode == "semi_isolated" or "text" in groups, "modality_routing='isolated' needs a group for 'text'."
     yield (
         (mode == "semi_isolated") == bool(rest),

@@ -16,6 +16,9 @@ from ..configuration_unimoe import UniMoEConfig
 from ..connectors import build_connector
 from ..encoders.encoder import Encoder, join_layers, run_tower
 
+_BY_MODALITY = re.compile(r"(?:^|\.)(?:encoders|connectors|reserved_experts|router\.reserved)\.(\w+)\.")
+"""Parts that have one part for each modality: `encoders.image`."""
+
 # Pattern within a parameter's name -> part, of our models and of transformers' mixtures. The first that fits decides.
 _PARTS = {
     "encoders": r"(^|\.)(encoders|visual|vision_tower|vision_model|audio_tower)\.",
@@ -23,6 +26,8 @@ _PARTS = {
     "lm_head": r"(^|\.)lm_head\.",
     "embeddings": r"embed_tokens",
     "attention": r"\.(self_attn|linear_attn|attention)\.",
+    "reserved_experts": r"\.reserved_experts\.",
+    "reserved_router": r"\.router\.reserved\.",
     "expert_base": r"\.experts\.base\.",
     "experts": r"\.experts\.",
     "shared_experts": r"\.shared_experts?(\.|_gate\.)",
@@ -47,10 +52,8 @@ def part_of(name: str) -> str:
 
 
 def _parts_of(name: str) -> list[str]:
-    part = part_of(name)
-    if part in ("encoders", "connectors"):
-        return [part, f"{part}.{name.removeprefix('model.').split('.')[1]}"]
-    return [part]
+    part, by_modality = part_of(name), _BY_MODALITY.search(name)
+    return [part, f"{part}.{by_modality[1]}"] if by_modality else [part]
 
 
 def unread_parameters(config: UniMoEConfig) -> set[str]:

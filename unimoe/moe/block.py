@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..configuration_unimoe import UniMoETextConfig
-from .experts import GatedMLP, build_experts, outputs_of_choices
+from .experts import AnyExperts, GatedMLP, ReservedExperts, build_experts, outputs_of_choices
 from .further_losses import expert_overlap
 from .routers import RouterOutput, RoutingContext, build_router
 from .routers.gradients import dense_gradient
@@ -26,10 +26,11 @@ class SparseMoeBlock(nn.Module):
         super().__init__()
         self.config, self.aliases = config, aliases
         self.router = build_router(config)
-        merged = None if aliases is None else max(aliases) + 1
+        merged = config.num_unreserved_experts if aliases is None else max(aliases) + 1
         self.experts = build_experts(config, merged, may_skip=config.may_skip_experts)
         index = None if aliases is None else self.find_alias_index()
         self.register_buffer("alias_index", index, persistent=index is None)  # see `Router`
+        self.reserved_experts = ReservedExperts(config)
         width = config.num_shared_experts * config.shared_expert_intermediate_size
         gated = config.shared_expert_weighting == "sigmoid"
         self.shared_expert = GatedMLP(config, width) if width else None
@@ -46,7 +47,11 @@ class SparseMoeBlock(nn.Module):
 
     def routed_output(self, tokens: Tensor, routing: RouterOutput, context: RoutingContext) -> Tensor:
         """Sum of the chosen experts, (T, D)."""
-        return self.experts(tokens, self.expert_index(routing.top_k_index), routing.top_k_weights)
+        index, weights = self.expert_index(routing.top_k_index), routing.top_k_weights
+        if not self.reserved_experts:
+            return self.experts(tokens, index, weights)
+        output = self.experts(tokens, index.clamp(max=self.config.num_unreserved_experts), weights)
+        return output + self.reserved_experts(tokens, index, weights)
 
     def find_alias_index(self) -> Tensor:
         """Say which of E' merged experts answers for each of the router's, and that E' stands for E, (E+1,)."""
@@ -64,6 +69,11 @@ class SparseMoeBlock(nn.Module):
             return self.shared_expert(tokens, channel_weights=weights.repeat_interleave(self.shared_width, dim=-1))
         output = self.shared_expert(tokens)
         return output if self.shared_expert_gate is None else torch.sigmoid(self.shared_expert_gate(tokens)) * output
+
+    @property
+    def expert_stacks(self) -> list[AnyExperts]:
+        """All modules that hold routed experts, in the order of their indices."""
+        return [self.experts, *self.reserved_experts.stacks()]
 
     @property
     def shared_width(self) -> int:

@@ -136,9 +136,10 @@ def _flops(model: nn.Module, context: int) -> Iterator[int]:
             yield 2 * module.weight.numel()
         elif isinstance(module, Router):
             added = ("modality_bias", "noise_weight")  # added, and for training
-            yield 2 * sum(p.numel() for name, p in module.named_parameters() if name not in added)
+            own = module.named_parameters(recurse=False)  # the rows of reserved experts are linear maps
+            yield 2 * sum(p.numel() for name, p in own if name not in added)
         elif isinstance(module, SparseMoeBlock):
-            yield 2 * sum(parameter.numel() for parameter in module.experts.parameters())
+            yield 2 * sum(p.numel() for stack in module.expert_stacks for p in stack.parameters())
         elif name.endswith("self_attn"):  # queries with keys, and weights with values
             yield 4 * context * module.o_proj.in_features
 
@@ -155,17 +156,21 @@ def _blocks(model: nn.Module) -> list[SparseMoeBlock]:
 
 def _unmet(block: SparseMoeBlock, modality: Modality | None = None) -> int:
     """Count parameters of the experts that a token is not routed to; with a modality, of the experts open to it."""
-    return sum(block.experts.expert_sizes()) - _met(block, modality)
+    return sum(_sizes(block)) - _met(block, modality)
 
 
 def _met(block: SparseMoeBlock, modality: Modality | None = None, *, again: bool = False) -> int:
     """Count parameters of the experts that a token is routed to; `again`: each time that a merged one is asked."""
-    sizes = block.experts.expert_sizes()
+    sizes = _sizes(block)
     experts = [*range(len(sizes))] if modality is None else block.config.permitted_experts(modality)
     if modality is not None and block.aliases is not None:
         experts = [block.aliases[expert] for expert in experts]
     asked = [sizes[expert] for expert in (experts if again else set(experts))]
     return sum(sorted(asked, reverse=True)[: block.router.top_k])
+
+
+def _sizes(block: SparseMoeBlock) -> list[int]:
+    return [size for stack in block.expert_stacks for size in stack.expert_sizes()]
 
 
 def _element_size(block: SparseMoeBlock) -> int:

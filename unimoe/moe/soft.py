@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration_unimoe import UniMoETextConfig
-from .experts import build_experts
+from .experts import AnyExperts, build_experts
 from .routers import RoutingContext
 
 
@@ -35,6 +35,11 @@ class SoftMoeBlock(nn.Module):
         index = expert.repeat(len(inputs))[:, None]  # (B*P, 1)
         outputs = self.experts(inputs.flatten(0, 1), index, torch.ones_like(index, dtype=inputs.dtype))
         return torch.einsum("bsp,bpd->bsd", combine, outputs.view_as(inputs))
+
+    @property
+    def expert_stacks(self) -> list[AnyExperts]:
+        """The module that holds the experts; see `SparseMoeBlock`."""
+        return [self.experts]
 
     def mixing(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute dispatch and combine weights, (B, S, P) each; columns of the first, rows of the second sum to 1."""

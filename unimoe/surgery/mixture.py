@@ -64,7 +64,8 @@ def sparse_layers(model: nn.Module) -> list[SparseLayer]:
         model: Of this package, or of transformers with stacked experts behind a router of their own.
 
     Raises:
-        UniMoEError: If it has none, or some whose experts take in all tokens (soft mixtures), or is quantised.
+        UniMoEError: If it has none, or some whose experts take in all tokens (soft mixtures), is quantised, or has
+            reserved experts.
     """
     if getattr(model, "hf_quantizer", None) is not None:
         problem = "it is quantised, and its experts are in no stacks any more."
@@ -77,6 +78,9 @@ def sparse_layers(model: nn.Module) -> list[SparseLayer]:
     if not found:
         problem = "it has no layer of experts that a router chooses among."
         raise UniMoEError(type(model).__name__, problem, "Pass a mixture; of soft ones each token asks every expert.")
+    if any(getattr(layer.block, "reserved_experts", None) for layer in found):
+        problem = "it has experts that are reserved for a modality, which this operation would not see."
+        raise UniMoEError(type(model).__name__, problem, "Do this first, and extend the model then.")
     return found
 
 

@@ -5,6 +5,7 @@ from .dispatch import DispatchedExperts, TokenDispatcher
 from .groups import GroupedExperts
 from .linears import experts_as_linears, fold_experts
 from .mlp import Experts, GatedMLP, stacked_experts
+from .reserved import ReservedExperts
 
 __all__ = [
     "AnyExperts",
@@ -12,6 +13,7 @@ __all__ = [
     "Experts",
     "GatedMLP",
     "GroupedExperts",
+    "ReservedExperts",
     "TokenDispatcher",
     "build_experts",
     "experts_as_linears",

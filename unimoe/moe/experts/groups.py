@@ -19,7 +19,7 @@ class GroupedExperts(nn.Module):
     def __init__(self, config: UniMoETextConfig) -> None:
         super().__init__()
         widths = config.expert_widths()
-        self.num_experts, self.hidden_dim = config.num_experts, config.hidden_size
+        self.num_experts, self.hidden_dim = len(widths), config.hidden_size
         self.members = [[e for e, own in enumerate(widths) if own == width] for width in sorted(set(widths))]
         self.banks = nn.ModuleList(
             stacked_experts(config, num_experts=len(members), width=widths[members[0]]) for members in self.members

@@ -58,7 +58,7 @@ class JointWeighing(Router):
         output = super().forward(hidden_states, context)
         logits, targets = output.router_logits, output.record.targets
         with maybe_autocast(hidden_states.device.type, enabled=False):
-            shared_logits = self.score(precise(hidden_states), self.weight[..., self.num_targets :, :], context)
+            shared_logits = self.score(precise(hidden_states), self.weight[..., self.num_rows :, :], context)
             chosen = F.pad(logits, (0, 1), value=float("-inf")).gather(-1, targets)  # (T, K)
             shares = torch.cat([chosen, shared_logits], dim=-1).softmax(dim=-1)
             routed, shared = shares.split([targets.shape[-1], self.num_weighed], dim=-1)

@@ -5,6 +5,7 @@ Shapes: T tokens, D hidden size, E experts, N null experts, K experts per token,
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ...configuration_unimoe import UniMoETextConfig
 from ...modality import Modality
 from .gradients import straight_through
+from .selection import score_apart
 
 _TINY = 1e-20  # DeepSeek-V3: keeps the sum of scores that are all zero from dividing by zero
 
@@ -101,12 +103,14 @@ class Router(nn.Module):
         modalities, width = len(Modality), config.hidden_size
         self.num_weighed = config.num_shared_experts if config.shared_expert_weighting == "router" else 0
         self.separate = config.modality_routing == "separate"
-        rows = self.num_targets + self.num_weighed
+        self.num_rows = self.num_targets - (config.num_experts - config.num_unreserved_experts)
+        rows = self.num_rows + self.num_weighed
         self.weight = nn.Parameter(torch.empty(*((modalities, rows) if self.separate else (rows,)), width))
         biased, projected = config.modality_routing == "bias", config.router_modality_projection
-        self.modality_bias = nn.Parameter(torch.zeros(modalities, self.num_targets)) if biased else None
+        self.modality_bias = nn.Parameter(torch.zeros(modalities, self.num_rows)) if biased else None
+        self.reserved = nn.ModuleDict({key: nn.Linear(width, len(own)) for key, own in config.reserved_in_order})
         self.projection = nn.Parameter(torch.empty(modalities, width, width)) if projected else None
-        permitted = permitted_targets(config) if config.is_isolated else None
+        permitted = permitted_targets(config) if config.has_closed_experts else None
         # Persistent if None: accelerate, which offloads what is not persistent, takes it for a tensor.
         self.register_buffer("permitted", permitted, persistent=permitted is None)
         balanced_apart = modalities if config.router_aux_loss_scope == "modality" else 1
@@ -130,8 +134,8 @@ class Router(nn.Module):
 
     @property
     def target_weight(self) -> Tensor:
-        """Weights of the targets alone, (E+N, D), or (M, E+N, D) of separate routers."""
-        return self.weight if not self.num_weighed else self.weight[..., : self.num_targets, :]
+        """Weights of the targets that are not reserved, (E+N, D), or (M, E+N, D) of separate routers."""
+        return self.weight if not self.num_weighed else self.weight[..., : self.num_rows, :]
 
     def score(self, hidden_states: Tensor, weight: Tensor, context: RoutingContext) -> Tensor:
         """Give linear logits (T, C) by `weight` (C, D), or (M, C, D): then by that of the token's modality."""
@@ -140,18 +144,30 @@ class Router(nn.Module):
             return F.linear(hidden_states, weight)
         return of_modality(torch.einsum("td,mcd->tmc", hidden_states, weight), context.modality_ids)
 
-    def restrict(self, router_logits: Tensor, context: RoutingContext) -> Tensor:
-        """Add the modality's bias to logits (T, E+N), or close the targets that are not open to it."""
+    def restrict(self, router_logits: Tensor, hidden_states: Tensor, context: RoutingContext) -> Tensor:
+        """Complete the logits of tokens (T, D) to (T, E+N): add the modality's bias, put in those of reserved experts,
+        and close the targets that are not open to the modality.
+        """
         if self.modality_bias is not None:
             router_logits = router_logits + self.modality_bias.to(router_logits.dtype)[context.modality_ids]
+        linears: list[Any] = list(self.reserved.values())
+        if linears:  # apart from the others, whose logits are then the same bits as without
+            experts, nulls = router_logits.tensor_split([self.config.num_unreserved_experts], dim=-1)
+            own = [F.linear(hidden_states, rows.weight.to(experts), rows.bias.to(experts)) for rows in linears]
+            router_logits = torch.cat([experts, *own, nulls], dim=-1)
         if self.permitted is not None:
             router_logits = router_logits.masked_fill(~self.permitted[context.modality_ids], float("-inf"))
         return router_logits
 
     def normalise(self, router_logits: Tensor) -> Tensor:
         """Turn logits (T, E+N) into scores by `scoring_func`."""
-        softmax = self.config.scoring_func == "softmax"
-        return router_logits.softmax(dim=-1) if softmax else router_logits.sigmoid()
+        score = partial(torch.softmax, dim=-1) if self.config.scoring_func == "softmax" else torch.sigmoid
+        if not self.reserved:
+            return score(router_logits)
+        widths = [len(own) for _, own in self.config.reserved_in_order]
+        sizes = [self.config.num_unreserved_experts, *widths, self.num_targets - self.num_experts]
+        experts, *reserved, nulls = router_logits.split(sizes, dim=-1)
+        return score_apart(score, experts, reserved, nulls)
 
     def weigh(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Make scores of chosen targets (T, K) combine weights, as `router_gradient` lets the router learn."""

@@ -1,8 +1,10 @@
 """Which experts a token may and does get: limits by group, probability mass, capacity, and experts that choose; and
-weights by near ties.
+scores of reserved experts, and weights by near ties.
 
 Pure functions. T tokens, E experts (or router targets).
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +70,36 @@ def near_tie_weights(logits: Tensor, targets: Tensor, *, epsilon: float) -> Tens
     return torch.cat(weights, dim=-1)
 
 
+def score_apart(
+    score: Callable[[Tensor], Tensor], experts: Tensor, reserved: Sequence[Tensor], nulls: Tensor
+) -> Tensor:
+    """Score each token's targets as if the experts reserved for others were not there, down to the last bit.
+
+    How many closed targets stand beside them would change the order in which a softmax sums up.
+
+    Args:
+        score: Logits (T, C) -> scores (T, C).
+        experts: Logits of the experts that are not reserved, (T, E').
+        reserved: Those of the experts of each modality that has some, (T, E'') each; -inf for tokens of others.
+        nulls: Those of null experts, (T, N).
+
+    Returns:
+        (T, E+N), with 0 at experts reserved for others.
+    """
+
+    def scored(place: int | None) -> Tensor:
+        own = [] if place is None else [reserved[place]]
+        widths = [part.shape[-1] for part in (experts, *own, nulls)]
+        first, *middle, last = score(torch.cat([experts, *own, nulls], dim=-1)).split(widths, dim=-1)
+        filled = [middle[0] if at == place else torch.zeros_like(part) for at, part in enumerate(reserved)]
+        return torch.cat([first, *filled, last], dim=-1)
+
+    scores = scored(None)
+    for place, own in enumerate(reserved):
+        scores = torch.where(own[:, :1].isneginf(), scores, scored(place))
+    return scores
+
+
 def fair_load(is_open: Tensor, experts_per_token: int) -> Tensor:
     """Count how many tokens each expert would have if every token spread evenly over the experts open to it.
 
@@ -124,4 +156,12 @@ def _round_up(capacity: Tensor) -> Tensor:
     return (capacity - 1e-6).ceil()  # a sum of thirds must not become one token more
 
 
-__all__ = ["expert_choice", "fair_load", "limit_to_groups", "near_tie_weights", "smallest_prefix", "within_capacity"]
+__all__ = [
+    "expert_choice",
+    "fair_load",
+    "limit_to_groups",
+    "near_tie_weights",
+    "score_apart",
+    "smallest_prefix",
+    "within_capacity",
+]

@@ -21,7 +21,8 @@ class TopPRouter(Router):
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> RouterOutput:
         """Choose experts for tokens of shape (T, D): as many as it takes."""
         with maybe_autocast(hidden_states.device.type, enabled=False):
-            logits = self.restrict(self.score(precise(hidden_states), self.target_weight, context), context)
+            tokens = precise(hidden_states)
+            logits = self.restrict(self.score(tokens, self.target_weight, context), tokens, context)
             scores = self.normalise(logits)  # (T, E+N)
             ordered, targets = scores.sort(dim=-1, descending=True, stable=True)
             size = smallest_prefix(ordered, self.config.router_top_p).clamp(min=self.config.min_experts_per_tok)
@@ -44,7 +45,8 @@ class ExpertChoiceRouter(Router):
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> RouterOutput:
         """Let experts choose among tokens of shape (T, D); the output's K is E."""
         with maybe_autocast(hidden_states.device.type, enabled=False):
-            logits = self.restrict(self.score(precise(hidden_states), self.target_weight, context), context)
+            tokens = precise(hidden_states)
+            logits = self.restrict(self.score(tokens, self.target_weight, context), tokens, context)
             scores = self.normalise(logits)  # (T, E)
             is_open = ~logits.isneginf()
             if context.attention_mask is not None:

@@ -26,8 +26,9 @@ class TopKRouter(Router):
     def forward(self, hidden_states: Tensor, context: RoutingContext) -> RouterOutput:
         """Choose experts for tokens of shape (T, D): score all targets, select K of them, weigh these."""
         with maybe_autocast(hidden_states.device.type, enabled=False):
-            router_logits = self.score(precise(hidden_states), self.target_weight, context)  # (T, E+N)
-            router_logits = self.restrict(router_logits, context)
+            tokens = precise(hidden_states)
+            router_logits = self.score(tokens, self.target_weight, context)
+            router_logits = self.restrict(router_logits, tokens, context)  # (T, E+N)
             scores = self.normalise(router_logits)
             targets, selected = self.select(scores, router_logits, context)  # (T, K) both
             weights = self.weigh(selected, targets)
@@ -64,7 +65,7 @@ class NoisyTopKRouter(TopKRouter):
             return super().forward(hidden_states, context)
         with maybe_autocast(hidden_states.device.type, enabled=False):
             tokens = precise(hidden_states)
-            clean = self.restrict(self.score(tokens, self.target_weight, context), context)
+            clean = self.restrict(self.score(tokens, self.target_weight, context), tokens, context)
             deviation = F.softplus(self.score(tokens, self.noise_weight, context))  # (T, E+N)
             noisy = clean + torch.randn_like(deviation) * deviation
             scores = self.normalise(noisy)
@@ -82,7 +83,8 @@ class SparseMixerRouter(TopKRouter):
         if not self.training:
             return super().forward(hidden_states, context)
         with maybe_autocast(hidden_states.device.type, enabled=False):
-            logits = self.restrict(self.score(precise(hidden_states), self.target_weight, context), context)
+            tokens = precise(hidden_states)
+            logits = self.restrict(self.score(tokens, self.target_weight, context), tokens, context)
             weights, targets = sparsemixer(logits, self.top_k, epsilon=self.config.sparsemixer_epsilon)
             closed = logits.gather(-1, targets).isneginf()
             weights = weights.masked_fill(closed, 0.0) * self.config.routed_scaling_factor
@@ -104,7 +106,8 @@ class HierarchicalRouter(TopKRouter):
             tokens = precise(hidden_states)
             experts = self.score(tokens, self.target_weight, context).unflatten(-1, (self.config.n_group, -1))
             groups = self.score(tokens, self.group_weight, context)  # (T, G)
-            logits = self.restrict((groups[..., None] + experts.log_softmax(dim=-1)).flatten(-2), context)  # (T, E)
+            logits = (groups[..., None] + experts.log_softmax(dim=-1)).flatten(-2)  # (T, E)
+            logits = self.restrict(logits, tokens, context)
             scores = self.normalise(logits)
             targets, selected = self.select(scores, logits, context)
             return self.output(hidden_states.dtype, logits, scores, targets, self.weigh(selected, targets))
