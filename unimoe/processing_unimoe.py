@@ -99,7 +99,7 @@ class UniMoEProcessor(ProcessorMixin):
         image_processor: Any = None,
         audio_feature_extractor: Any = None,
         speech_feature_extractor: Any = None,
-        chat_template: str | None = None,
+        chat_template: str | dict[str, str] | None = None,
     ) -> "UniMoEProcessor":
         """Build the processor of a model: how media become tokens comes from its configuration.
 

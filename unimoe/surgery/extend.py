@@ -1,0 +1,301 @@
+"""Extend: a modality gets experts of its own, and what the model computes for all others stays as it is.
+
+Three things at once make that exact: the new experts and their router rows are parameters of their own, so that all
+else can stay frozen; other modalities cannot choose them; and attention, norms and embeddings are not touched. It
+holds for rows without the new modality: in a row with it, attention lets every later token read it.
+"""
+
+import copy
+import shutil
+from collections.abc import Iterable
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..checkpoint.loading import load_model, load_processor
+from ..configuration_unimoe import UniMoEConfig
+from ..errors import UniMoEError
+from ..files.folder import setting_files
+from ..files.writing import new_folder
+from ..modality import Modality
+from ..modeling_unimoe import UniMoEForConditionalGeneration
+from ..moe import SparseMoeBlock
+from ..moe.experts import GroupedExperts
+from ..processing_unimoe import UniMoEProcessor
+from .calibration import Batch, read_calibration
+from .certificate import Certificate
+from .damage import ask
+from .dense_sources import TOLERANCE
+from .extension import added_parameters, changes, extended_config, extended_processor, trained_parts
+from .saliency import LayerUse, Saliency
+
+Init = Literal["copy", "random"]
+PROBES = 32
+"""Random tokens of each old modality on which the model is compared with what it was."""
+
+
+class Donor(NamedTuple):
+    """A model of this package that has an encoder, and its processor."""
+
+    model: UniMoEForConditionalGeneration
+    processor: UniMoEProcessor
+
+    @classmethod
+    def load(cls, folder: str | Path, dtype: torch.dtype | str = "auto") -> "Donor":
+        """Load both from a folder."""
+        model = load_model(folder, dtype=dtype)
+        return cls(model, load_processor(folder, model.config))
+
+
+@torch.no_grad()
+def extend(
+    model: UniMoEForConditionalGeneration,
+    modality: str,
+    *,
+    num_experts: int = 2,
+    init: Init = "copy",
+    noise: float = 0.01,
+    router_bias: float = 1.0,
+    use: Saliency | None = None,
+    encoder_of: UniMoEForConditionalGeneration | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    batches: Iterable[Batch] | None = None,
+    seed: int = 0,
+) -> tuple[UniMoEForConditionalGeneration, Certificate]:
+    """Give a modality experts of its own in every sparse layer, and an encoder if the model has none for it.
+
+    Args:
+        model: A mixture; it stays as it is.
+        modality: Key of the modality: `image`, `video`, `audio` or `speech`.
+        num_experts: New experts of each layer.
+        init: `copy`: they begin as experts that are there, in turn. `random`: N(0, initializer_range).
+        noise: Of `copy`: standard deviation of what is added to each weight matrix, relative to its own.
+        router_bias: Logits by which tokens of the modality prefer the new experts at first.
+        use: Of `copy`: what experts are asked for by all tokens; the most asked for are copied first.
+        encoder_of: Model of the same hidden size with an encoder for the modality; it and its connector are copied.
+        tokenizer: Of the model; it gets placeholders that it lacks. Needed if the model has no id for that of the
+            modality.
+        batches: Rows without the modality, on which old and new model are compared. None: random embeddings.
+        seed: Of what is drawn.
+
+    Returns:
+        The model in evaluation mode, and a certificate that tokens of all other modalities get the logits that they
+        got. Its details hold a training stage, as data, that trains what is new and nothing else.
+
+    Raises:
+        UniMoEError: If the model has no experts, or the modality has reserved ones, or no encoder is to be had.
+    """
+    donor = None if encoder_of is None else encoder_of.config
+    config = extended_config(model.config, modality, num_experts=num_experts, encoder_of=donor, tokenizer=tokenizer)
+    new = _draw(config, model, seed)
+    _copy_old(new, model)
+    key = Modality.from_key(modality).encoder_key
+    if encoder_of is not None:
+        for name in ("encoders", "connectors"):
+            getattr(new.model, name)[key].load_state_dict(getattr(encoder_of.model, name)[key].state_dict())
+    generator = torch.Generator().manual_seed(seed)
+    copied = _begin_experts(new, modality, init, noise, use, generator)
+    for block in _blocks(new).values():
+        rows: Any = block.router.reserved[modality]
+        rows.bias.fill_(router_bias)
+    old = [m for m in (Modality.TEXT, *model.config.media) if not changes(m, modality)]
+    difference = _difference(model, new, batches or _random_batches(model, old, generator))
+    details = {
+        "modality": modality,
+        "experts": config.text_config.reserved_experts[modality],
+        "init": init,
+        "copied": copied,
+        "noise": noise if init == "copy" else 0.0,
+        "router_bias": router_bias,
+        "encoder_of": None if encoder_of is None else str(encoder_of.name_or_path),
+        "added": added_parameters(model, new),
+        "stage": {"train": {"parts": trained_parts(new, modality)}},
+        "measured_on": "rows without the modality" if batches else f"{PROBES} random tokens of each other modality",
+    }
+    return new, _certificate(difference, [m.key for m in old], details, TOLERANCE[model.dtype])
+
+
+def extend_folder(
+    folder: str | Path,
+    out: str | Path,
+    modality: str,
+    *,
+    encoder_of: str | Path | None = None,
+    data: str | Path | None = None,
+    dry_run: bool = False,
+    **options: Any,
+) -> tuple[dict[str, int], Certificate | None]:
+    """Extend the model of a folder into another folder, with its processor and the certificate.
+
+    Args:
+        folder: Of a mixture of this package.
+        out: Of the new one, which is not there yet; what fails leaves none.
+        modality: As in `extend`.
+        encoder_of: Folder of the model that the encoder is from.
+        data: JSON Lines of `messages` without the modality, on which the two are compared.
+        dry_run: Stop at what would be added.
+        **options: Further arguments of `extend`.
+
+    Returns:
+        Part -> parameters that are added; and without `dry_run` the certificate.
+
+    Raises:
+        UniMoEError: If a folder or a row cannot be read, or as `extend`.
+    """
+    old, donor = Donor.load(folder), None if encoder_of is None else Donor.load(encoder_of)
+    tokenizer = old.processor.tokenizer
+    if dry_run:
+        source = donor and donor.model.config
+        config = extended_config(old.model.config, modality, encoder_of=source, tokenizer=tokenizer, **options)
+        with torch.device("meta"):
+            return added_parameters(old.model, UniMoEForConditionalGeneration(config)), None
+    if data is not None:
+        kinds = [m.key for m in (Modality.TEXT, *old.model.config.media) if not changes(m, modality)]
+        options["batches"] = read_calibration(data, old.model, old.processor, modalities=kinds)
+    model = donor and donor.model
+    new, certificate = extend(old.model, modality, encoder_of=model, tokenizer=tokenizer, **options)
+    with new_folder(out) as work:
+        new.save_pretrained(work)
+        for path in setting_files(Path(folder)):
+            shutil.copyfile(path, work / path.name)
+        if donor is not None:
+            extended_processor(old.processor, new.config, donor.processor).save_pretrained(work)
+        certificate.save(work)
+    return certificate.details["added"], certificate
+
+
+def _draw(config: UniMoEConfig, model: UniMoEForConditionalGeneration, seed: int) -> UniMoEForConditionalGeneration:
+    """Make a model with random weights, which computes as another one does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        new = UniMoEForConditionalGeneration._from_config(config, dtype=model.dtype).eval()
+    new.set_experts_implementation(model.config._experts_implementation)
+    new.generation_config = copy.deepcopy(model.generation_config)
+    return new
+
+
+def _copy_old(new: UniMoEForConditionalGeneration, model: UniMoEForConditionalGeneration) -> None:
+    """Copy all that a model has; what the new one has more of a tensor is 0, and of embeddings their mean.
+
+    The logit of a mean row is the mean of the others, so that a new token is never the likeliest.
+    """
+    first = model.config.text_config.num_experts
+    own = new.state_dict()
+    for name, value in model.state_dict().items():
+        target = own[name]
+        if target.shape == value.shape:
+            target.copy_(value)
+        elif name.endswith(".balance_bias"):  # new experts stand before the nulls
+            nulls = target.shape[-1] - (value.shape[-1] - first)
+            target.zero_()[..., :first] = value[..., :first]
+            target[..., nulls:] = value[..., first:]
+        else:
+            target[: len(value)] = value
+            target[len(value) :] = value.mean(dim=0)
+
+
+def _blocks(model: UniMoEForConditionalGeneration) -> dict[int, SparseMoeBlock]:
+    """Return the sparse feed-forwards by the index of their layer."""
+    layers = enumerate(model.model.language_model.layers)
+    return {index: layer.mlp for index, layer in layers if isinstance(layer.mlp, SparseMoeBlock)}
+
+
+def _begin_experts(
+    model: UniMoEForConditionalGeneration,
+    modality: str,
+    init: Init,
+    noise: float,
+    use: Saliency | None,
+    generator: torch.Generator,
+) -> dict[str, list[int]]:
+    """Let the new experts begin as others, unless they are random already; return which, by layer."""
+    copied: dict[str, list[int]] = {}
+    for index, block in _blocks(model).items() if init == "copy" else ():
+        new: Any = block.reserved_experts[modality]
+        sources = cycle(_sources(block, Modality.from_key(modality), use.layers[index] if use else None))
+        copied[str(index)] = []
+        for gate_up, down, source in zip(new.gate_up_proj, new.down_proj, sources):  # noqa: B905
+            for target, value in ((gate_up, source.gate_up), (down, source.down)):
+                drawn = torch.randn(value.shape, generator=generator).to(value)
+                target.copy_(value + drawn * noise * value.std())
+            copied[str(index)].append(source.expert)
+    return copied
+
+
+class _Source(NamedTuple):
+    """An expert that others begin as."""
+
+    expert: int
+    gate_up: Tensor
+    down: Tensor
+
+
+def _sources(block: SparseMoeBlock, modality: Modality, use: LayerUse | None) -> list[_Source]:
+    """List the unreserved experts of the width of new ones that a modality may choose, the most used ones first."""
+    experts, config = block.experts, block.config
+    whole = [(experts, range(experts.num_experts))]
+    stacks: Any = zip(experts.banks, experts.members, strict=True) if isinstance(experts, GroupedExperts) else whole
+    found = [
+        _Source(expert, stack.gate_up_proj[place], stack.down_proj[place])
+        for stack, members in stacks
+        for place, expert in enumerate(members)
+        if stack.intermediate_dim == config.moe_intermediate_size and expert in config.permitted_experts(modality)
+    ]
+    if not found:
+        problem = f"no expert of width {config.moe_intermediate_size} is open to {modality.key}."
+        raise UniMoEError("init", f"it is 'copy', and {problem}", "Choose init='random'.")
+    count = torch.zeros(config.num_experts) if use is None else use.count.sum(dim=0)
+    return sorted(found, key=lambda source: -float(count[source.expert]))
+
+
+def _random_batches(
+    model: UniMoEForConditionalGeneration, modalities: list[Modality], generator: torch.Generator
+) -> list[Batch]:
+    """Make a row of random embeddings for each modality, the first half of it text."""
+    table: Any = model.get_input_embeddings().weight
+    shape = (len(modalities), PROBES)
+    embeds = (torch.randn(*shape, table.shape[1], generator=generator) * float(table.std())).to(table)
+    kinds = torch.tensor(modalities)[:, None].repeat(1, PROBES)
+    kinds[:, : PROBES // 2] = Modality.TEXT
+    inputs = {"inputs_embeds": embeds, "mm_token_type_ids": kinds}
+    return [Batch(inputs, torch.zeros(shape, dtype=torch.long), kinds, torch.ones(shape, dtype=torch.bool))]
+
+
+def _difference(
+    old: UniMoEForConditionalGeneration, new: UniMoEForConditionalGeneration, batches: Iterable[Batch]
+) -> float:
+    """Find the largest difference of a logit, relative to the largest of the old model."""
+    largest = scale = 0.0
+    for batch in batches:
+        before = ask(old, batch).double()
+        after = ask(new, batch)[..., : before.shape[-1]]
+        largest = max(largest, float((after - before).abs().max()))
+        scale = max(scale, float(before.abs().max()))
+    return largest / max(scale, 1e-30)
+
+
+def _certificate(difference: float, keys: list[str], details: dict[str, Any], tolerance: float) -> Certificate:
+    """State what holds.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    claim = f"In rows without {details['modality']}, tokens of {', '.join(keys)} get the logits that they got, before"
+    if not difference <= tolerance:
+        raise ValueError(
+            f"A logit of another modality differs by {difference:.2e} > {tolerance:.0e}: this is a defect."
+        )
+    return Certificate(
+        operation="extend",
+        kind="exact",
+        claim=f"{claim} and after training of the parts of `stage`.",
+        difference=difference,
+        details=details,
+    )
+
+
+__all__ = ["Donor", "Init", "extend", "extend_folder"]
