@@ -67,9 +67,10 @@ class Metadata:
 def read_history(start: StageConfig) -> list[dict[str, Any]]:
     """Collect the stages that led to a stage's start, in order; none if it does not start from our own folders."""
     assemble = start.start.assemble
-    specialists = start.start.specialists
+    specialists, extend = start.start.specialists, start.start.extend
     alone = specialists.base if specialists else start.start.path or ""
     folders = [assemble.base, *chain(*assemble.expert_folders.values())] if assemble else [alone]
+    folders = list(extend.folders.values()) if extend else folders
     history: list[dict[str, Any]] = []
     for path in (Path(folder) / HISTORY_FILE for folder in folders):
         entries = read_entries(path) if path.is_file() else []
@@ -247,6 +248,8 @@ def _sources(start: dict[str, Any]) -> list[str]:
         return [build[name] for name in ("language", "vision", "speech", "audio") if build[name]]
     if specialists := start.get("specialists"):
         return [specialists["base"]]
+    if extend := start.get("extend"):
+        return [extend[key] for key in ("base", "encoder_of") if extend[key]]
     experts = start["assemble"]["experts"].values()
     return [start["assemble"]["base"], *chain(*(given if isinstance(given, list) else [given] for given in experts))]
 

@@ -80,6 +80,35 @@ class AssembleConfig(Section):
         return {"num_experts_per_tok": self.num_experts_per_tok, **(self.model_extra or {})}
 
 
+class ExtendConfig(Section):
+    """Give a modality experts of its own in a mixture; see `unimoe.surgery.extend` for what has no word here.
+
+    Args:
+        base: The mixture.
+        modality: Key of the modality.
+        encoder_of: A model whose encoder it gets, if the mixture has none.
+        num_experts, init, noise, router_bias, seed: As there.
+    """
+
+    base: str
+    modality: str
+    encoder_of: str | None = None
+    num_experts: int = 2
+    init: Literal["copy", "random"] = "copy"
+    noise: float = 0.01
+    router_bias: float = 1.0
+    seed: int = 0
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Key -> folder (or Hub id) of each model that is read."""
+        return {key: path for key in ("base", "encoder_of") if (path := getattr(self, key)) is not None}
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `extend`, without the models themselves."""
+        return self.model_dump(exclude={"base", "encoder_of"})
+
+
 class SpecialistsConfig(Section):
     """Train dense specialists in one run; see `training.trainer.specialists`.
 
@@ -104,12 +133,14 @@ class StartConfig(Section):
         path: A model.
         build: Pretrained parts to compose it of.
         assemble: Models to assemble it from.
+        extend: A mixture that gets experts for a further modality.
         specialists: A dense model of which several specialists are trained in this stage, one for each modality.
     """
 
     path: str | None = None
     build: BuildConfig | None = None
     assemble: AssembleConfig | None = None
+    extend: ExtendConfig | None = None
     specialists: SpecialistsConfig | None = None
 
     @model_validator(mode="before")
@@ -124,7 +155,8 @@ class StartConfig(Section):
             raise PydanticCustomError(
                 "refused",
                 "give one of: the path (or Hub id) of a model, `build: {{language: ..., vision: ...}}`, "
-                "`assemble: {{base: ..., experts: ...}}`, `specialists: {{base: ..., modalities: ...}}`.",
+                "`assemble: {{base: ..., experts: ...}}`, `extend: {{base: ..., modality: ...}}`, "
+                "`specialists: {{base: ..., modalities: ...}}`.",
             )
         return self
 

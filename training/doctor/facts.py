@@ -290,9 +290,9 @@ def part_trains(part: str, layer: int, train: TrainConfig) -> bool:
 
 
 def own_experts(text: UniMoETextConfig, certificate: Certificate | None) -> dict[str, list[int]]:
-    """Find the experts that are a modality's own: of its group, or assembled of its specialists."""
-    if text.is_isolated:
-        return {key: list(group) for key, group in (text.expert_groups or {}).items()}
+    """Find the experts that are a modality's own: reserved for it, of its group, or assembled of its specialists."""
+    if text.has_closed_experts:
+        return {**(text.expert_groups or {}), **(text.reserved_experts or {})}
     order = certificate.details.get("expert_order", []) if certificate else []
     return {key: [n for n, own in enumerate(order) if own == key] for key in dict.fromkeys(order) if key != "base"}
 
@@ -341,7 +341,7 @@ def routed_shares(model: UniMoEForConditionalGeneration) -> dict[str, float]:
 
 def modalities_of_key(key: str) -> list[str]:
     """Modalities whose tokens belong to a group or specialist of this key: films belong to pictures."""
-    return [modality.key for modality in Modality if modality.encoder_key == key]
+    return [modality.key for modality in Modality if key in (modality.key, modality.encoder_key)]
 
 
 def numbers(layers: Iterable[LayerFacts]) -> tuple[int, ...]:

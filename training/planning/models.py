@@ -16,9 +16,10 @@ from unimoe.checkpoint.loading import HUB_ID, load_processor, read_config
 from unimoe.errors import ConfigError
 from unimoe.files.folder import CheckpointError
 from unimoe.surgery.assemble import assembled_config
+from unimoe.surgery.extension import extended_config, extended_processor
 
 from ..config.build import BuildConfig
-from ..config.stage import AssembleConfig, StageConfig
+from ..config.stage import AssembleConfig, ExtendConfig, StageConfig
 
 PARTS = Path(__file__).parents[2] / "configs" / "parts"
 """Folders by name of a pretrained part: its configuration, its feature extractor, and for a language model a tokenizer
@@ -60,6 +61,8 @@ class DescribedRecipe:
                 return self._compose(start.build)
             if start.assemble is not None:
                 return self._assemble(start.assemble)
+            if start.extend is not None:
+                return self._extend(start.extend)
             return self.find(start.specialists.base if start.specialists else start.path or "")
         except (OSError, ValueError) as error:
             raise ConfigError(f"The start of the stage cannot be described: {error}") from error
@@ -103,6 +106,19 @@ class DescribedRecipe:
         sources = [base, *(model for found in experts.values() for model in found)]
         size = sum(model_bytes(source.config) for source in sources)
         return DescribedModel(config, base.processor, sources=size, absent=base.absent)
+
+    def _extend(self, start: ExtendConfig) -> DescribedModel:
+        found = {key: self.find(path) for key, path in start.folders.items()}
+        base, donor = found["base"], found.get("encoder_of")
+        config = extended_config(
+            base.config,
+            encoder_of=donor.config if donor else None,
+            tokenizer=base.processor.tokenizer,
+            **start.arguments(),
+        )
+        processor = extended_processor(base.processor, config, donor.processor if donor else None)
+        size = sum(model_bytes(source.config) for source in found.values())
+        return DescribedModel(config, processor, sources=size, absent=base.absent)
 
 
 def where_described(part: str) -> str:

@@ -185,6 +185,8 @@ def start_folders(config: StageConfig) -> Iterable[tuple[str, str]]:
         yield "start.assemble.base", start.assemble.base
         for key, folders in start.assemble.expert_folders.items():
             yield from ((f"start.assemble.experts.{key}", folder) for folder in folders)
+    if start.extend is not None:
+        yield from ((f"start.extend.{key}", folder) for key, folder in start.extend.folders.items())
     if start.specialists is not None:
         yield "start.specialists.base", start.specialists.base
     if start.build is not None:

@@ -1,4 +1,4 @@
-"""Where a stage begins: a model is loaded, composed of pretrained parts, assembled, or made ready for specialists."""
+"""Where a stage begins: a model is loaded, composed of parts, assembled, extended, or made ready for specialists."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,11 @@ from unimoe import UniMoEForConditionalGeneration, UniMoEProcessor
 from unimoe.build import build_model
 from unimoe.checkpoint.loading import load_model, load_processor
 from unimoe.errors import ConfigError
-from unimoe.surgery import Certificate, assemble
+from unimoe.surgery import Certificate, assemble, extend
+from unimoe.surgery.extension import extended_processor
 
 from ..checkpoint.state import put_weights
-from ..config.stage import StageConfig
+from ..config.stage import ExtendConfig, StageConfig
 from ..monitor.gradients import check_learning_rate
 from ..monitor.mixture import MixtureSnapshot, take_snapshot
 from ..trainable.lora import merge_adapter, unmerged_adapter
@@ -102,12 +103,26 @@ def _make_start(config: StageConfig) -> Start:
         experts = {key: [load_weights(path) for path in paths] for key, paths in start.assemble.expert_folders.items()}
         model, certificate = assemble(load_weights(start.assemble.base), experts, **start.assemble.arguments())
         return model, load_processor(start.assemble.base, model.config), certificate
+    if start.extend is not None:
+        return _extend(start.extend)
     path = start.specialists.base if start.specialists else start.path or ""
     goes_on = config.train.lora is not None and config.train.lora.adapter is not None
     model = load_weights(path, merge=not goes_on)
     if start.specialists is not None:
         split_feed_forwards(model, list(start.specialists.modalities))
     return model, load_processor(path, model.config), None
+
+
+def _extend(start: ExtendConfig) -> Start:
+    loaded = {key: load_weights(path) for key, path in start.folders.items()}
+    processors = {key: load_processor(path, loaded[key].config) for key, path in start.folders.items()}
+    model, certificate = extend(
+        loaded["base"],
+        encoder_of=loaded.get("encoder_of"),
+        tokenizer=processors["base"].tokenizer,
+        **start.arguments(),
+    )
+    return model, extended_processor(processors["base"], model.config, processors.get("encoder_of")), certificate
 
 
 def load_weights(path: str, *, merge: bool = True) -> UniMoEForConditionalGeneration:

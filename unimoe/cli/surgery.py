@@ -283,6 +283,51 @@ def rank_experts(
     console.print(f"written to {out} in {cost(started)}", highlight=False)
 
 
+@app.command()
+def extend(
+    folder: Annotated[Path, typer.Argument(help="Folder of a mixture of this package.")],
+    out: Out,
+    modality: Annotated[str, typer.Option(help="The modality: image, video, audio or speech.")],
+    experts: Annotated[int, typer.Option(help="New experts of each layer.")] = 2,
+    encoder_of: Annotated[
+        Path | None, typer.Option(help="Folder of a model whose encoder it gets, if the mixture has none.")
+    ] = None,
+    init: Annotated[
+        Literal["copy", "random"], typer.Option(help="copy: the experts begin as those that are there, in turn.")
+    ] = "copy",
+    noise: Annotated[float, typer.Option(help="Added to copies, relative to the weights.")] = 0.01,
+    router_bias: Annotated[float, typer.Option(help="Logits by which the new experts are preferred at first.")] = 1.0,
+    data: Annotated[
+        Path | None, typer.Option(help="Rows without the modality, on which both models are compared.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be added, only.")] = False,
+) -> None:
+    """Give a modality experts of its own, and an encoder; all other modalities get what they got."""
+    from transformers.utils import logging
+
+    from ..surgery.extend import extend_folder
+
+    logging.disable_progress_bar()
+    started = time.perf_counter()
+    options: Any = {"num_experts": experts, "init": init, "noise": noise, "router_bias": router_bias, "seed": seed}
+    try:
+        added, certificate = extend_folder(
+            folder, out, modality, encoder_of=encoder_of, data=data, dry_run=dry_run, **options
+        )
+    except UniMoEError as error:
+        fail(error)
+    table = Table("part", "parameters", title=f"what {modality} adds")
+    for part, number in added.items():
+        table.add_row(part, f"{number:,}")
+    console.print(table)
+    if certificate is None:
+        return
+    console.print(f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}.")
+    console.print(f"train.parts: [{', '.join(certificate.details['stage']['train']['parts'])}]", highlight=False)
+    console.print(f"written to {out} in {cost(started)}", highlight=False)
+
+
 def chosen_rows(data: list[Path], rows: int, batch_size: int, modalities: str | None, seed: int) -> Any:
     """Name the calibration rows that options ask for."""
     from ..surgery.folders import Rows

@@ -21,8 +21,8 @@ def check_moe(config: "MoEConfig", *, router_losses: Sequence[str]) -> Checks:
     Yields:
         Whether a check holds, and what is wrong if it does not.
     """
-    checks = (_check_experts, _check_layers, _check_choice, _check_weights, _check_gradient)
-    for check in (*checks, _check_reserved, _check_groups, _check_aliases):
+    checks = (_check_experts, _check_reserved, _check_layers, _check_choice, _check_weights)
+    for check in (*checks, _check_gradient, _check_groups, _check_aliases):
         yield from check(config)
     yield from _check_losses(config, router_losses)
 

@@ -154,7 +154,7 @@ def extend_folder(
         with torch.device("meta"):
             return added_parameters(old.model, UniMoEForConditionalGeneration(config)), None
     if data is not None:
-        kinds = [m.key for m in (Modality.TEXT, *old.model.config.media) if not changes(m, modality)]
+        kinds = {m.encoder_key for m in (Modality.TEXT, *old.model.config.media) if not changes(m, modality)}
         options["batches"] = read_calibration(data, old.model, old.processor, modalities=kinds)
     model = donor and donor.model
     new, certificate = extend(old.model, modality, encoder_of=model, tokenizer=tokenizer, **options)
@@ -284,7 +284,6 @@ def _certificate(difference: float, keys: list[str], details: dict[str, Any], to
     Raises:
         ValueError: If it does not.
     """
-    claim = f"In rows without {details['modality']}, tokens of {', '.join(keys)} get the logits that they got, before"
     if not difference <= tolerance:
         raise ValueError(
             f"A logit of another modality differs by {difference:.2e} > {tolerance:.0e}: this is a defect."
@@ -292,7 +291,8 @@ def _certificate(difference: float, keys: list[str], details: dict[str, Any], to
     return Certificate(
         operation="extend",
         kind="exact",
-        claim=f"{claim} and after training of the parts of `stage`.",
+        claim=f"In rows without {details['modality']}, tokens of {', '.join(keys)} get the logits that they got, "
+        "before training and after training of nothing but the parts of `stage`.",
         difference=difference,
         details=details,
     )

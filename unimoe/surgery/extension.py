@@ -47,18 +47,14 @@ def extended_config(
         problem = f"{modality} has the experts {reserved[modality]} reserved for it already."
         raise UniMoEError("modality", problem, "Train these, or extend by another modality.")
     values = config.to_dict()
-    first, count = text.num_unreserved_experts, text.num_experts
+    count = text.num_experts
     values["text_config"] |= {
         "num_experts": count + num_experts,
         "reserved_experts": {**reserved, modality: list(range(count, count + num_experts))},
     }
     values |= _encoder_fields(config, kind, encoder_of)
     values |= _placeholder_fields(values, kind, tokenizer)
-    try:
-        return UniMoEConfig.from_dict(values)
-    except ValueError as error:
-        problem = f"its {first} experts cannot be extended: {' '.join(str(error.__cause__ or error).split())}"
-        raise UniMoEError("model", problem, "Extend a model of another kind.") from error
+    return UniMoEConfig.from_dict(values)
 
 
 def extended_processor(
