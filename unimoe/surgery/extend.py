@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -89,32 +89,27 @@ def extend(
     Raises:
         UniMoEError: If the model has no experts, or the modality has reserved ones, or no encoder is to be had.
     """
-    donor = None if encoder_of is None else encoder_of.config
-    config = extended_config(model.config, modality, num_experts=num_experts, encoder_of=donor, tokenizer=tokenizer)
-    new = _draw(config, model, seed)
-    _copy_old(new, model)
-    key = Modality.from_key(modality).encoder_key
+    if init not in get_args(Init):
+        raise UniMoEError("init", f"it is {init!r}.", f"Choose from {', '.join(get_args(Init))}.")
+    fields: Any = {"encoder_of": encoder_of and encoder_of.config, "tokenizer": tokenizer}
+    config = extended_config(model.config, modality, num_experts=num_experts, **fields)
+    new = _copy_of(model, config, seed)
     if encoder_of is not None:
-        for name in ("encoders", "connectors"):
-            getattr(new.model, name)[key].load_state_dict(getattr(encoder_of.model, name)[key].state_dict())
+        _copy_encoder(new, encoder_of, modality)
     generator = torch.Generator().manual_seed(seed)
-    copied = _begin_experts(new, modality, init, noise, use, generator)
-    for block in _blocks(new).values():
-        rows: Any = block.router.reserved[modality]
-        rows.bias.fill_(router_bias)
+    copied = _begin_experts(new, modality, noise, use, generator) if init == "copy" else {}
+    _prefer_new_experts(new, modality, router_bias)
     old = [m for m in (Modality.TEXT, *model.config.media) if not changes(m, modality)]
     difference = _difference(model, new, batches or _random_batches(model, old, generator))
     details = {
         "modality": modality,
         "experts": config.text_config.reserved_experts[modality],
-        "init": init,
         "copied": copied,
-        "noise": noise if init == "copy" else 0.0,
-        "router_bias": router_bias,
-        "encoder_of": None if encoder_of is None else str(encoder_of.name_or_path),
+        **{"init": init, "noise": noise, "router_bias": router_bias, "seed": seed},
+        "encoder_of": encoder_of and str(encoder_of.name_or_path),
         "added": added_parameters(model, new),
         "stage": {"train": {"parts": trained_parts(new, modality)}},
-        "measured_on": "rows without the modality" if batches else f"{PROBES} random tokens of each other modality",
+        "measured_on": "rows without it" if batches else f"{PROBES} random tokens of each other modality",
     }
     return new, _certificate(difference, [m.key for m in old], details, TOLERANCE[model.dtype])
 
@@ -168,13 +163,14 @@ def extend_folder(
     return certificate.details["added"], certificate
 
 
-def _draw(config: UniMoEConfig, model: UniMoEForConditionalGeneration, seed: int) -> UniMoEForConditionalGeneration:
-    """Make a model with random weights, which computes as another one does."""
+def _copy_of(model: UniMoEForConditionalGeneration, config: UniMoEConfig, seed: int) -> UniMoEForConditionalGeneration:
+    """Make a model of a larger configuration: what another one has is copied, and the rest is random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         new = UniMoEForConditionalGeneration._from_config(config, dtype=model.dtype).eval()
     new.set_experts_implementation(model.config._experts_implementation)
     new.generation_config = copy.deepcopy(model.generation_config)
+    _copy_old(new, model)
     return new
 
 
@@ -198,6 +194,18 @@ def _copy_old(new: UniMoEForConditionalGeneration, model: UniMoEForConditionalGe
             target[len(value) :] = value.mean(dim=0)
 
 
+def _copy_encoder(new: UniMoEForConditionalGeneration, source: UniMoEForConditionalGeneration, key: str) -> None:
+    """Copy the encoder and connector of a modality."""
+    for part in ("encoders", "connectors"):
+        getattr(new.model, part)[key].load_state_dict(getattr(source.model, part)[key].state_dict())
+
+
+def _prefer_new_experts(model: UniMoEForConditionalGeneration, modality: str, router_bias: float) -> None:
+    for block in _blocks(model).values():
+        rows: Any = block.router.reserved[modality]
+        rows.bias.fill_(router_bias)
+
+
 def _blocks(model: UniMoEForConditionalGeneration) -> dict[int, SparseMoeBlock]:
     """Return the sparse feed-forwards by the index of their layer."""
     layers = enumerate(model.model.language_model.layers)
@@ -207,14 +215,13 @@ def _blocks(model: UniMoEForConditionalGeneration) -> dict[int, SparseMoeBlock]:
 def _begin_experts(
     model: UniMoEForConditionalGeneration,
     modality: str,
-    init: Init,
     noise: float,
     use: Saliency | None,
     generator: torch.Generator,
 ) -> dict[str, list[int]]:
-    """Let the new experts begin as others, unless they are random already; return which, by layer."""
+    """Let the new experts begin as others; return which, by layer."""
     copied: dict[str, list[int]] = {}
-    for index, block in _blocks(model).items() if init == "copy" else ():
+    for index, block in _blocks(model).items():
         new: Any = block.reserved_experts[modality]
         sources = cycle(_sources(block, Modality.from_key(modality), use.layers[index] if use else None))
         copied[str(index)] = []
