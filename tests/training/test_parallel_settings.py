@@ -55,6 +55,11 @@ def test_expert_parallelism_needs_zero():
             2,
             "does not divide the 3 latent groups",
         ),
+        (
+            {"num_experts": 5, "reserved_experts": {"image": [4]}},
+            2,
+            "does not divide the 1 experts reserved for image",
+        ),
     ],
 )
 def test_experts_that_cannot_be_spread_are_refused(text, processes, message):
