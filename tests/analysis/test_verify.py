@@ -89,6 +89,7 @@ def test_the_command_prints_the_report_and_fails_where_a_check_does(model_folder
         {"router_type": "hash", "num_experts_per_tok": 1},
         {"expert_aliases": [[0, 1, 2, 0, 1, 3, 3, 4], [0, 1, 0, 1, 0, 1, 2, 2]]},
         {"modality_routing": "semi_isolated", "expert_groups": {"image": [0]}, **TWO_WIDTHS},
+        {"modality_routing": "bias", "reserved_experts": {"speech": [5, 6], "audio": [7]}, "num_null_experts": 1},
     ],
     ids=str,
 )
