@@ -10,7 +10,8 @@ from rich.markup import escape
 from ..errors import UniMoEError
 from ..errors.terminal import fail
 from .common import app, console, cost, summary
-from .surgery import BatchSize, Data, Limit, Modalities, Seed, Source, chosen_rows, damage_table, losses_table, pairs
+from .outcome import damage_table, losses_table
+from .surgery import BatchSize, Data, Limit, Modalities, Seed, Source, chosen_rows, pairs
 
 
 @app.command()
