@@ -153,6 +153,7 @@ WALK: dict[str, tuple[dict[str, Any], str]] = {
     "pad_token_id": ({"pad_token_id": 5}, "Mixtral"),
     "qk_norm": ({"qk_norm": "projection", "qkv_bias": True}, "bias of the attention: it is 'qkv'; of olmoe"),
     "qkv_bias": ({"qkv_bias": True, "attention_bias": True}, "bias of the attention: it is 'all'; of qwen2_moe"),
+    "reserved_experts": ({"reserved_experts": {"speech": [3]}}, "reserved_experts: it is"),
     "rms_norm_eps": ({"rms_norm_eps": 0.1}, "Mixtral"),
     "rope_parameters": (
         {"rope_parameters": {"rope_type": "default", "rope_theta": 99.0, "mrope_section": [2, 1, 1]}},

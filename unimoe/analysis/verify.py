@@ -248,8 +248,8 @@ def _reordered(blocks: list[SparseMoeBlock], orders: list[Tensor]) -> Iterator[N
 
 
 def _reorder(block: SparseMoeBlock, order: Tensor) -> None:
-    """Put the experts of a block into another order, in place; null and shared experts stay last."""
-    router, number = block.router, block.router.num_experts
+    """Put the experts of a block into another order, in place; reserved, null and shared ones stay last."""
+    router, number = block.router, block.config.num_unreserved_experts
     if block.alias_index is not None:  # which of the merged experts answer for those of the router
         block.alias_index[:number] = block.alias_index[:number][order]
     for name, weights in block.experts.named_parameters(recurse=False) if block.alias_index is None else ():
@@ -271,7 +271,7 @@ def _movable(model: nn.Module) -> list[SparseMoeBlock]:
 
 def _order(block: SparseMoeBlock, generator: np.random.Generator) -> Tensor:
     """Shift experts round, each within the groups that it shares something with."""
-    config, number = block.config, block.router.num_experts
+    config, number = block.config, block.config.num_unreserved_experts
     size = number // math.lcm(config.n_group, config.expert_latent_groups if config.expert_type == "latent" else 1)
     shifted = torch.arange(size).roll(int(generator.integers(1, max(size, 2))))
     return (torch.arange(0, number, size)[:, None] + shifted).flatten()

@@ -98,7 +98,7 @@ def count_per_token(model: nn.Module, *, context: int = 0) -> dict[str, TokenCos
             language[name] = parameter
     parameters, weight_bytes = count_weights(model, language.values())
     flops = sum(_flops(model, context))
-    every = sum(sum(block.experts.expert_sizes()) for block in _blocks(model))
+    every = sum(sum(_sizes(block)) for block in _blocks(model))
     costs = {}
     for modality in Modality:
         if modality is not Modality.TEXT and modality.encoder_key not in own:

@@ -71,6 +71,7 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "expert_type": (("mlp",), _MULTIPLY_OUT),
     "modality_routing": (("shared",), ""),
     "num_null_experts": ((0,), ""),
+    "reserved_experts": ((None,), "Export the model from before it was extended."),
     "router_modality_projection": ((False,), ""),
     "router_type": (("top_k", "noisy_top_k"), ""),
 }
