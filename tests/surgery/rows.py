@@ -9,7 +9,10 @@ import torch
 from tiny_processor import picture
 
 from unimoe import Modality
-from unimoe.surgery.calibration import Batch, as_batch
+from unimoe.checkpoint.loading import load_mixture
+from unimoe.surgery import Certificate
+from unimoe.surgery.calibration import Batch, as_batch, read_calibration
+from unimoe.surgery.damage import Answers, Difference
 
 KINDS = ("text", "image", "audio", "speech")
 
@@ -32,6 +35,15 @@ def write_rows(folder: Path, kinds: tuple[str, ...] = KINDS, each: int = 2) -> P
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def measure_again(before: Path, after: Path, rows: Path) -> Difference:
+    """Compare the models of two folders as an operation did, and find what its certificate says."""
+    (old, processor), (new, _) = load_mixture(before), load_mixture(after)
+    found, certificate = Answers.of(old, read_calibration(rows, old, processor)).compare(new), Certificate.load(after)
+    assert found.largest == certificate.difference
+    assert {key: damage._asdict() for key, damage in found.by_modality.items()} == certificate.details["damage"]
+    return found
 
 
 def write_sound(path: Path, pitch: int) -> None:

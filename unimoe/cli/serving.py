@@ -2,16 +2,17 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
 from ..errors import UniMoEError
 from ..errors.terminal import fail
+from .calibration import Source, on_rows
 from .common import app, console, cost, summary
 from .outcome import damage_table, losses_table
-from .surgery import BatchSize, Data, Limit, Modalities, Seed, Source, chosen_rows, pairs
+from .surgery import pairs
 
 
 @app.command()
@@ -50,9 +51,10 @@ def export(
 
 
 @app.command()
+@on_rows
 def skip(
     folder: Source,
-    data: Data,
+    rows: Any,
     threshold: Annotated[
         list[str],
         typer.Option(help="MODALITY=TAU: of its tokens, skip experts with a weight below TAU of the largest."),
@@ -60,10 +62,6 @@ def skip(
     renormalise: Annotated[
         bool, typer.Option("--renormalise", help="Weights that are left are scaled to the sum of all.")
     ] = False,
-    modalities: Modalities = None,
-    rows: Limit = 256,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
 ) -> None:
     """Tell what skipping experts of small weight would save and change, by modality; a setting of inference."""
     from transformers.utils import logging
@@ -73,9 +71,8 @@ def skip(
     logging.disable_progress_bar()
     try:
         thresholds = {key: share(value, f"--threshold {key}") for key, value in pairs(threshold, "=", "--threshold")}
-        chosen = chosen_rows(data, rows, batch_size, modalities, seed)
         rest: Literal["as_is", "renormalised"] = "renormalised" if renormalise else "as_is"
-        skipped, certificate = measure_skipping(folder, thresholds, chosen, rest=rest)
+        skipped, certificate = measure_skipping(folder, thresholds, rows, rest=rest)
     except UniMoEError as error:
         fail(error)
     console.print(losses_table(skipped))

@@ -8,35 +8,20 @@ import typer
 
 from ..errors import UniMoEError
 from ..errors.terminal import fail
+from .calibration import DryRun, Score, Source, on_rows
 from .common import app, console, cost
 from .outcome import Out, Outcome, carry_out
 
-Source = Annotated[Path, typer.Argument(help="Folder of a mixture, of this package or of transformers.")]
-Data = Annotated[
-    list[Path],
-    typer.Option(help="Calibration rows: JSON Lines of `messages`; together with all modalities of the model."),
-]
-Limit = Annotated[int, typer.Option(min=1, help="Calibration rows that are used.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Calibration rows at a time.")]
-Modalities = Annotated[
-    str | None, typer.Option(help="The modalities that are meant, such as text,image. Default: all of the model.")
-]
-ScoreOption = Annotated[
-    Literal["reap", "frequency", "activation_norm", "router_weighted", "max_share"],
-    typer.Option("--score", help="What the experts are scored by."),
-]
-Seed = Annotated[int, typer.Option(help="Of the choice of rows.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be lost, by layer and modality, only.")]
-
 
 @app.command()
+@on_rows
 def prune(
     folder: Source,
     out: Out,
-    data: Data,
+    rows: Any,
     ratio: Annotated[float | None, typer.Option(help="Share of the experts that go.")] = None,
     keep: Annotated[int | None, typer.Option(help="Experts of each layer that stay, instead of a ratio.")] = None,
-    score: ScoreOption = "reap",
+    score: Score = "reap",
     quota: Annotated[
         list[str] | None,
         typer.Option(help="MODALITY=N: the N experts of each layer that serve it most stay; repeat for several."),
@@ -49,10 +34,6 @@ def prune(
     mode: Annotated[
         Literal["reroute", "zero"], typer.Option(help="zero: the experts stay and answer 0, nothing gets smaller.")
     ] = "reroute",
-    modalities: Modalities = None,
-    rows: Limit = 256,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
     dry_run: DryRun = False,
 ) -> None:
     """Leave out the experts that matter least on calibration rows; saves memory, not time."""
@@ -65,17 +46,17 @@ def prune(
         for layer, expert in pairs(protect, ":", "--protect"):
             stay.setdefault(whole(layer, "--protect"), []).append(whole(expert, "--protect"))
         wish = Wish(ratio, keep, score, quota=counts, protect=stay, multiple_of=keep_multiple_of)
-        chosen = chosen_rows(data, rows, batch_size, modalities, seed)
-        return prune_folder(folder, out, rows=chosen, wish=wish, mode=mode, ranking=ranking, dry_run=dry_run)
+        return prune_folder(folder, out, rows=rows, wish=wish, mode=mode, ranking=ranking, dry_run=dry_run)
 
     carry_out(change, out)
 
 
 @app.command()
+@on_rows
 def merge(
     folder: Source,
     out: Out,
-    data: Data,
+    rows: Any,
     keep: Annotated[int, typer.Option(min=1, help="Experts of each layer after merging.")],
     similarity: Annotated[
         Literal["outputs", "weights", "router"], typer.Option(help="Which experts are similar.")
@@ -84,25 +65,21 @@ def merge(
     router_rows: Annotated[
         Literal["keep", "drop"], typer.Option(help="drop: one row for each group, for classes of transformers.")
     ] = "keep",
-    modalities: Modalities = None,
-    rows: Limit = 256,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
     dry_run: DryRun = False,
 ) -> None:
     """Let groups of similar experts become one expert each: the average of their weights."""
     from ..surgery.merge import MergeWish, merge_folder
 
-    chosen = chosen_rows(data, rows, batch_size, modalities, seed)
     wish = MergeWish(keep, similarity, align=align, rows=router_rows)
-    carry_out(lambda: merge_folder(folder, out, rows=chosen, wish=wish, dry_run=dry_run), out)
+    carry_out(lambda: merge_folder(folder, out, rows=rows, wish=wish, dry_run=dry_run), out)
 
 
 @app.command()
+@on_rows
 def latent(
     folder: Source,
     out: Out,
-    data: Data,
+    rows: Any,
     groups: Annotated[int, typer.Option(min=1, help="Groups of experts with a space of their own.")] = 1,
     rank: Annotated[int | None, typer.Option(help="Size of the space.")] = None,
     ratio: Annotated[
@@ -113,38 +90,30 @@ def latent(
     materialize: Annotated[
         bool, typer.Option("--materialize", help="Multiply out again: nothing is saved, any class can hold it.")
     ] = False,
-    modalities: Modalities = None,
-    rows: Limit = 256,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
     dry_run: DryRun = False,
 ) -> None:
     """Give experts a shared latent space and small maps of their own in it (MoLAE)."""
     from ..surgery.latent import LatentWish, latent_folder
 
-    chosen = chosen_rows(data, rows, batch_size, modalities, seed)
     wish = LatentWish(groups, rank, ratio, max_error, whiten=whiten, materialize=materialize)
-    carry_out(lambda: latent_folder(folder, out, rows=chosen, wish=wish, dry_run=dry_run), out)
+    carry_out(lambda: latent_folder(folder, out, rows=rows, wish=wish, dry_run=dry_run), out)
 
 
 @app.command()
+@on_rows
 def quantize(
     folder: Source,
     out: Out,
-    data: Data,
+    rows: Any,
     bits: Annotated[int, typer.Option(help="Of a weight of the experts: 8, or 4 where torchao has a kernel.")] = 8,
     budget: Annotated[
         float | None, typer.Option(help="Mean bits of a weight, instead: experts that matter more get more.")
     ] = None,
-    score: ScoreOption = "reap",
+    score: Score = "reap",
     parts: Annotated[
         str | None, typer.Option(help="What gets 8 bits as well: attention,mlp,shared_experts,expert_base.")
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where models run; 4 bits need a GPU.")] = "cpu",
-    modalities: Modalities = None,
-    rows: Limit = 256,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
     dry_run: DryRun = False,
 ) -> None:
     """Keep the weights of experts in 8 bits, or fewer, through torchao; routers and norms stay as they are."""
@@ -152,24 +121,20 @@ def quantize(
 
     def change() -> Outcome:
         options: Any = {"bits": bits, "budget": budget, "score": score, "device": device, "dry_run": dry_run}
-        chosen = chosen_rows(data, rows, batch_size, modalities, seed)
-        return quantize_folder(folder, out, rows=chosen, parts=parts.split(",") if parts else (), **options)
+        return quantize_folder(folder, out, rows=rows, parts=parts.split(",") if parts else (), **options)
 
     carry_out(change, out)
 
 
 @app.command()
+@on_rows
 def recalibrate(
     folder: Source,
     out: Out,
-    data: Data,
+    rows: Any,
     like: Annotated[Path, typer.Option(help="Folder of the model before the operation.")],
     steps: Annotated[int, typer.Option(min=1, help="Steps, each over all rows.")] = 20,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
-    modalities: Modalities = None,
-    rows: Limit = 256,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
     dry_run: DryRun = False,
 ) -> None:
     """Teach the routers of a changed model the answers of the model before; all else stays as it is."""
@@ -180,22 +145,18 @@ def recalibrate(
 
     def change() -> Outcome:
         options: Any = {"steps": steps, "learning_rate": learning_rate, "dry_run": dry_run, "on_step": tell}
-        chosen = chosen_rows(data, rows, batch_size, modalities, seed)
-        return recalibrate_folder(folder, out, like=like, rows=chosen, **options)
+        return recalibrate_folder(folder, out, like=like, rows=rows, **options)
 
     carry_out(change, out)
 
 
 @app.command("rank")
+@on_rows
 def rank_experts(
     folder: Source,
     out: Annotated[Path, typer.Argument(help="File for the ranking: JSON Lines of layers and their experts.")],
-    data: Data,
-    score: ScoreOption = "reap",
-    modalities: Modalities = None,
-    rows: Limit = 256,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
+    rows: Any,
+    score: Score = "reap",
 ) -> None:
     """Rank the experts of each layer by what they matter on calibration rows, for `prune` and for other tools."""
     from transformers.utils import logging
@@ -208,18 +169,11 @@ def rank_experts(
     started = time.perf_counter()
     try:
         model, processor = load_mixture(folder)
-        found = saliency(model, chosen_rows(data, rows, batch_size, modalities, seed).read(model, processor))
+        found = saliency(model, rows.read(model, processor))
         write_ranking(out, rank(found, score))
     except UniMoEError as error:
         fail(error)
     console.print(f"written to {out} in {cost(started)}", highlight=False)
-
-
-def chosen_rows(data: list[Path], rows: int, batch_size: int, modalities: str | None, seed: int) -> Any:
-    """Name the calibration rows that options ask for."""
-    from ..surgery.folders import Rows
-
-    return Rows(data, rows, batch_size, modalities.split(",") if modalities else None, seed)
 
 
 def pairs(given: list[str] | None, between: str, option: str) -> list[tuple[str, str]]:
