@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT, blocks, commands, localised, unimoe_commands
+from surgery.rows import write_rows
 from test_build import parts  # noqa: F401  # a fixture: saved language model and towers
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from unimoe.files.settings import read_yaml, validate
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
+OPERATIONS = ("prune", "recalibrate", "audit")
 NEEDS = ("", "hub", "quickstart", "real-parts")
 
 
@@ -38,15 +40,26 @@ def test_python_blocks_run_as_written(model_folder: Path, monkeypatch: pytest.Mo
         exec(compile(text.replace("runs/quickstart/model", str(model_folder)), "README.md", "exec"), {})
 
 
-def test_unimoe_commands_run_as_written(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unimoe_commands_run_as_written(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = unimoe_commands(README)
+    places = {"runs/quickstart/data/calibration.jsonl": write_rows(tmp_path), "runs/quickstart/model": model_folder}
+    places |= {"models/mixture": model_folder, "runs": tmp_path}
     for arguments in found:
         if arguments[0] != "build":
-            local = [re.sub("runs/quickstart/model|models/mixture", str(model_folder), word) for word in arguments]
+            local = [re.sub("|".join(places), lambda name: str(places[name[0]]), w) for w in arguments]
             result = CliRunner().invoke(app, local)
             assert result.exit_code == 0, result.output
-    assert [arguments[0] for arguments in found] == ["info", "chat", "env", "build", "build", "verify", "presets"]
+    assert [arguments[0] for arguments in found] == [
+        "info",
+        "chat",
+        "env",
+        "build",
+        "build",
+        "verify",
+        "presets",
+        *OPERATIONS,
+    ]
 
 
 def test_the_build_command_runs_with_local_folders(parts, tmp_path: Path) -> None:  # noqa: F811
