@@ -6,7 +6,6 @@ holds for rows without the new modality: in a row with it, attention lets every 
 """
 
 import copy
-import shutil
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
@@ -19,7 +18,6 @@ from transformers import PreTrainedTokenizerBase
 from ..checkpoint.loading import load_model, load_processor
 from ..configuration_unimoe import UniMoEConfig
 from ..errors import UniMoEError
-from ..files.folder import setting_files
 from ..files.writing import new_folder
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
@@ -31,6 +29,7 @@ from .certificate import Certificate
 from .damage import ask
 from .dense_sources import TOLERANCE
 from .extension import added_parameters, changes, extended_config, extended_processor, trained_parts
+from .folders import copy_settings
 from .saliency import LayerUse, Saliency
 
 Init = Literal["copy", "random"]
@@ -155,8 +154,7 @@ def extend_folder(
     new, certificate = extend(old.model, modality, encoder_of=model, tokenizer=tokenizer, **options)
     with new_folder(out) as work:
         new.save_pretrained(work)
-        for path in setting_files(Path(folder)):
-            shutil.copyfile(path, work / path.name)
+        copy_settings(folder, work)
         if donor is not None:
             extended_processor(old.processor, new.config, donor.processor).save_pretrained(work)
         certificate.save(work)
