@@ -1,6 +1,6 @@
 # make quickstart: from a clone to a trained, measured model; BASELINE=1 adds a dense model of as many active parameters.
 # make test: the fast tests.  make check: format, lint, types.
-# make test-distributed, make test-slow, make test-all: the other tiers of tests, and all three.
+# make test-distributed, make test-slow, make test-quantize, make test-all: the other tiers of tests, and all of them.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/quickstart
@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE ?= 1
 # Threads that wait for each other sleep: spinning ones make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart real-parts bench test test-distributed test-slow test-all transformers-tests mutations check format clean
+.PHONY: quickstart real-parts bench test test-distributed test-slow test-quantize test-all transformers-tests mutations check format clean
 
 # Its two threads meet thousands of times a step: they wait some microseconds for each other before they sleep.
 quickstart: export GOMP_SPINCOUNT ?= 20000
@@ -50,7 +50,12 @@ test-distributed: $(VENV)/.unimoe-dev
 test-slow: $(VENV)/.unimoe-dev
 	$(PYTEST) $(TWO) -m "slow and not gpu"
 
-test-all: test test-distributed test-slow
+# torchao, which transformers then imports in every process, stays in the environment.
+test-quantize: $(VENV)/.unimoe-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[quantize]"
+	$(PYTEST) $(TWO) tests/surgery/test_quantize.py
+
+test-all: test test-distributed test-slow test-quantize
 
 # transformers' own common tests, of the installed version's source distribution, on our classes; fetched, not kept.
 transformers-tests: $(VENV)/.unimoe-dev

@@ -6,13 +6,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from documents import ROOT, blocks
 from stock import KINDS, make
 from surgery.rows import measure_again, token_batches, write_rows
 from surgery.test_prune import TEXT_AND_IMAGE, lone
 from tiny import TEXT
 from tiny_model import save_tiny
 from torch import Tensor
-from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 from typer.testing import CliRunner
 
@@ -30,6 +30,7 @@ from unimoe.surgery.quantize import quantize, quantize_folder
 from unimoe.surgery.saliency import Saliency, saliency
 from unimoe.surgery.statistics import losses_by_use
 
+torchao = pytest.importorskip("torchao.quantization", reason="make test-quantize installs torchao")
 IDS = torch.randint(3, 64, (2, 9), generator=torch.Generator().manual_seed(0))
 REACHED = [kind for kind in KINDS if kind != "latent"]
 
@@ -122,7 +123,7 @@ def test_other_linear_maps_are_quantised_when_asked_for(tmp_path: Path) -> None:
 def test_the_same_quantiser_passes_stacked_experts_by_and_the_audit_says_so() -> None:
     model = make("qwen3_moe")
     before = weights(model)
-    quantize_(model, Int8WeightOnlyConfig(set_inductor_config=False))
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig(set_inductor_config=False))
     found = audit_change(before, model)
     assert found.share("experts") == 0 and found.share("attention") > 0.9
 
@@ -288,3 +289,9 @@ def test_a_model_on_a_gpu_loads_as_it_was_saved(bits: int, tmp_path: Path) -> No
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, device_map="cuda")
     assert torch.equal(logits(again, input_ids=IDS.cuda()), logits(model, input_ids=IDS.cuda()))
+
+
+def test_the_example_of_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [block for block in blocks(ROOT / "docs/surgery.md") if block.needs == "torchao"]
+    exec(compile(block.text, block.document, "exec"), {})
+    assert capsys.readouterr().out.splitlines()[0] == "1.0 0.0"
