@@ -116,7 +116,7 @@ class Calibration:
         return ", ".join(Path(file.path).name for file in self.files)
 
     def _process(self, conversations: list[Any], places: list[str]) -> dict[str, Any]:
-        options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
+        options: dict[str, Any] = {"return_tensors": "pt"}
         is_text = isinstance(self.processor, PreTrainedTokenizerBase)
         try:
             if is_text:
@@ -125,7 +125,8 @@ class Calibration:
                 ]
             if is_text and not self.processor.chat_template:
                 texts = ["\n".join(message["content"] for message in messages) for messages in conversations]
-                return dict(self.processor(texts, **options))
+                return dict(self.processor(texts, padding=True, **options))
+            options |= {"padding": True} if is_text else {"processor_kwargs": {"padding": True}}
             options |= {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
             return dict(self.processor.apply_chat_template(conversations, **options))
         except (ImportError, OSError, ValueError) as error:
