@@ -21,6 +21,7 @@ from unimoe.surgery.latent import LatentWish, latent_folder, multiplied_out, to_
 from unimoe.surgery.merge import MergeWish, merge_folder
 from unimoe.surgery.mixture import gated_stacks, sparse_layers
 from unimoe.surgery.prune import prune_folder
+from unimoe.surgery.quantize import quantize_folder
 from unimoe.surgery.statistics import gather
 from unimoe.surgery.upcycle import upcycle_folder
 
@@ -102,3 +103,11 @@ def test_the_error_of_latent_experts_is_the_tail_energy(home: Path) -> None:
     _, certificate = latent_folder(home / "mixture", home / "latent", rows=Rows(home / "rows.jsonl"), wish=wish)
     assert certificate is not None
     assert measure(home, home / "mixture", home / "latent") == (certificate, certificate.difference)
+
+
+def test_experts_in_8_bits_are_near_and_measured_again(home: Path) -> None:
+    pytest.importorskip("torchao", reason="make test-quantize installs torchao")
+    _, certificate = quantize_folder(home / "mixture", home / "quantised", rows=Rows(home / "rows.jsonl"))
+    assert certificate is not None and certificate.details["quantised"]["experts"] == 1
+    assert certificate.details["damage"]["text"]["divergence"] < 0.05
+    assert measure(home, home / "mixture", home / "quantised") == (certificate, certificate.difference)
