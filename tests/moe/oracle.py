@@ -55,7 +55,9 @@ KEYS = ["text", "image", "video", "audio", "speech"]
 def permitted_targets(config: Any, modality: int) -> list[int]:
     """Targets that a token of this modality may choose, ascending."""
     targets = range(config.num_experts + config.num_null_experts)
-    others = _of_others(config.reserved_experts or {}, modality, otherwise=[])
+    reserved = config.reserved_experts or {}
+    of_task = reserved.get(f"task_{config.active_task}", [])
+    others = [expert for expert in _of_others(reserved, modality, otherwise=[]) if expert not in of_task]
     if config.modality_routing in ("isolated", "semi_isolated"):
         others += _of_others(config.expert_groups, modality, otherwise=config.expert_groups.get("text", []))
     return [target for target in targets if target not in others]

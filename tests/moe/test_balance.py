@@ -102,3 +102,12 @@ def test_every_router_of_a_model_gets_the_load_of_its_layer(tmp_path) -> None:
     assert bias.dtype == torch.float32 and torch.equal(bias, biases[1])
     with pytest.raises(ValueError, match="load is of 1 sparse layers, but the model has 2"):
         balance_routers(model, load[:1])
+
+
+def test_experts_of_a_task_that_is_off_neither_move_nor_count() -> None:
+    fields = {"num_experts": 4, "reserved_experts": {"task_ocr": [3]}, "balance_bias": True}
+    router = build_router(UniMoETextConfig(hidden_size=8, num_attention_heads=2, **fields))
+    load = torch.zeros(1, len(Modality), 4, dtype=torch.long)
+    load[0, 0] = torch.tensor([5, 4, 3, 0])
+    balance_routers(router, load)
+    assert router.balance_bias.sign().tolist() == [[-1.0, 0.0, 1.0, 0.0]]

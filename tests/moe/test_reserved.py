@@ -12,6 +12,7 @@ from unimoe.errors import ConfigError
 from unimoe.moe import RoutingContext, SparseMoeBlock
 from unimoe.moe.counting import count_parameters, count_per_token
 from unimoe.moe.routers.selection import score_apart
+from unimoe.moe.tasks import set_task, task_on
 
 RESERVED = {"speech": [5, 6], "image": [7]}
 GROUPS = {"isolated": {"text": [0, 1, 2], "image": [3, 4]}, "semi_isolated": {"text": [0, 1], "image": [2]}}
@@ -44,15 +45,57 @@ def test_reserved_experts_are_routed_as_the_oracle_says(name: str, mode: str) ->
     check_parity(router, config, arrays(router), tokens=make_tokens(40))
 
 
-def without_reserved(block: SparseMoeBlock) -> SparseMoeBlock:
-    """The block before it had any: the same weights, without those of reserved experts."""
-    fields = {**block.config.to_dict(), "num_experts": 5, "reserved_experts": None}
+WITH_TASKS = {"task_ocr": [5], "speech": [6], "task_asr": [7]}
+
+
+@pytest.mark.parametrize("task", [None, "ocr", "asr"])
+@pytest.mark.parametrize("name", ROUTERS)
+def test_experts_of_a_task_are_routed_as_the_oracle_says_beside_those_of_a_modality(name: str, task: Any) -> None:
+    config = reserving("bias", WITH_TASKS, **ROUTERS[name])
+    router = make_router(config)
+    set_task(router, task)
+    check_parity(router, config, arrays(router), tokens=make_tokens(40))
+
+
+def test_a_task_is_on_in_its_block_and_saved_with_no_model(tmp_path: Any) -> None:
+    model = model_of(reserving("bias", WITH_TASKS, num_experts_per_tok=4, moe_intermediate_size=16))
+    ids, kinds = torch.arange(12)[None], torch.tensor([[0, 1, 2, 3, 4, 4] * 2])
+
+    def answers(model: Any) -> Any:
+        with torch.no_grad():
+            return model(input_ids=ids, mm_token_type_ids=kinds).logits
+
+    off = answers(model)
+    with pytest.raises(KeyError), task_on(model, "ocr"):
+        on = answers(model)
+        with task_on(model, "asr"):
+            assert not torch.equal(answers(model), on)
+        assert torch.equal(answers(model), on) and not torch.equal(off, on)
+        model.save_pretrained(tmp_path)
+        raise KeyError
+    assert torch.equal(answers(model), off)
+    loaded = UniMoEForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(answers(loaded), off)
+    set_task(loaded, "ocr")
+    assert torch.equal(answers(loaded), on)
+    assert "active_task" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_task_without_experts_is_refused() -> None:
+    block = SparseMoeBlock(reserving(reserved=WITH_TASKS))
+    with pytest.raises(ConfigError, match=r"no experts reserved for 'vqa'\. Choose from its tasks: ocr, asr"):
+        set_task(block, "vqa")
+
+
+def without_reserved(block: SparseMoeBlock, number: int = 5, reserved: Any = None) -> SparseMoeBlock:
+    """The block before it had any, or fewer: the same weights, without those of the last experts."""
+    fields = {**block.config.to_dict(), "num_experts": number, "reserved_experts": reserved}
     old = SparseMoeBlock(UniMoETextConfig(**fields)).eval()
     state = block.state_dict()
     for name, value in old.state_dict().items():
         whole = state[name]
         if name == "router.balance_bias":
-            whole = torch.cat([whole[..., :5], whole[..., E:]], dim=-1)
+            whole = torch.cat([whole[..., :number], whole[..., E:]], dim=-1)
         value.copy_(whole)
     return old
 
@@ -79,6 +122,17 @@ def test_other_modalities_get_the_same_bits_as_without(name: str, mode: str, imp
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))
     else:
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_task_gets_the_same_bits_as_without_other_tasks(name: str) -> None:
+    both: Any = randomise(SparseMoeBlock(reserving("bias", {"task_ocr": [5, 6], "task_asr": [7]}, **ROUTERS[name])))
+    one = without_reserved(both, 7, {"task_ocr": [5, 6]})
+    hidden, context = make_tokens(64)
+    with torch.no_grad(), task_on(both, "ocr"), task_on(one, "ocr"):
+        ours, theirs = (block(hidden.float()[None], context) for block in (both, one))
+    tolerance = 1e-6 * float(theirs.abs().max()) if name == "near_tie" else 0.0
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("width", [2, 7, 17, 30])
@@ -160,6 +214,7 @@ def test_a_token_is_counted_with_the_experts_open_to_it() -> None:
     [
         ({"reserved": {"text": [7]}}, "text is in every row"),
         ({"reserved": {"touch": [7]}}, "Unknown modality 'touch'"),
+        ({"reserved": {"task_o.c": [7]}}, "'task_o.c' names no task"),
         ({"reserved": {"image": []}}, "reserved_experts\\['image'\\] names no expert"),
         ({"reserved": {"image": [0]}}, "are not the last of the 8 experts"),
         ({"reserved": {"image": [6], "audio": [7, 7]}}, "are not the last"),

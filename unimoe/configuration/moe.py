@@ -1,11 +1,11 @@
 """The configuration of sparse layers: experts, routers, the modality axis and router losses, each checked."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from ..modality import Modality
 from .base import CheckedConfig, require
 from .checks import checked
-from .moe_checks import check_moe
+from .moe_checks import TASK_PREFIX, check_moe
 
 ExpertType = Literal["mlp", "lora", "latent"]
 RouterType = Literal["top_k", "noisy_top_k", "top_p", "hierarchical", "hash", "expert_choice", "soft"]
@@ -112,7 +112,8 @@ class MoEConfig(CheckedConfig):
         reserved_experts: Modality key -> indices of experts, the last ones of all, that its tokens alone may choose,
             beside those that they may choose anyway. They have weights of their own, a stack and router rows for each
             modality, so that they can train while all else stays (`unimoe.surgery.extend`). Video without an entry
-            has that of images. For `mlp` experts behind `top_k` or `top_p`.
+            has that of images. A key `task_NAME` names a task: its experts are open to all tokens while the task is
+            on (`unimoe.moe.tasks`), and else to none. For `mlp` experts behind `top_k` or `top_p`.
         router_modality_projection: The router sees the token through a linear map of its modality, at first the
             identity (Uni-MoE with 8 experts).
 
@@ -130,6 +131,9 @@ class MoEConfig(CheckedConfig):
         output_router_logits: Whether forward returns router logits and adds the router losses. None: when labels are
             given.
     """
+
+    active_task = cast("str | None", None)
+    """Name of the task that is on. Not a field, and never saved: a model that is loaded has no task on."""
 
     hidden_size: int = 512
     intermediate_size: int = 1536
@@ -198,6 +202,10 @@ class MoEConfig(CheckedConfig):
             self.router_aux_loss_scope = "modality" if self.is_isolated else "layer"
         super().__post_init__(**kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Lay out what is saved: all but the task that is on."""
+        return {name: value for name, value in super().to_dict().items() if name != "active_task"}
+
     @property
     def is_isolated(self) -> bool:
         """Whether a token may use some experts only, by its modality."""
@@ -210,12 +218,18 @@ class MoEConfig(CheckedConfig):
 
     @property
     def reserved_in_order(self) -> list[tuple[str, list[int]]]:
-        """Modality keys and the experts reserved for them, by index."""
+        """Keys of modalities and tasks, and the experts reserved for them, by index."""
         return sorted((self.reserved_experts or {}).items(), key=lambda item: item[1])
 
     @property
+    def reserved_tasks(self) -> dict[str, list[int]]:
+        """Tasks by name, and the experts reserved for them, by index."""
+        found = self.reserved_in_order
+        return {key.removeprefix(TASK_PREFIX): own for key, own in found if key.startswith(TASK_PREFIX)}
+
+    @property
     def num_unreserved_experts(self) -> int:
-        """Experts that are not reserved for a modality: the first ones."""
+        """Experts that are not reserved for a modality or a task: the first ones."""
         return self.num_experts - sum(map(len, (self.reserved_experts or {}).values()))
 
     @property
@@ -261,7 +275,13 @@ class MoEConfig(CheckedConfig):
         common = set(range(self.num_unreserved_experts)) - grouped
         reserved = self.reserved_experts or {}
         own = reserved.get(modality.key, reserved.get(modality.encoder_key, []))
-        return sorted({*common, *(self.expert_group(modality) or ()), *own})
+        of_task = self.reserved_tasks.get(self.active_task or "", [])
+        return sorted({*common, *(self.expert_group(modality) or ()), *own, *of_task})
+
+    @property
+    def open_experts(self) -> list[int]:
+        """Experts that tokens of some modality may be routed to: all but those of tasks that are off."""
+        return sorted({expert for modality in Modality for expert in self.permitted_experts(modality)})
 
     def expert_widths(self) -> list[int]:
         """Width of each expert that is not reserved; reserved ones have `moe_intermediate_size`."""

@@ -1,5 +1,6 @@
 """How the fields of `MoEConfig` must fit together: each check says whether it holds, and what is wrong if not."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from .moe import MoEConfig
 
 Checks = Iterator[tuple[bool, str]]
+TASK_PREFIX = "task_"
+"""Of keys of `reserved_experts` that name a task."""
 
 
 def check_moe(config: "MoEConfig", *, router_losses: Sequence[str]) -> Checks:
@@ -166,14 +169,18 @@ def _check_reserved(config: "MoEConfig") -> Checks:
     if not (reserved := config.reserved_experts):
         return
     for key, own in reserved.items():
-        yield Modality.from_key(key) is not Modality.TEXT, "reserved_experts: text is in every row; name a medium."
+        if key.startswith(TASK_PREFIX):
+            problem = f"reserved_experts: {key!r} names no task; write letters, digits and _ after {TASK_PREFIX!r}."
+            yield re.fullmatch(r"\w+", key.removeprefix(TASK_PREFIX)) is not None, problem
+        else:
+            yield Modality.from_key(key) is not Modality.TEXT, "reserved_experts: text is in every row; name a medium."
         yield bool(own), f"reserved_experts[{key!r}] names no expert; leave it out."
     first = config.num_unreserved_experts
     yield first >= 1, f"reserved_experts: all {config.num_experts} experts are reserved; one at least is for all."
     yield (
         [expert for _, own in config.reserved_in_order for expert in own] == list(range(first, config.num_experts)),
         f"reserved_experts {reserved} are not the last of the {config.num_experts} experts (0-based), one modality "
-        f"after the other; they are {first} to {config.num_experts - 1}.",
+        f"or task after the other; they are {first} to {config.num_experts - 1}.",
     )
     yield config.expert_type == "mlp", f"reserved_experts is for expert_type='mlp', not {config.expert_type!r}."
     yield config.expert_aliases is None, "reserved_experts are not merged; leave expert_aliases out."
@@ -297,4 +304,4 @@ def _check_losses(config: "MoEConfig", router_losses: Sequence[str]) -> Checks:
     )
 
 
-__all__ = ["check_moe"]
+__all__ = ["TASK_PREFIX", "check_moe"]

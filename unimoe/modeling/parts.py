@@ -17,7 +17,7 @@ from ..connectors import build_connector
 from ..encoders.encoder import Encoder, join_layers, run_tower
 
 _BY_MODALITY = re.compile(r"(?:^|\.)(?:encoders|connectors|reserved_experts|router\.reserved)\.(\w+)\.")
-"""Parts that have one part for each modality: `encoders.image`."""
+"""Parts that have one part for each modality, or task: `encoders.image`, `reserved_experts.task_ocr`."""
 
 # Pattern within a parameter's name -> part, of our models and of transformers' mixtures. The first that fits decides.
 _PARTS = {

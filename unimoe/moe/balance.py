@@ -44,7 +44,9 @@ def balance_routers(model: nn.Module, load: Tensor) -> None:
         bias = router.balance_bias
         if bias is not None and router.weight.requires_grad:
             rows = counts if len(bias) > 1 else counts.sum(dim=0, keepdim=True)
-            permitted = router.permitted if len(bias) > 1 else None
+            permitted = router.permitted
+            if permitted is not None and len(bias) == 1:
+                permitted = permitted.any(dim=0, keepdim=True)
             bias.copy_(update_balance_bias(bias, rows, router.config.balance_bias_update_rate, permitted))
 
 

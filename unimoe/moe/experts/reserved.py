@@ -1,4 +1,4 @@
-"""Experts that the tokens of one modality alone may choose: a stack for each such modality, which trains by itself."""
+"""Experts that one modality or task alone may choose: a stack for each of these, which trains by itself."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from .mlp import Experts, stacked_experts
 
 
 class ReservedExperts(nn.ModuleDict):
-    """The reserved experts of a layer, by modality key; none if the configuration reserves none.
+    """The reserved experts of a layer, by key of modality or task; none if the configuration reserves none.
 
-    Their indices follow those of all other experts, so that tokens of other modalities, which cannot choose them, get
-    what they would get without them.
+    Their indices follow those of all other experts, so that tokens which cannot choose them get what they would get
+    without them.
     """
 
     def __init__(self, config: UniMoETextConfig) -> None:

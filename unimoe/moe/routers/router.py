@@ -167,7 +167,9 @@ class Router(nn.Module):
         widths = [len(own) for _, own in self.config.reserved_in_order]
         sizes = [self.config.num_unreserved_experts, *widths, self.num_targets - self.num_experts]
         experts, *reserved, nulls = router_logits.split(sizes, dim=-1)
-        return score_apart(score, experts, reserved, nulls)
+        of_task = self.config.reserved_tasks.get(self.config.active_task or "")
+        to_all = [place for place, (_, own) in enumerate(self.config.reserved_in_order) if own == of_task]
+        return score_apart(score, experts, reserved, nulls, to_all=to_all)
 
     def weigh(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Make scores of chosen targets (T, K) combine weights, as `router_gradient` lets the router learn."""

@@ -71,7 +71,12 @@ def near_tie_weights(logits: Tensor, targets: Tensor, *, epsilon: float) -> Tens
 
 
 def score_apart(
-    score: Callable[[Tensor], Tensor], experts: Tensor, reserved: Sequence[Tensor], nulls: Tensor
+    score: Callable[[Tensor], Tensor],
+    experts: Tensor,
+    reserved: Sequence[Tensor],
+    nulls: Tensor,
+    *,
+    to_all: Sequence[int] = (),
 ) -> Tensor:
     """Score each token's targets as if the experts reserved for others were not there, down to the last bit.
 
@@ -80,23 +85,26 @@ def score_apart(
     Args:
         score: Logits (T, C) -> scores (T, C).
         experts: Logits of the experts that are not reserved, (T, E').
-        reserved: Those of the experts of each modality that has some, (T, E'') each; -inf for tokens of others.
+        reserved: Those of the experts of each modality or task that has some, (T, E'') each; -inf for tokens of
+            others. A token may choose those of one modality, beside those that are open to all.
         nulls: Those of null experts, (T, N).
+        to_all: Which of the reserved are open to all tokens, by their number.
 
     Returns:
         (T, E+N), with 0 at experts reserved for others.
     """
 
-    def scored(place: int | None) -> Tensor:
-        own = [] if place is None else [reserved[place]]
-        widths = [part.shape[-1] for part in (experts, *own, nulls)]
-        first, *middle, last = score(torch.cat([experts, *own, nulls], dim=-1)).split(widths, dim=-1)
-        filled = [middle[0] if at == place else torch.zeros_like(part) for at, part in enumerate(reserved)]
+    def scored(*places: int) -> Tensor:
+        parts = [experts, *(reserved[place] for place in places), nulls]
+        first, *middle, last = score(torch.cat(parts, dim=-1)).split([part.shape[-1] for part in parts], dim=-1)
+        found = dict(zip(places, middle, strict=True))
+        filled = [found.get(place, torch.zeros_like(part)) for place, part in enumerate(reserved)]
         return torch.cat([first, *filled, last], dim=-1)
 
-    scores = scored(None)
+    scores = scored(*to_all)
     for place, own in enumerate(reserved):
-        scores = torch.where(own[:, :1].isneginf(), scores, scored(place))
+        if place not in to_all:
+            scores = torch.where(own[:, :1].isneginf(), scores, scored(*to_all, place))
     return scores
 
 
