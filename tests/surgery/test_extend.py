@@ -1,4 +1,4 @@
-"""Extending by a modality: all others get the same bits, before and after the training of what is new."""
+"""Extending by a modality or a task: all else gets the same bits, before and after the training of what is new."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from unimoe import Modality, UniMoEConfig, UniMoEForConditionalGeneration
-from unimoe.checkpoint.loading import load_mixture
+from unimoe.checkpoint.loading import load_mixture, load_model
 from unimoe.cli import app
 from unimoe.errors import UniMoEError
+from unimoe.moe.tasks import set_task, task_on
 from unimoe.surgery import Certificate, audit_change, extend
 from unimoe.surgery.calibration import as_batch
 from unimoe.surgery.extension import extended_config, extended_processor
@@ -113,6 +114,65 @@ def test_the_new_experts_learn() -> None:
         part: sum(state[name].numel() for name in new.parts()[part])
         for part in ("reserved_router", "reserved_experts")
     }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_the_task_all_modalities_get_the_same_bits_before_and_after_training(mode: str) -> None:
+    model = mixture(**MODES[mode])
+    inputs = tiny_inputs(model.config)
+    before, state = logits(model, inputs), {name: value.clone() for name, value in model.state_dict().items()}
+    new, certificate = extend(model, task="ocr", num_experts=3)
+    assert (certificate.kind, certificate.difference) == ("exact", 0.0)
+    assert "While the task ocr is off, tokens of text, image, video, audio, speech get" in certificate.claim
+    assert torch.equal(logits(new, inputs), before)
+    with task_on(new, "ocr"):
+        first = logits(new, inputs)
+        assert not torch.equal(first, before)
+        losses = train(new, certificate.details["stage"]["train"]["parts"])
+        assert losses[-1] < losses[0]
+        assert not torch.equal(logits(new, inputs), first)
+    assert torch.equal(logits(new, inputs), before)
+    after = new.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in state.items() if not name.endswith("balance_bias"))
+
+
+def test_later_tasks_and_modalities_leave_a_task_as_it_was(tmp_path: Path) -> None:
+    first, _ = extend(mixture(), task="ocr", num_experts=1)
+    set_task(first, "ocr")
+    second, certificate = extend(first, task="asr", num_experts=2)
+    assert certificate.difference == 0.0
+    third, certificate = extend(second, "speech", num_experts=1)
+    assert certificate.difference == 0.0
+    assert third.config.text_config.reserved_experts == {"task_ocr": [4], "task_asr": [5, 6], "speech": [7]}
+    inputs = tiny_inputs(first.config)
+    third.save_pretrained(tmp_path)
+    for new, given in ((second, inputs), (load_model(tmp_path), rows_without(first, Modality.SPEECH))):
+        for task in (None, "ocr"):
+            with task_on(new, task), task_on(first, task):
+                assert torch.equal(logits(new, given), logits(first, given))
+
+
+def test_copies_for_a_task_are_of_all_that_some_modality_may_choose() -> None:
+    _, certificate = extend(mixture(**MODES["isolated"]), task="ocr", num_experts=5)
+    assert set(map(tuple, certificate.details["copied"].values())) == {(0, 1, 2, 3, 0)}
+
+
+@pytest.mark.parametrize("mode", ["bias", "top_p with nulls"])
+def test_generation_asks_the_experts_of_a_task_that_is_on(mode: str) -> None:
+    model, prompt = mixture(**MODES[mode]), {"input_ids": torch.arange(5, 12)[None]}
+    new, _ = extend(model, task="ocr")
+    with torch.no_grad():
+        for name in new.parts()["reserved_experts.task_ocr"]:
+            new.get_parameter(name).normal_()
+
+    def answer(model: Any) -> Tensor:
+        return model.generate(**prompt, max_new_tokens=6, do_sample=False)
+
+    assert torch.equal(answer(new), answer(model))
+    with task_on(new, "ocr"):
+        ids = answer(new)
+        likeliest = logits(new, {"input_ids": ids})[:, 6:-1, :60].argmax(dim=-1)  # of all but placeholders
+    assert torch.equal(ids[:, 7:], likeliest) and not torch.equal(ids, answer(model))
 
 
 def open_to_all(model: Any) -> None:
@@ -213,6 +273,20 @@ def test_the_command_adds_an_encoder_and_leaves_the_other_tensors_as_they_are(tm
         sparse_layers(new)
 
 
+def test_the_command_extends_by_a_task(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", num_experts=4, moe_intermediate_size=16)
+    rows = write_rows(tmp_path / "data")
+    command = ["extend", str(tmp_path / "model"), str(tmp_path / "out"), "--task", "ocr", "--experts", "1"]
+    result = CliRunner().invoke(app, [*command, "--data", str(rows)])
+    assert result.exit_code == 0, result.output
+    found = audit_change(tmp_path / "model", tmp_path / "out")
+    assert found.share() == 0.0 and not found.gone
+    new, _ = load_mixture(tmp_path / "out")
+    assert new.config.text_config.reserved_experts == {"task_ocr": [4]}
+    result = CliRunner().invoke(app, command[:3])
+    assert result.exit_code != 0 and "neither is given. Extend by one of them." in result.output
+
+
 def test_a_vocabulary_without_the_placeholder_grows_by_rows_that_are_never_the_likeliest() -> None:
     config = deaf(tiny_config(num_experts=4, moe_intermediate_size=16))
     config.text_config.vocab_size = 60
@@ -236,6 +310,19 @@ DEAF = deaf(tiny_config(num_experts=4))
     [
         (tiny_config(num_experts=4), {"modality": "touch"}, "Unknown modality 'touch'"),
         (tiny_config(num_experts=4), {"modality": "text"}, "modality: text is in every row"),
+        (tiny_config(num_experts=4), {"task": "ocr"}, "modality or task: both are given, 'speech' and 'ocr'"),
+        (tiny_config(num_experts=4), {"modality": None}, "modality or task: neither is given"),
+        (tiny_config(num_experts=4), {"modality": None, "task": "o c"}, "'task_o c' names no task"),
+        (
+            tiny_config(num_experts=4, reserved_experts={"task_ocr": [3]}),
+            {"modality": None, "task": "ocr"},
+            r"task: ocr has the experts \[3\] reserved for it already. Train these, or extend by another task",
+        ),
+        (
+            tiny_config(num_experts=4),
+            {"modality": None, "task": "ocr", "encoder_of": tiny_config()},
+            "encoder_of: a task has no encoder of its own",
+        ),
         (tiny_config(num_experts=4), {"num_experts": 0}, "num_experts: it is 0; at least 1 is added"),
         (tiny_config(), {}, "model: it is dense"),
         (

@@ -91,6 +91,8 @@ def describe_sparse(text: Any) -> Iterator[tuple[str, str]]:
     if text.has_closed_experts:
         for modality in Modality:
             yield f"experts of {modality.key}", ", ".join(map(str, text.permitted_experts(modality)))
+    for task, own in text.reserved_tasks.items():
+        yield f"experts of the task {task}", ", ".join(map(str, own))
 
 
 __all__ = ["describe", "open_model", "text_cost"]

@@ -1,4 +1,4 @@
-"""Commands that make a mixture of a dense model, or back, or give a modality experts of its own."""
+"""Commands that make a mixture of a dense model, or back, or give a modality or a task experts of its own."""
 
 import time
 from pathlib import Path
@@ -82,7 +82,8 @@ def densify(
 def extend(
     folder: Annotated[Path, typer.Argument(help="Folder of a mixture of this package.")],
     out: Out,
-    modality: Annotated[str, typer.Option(help="The modality: image, video, audio or speech.")],
+    modality: Annotated[str | None, typer.Option(help="The modality: image, video, audio or speech.")] = None,
+    task: Annotated[str | None, typer.Option(help="Instead of a modality, the name of a task.")] = None,
     experts: Annotated[int, typer.Option(help="New experts of each layer.")] = 2,
     encoder_of: Annotated[
         Path | None, typer.Option(help="Folder of a model whose encoder it gets, if the mixture has none.")
@@ -98,7 +99,7 @@ def extend(
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be added, only.")] = False,
 ) -> None:
-    """Give a modality experts of its own, and an encoder; all other modalities get what they got."""
+    """Give a modality (and an encoder for it) or a task experts of its own; all else gets what it got."""
     from transformers.utils import logging
 
     from ..surgery.extend import extend_folder
@@ -108,11 +109,11 @@ def extend(
     options: Any = {"num_experts": experts, "init": init, "noise": noise, "router_bias": router_bias, "seed": seed}
     try:
         added, certificate = extend_folder(
-            folder, out, modality, encoder_of=encoder_of, data=data, dry_run=dry_run, **options
+            folder, out, modality, task=task, encoder_of=encoder_of, data=data, dry_run=dry_run, **options
         )
     except UniMoEError as error:
         fail(error)
-    table = Table("part", "parameters", title=f"what {modality} adds")
+    table = Table("part", "parameters", title=f"what {modality or task} adds")
     for part, number in added.items():
         table.add_row(part, f"{number:,}")
     console.print(table)

@@ -1,10 +1,11 @@
-"""What an extended model is: its configuration, its processor, and the parts that belong to the new modality alone."""
+"""What an extended model is: its configuration, its processor, and the parts that are of the new modality or task."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ..configuration.moe_checks import TASK_PREFIX
 from ..configuration_unimoe import UniMoEConfig
 from ..errors import UniMoEError
 from ..modality import ENCODER_OPTIONS, MEDIA, Modality
@@ -14,10 +15,29 @@ from ..processing.placeholders import add_placeholder_tokens, placeholder_id
 from ..processing_unimoe import UniMoEProcessor
 
 
+def reserved_key(modality: str | None, task: str | None) -> str:
+    """Say by which key of `reserved_experts` a model is extended.
+
+    Args:
+        modality: Key of a modality. None: it is a task.
+        task: Name of a task. None: it is a modality.
+
+    Raises:
+        UniMoEError: If it is neither, or both.
+    """
+    if modality is not None and task is None:
+        return Modality.from_key(modality).key
+    if task is not None and modality is None:
+        return TASK_PREFIX + task
+    given = "neither is given" if task is None else f"both are given, {modality!r} and {task!r}"
+    raise UniMoEError("modality or task", f"{given}.", "Extend by one of them.")
+
+
 def extended_config(
     config: UniMoEConfig,
-    modality: str,
+    modality: str | None = None,
     *,
+    task: str | None = None,
     num_experts: int = 2,
     encoder_of: UniMoEConfig | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -28,6 +48,7 @@ def extended_config(
     Args:
         config: Of the model.
         modality: As in `extend`.
+        task: As in `extend`.
         num_experts: As in `extend`.
         encoder_of: Configuration of the model that the encoder is from.
         tokenizer: As in `extend`.
@@ -36,24 +57,29 @@ def extended_config(
     Raises:
         UniMoEError: As `extend`.
     """
-    text, kind = config.text_config, Modality.from_key(modality)
-    if kind is Modality.TEXT:
+    text, key = config.text_config, reserved_key(modality, task)
+    if key == Modality.TEXT.key:
         raise UniMoEError("modality", "text is in every row, so that nothing would stay as it is.", "Name a medium.")
     if num_experts < 1:
         raise UniMoEError("num_experts", f"it is {num_experts}; at least 1 is added.", "Choose a number from 1 on.")
     if not text.num_experts:
         raise UniMoEError("model", "it is dense, and has no experts to add to.", "Upcycle or assemble it first.")
-    if modality in (reserved := text.reserved_experts or {}):
-        problem = f"{modality} has the experts {reserved[modality]} reserved for it already."
-        raise UniMoEError("modality", problem, "Train these, or extend by another modality.")
+    what = "modality" if task is None else "task"
+    if key in (reserved := text.reserved_experts or {}):
+        problem = f"{modality or task} has the experts {reserved[key]} reserved for it already."
+        raise UniMoEError(what, problem, f"Train these, or extend by another {what}.")
     values = config.to_dict()
     count = text.num_experts
     values["text_config"] |= {
         "num_experts": count + num_experts,
-        "reserved_experts": {**reserved, modality: list(range(count, count + num_experts))},
+        "reserved_experts": {**reserved, key: list(range(count, count + num_experts))},
     }
-    values |= _encoder_fields(config, kind, encoder_of)
-    values |= _placeholder_fields(values, kind, tokenizer)
+    if task is None:
+        kind = Modality.from_key(key)
+        values |= _encoder_fields(config, kind, encoder_of)
+        values |= _placeholder_fields(values, kind, tokenizer)
+    elif encoder_of is not None:
+        raise UniMoEError("encoder_of", "a task has no encoder of its own.", "Leave encoder_of out.")
     return UniMoEConfig.from_dict(values)
 
 
@@ -72,14 +98,14 @@ def extended_processor(
     return UniMoEProcessor.from_config(config, processor.tokenizer, chat_template=processor.chat_template, **parts)
 
 
-def trained_parts(model: UniMoEForConditionalGeneration, modality: str) -> list[str]:
-    """Name the parts that belong to a modality alone: train these, and all other modalities stay as they are.
+def trained_parts(model: UniMoEForConditionalGeneration, key: str) -> list[str]:
+    """Name the parts that belong to a modality or task alone: train these, and all else stays as it is.
 
     Args:
         model: That was extended.
-        modality: Its key.
+        key: Of `reserved_experts`.
     """
-    names = [f"{part}.{modality}" for part in ("reserved_experts", "reserved_router", "encoders", "connectors")]
+    names = [f"{part}.{key}" for part in ("reserved_experts", "reserved_router", "encoders", "connectors")]
     return [name for name in names if name in model.parts()]
 
 
@@ -103,7 +129,7 @@ def changes(modality: Modality, extended: str) -> bool:
 
     Args:
         modality: Asked about.
-        extended: Key of the modality by which a model is extended.
+        extended: Key of the modality by which a model is extended; that of a task changes none, while it is off.
     """
     return extended in (modality.key, modality.encoder_key)
 
@@ -144,4 +170,4 @@ def _placeholder_fields(
     return {"text_config": text, **{f"{m.key}_token_id": placeholder_id(tokenizer, m) for m in served}}
 
 
-__all__ = ["added_parameters", "changes", "extended_config", "extended_processor", "trained_parts"]
+__all__ = ["added_parameters", "changes", "extended_config", "extended_processor", "reserved_key", "trained_parts"]

@@ -79,7 +79,7 @@ def sparse_layers(model: nn.Module) -> list[SparseLayer]:
         problem = "it has no layer of experts that a router chooses among."
         raise UniMoEError(type(model).__name__, problem, "Pass a mixture; of soft ones each token asks every expert.")
     if any(getattr(layer.block, "reserved_experts", None) for layer in found):
-        problem = "it has experts that are reserved for a modality, which this operation would not see."
+        problem = "it has experts that are reserved for a modality or task, which this operation would not see."
         raise UniMoEError(type(model).__name__, problem, "Do this first, and extend the model then.")
     return found
 
