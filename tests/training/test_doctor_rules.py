@@ -215,6 +215,8 @@ def test_own_experts_are_those_of_a_group_or_of_specialists():
     made = Certificate("assemble", "exact", "", 0.0, {"expert_order": ["base", "image", "image", "speech"]})
     assert own_experts(text_config(), made) == {"image": [1, 2], "speech": [3]}
     assert own_experts(text_config(), None) == {}
+    reserved = {"image": [2], "task_ocr": [3]}
+    assert own_experts(text_config(reserved_experts=reserved), None) == {"image": [2]}
 
 
 # What is measured of weights

@@ -79,6 +79,14 @@ def test_a_dead_expert_is_named_once_with_what_the_modalities_chose_and_again_if
     assert len(experts.add(dead, steps=2)) == 1
 
 
+def test_experts_of_a_task_that_is_off_are_not_dead():
+    text = text_config(reserved_experts={"task_ocr": [2]})
+    load = {"text": [[3, 1, 0], [2, 2, 0]]}
+    assert DeadExperts(text, steps=1).add(load, steps=1) == []
+    text.active_task = "ocr"
+    assert len(DeadExperts(text, steps=1).add(load, steps=1)) == 2
+
+
 def test_an_expert_of_a_group_that_nothing_came_for_is_not_blamed_on_the_router():
     groups = {"modality_routing": "isolated", "expert_groups": {"text": [0, 1], "image": [2]}}
     experts = DeadExperts(text_config(**groups), steps=1)

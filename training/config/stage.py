@@ -81,23 +81,31 @@ class AssembleConfig(Section):
 
 
 class ExtendConfig(Section):
-    """Give a modality experts of its own in a mixture; see `unimoe.surgery.extend` for what has no word here.
+    """Give a modality or a task experts of its own in a mixture; `unimoe.surgery.extend` tells what has no word here.
 
     Args:
         base: The mixture.
-        modality: Key of the modality.
+        modality: Key of the modality. None: it is a task.
+        task: Name of the task. None: it is a modality.
         encoder_of: A model whose encoder it gets, if the mixture has none.
         num_experts, init, noise, router_bias, seed: As there.
     """
 
     base: str
-    modality: str
+    modality: str | None = None
+    task: str | None = None
     encoder_of: str | None = None
     num_experts: int = 2
     init: Literal["copy", "random"] = "copy"
     noise: float = 0.01
     router_bias: float = 1.0
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.modality is None) == (self.task is None):
+            raise PydanticCustomError("refused", "extend: give either a modality or a task.")
+        return self
 
     @property
     def folders(self) -> dict[str, str]:
@@ -133,7 +141,7 @@ class StartConfig(Section):
         path: A model.
         build: Pretrained parts to compose it of.
         assemble: Models to assemble it from.
-        extend: A mixture that gets experts for a further modality.
+        extend: A mixture that gets experts for a further modality or task.
         specialists: A dense model of which several specialists are trained in this stage, one for each modality.
     """
 

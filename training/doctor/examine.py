@@ -24,6 +24,7 @@ from ..data.mixture.dataset import read_mixture
 from ..data.mixture.order import SampleIndex
 from ..monitor.metrics_file import METRICS_FILE, read_metrics
 from ..monitor.mixture import MixtureSnapshot, take_snapshot
+from ..trainable.parts import turn_task_on
 from ..trainer.start import load_start, load_weights, snapshot_of_start
 from .facts import Evidence, MixtureFacts, TaskGradients, collect_facts
 from .findings import Finding
@@ -115,6 +116,7 @@ def examine(folder: Path, *, rows: int, processes: int | None = None) -> Examina
     """
     stage = validate(StageConfig, _without_file(read_stage(folder / STAGE_FILE)), source=str(folder / STAGE_FILE))
     model = load_weights(str(folder))
+    turn_task_on(model, stage.train)
     processes = processes or stage.parallel.expert_parallel_size
     if (number := model.config.get_text_config().num_experts) % processes:
         problem = f"{number} experts cannot be shared out to {processes} processes."

@@ -292,7 +292,8 @@ def part_trains(part: str, layer: int, train: TrainConfig) -> bool:
 def own_experts(text: UniMoETextConfig, certificate: Certificate | None) -> dict[str, list[int]]:
     """Find the experts that are a modality's own: reserved for it, of its group, or assembled of its specialists."""
     if text.has_closed_experts:
-        return {**(text.expert_groups or {}), **(text.reserved_experts or {})}
+        reserved = {key: own for key, own in text.reserved_in_order if own not in text.reserved_tasks.values()}
+        return {**(text.expert_groups or {}), **reserved}
     order = certificate.details.get("expert_order", []) if certificate else []
     return {key: [n for n, own in enumerate(order) if own == key] for key in dict.fromkeys(order) if key != "base"}
 

@@ -69,7 +69,7 @@ def _pools(facts: MixtureFacts) -> Iterator[tuple[list[int], list[str] | None]]:
     """Experts whose tokens are judged together, and the modalities of these (None: all): all, or an isolated group."""
     text = facts.text
     if text.modality_routing != "isolated":
-        yield list(range(text.num_experts)), None
+        yield text.open_experts, None
         return
     groups: dict[tuple[int, ...], list[str]] = {}
     for modality in Modality:

@@ -48,7 +48,8 @@ class DeadExperts:
             return []
         counts = torch.stack([counts for _, counts in self._window]).sum(dim=0)  # (L, M, E)
         silent = (counts.sum(dim=1)[:, : self.text.num_experts] == 0).nonzero().tolist()
-        dead = {(layer, expert) for layer, expert in silent}
+        open_experts = set(self.text.open_experts)
+        dead = {(layer, expert) for layer, expert in silent if expert in open_experts}
         new, self.known = sorted(dead - self.known), dead
         return [self._describe(layer, expert, counts[layer]) for layer, expert in new]
 

@@ -13,6 +13,8 @@ from unimoe.encoders import Encoder
 from unimoe.errors import ConfigError
 from unimoe.errors.suggest import did_you_mean
 from unimoe.errors.terminal import plain
+from unimoe.moe.tasks import set_task
+from unimoe.surgery.extension import reserved_key, trained_parts
 
 from ..config.train import TrainConfig
 from .lora import add_lora
@@ -48,7 +50,7 @@ class Trainable:
 
 
 def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig) -> Trainable:
-    """Freeze a model but for the parts that a stage names, and add LoRA where it asks for it.
+    """Freeze a model but for the parts that a stage names, add LoRA where it asks for it, and turn a task on.
 
     Args:
         model: Changed in place.
@@ -58,7 +60,8 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
         The trained parameters; call its `merge` after training.
 
     Raises:
-        ConfigError: If the model has no part of a name, or a part has nothing that LoRA can be put on.
+        ConfigError: If the model has no part of a name, or a part has nothing that LoRA can be put on, or as
+            `turn_task_on`.
     """
     everything = model.parts()
     for part in [*config.parts, *(config.lora.parts if config.lora else [])]:
@@ -66,6 +69,7 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
             raise ConfigError(
                 f"This model has no part {part!r}.{did_you_mean(part, everything)} Parts: {', '.join(everything)}."
             )
+    turn_task_on(model, config)
     names = within_layers(everything, config.layers, len(model.model.language_model.layers))
     parameters = dict(model.named_parameters())
     _check_parts(config, names, parameters)
@@ -79,6 +83,26 @@ def choose_trainable(model: UniMoEForConditionalGeneration, config: TrainConfig)
         for name in set(names[part]) - fixed:
             parameters[name].requires_grad_(True)
     return trainable
+
+
+def turn_task_on(model: UniMoEForConditionalGeneration, config: TrainConfig) -> None:
+    """Turn the task on whose reserved experts or router rows a stage trains; they learn while it is on, only.
+
+    Args:
+        model: Changed in place.
+        config: The stage's `train`.
+
+    Raises:
+        ConfigError: If they are of several tasks.
+    """
+    parts, everything = [*config.parts, *(config.lora.parts if config.lora else [])], model.parts()
+    trained = {name for part in parts for name in everything.get(part, ())}
+    own = {task: trained_parts(model, reserved_key(None, task)) for task in model.config.text_config.reserved_tasks}
+    tasks = [task for task, parts in own.items() if any(trained.intersection(everything[part]) for part in parts)]
+    if len(tasks) > 1:
+        problem = f"experts of {' and '.join(tasks)} would train, and one task is on at a time."
+        raise ConfigError("train.parts", problem, f"Name those of one: {', '.join(own[tasks[0]])}.")
+    set_task(model, tasks[0] if tasks else None)
 
 
 def _check_parts(config: TrainConfig, names: dict[str, list[str]], parameters: dict[str, nn.Parameter]) -> None:
