@@ -125,6 +125,8 @@ class EvaluationConfig(Section):
         routing_rows: Rows per task whose routing is counted. 0: none.
         worst_rows: Rows per task that report.html shows, those whose answers are worth least.
         judge: Endpoint that grades the answers to benchmarks with a judge. None: only metrics score them.
+        reserved_task: Task whose reserved experts the model works with, by the name that `unimoe extend --task` gave
+            it; a baseline works without. None: no task's.
         tasks: Name -> task.
     """
 
@@ -140,6 +142,7 @@ class EvaluationConfig(Section):
     routing_rows: int = Field(default=256, ge=0)
     worst_rows: int = Field(default=12, ge=0)
     judge: JudgeConfig | None = None
+    reserved_task: str | None = None
     bootstrap: BootstrapConfig = Field(default_factory=BootstrapConfig)
     tasks: dict[str, TaskConfig] = Field(min_length=1)
 

@@ -11,6 +11,7 @@ from huggingface_hub import snapshot_download
 
 from unimoe.checkpoint.loading import CheckpointError, load_any
 from unimoe.moe.counting import count_parameters
+from unimoe.moe.tasks import set_task
 
 from .config import EvaluationConfig, TaskConfig
 from .errors import EvaluationError
@@ -34,12 +35,14 @@ class LoadedModel:
     def describe(self) -> dict[str, Any]:
         """Return name, class, fingerprint and exact parameter counts."""
         counts = count_parameters(self.model)
-        num_experts = getattr(self.model.config.get_text_config(), "num_experts", 0)
+        text = self.model.config.get_text_config()
+        num_experts = getattr(text, "num_experts", 0)
         return {
             "path": self.name,
             "class": type(self.model).__name__,
             "num_experts": num_experts,
-            "num_experts_per_tok": self.model.config.get_text_config().num_experts_per_tok if num_experts else None,
+            "num_experts_per_tok": text.num_experts_per_tok if num_experts else None,
+            "reserved_task": getattr(text, "active_task", None),
             "parameters": counts["total"],
             "active_parameters": counts["active"],
             "fingerprint": self.fingerprint,
@@ -89,18 +92,23 @@ class LoadedTask:
         return read_answers(self.metric, self.samples, [without_thoughts(text) for text in predictions])
 
 
-def load_model(name: str, *, device: str) -> LoadedModel:
+def load_model(name: str, *, device: str, reserved_task: str | None = None) -> LoadedModel:
     """Load a folder or a Hub id through the Auto classes.
 
     Raises:
         EvaluationError: If it is no model folder, or one that cannot be used; the message says why.
+        ConfigError: If it has no experts that are reserved for the task.
     """
     folder = Path(name) if Path(name).is_dir() else _download(name)
     try:
         model, processor = load_any(folder)
     except CheckpointError as error:
         raise EvaluationError(f"{error} Check --model and --baseline.") from error
-    return LoadedModel(name, model.to(own_device(device)), processor, model_fingerprint(folder))
+    fingerprint = model_fingerprint(folder)
+    if reserved_task is not None:
+        set_task(model, reserved_task)
+        fingerprint += f", task {reserved_task}"
+    return LoadedModel(name, model.to(own_device(device)), processor, fingerprint)
 
 
 def _download(name: str) -> Path:

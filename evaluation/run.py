@@ -230,7 +230,7 @@ class Answers:
 def model_answers(run: Run, name: str, tasks: list[LoadedTask], *, shuffled_media: bool) -> Answers:
     """Let a model answer all tasks; it is not kept in memory."""
     shuffled = run.shuffle(tasks) if shuffled_media else {}
-    loaded = load_model(name, device=run.config.device)
+    loaded = load_model(name, device=run.config.device, reserved_task=run.config.reserved_task)
     return Answers(
         predictions=run.predict_all(loaded, tasks),
         shuffled={

@@ -122,6 +122,8 @@ def describe_model(model: dict[str, Any]) -> str:
         return f"predictions in {model['path']}"
     experts = model["num_experts"]
     kind = f"{experts} experts, {model['num_experts_per_tok']} per token" if experts else "dense"
+    if task := model.get("reserved_task"):
+        kind += f", task {task} on"
     return f"{model['path']} ({kind}): {model['active_parameters']:,} active of {model['parameters']:,} parameters"
 
 

@@ -35,7 +35,7 @@ def print_report(results: dict[str, Any], *, console: Console) -> None:
     models = [f"{label}: {describe_model(results[label])}" for label in ("model", "baseline") if results[label]]
     print_lines([*notes, *models], console=console)
     if "parameters" in results["model"]:
-        lines = loading_lines(results["model"]["path"])
+        lines = loading_lines(results["model"]["path"], task=results["model"].get("reserved_task"))
         console.print(f"\n{lines}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -76,12 +76,13 @@ def styled(text: str, style: str = "") -> str:
     return f"[{style}]{plain(text)}[/]" if style else plain(text)
 
 
-def loading_lines(path: str) -> str:
-    """Write the three lines of Python that load a model folder."""
+def loading_lines(path: str, *, task: str | None = None) -> str:
+    """Write the three lines of Python that load a model folder, and one that turns a task on, if there is one."""
+    turn_on = f"\nfrom unimoe.moe.tasks import set_task; set_task(model, {task!r})" if task else ""
     return (
         "import unimoe; from transformers import AutoModelForMultimodalLM, AutoProcessor\n"
         f"processor = AutoProcessor.from_pretrained({path!r})\n"
-        f"model = AutoModelForMultimodalLM.from_pretrained({path!r})"
+        f"model = AutoModelForMultimodalLM.from_pretrained({path!r}){turn_on}"
     )
 
 

@@ -80,6 +80,18 @@ def config_file(colour_data: Path) -> Path:
     return path
 
 
+def test_a_task_that_is_on_is_measured_and_told(config_file: Path, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", num_experts=4, reserved_experts={"task_ocr": [3]})
+    asked = ("--model", model, "--baseline", model, "--config", config_file, "reserved_task=ocr")
+    result = command(*asked, "--no-routing")
+    assert result.exit_code == 0, result.output
+    assert "task ocr on" in result.output and "set_task(model, 'ocr')" in result.output
+    results = json.loads((config_file.parent / "out" / "results.json").read_text())
+    assert [results[which]["reserved_task"] for which in ("model", "baseline")] == ["ocr", None]
+    assert "different: model" in command(*asked[:-1]).output
+    assert "no experts reserved for 'vqa'" in command(*asked[:-1], "reserved_task=vqa").output
+
+
 def command(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -299,7 +311,7 @@ def test_a_model_that_sees_is_above_the_floor_and_falls_with_shuffled_media(
         colour_data / "colour_test.jsonl", [colour_row(i * 4 + j, n) for j, n in enumerate(names) for i in (0, 1)]
     )
     seeing = LoadedModel("seeing", SeeingModel(), SeeingProcessor(), "0")
-    monkeypatch.setattr(run_module, "load_model", lambda name, device: seeing)
+    monkeypatch.setattr(run_module, "load_model", lambda name, **options: seeing)
     console = Console(file=io.StringIO(), width=140)
     run = Run(config=load_config(config_file), output=config_file.parent / "out", overwrite=False, console=console)
     results = evaluate(run, model="seeing", shuffled_media=True)
