@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from transformers.utils import logging
 
 from unimoe.errors.terminal import fail
 from unimoe.surgery import audit_change
@@ -128,6 +129,7 @@ def main(
     markdown: Annotated[Path | None, typer.Option(help="Put the table into this file.")] = None,
 ) -> None:
     """Prune, recalibrate and measure the mixtures of some seeds."""
+    logging.disable_progress_bar()
     console, found = Console(), {variant.title: [] for variant in variants()}  # type: ignore[var-annotated]
     try:
         for seed in range(seeds):
