@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..errors import UniMoEError
 from ..errors.terminal import fail
-from .common import app, console, cost, load, summary
+from .common import app, console, cost, load, say, summary
 
 PACKAGES = (
     "unimoe",
@@ -155,8 +155,8 @@ def build(
     processor.save_pretrained(out)
     if certificate:
         certificate.save(out)
-        console.print(summary(certificate, model.dtype), soft_wrap=True)
-    console.print(f"written to {out} in {cost(started)}", highlight=False)
+        say(summary(certificate, model.dtype))
+    say(f"written to {out} in {cost(started)}")
 
 
 @app.command()
@@ -195,10 +195,10 @@ def convert(
             console.print(escape(line), soft_wrap=True, highlight=False)
         if dry_run:
             return
-        console.print(summary(found.write(out, dtype=None if dtype == "auto" else getattr(torch, dtype)), dtype))
+        say(summary(found.write(out, dtype=None if dtype == "auto" else getattr(torch, dtype)), dtype))
     except (OSError, ValueError) as error:
         fail(reason(error))
-    console.print(f"written to {out} in {cost(started)}", highlight=False)
+    say(f"written to {out} in {cost(started)}")
 
 
 def read_fields(overrides: list[str] | None) -> dict[str, Any]:

@@ -7,11 +7,16 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from ..errors.terminal import fail
+from ..errors.terminal import fail, plain
 
 HELP = "Build, convert or change a model, look at its folder, verify it, talk to it, list presets and devices."
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 console = Console()
+
+
+def say(text: str) -> None:
+    """Print a line as it is: names of folders, and lists in brackets, are no markup."""
+    console.print(plain(text), soft_wrap=True, highlight=False)
 
 
 def summary(certificate: Any, dtype: Any) -> str:

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from ..errors import UniMoEError
 from ..errors.terminal import fail
-from .common import app, console, cost, load, summary
-from .outcome import Out, Outcome, carry_out
+from .common import app, console, cost, load, say, summary
+from .outcome import Out, Outcome, carry_out, outcome_line
 
 
 @app.command()
@@ -74,8 +73,8 @@ def densify(
         save_model(dense, certificate, folder, out)
     except (OSError, ValueError) as error:
         fail(str(error))
-    console.print(summary(certificate, dense.dtype), soft_wrap=True)
-    console.print(f"written to {out} in {cost(started)}", highlight=False)
+    say(summary(certificate, dense.dtype))
+    say(f"written to {out} in {cost(started)}")
 
 
 @app.command()
@@ -102,6 +101,7 @@ def extend(
     """Give a modality (and an encoder for it) or a task experts of its own; all else gets what it got."""
     from transformers.utils import logging
 
+    from ..checkpoint.loading import reason
     from ..surgery.extend import extend_folder
 
     logging.disable_progress_bar()
@@ -111,14 +111,14 @@ def extend(
         added, certificate = extend_folder(
             folder, out, modality, task=task, encoder_of=encoder_of, data=data, dry_run=dry_run, **options
         )
-    except UniMoEError as error:
-        fail(error)
+    except (OSError, ValueError) as error:
+        fail(reason(error))
     table = Table("part", "parameters", title=f"what {modality or task} adds")
     for part, number in added.items():
         table.add_row(part, f"{number:,}")
     console.print(table)
     if certificate is None:
         return
-    console.print(f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}.")
-    console.print(f"train.parts: [{', '.join(certificate.details['stage']['train']['parts'])}]", highlight=False)
-    console.print(f"written to {out} in {cost(started)}", highlight=False)
+    say(outcome_line(certificate))
+    say(f"train.parts: [{', '.join(certificate.details['stage']['train']['parts'])}]")
+    say(f"written to {out} in {cost(started)}")

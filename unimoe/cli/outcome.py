@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ..errors.terminal import fail
-from .common import console, cost
+from .common import console, cost, say
 
 Out = Annotated[Path, typer.Argument(help="Folder for the new model.")]
 Outcome = tuple[Any, Any]
@@ -38,8 +38,13 @@ def carry_out(change: Callable[[], Outcome], out: Path) -> None:
         return
     if "damage" in certificate.details:
         console.print(damage_table(certificate))
-    console.print(f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}.")
-    console.print(f"written to {out} in {cost(started)}", highlight=False)
+    say(outcome_line(certificate))
+    say(f"written to {out} in {cost(started)}")
+
+
+def outcome_line(certificate: Any) -> str:
+    """Sum up what a certificate measured."""
+    return f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}."
 
 
 def losses_table(draft: Any) -> Table:
@@ -48,13 +53,13 @@ def losses_table(draft: Any) -> Table:
     table = Table("layer", "modality", *measures, title=f"what {draft.operation} takes away")
     for layer, own in draft.losses.items():
         for key, lost in own.items():
-            table.add_row(str(layer), key, *(number(lost.get(what)) for what in measures))
+            table.add_row(str(layer), key, *(number(what, lost.get(what)) for what in measures))
     return table
 
 
-def number(value: float | None) -> str:
-    """Write a share, or another number where it is above 1."""
-    return "" if value is None else f"{value:.1%}" if value <= 1 else f"{value:.3g}"
+def number(what: str, value: float | None) -> str:
+    """Write what was measured: nats and differences as they are, all else is a share."""
+    return "" if value is None else f"{value:.3g}" if what in ("divergence", "difference") else f"{value:.1%}"
 
 
 def damage_table(certificate: Any) -> Table:

@@ -10,8 +10,8 @@ from rich.markup import escape
 from ..errors import UniMoEError
 from ..errors.terminal import fail
 from .calibration import Source, on_rows
-from .common import app, console, cost, summary
-from .outcome import damage_table, losses_table
+from .common import app, console, cost, say, summary
+from .outcome import damage_table, losses_table, outcome_line
 from .surgery import pairs
 
 
@@ -33,6 +33,7 @@ def export(
     import torch
     from transformers.utils import logging
 
+    from ..checkpoint.loading import reason
     from ..surgery.export_hf import export_folder
 
     logging.disable_progress_bar()
@@ -41,13 +42,13 @@ def export(
     options = {"language_only": language_only, "round_routers": round_routers}
     try:
         certificate = export_folder(folder, out, dtype=chosen, **options)
-    except UniMoEError as error:
-        fail(error)
+    except (OSError, ValueError) as error:
+        fail(reason(error))
     for what in ("left_out", "added"):
         if names := certificate.details[what]:
             console.print(escape(f"{what.replace('_', ' ')}: {', '.join(names)}"), soft_wrap=True, highlight=False)
-    console.print(summary(certificate, "float32"), soft_wrap=True)
-    console.print(f"written to {out} in {cost(started)}", highlight=False)
+    say(summary(certificate, "float32"))
+    say(f"written to {out} in {cost(started)}")
 
 
 @app.command()
@@ -66,6 +67,7 @@ def skip(
     """Tell what skipping experts of small weight would save and change, by modality; a setting of inference."""
     from transformers.utils import logging
 
+    from ..checkpoint.loading import reason
     from ..surgery.skip import measure_skipping
 
     logging.disable_progress_bar()
@@ -73,11 +75,11 @@ def skip(
         thresholds = {key: share(value, f"--threshold {key}") for key, value in pairs(threshold, "=", "--threshold")}
         rest: Literal["as_is", "renormalised"] = "renormalised" if renormalise else "as_is"
         skipped, certificate = measure_skipping(folder, thresholds, rows, rest=rest)
-    except UniMoEError as error:
-        fail(error)
+    except (OSError, ValueError) as error:
+        fail(reason(error))
     console.print(losses_table(skipped))
     console.print(damage_table(certificate))
-    console.print(f"{certificate.kind}: {certificate.claim} Largest difference: {certificate.difference:.1e}.")
+    say(outcome_line(certificate))
 
 
 def share(text: str, option: str) -> float:

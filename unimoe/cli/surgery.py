@@ -9,7 +9,7 @@ import typer
 from ..errors import UniMoEError
 from ..errors.terminal import fail
 from .calibration import DryRun, Score, Source, on_rows
-from .common import app, console, cost
+from .common import app, console, cost, say
 from .outcome import Out, Outcome, carry_out
 
 
@@ -161,7 +161,7 @@ def rank_experts(
     """Rank the experts of each layer by what they matter on calibration rows, for `prune` and for other tools."""
     from transformers.utils import logging
 
-    from ..checkpoint.loading import load_mixture
+    from ..checkpoint.loading import load_mixture, reason
     from ..surgery.ranking import rank, write_ranking
     from ..surgery.saliency import saliency
 
@@ -171,9 +171,9 @@ def rank_experts(
         model, processor = load_mixture(folder)
         found = saliency(model, rows.read(model, processor))
         write_ranking(out, rank(found, score))
-    except UniMoEError as error:
-        fail(error)
-    console.print(f"written to {out} in {cost(started)}", highlight=False)
+    except (OSError, ValueError) as error:
+        fail(reason(error))
+    say(f"written to {out} in {cost(started)}")
 
 
 def pairs(given: list[str] | None, between: str, option: str) -> list[tuple[str, str]]:

@@ -42,6 +42,19 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
+def require_new(out: str | Path) -> None:
+    """Refuse a folder that is there already, before work is done for it.
+
+    Args:
+        out: The folder.
+
+    Raises:
+        UniMoEError: If there is such a file or folder.
+    """
+    if os.path.lexists(out):
+        raise UniMoEError(str(out), "there is such a file or folder already.", "Choose another OUT.")
+
+
 @contextmanager
 def new_folder(out: str | Path) -> Iterator[Path]:
     """Fill a folder beside `out` in the block, which gets that name at its end; what fails leaves none.
@@ -56,8 +69,7 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         UniMoEError: If there is such a file or folder.
     """
     out = Path(out)
-    if out.exists():
-        raise UniMoEError(str(out), "there is such a file or folder already.", "Choose another OUT.")
+    require_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
         made = Path(work, out.name)
@@ -66,4 +78,4 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         made.rename(out)
 
 
-__all__ = ["append", "new_folder", "write_whole"]
+__all__ = ["append", "new_folder", "require_new", "write_whole"]

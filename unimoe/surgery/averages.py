@@ -97,9 +97,12 @@ def _average(channels: Tensor, used: Tensor, align: bool) -> Tensor:
     What differs from the most used one is averaged, and is exactly 0 for its copies.
     """
     weights = (used if used.sum() > 0 else torch.ones_like(used)).to(channels.device)
-    most_used = channels[int(weights.argmax())].double()
+    first = int(weights.argmax())
+    most_used = channels[first].double()
     change = torch.zeros_like(most_used)
-    for own, weight in zip(channels, weights / weights.sum(), strict=True):
+    for place, (own, weight) in enumerate(zip(channels, weights / weights.sum(), strict=True)):
+        if place == first:
+            continue
         aligned = own[match_channels(most_used, own)] if align else own
         change += weight * (aligned - most_used)
     return most_used + change

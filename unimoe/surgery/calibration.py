@@ -51,8 +51,8 @@ def as_batch(inputs: Mapping[str, Any]) -> Batch:
 
     Args:
         inputs: With `input_ids` (B, S); optional: `attention_mask`, `mm_token_type_ids`, `labels` and
-            `assistant_masks` (B, S), and features. Without labels and without any token of the assistant, each token
-            of text is to be predicted.
+            `assistant_masks` (B, S), and features. Without labels, what the assistant says is to be predicted; of a
+            row without any, each token of text.
     """
     values = dict(inputs)
     ids: Tensor = values["input_ids"]
@@ -63,7 +63,8 @@ def as_batch(inputs: Mapping[str, Any]) -> Batch:
     learned = values.pop("assistant_masks", None)
     labels = values.pop("labels", None)
     if labels is None:
-        is_said = learned.bool() if learned is not None and bool(learned.any()) else kinds == Modality.TEXT
+        learned = torch.zeros_like(mask) if learned is None else learned.bool()
+        is_said = torch.where(learned.any(dim=-1, keepdim=True), learned, kinds == Modality.TEXT)
         labels = ids.masked_fill(~(is_said & mask), IGNORED)
     return Batch(values, labels, kinds, mask)
 
@@ -107,8 +108,11 @@ class Calibration:
         """Yield the batches, always the same."""
         for start in range(0, len(self.rows), self.batch_size):
             rows = self.rows[start : start + self.batch_size]
-            read = [_messages(self.files[file], row) for file, row in rows]
-            yield as_batch(self._process(read, [self.files[file].where(row) for file, row in rows]))
+            places = [self.files[file].where(row) for file, row in rows]
+            inputs = self._process([_messages(self.files[file], row) for file, row in rows], places)
+            if not inputs["input_ids"].shape[-1]:
+                raise DataError(places[0], "the row has no token.", "Leave it out.")
+            yield as_batch(inputs)
 
     @property
     def names(self) -> str:
@@ -119,6 +123,8 @@ class Calibration:
         options: dict[str, Any] = {"return_tensors": "pt"}
         is_text = isinstance(self.processor, PreTrainedTokenizerBase)
         try:
+            if is_text and self.processor.pad_token is None:
+                self.processor.pad_token = self.processor.eos_token  # the attention mask tells them apart
             if is_text:
                 conversations = [
                     _as_text(conversation, place) for conversation, place in zip(conversations, places, strict=True)

@@ -21,8 +21,8 @@ class Wish:
     """What is to be kept.
 
     Args:
-        ratio: Share of the experts that go, above 0 and below 1. Ignored if `keep` is given.
-        keep: Experts of each layer that stay.
+        ratio: Share of the experts that go, above 0 and below 1.
+        keep: Experts of each layer that stay. One of the two is given.
         score: What the experts are scored by; see `LayerUse.score`.
         quota: Modality key -> experts of each layer that stay because most of what it gets comes from them.
         protect: Layer -> experts that stay. Super experts always do.
@@ -50,6 +50,8 @@ class Wish:
         Raises:
             UniMoEError: If nothing would go, or nothing stay.
         """
+        if self.keep is not None and self.ratio is not None:
+            raise UniMoEError("ratio", "both a ratio and a number to keep are given.", "Give one of them.")
         if self.keep is None and not 0 < (self.ratio or 0) < 1:
             cure = "Give the share of the experts that go, such as 0.25; or how many stay (keep)."
             raise UniMoEError("ratio", f"it is {self.ratio}, and lies between 0 and 1.", cure)
@@ -138,6 +140,9 @@ def _groups(text: Any) -> list[list[int]]:
     """Experts that must keep their part of the number, as the configuration says."""
     every = list(range(text.num_experts))
     if getattr(text, "is_isolated", False):
+        if _equal_groups(text) > 1:
+            problem = "experts belong to modalities, and to groups that share a latent space, too."
+            raise UniMoEError("expert_groups", problem, "Prune before experts become latent.")
         own = {tuple(sorted(group)) for group in (text.expert_groups or {}).values()}
         common = sorted(set(every) - {expert for group in own for expert in group})
         return [*([common] if common else []), *map(list, sorted(own))]

@@ -102,6 +102,8 @@ def densify(
 def _check_model(text: UniMoETextConfig) -> None:
     if text.num_experts == 0:
         raise ValueError("The model has no experts; densify takes a mixture of experts.")
+    if text.reserved_experts:
+        raise ValueError("Some experts are reserved, and a dense model has no modality or task to open them to.")
     if obstacle := text.generation_obstacle:
         raise ValueError(f"A dense model treats each token by itself, and this mixture does not: {obstacle}.")
     if text._experts_implementation == LINEARS:

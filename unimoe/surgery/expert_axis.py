@@ -62,14 +62,22 @@ def kept_config(config: Any, kept: Kept) -> Any:
     """
     new = copy.deepcopy(config)
     text = new.get_text_config()
-    order = next(iter(kept.values()))
+    if getattr(text, "num_experts", None) is None:
+        problem = "its experts are counted under a name that is not known here."
+        raise UniMoEError(type(config).__name__, problem, "Pass a model of this package, or unimoe build one of it.")
     if groups := getattr(text, "expert_groups", None):
-        places = {expert: place for place, expert in enumerate(order)}
-        text.expert_groups = {
-            key: sorted(places[expert] for expert in group if expert in places) for key, group in groups.items()
-        }
-    text.num_experts = len(order)
+        found = [_kept_groups(groups, order) for order in kept.values()]
+        if any(own != found[0] for own in found):
+            problem = "its layers would keep the experts of modalities in different places, which it has one list of."
+            raise UniMoEError("expert_groups", problem, "Keep as many of each group in each layer, in one order.")
+        text.expert_groups = found[0]
+    text.num_experts = len(next(iter(kept.values())))
     return type(config).from_dict(new.to_dict())
+
+
+def _kept_groups(groups: Mapping[str, Sequence[int]], order: Sequence[int]) -> dict[str, list[int]]:
+    places = {expert: place for place, expert in enumerate(order)}
+    return {key: sorted(places[expert] for expert in group if expert in places) for key, group in groups.items()}
 
 
 def kept_pieces(tensors: Mapping[str, Tensor], config: Any, kept: Kept) -> dict[str, Piece]:

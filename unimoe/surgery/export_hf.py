@@ -16,7 +16,7 @@ from transformers import initialization as init
 
 from ..checkpoint.loading import load_mixture
 from ..errors import UniMoEError
-from ..files.writing import new_folder
+from ..files.writing import new_folder, require_new
 from ..modeling.head import UniMoEForCausalLM
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe.experts.assignments import LINEARS
@@ -98,6 +98,7 @@ def export_folder(
     Raises:
         UniMoEError: If the folder cannot be read, or as in `export_hf`.
     """
+    require_new(out)
     model, processor = load_mixture(folder, dtype=dtype)
     stock, certificate = export_hf(model, language_only=language_only, round_routers=round_routers)
     with new_folder(out) as work:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..checkpoint.loading import load_model, load_processor
 from ..configuration_unimoe import UniMoEConfig
 from ..errors import UniMoEError
-from ..files.writing import new_folder
+from ..files.writing import new_folder, require_new
 from ..modality import Modality
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import SparseMoeBlock
@@ -93,8 +93,12 @@ def extend(
     Raises:
         UniMoEError: If the model has no experts, or what is named has reserved ones, or no encoder is to be had.
     """
+    if not 0 <= noise < float("inf"):
+        raise UniMoEError("noise", f"it is {noise}.", "Give a number of at least 0.")
     if init not in get_args(Init):
         raise UniMoEError("init", f"it is {init!r}.", f"Choose from {', '.join(get_args(Init))}.")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise UniMoEError(type(model).__name__, "it is quantised.", "Extend the model in floats; quantise last.")
     fields: Any = {"encoder_of": encoder_of and encoder_of.config, "tokenizer": tokenizer}
     config = extended_config(model.config, modality, task=task, num_experts=num_experts, **fields)
     key, new = reserved_key(modality, task), _copy_of(model, config, seed)
@@ -144,6 +148,8 @@ def extend_folder(
         UniMoEError: If a folder or a row cannot be read, or as `extend`.
     """
     key = reserved_key(modality, task)
+    if not dry_run:
+        require_new(out)
     old, donor = Donor.load(folder), None if encoder_of is None else Donor.load(encoder_of)
     tokenizer = old.processor.tokenizer
     if dry_run:

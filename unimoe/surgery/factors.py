@@ -176,6 +176,10 @@ def _choose_rank(
     of_each, before = 3 * (groups * hidden + experts * width), 3 * experts * width * hidden
     if [rank, ratio, max_error].count(None) != 2:
         raise UniMoEError("Give one of rank, ratio and max_error.")
+    if ratio is not None and not 0 < ratio < 1:
+        raise UniMoEError("ratio", f"it is {ratio}, and lies between 0 and 1.", "Give the share that is left.")
+    if max_error is not None and not 0 <= max_error <= 1:
+        raise UniMoEError("max_error", f"it is {max_error}, and lies between 0 and 1.", "Give a share of the norm.")
     if ratio is not None:
         rank = math.floor(ratio * before / of_each) // multiple * multiple
     elif max_error is not None:

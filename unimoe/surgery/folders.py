@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoint.loading import load_mixture
 from ..errors import UniMoEError
 from ..files.folder import setting_files
-from ..files.writing import new_folder
+from ..files.writing import new_folder, require_new
 from ..modeling.parts import part_of
 from .audit import Audit, audit_change
 from .calibration import Calibration, read_calibration
@@ -99,6 +99,8 @@ def change_folder(
     Raises:
         UniMoEError: If a folder or a row cannot be read, or the operation is refused.
     """
+    if not dry_run:
+        require_new(out)
     model, processor = load_mixture(folder)
     calibration = rows.read(model, processor)
     draft = decide(model.to(device), calibration)
@@ -110,10 +112,12 @@ def change_folder(
     with new_folder(out) as work:
         draft.write(work)
         copy_settings(folder, work)
-        touched = {} if draft.parts is None else touched_parts(draft, audit_change(folder, work))
         changed, _ = load_mixture(work)
+        tied = {name for pair in changed.all_tied_weights_keys.items() for name in pair}
+        touched = {} if draft.parts is None else touched_parts(draft, audit_change(folder, work), tied)
         found = answers.compare(changed.to(device))
-        certificate = certify(draft, draft.against or folder, found, calibration, touched)
+        details = {**draft.details, "touched": touched}
+        certificate = certify(draft.operation, draft.against or folder, found, calibration, details)
         certificate.save(work)
     return draft, certificate
 
@@ -147,18 +151,19 @@ def copy_settings(folder: str | Path, out: Path) -> None:
         shutil.copyfile(path, out / path.name)
 
 
-def touched_parts(draft: Draft, found: Audit) -> dict[str, float]:
+def touched_parts(draft: Draft, found: Audit, tied: Collection[str] = ()) -> dict[str, float]:
     """Return the share of each part that an operation touched, without those that it left alone.
 
     Args:
         draft: What was done.
         found: How the folders differ.
+        tied: Names of weights that are others' too: one name of them in a file is enough.
 
     Raises:
         UniMoEError: If it touched a part that it must leave alone.
     """
     shares = {part: touched / max(count, 1) for part, (count, touched, _) in found.by_part().items() if touched}
-    others = {*shares, *map(part_of, (*found.gone, *found.new))} - set(draft.parts or ())
+    others = {*shares, *map(part_of, {*found.gone, *found.new}.difference(tied))} - set(draft.parts or ())
     if others:
         problem = f"{', '.join(sorted(others))} changed, and may not."
         raise UniMoEError(draft.operation, problem, "This is a defect of the package; please report it.")
@@ -166,27 +171,26 @@ def touched_parts(draft: Draft, found: Audit) -> dict[str, float]:
 
 
 def certify(
-    draft: Draft, source: str | Path, found: Difference, rows: Calibration, touched: Mapping[str, float]
+    operation: str, source: str | Path, found: Difference, rows: Calibration, details: Mapping[str, Any]
 ) -> Certificate:
     """State what was measured.
 
     Args:
-        draft: What was done.
+        operation: What was done.
         source: What the new model is compared with.
-        found: How the new one differs from it.
+        found: How it differs.
         rows: On which.
-        touched: Share of each part that it touched.
+        details: What else was decided, or found.
     """
     claim = f"On {len(rows.rows)} rows of {rows.names}, the model gives the logits of {source}"
     return Certificate(
-        operation=draft.operation,
+        operation=operation,
         kind="exact" if found.is_exact else "measured",
         claim=f"{claim}." if found.is_exact else f"{claim}, up to the difference.",
         difference=found.largest,
         details={
             "source": str(source),
-            **draft.details,
-            "touched": dict(touched),
+            **details,
             "damage": {key: damage._asdict() for key, damage in found.by_modality.items()},
             "rows": {
                 "files": [file.path for file in rows.files],

@@ -28,6 +28,8 @@ from .statistics import Statistics, gather, losses_by_use
 
 Similarity = Literal["outputs", "weights", "router"]
 RowsOf = Literal["keep", "drop"]
+Stacks = tuple[Tensor, Tensor, Tensor]
+"""Gate, up and down projections of experts, as `gated_stacks` gives them."""
 Aliases = Mapping[int, Sequence[int]]
 """Sparse layer -> group of each expert, in the order of their first members."""
 
@@ -56,6 +58,12 @@ def merge(
     Raises:
         UniMoEError: If the layers are others than the model's, or the experts of a kind that has no average.
     """
+    layers = _check(model, aliases)
+    return _with_merged(model, aliases, _merged(layers, aliases, counts, align), counts, rows)
+
+
+def _check(model: Any, aliases: Aliases) -> list[SparseLayer]:
+    """Return the sparse layers of a model whose experts can be merged so."""
     layers = sparse_layers(model)
     if getattr(model.config.get_text_config(), "expert_aliases", None):
         raise UniMoEError(
@@ -64,8 +72,14 @@ def merge(
     if [layer.index for layer in layers] != sorted(aliases):
         problem = f"it names the layers {sorted(aliases)}; the sparse layers are {[own.index for own in layers]}."
         raise UniMoEError("aliases", problem, "Name each sparse layer.")
-    merged = {layer.index: _merged(layer, aliases[layer.index], counts, align) for layer in layers}
-    state = dict(model.state_dict())
+    return layers
+
+
+def _with_merged(
+    model: Any, aliases: Aliases, merged: Mapping[int, Stacks], counts: Mapping[int, Tensor] | None, rows: RowsOf
+) -> Any:
+    """Make the model of merged experts; see `merge`."""
+    layers, state = sparse_layers(model), dict(model.state_dict())
     if rows == "drop":
         kept = {index: _most_used(own, None if counts is None else counts[index]) for index, own in aliases.items()}
         config = kept_config(model.config, kept)
@@ -75,7 +89,7 @@ def merge(
         config.get_text_config().expert_aliases = [list(aliases[layer.index]) for layer in layers]
     else:
         config = model.config
-        merged = {index: tuple(stack[list(aliases[index])] for stack in stacks) for index, stacks in merged.items()}
+        merged = {index: _of_members(stacks, aliases[index]) for index, stacks in merged.items()}
     for layer in layers:
         gate, up, down = merged[layer.index]
         state[f"{layer.name}.experts.gate_up_proj"] = torch.cat([gate, up], dim=1)
@@ -115,9 +129,21 @@ def _similarity(layer: SparseLayer, states: Tensor, similarity: Similarity) -> T
     return cosine_similarity(torch.stack(answers))
 
 
-def _merged(layer: SparseLayer, aliases: Sequence[int], counts: Mapping[int, Tensor] | None, align: bool) -> Any:
-    used = None if counts is None else counts[layer.index]
-    return merge_experts(*gated_stacks(layer), aliases, counts=used, align=align)
+def _merged(
+    layers: Sequence[SparseLayer], aliases: Aliases, counts: Mapping[int, Tensor] | None, align: bool
+) -> dict[int, Stacks]:
+    """Average the groups of each layer."""
+    used = {layer.index: None if counts is None else counts[layer.index] for layer in layers}
+    return {
+        layer.index: merge_experts(*gated_stacks(layer), aliases[layer.index], counts=used[layer.index], align=align)
+        for layer in layers
+    }
+
+
+def _of_members(stacks: Stacks, aliases: Sequence[int]) -> Stacks:
+    """Give each member of a group what its group has."""
+    gate, up, down = (stack[list(aliases)] for stack in stacks)
+    return gate, up, down
 
 
 def _most_used(aliases: Sequence[int], counts: Tensor | None) -> list[int]:
@@ -164,24 +190,25 @@ def merge_folder(
         found = gather(model, batches)
         aliases = similar_experts(model, found, wish.keep, similarity=wish.similarity)
         counts = found.saliency.scores("frequency")
-        new = merge(model, aliases, counts=counts, align=wish.align, rows=wish.rows)
+        _check(model, aliases)
+        merged = _merged(sparse_layers(model), aliases, counts, wish.align)
+        new = _with_merged(model, aliases, merged, counts, wish.rows)
         details = {
             "similarity": wish.similarity,
             "rows": wish.rows,
             "aliases": {str(layer): list(own) for layer, own in aliases.items()},
         }
-        losses = _losses(model, aliases, counts, found.saliency, wish.align)
+        losses = _losses(model, aliases, merged, found.saliency)
         return Draft("merge", losses, new.save_pretrained, details=details)
 
     return change_folder(folder, out, decide, rows, dry_run=dry_run)
 
 
-def _losses(model: Any, aliases: Aliases, counts: Mapping[int, Tensor], found: Saliency, align: bool) -> Losses:
+def _losses(model: Any, aliases: Aliases, merged: Mapping[int, Stacks], found: Saliency) -> Losses:
     errors = {}
     for layer in sparse_layers(model):
-        own = list(aliases[layer.index])
         before = weight_features(*gated_stacks(layer)).double()
-        after = weight_features(*_merged(layer, own, counts, align)).double()[own]
+        after = weight_features(*_of_members(merged[layer.index], aliases[layer.index])).double()
         errors[layer.index] = (after - before).norm(dim=-1) / before.norm(dim=-1)
     return losses_by_use(found, errors, "weight error")
 

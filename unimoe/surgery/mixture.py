@@ -142,8 +142,29 @@ def rebuild(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
     own = new.state_dict()
     with torch.no_grad():
         for name, tensor in tensors.items():
+            require_shape(type(model), name, tensor, own.get(name))
             own[name].copy_(tensor)
     return new
 
 
-__all__ = ["LAYER", "OnRouted", "SparseLayer", "gated_stacks", "rebuild", "routed", "sparse_layers"]
+def require_shape(model_class: type, name: str, made: Tensor, wanted: Tensor | None) -> None:
+    """Refuse a tensor that the class of a changed model has no place for.
+
+    Args:
+        model_class: Class of the model.
+        name: Of the tensor.
+        made: The tensor.
+        wanted: What the new model has of that name.
+
+    Raises:
+        UniMoEError: If there is none, or one of another shape.
+    """
+    if wanted is None or wanted.shape != made.shape:
+        found = "has none of it" if wanted is None else f"wants {tuple(wanted.shape)}"
+        problem = f"{name} would be {tuple(made.shape)}, and the class {found}."
+        raise UniMoEError(
+            model_class.__name__, problem, "Its routers or experts are of a kind that is not known here."
+        )
+
+
+__all__ = ["LAYER", "OnRouted", "SparseLayer", "gated_stacks", "rebuild", "require_shape", "routed", "sparse_layers"]

@@ -137,6 +137,8 @@ def _plan(config: Any, tensors: Mapping[str, Tensor], kept: Kept, mode: Mode) ->
 
 
 def _check(model: Any, kept: Kept) -> None:
+    if getattr(model.config.get_text_config(), "expert_aliases", None):
+        raise UniMoEError("expert_aliases", "experts were merged, and answer for several.", "Prune before merging.")
     counts = {layer.index: layer.experts.num_experts for layer in sparse_layers(model)}
     if counts.keys() != kept.keys():
         problem = f"it names the layers {sorted(kept)}, and the sparse layers are {sorted(counts)}."

@@ -139,7 +139,13 @@ def recalibrate_folder(
     """
 
     def decide(model: Any, calibration: Calibration) -> Draft:
-        answers = Answers.of(load_mixture(like)[0], calibration)
+        original = load_mixture(like)[0]
+        sizes = [own.config.get_text_config().vocab_size for own in (original, model)]
+        if sizes[0] != sizes[1]:
+            problem = f"its vocabulary has {sizes[0]} tokens, and that of {folder} has {sizes[1]}."
+            raise UniMoEError(str(like), problem, "Name the model that was operated on.")
+        answers = Answers.of(original, calibration)
+        del original
         before = answers.compare(model).by_modality
         losses: Losses = {"all": {key: {"divergence": damage.divergence} for key, damage in before.items()}}
         details: dict[str, Any] = {"recalibrated": str(folder), "steps": steps, "learning_rate": learning_rate}

@@ -19,7 +19,7 @@ from ..modality import Modality
 from ..moe import SparseMoeBlock
 from .certificate import Certificate
 from .damage import Answers
-from .folders import Losses, Rows
+from .folders import Losses, Rows, certify
 from .mixture import SparseLayer, sparse_layers
 
 Rest = Literal["as_is", "renormalised"]
@@ -109,15 +109,8 @@ def measure_skipping(
     answers = Answers.of(model, calibration)
     with skip_experts(model, thresholds, rest=rest) as skipped:
         found = answers.compare(model)
-    claim = f"On {len(calibration.rows)} rows of {calibration.names}, the model gives the logits of {folder}"
-    details = {
-        "thresholds": dict(thresholds),
-        "rest": rest,
-        "damage": {key: damage._asdict() for key, damage in found.by_modality.items()},
-    }
-    kind: Literal["exact", "measured"] = "exact" if found.is_exact else "measured"
-    claim += "." if found.is_exact else ", up to the difference."
-    return skipped, Certificate("skip", kind, claim, found.largest, details)
+    details = {"thresholds": dict(thresholds), "rest": rest}
+    return skipped, certify("skip", folder, found, calibration, details)
 
 
 def _by_modality(thresholds: Mapping[str, float]) -> Tensor:

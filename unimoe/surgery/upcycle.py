@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
+from ..checkpoint.loading import read_config
 from ..configuration.moe import ModalityRouting
 from ..configuration_unimoe import UniMoEConfig, UniMoETextConfig
 from ..files.tensors import ShardWriter, open_weights
-from ..files.writing import new_folder
+from ..files.writing import new_folder, require_new
 from ..modeling_unimoe import UniMoEForConditionalGeneration
 from ..moe import Experts, GatedMLP, SparseMoeBlock
 from ..moe.block import build_block
@@ -127,8 +128,11 @@ def upcycle_folder(
         UniMoEError: If the folder cannot be read.
         ValueError: As `upcycle`.
     """
+    if not dry_run:
+        require_new(out)
     bound = signature(upcycle).bind(folder, **options)
     bound.apply_defaults()
+    read_config(folder)  # which says in one line what is wrong with it
     config = UniMoEConfig.from_pretrained(folder)
     require_dense(config, role="upcycled")
     plan, weights = _Plan.of(config, bound.arguments), open_weights(Path(folder))
