@@ -50,7 +50,7 @@ def outcome_line(certificate: Any) -> str:
 def losses_table(draft: Any) -> Table:
     """Lay out what would be lost: a row for each layer and modality, a column for each measure."""
     measures = list(dict.fromkeys(what for own in draft.losses.values() for lost in own.values() for what in lost))
-    table = Table("layer", "modality", *measures, title=f"what {draft.operation} takes away")
+    table = Table("layer", "modality", *measures, title=f"{draft.operation}, by layer and modality")
     for layer, own in draft.losses.items():
         for key, lost in own.items():
             table.add_row(str(layer), key, *(number(what, lost.get(what)) for what in measures))
