@@ -57,6 +57,19 @@ def test_the_command_brings_a_pruned_model_nearer_to_the_one_before(tmp_path: Pa
     assert [part for part, (_, own, _) in touched.items() if own] == ["router"]
 
 
+def test_the_command_adapts_routers_alone(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", num_experts=4, num_experts_per_tok=2)
+    rows = ["--data", str(write_rows(tmp_path / "data"))]
+    printed = run("adapt", str(folder), str(tmp_path / "out"), *rows, "--steps", "4", "--learning-rate", "0.01")
+    assert "loss" in printed
+    damage = Certificate.load(tmp_path / "out").details["damage"]
+    assert sum(own["loss_after"] for own in damage.values()) < sum(own["loss_before"] for own in damage.values())
+    touched = audit_change(folder, tmp_path / "out").by_part()
+    assert [part for part, (_, own, _) in touched.items() if own] == ["router"]
+    again = CliRunner().invoke(app, ["adapt", str(folder), str(tmp_path / "no"), *rows, "--parts", "rooter"])
+    assert again.exit_code == 2 and "the model has no 'rooter'" in again.output
+
+
 def divergence(certificate: Certificate) -> float:
     damage: dict[str, Any] = certificate.details["damage"]
     return float(torch.tensor([own["divergence"] * own["tokens"] for own in damage.values()]).sum())

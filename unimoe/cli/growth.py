@@ -61,6 +61,7 @@ def densify(
     expert: Annotated[int | None, typer.Option(help="The one to extract.")] = None,
     inexact: Annotated[bool, typer.Option("--inexact", help="Allow what computes something else.")] = False,
     seed: Annotated[int, typer.Option(help="Of the hidden states on which gates and differences are measured.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would differ only.")] = False,
 ) -> None:
     """Turn the experts of every sparse layer into one feed-forward."""
     from ..surgery.densify import densify as make_dense
@@ -70,11 +71,13 @@ def densify(
     model, _ = load(str(folder), with_processor=False)
     try:
         dense, certificate = make_dense(model, how=how, expert=expert, exact=not inexact, seed=seed)
-        save_model(dense, certificate, folder, out)
+        if not dry_run:
+            save_model(dense, certificate, folder, out)
     except (OSError, ValueError) as error:
         fail(str(error))
     say(summary(certificate, dense.dtype))
-    say(f"written to {out} in {cost(started)}")
+    if not dry_run:
+        say(f"written to {out} in {cost(started)}")
 
 
 @app.command()

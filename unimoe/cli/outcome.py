@@ -59,7 +59,7 @@ def losses_table(draft: Any) -> Table:
 
 def number(what: str, value: float | None) -> str:
     """Write what was measured: nats and differences as they are, all else is a share."""
-    return "" if value is None else f"{value:.3g}" if what in ("divergence", "difference") else f"{value:.1%}"
+    return "" if value is None else f"{value:.3g}" if what in ("divergence", "difference", "loss") else f"{value:.1%}"
 
 
 def damage_table(certificate: Any) -> Table:

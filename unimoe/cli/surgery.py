@@ -150,6 +150,25 @@ def recalibrate(
     carry_out(change, out)
 
 
+@app.command()
+@on_rows
+def adapt(
+    folder: Source,
+    out: Out,
+    rows: Any,
+    parts: Annotated[str, typer.Option(help="What learns, such as router,norms.")] = "router",
+    steps: Annotated[int, typer.Option(min=1, help="Steps, each over one batch.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    dry_run: DryRun = False,
+) -> None:
+    """Teach the routers, or other parts alone, the rows of a task in a few steps."""
+    from ..surgery.adapt import adapt_folder
+
+    chosen = tuple(parts.split(","))
+    options: Any = {"steps": steps, "learning_rate": learning_rate, "parts": chosen, "dry_run": dry_run}
+    carry_out(lambda: adapt_folder(folder, out, rows=rows, **options), out)
+
+
 @app.command("rank")
 @on_rows
 def rank_experts(

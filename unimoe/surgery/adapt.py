@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,9 @@ from torch import nn
 from ..errors import UniMoEError
 from ..modeling.parts import part_of
 from .calibration import IGNORED, Batch
-from .damage import ask
+from .certificate import Certificate
+from .damage import Answers, ask
+from .folders import Draft, Losses, Rows, change_folder
 from .recalibrate import trained_alone
 
 
@@ -49,6 +53,43 @@ def adapt(
             optimizer.step()
             losses.append(float(loss.detach()))
     return losses
+
+
+def adapt_folder(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    rows: Rows,
+    steps: int = 10,
+    learning_rate: float = 1e-3,
+    parts: Collection[str] = ("router",),
+    dry_run: bool = False,
+) -> tuple[Draft, Certificate | None]:
+    """Adapt the model of a folder to rows.
+
+    Args:
+        folder: Of the model.
+        out: Of the new one.
+        rows: Of the task.
+        steps: As in `adapt`.
+        learning_rate: As in `adapt`.
+        parts: As in `adapt`.
+        dry_run: Stop at the loss as it is.
+
+    Returns:
+        As `change_folder`; only these parts may have changed.
+    """
+
+    def decide(model: Any, batches: Iterable[Batch]) -> Draft:
+        answers = Answers.of(model, batches)
+        before = answers.compare(model).by_modality
+        details: dict[str, Any] = {"parts": list(parts), "steps": steps, "learning_rate": learning_rate}
+        if not dry_run:
+            details["losses"] = adapt(model, batches, steps=steps, learning_rate=learning_rate, parts=parts)
+        losses: Losses = {"all": {key: {"loss": damage.loss_before} for key, damage in before.items()}}
+        return Draft("adapt", losses, model.save_pretrained, tuple(parts), details, answers=answers)
+
+    return change_folder(folder, out, decide, rows, dry_run=dry_run)
 
 
 def reptile(
@@ -106,4 +147,4 @@ def _parameters(model: nn.Module, parts: Collection[str]) -> dict[str, nn.Parame
     return found
 
 
-__all__ = ["adapt", "language_loss", "reptile"]
+__all__ = ["adapt", "adapt_folder", "language_loss", "reptile"]

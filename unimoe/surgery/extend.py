@@ -93,12 +93,7 @@ def extend(
     Raises:
         UniMoEError: If the model has no experts, or what is named has reserved ones, or no encoder is to be had.
     """
-    if not 0 <= noise < float("inf"):
-        raise UniMoEError("noise", f"it is {noise}.", "Give a number of at least 0.")
-    if init not in get_args(Init):
-        raise UniMoEError("init", f"it is {init!r}.", f"Choose from {', '.join(get_args(Init))}.")
-    if getattr(model, "hf_quantizer", None) is not None:
-        raise UniMoEError(type(model).__name__, "it is quantised.", "Extend the model in floats; quantise last.")
+    _check(model, init, noise)
     fields: Any = {"encoder_of": encoder_of and encoder_of.config, "tokenizer": tokenizer}
     config = extended_config(model.config, modality, task=task, num_experts=num_experts, **fields)
     key, new = reserved_key(modality, task), _copy_of(model, config, seed)
@@ -116,6 +111,15 @@ def extend(
         "stage": {"train": {"parts": trained_parts(new, key)}},
     }
     return new, _certificate(model, new, key, details, batches, generator)
+
+
+def _check(model: UniMoEForConditionalGeneration, init: Init, noise: float) -> None:
+    if not 0 <= noise < float("inf"):
+        raise UniMoEError("noise", f"it is {noise}.", "Give a number of at least 0.")
+    if init not in get_args(Init):
+        raise UniMoEError("init", f"it is {init!r}.", f"Choose from {', '.join(get_args(Init))}.")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise UniMoEError(type(model).__name__, "it is quantised.", "Extend the model in floats; quantise last.")
 
 
 def extend_folder(
