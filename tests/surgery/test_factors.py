@@ -73,17 +73,14 @@ def test_a_space_that_a_group_shares_is_found_and_nothing_is_lost(is_whitened: b
     assert latent_factors(*stack, num_groups=2, max_error=1e-9).weights["gate_proj"].shape == (E, WIDTH, 6)
 
 
+def latent_config(size: int, *, groups: int) -> UniMoETextConfig:
+    fields = {"expert_type": "latent", "expert_latent_size": size, "expert_latent_groups": groups}
+    return UniMoETextConfig(hidden_size=D, num_attention_heads=2, moe_intermediate_size=WIDTH, num_experts=E, **fields)
+
+
 def test_the_parameters_are_those_of_the_closed_form_and_of_latent_experts() -> None:
     factors = latent_factors(*draw(), num_groups=2, rank=9)
-    config = UniMoETextConfig(
-        hidden_size=D,
-        num_attention_heads=2,
-        moe_intermediate_size=WIDTH,
-        num_experts=E,
-        expert_type="latent",
-        expert_latent_size=9,
-        expert_latent_groups=2,
-    )
+    config = latent_config(9, groups=2)
     experts = LatentExperts(config)
     experts.load_state_dict(factors.weights)
     assert factors.parameters == (3 * E * WIDTH * D, 3 * 9 * (2 * D + E * WIDTH))
@@ -208,15 +205,7 @@ def by_token(stack: Stack, expert: int, x: Tensor) -> Tensor:
 
 def test_latent_experts_compute_what_the_approximated_experts_do() -> None:
     factors = latent_factors(*draw(), num_groups=4, rank=7)
-    config = UniMoETextConfig(
-        hidden_size=D,
-        num_attention_heads=2,
-        moe_intermediate_size=WIDTH,
-        num_experts=E,
-        expert_type="latent",
-        expert_latent_size=7,
-        expert_latent_groups=4,
-    )
+    config = latent_config(7, groups=4)
     config._experts_implementation = "eager"
     experts = LatentExperts(config).double()
     experts.load_state_dict(factors.weights)
