@@ -18,6 +18,9 @@ class SoftMoeBlock(nn.Module):
     A token's output depends on the whole sequence, later tokens too, so this block cannot generate.
     """
 
+    aliases: None = None
+    """No experts are merged; see `SparseMoeBlock`."""
+
     def __init__(self, config: UniMoETextConfig) -> None:
         super().__init__()
         self.num_slots = config.num_experts * config.slots_per_expert

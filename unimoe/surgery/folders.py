@@ -69,7 +69,7 @@ class Draft:
 
     operation: str
     losses: Losses
-    write: Callable[[Path], None]
+    write: Callable[[Path], object]
     parts: Collection[str] | None = ("experts", "router")
     details: dict[str, Any] = field(default_factory=dict)
     against: str | Path | None = None

@@ -64,6 +64,14 @@ def to_latent(
     Raises:
         UniMoEError: If it saves nothing, or a class cannot express it.
     """
+    new, factors, _ = _make_latent(model, wish, moments)
+    return new, factors
+
+
+def _make_latent(
+    model: Any, wish: LatentWish, moments: Mapping[int, Moments] | None
+) -> tuple[Any, dict[int, LatentFactors], dict[int, list[int]]]:
+    """Make the model; see `to_latent`. Return also the order of the experts of each layer."""
     _check(model, wish)
     layers, text = sparse_layers(model), model.config.get_text_config()
     orders = {layer.index: _order(layer, text, wish.groups) for layer in layers}
@@ -85,7 +93,7 @@ def to_latent(
         else:
             del new[f"{prefix}gate_up_proj"]
             new |= {f"{prefix}{name}": weight for name, weight in weights.items()}
-    return rebuild(model, config, new), factors
+    return rebuild(model, config, new), factors, orders
 
 
 def multiplied_out(weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,7 +177,7 @@ def latent_folder(
     def decide(model: Any, batches: Iterable[Batch]) -> Draft:
         _check(model, wish)
         found = gather(model, batches, moments=wish.whiten)
-        new, factors = to_latent(model, wish, moments=found.moments if wish.whiten else None)
+        new, factors, orders = _make_latent(model, wish, found.moments if wish.whiten else None)
         sizes = [own.parameters for own in factors.values()]
         details = {
             "groups": wish.groups,
@@ -179,19 +187,20 @@ def latent_folder(
             "expert_parameters": [sum(before for before, _ in sizes), sum(after for _, after in sizes)],
             "relative_error": {str(index): own.relative_error.tolist() for index, own in factors.items()},
         }
-        losses = _losses(model, wish, factors, found)
+        losses = _losses(model, orders, factors, found)
         return Draft("latent", losses, new.save_pretrained, details=details)
 
     return change_folder(folder, out, decide, rows, dry_run=dry_run)
 
 
-def _losses(model: Any, wish: LatentWish, factors: Mapping[int, LatentFactors], found: Statistics) -> Losses:
-    text, errors = model.config.get_text_config(), {}
+def _losses(
+    model: Any, orders: Mapping[int, list[int]], factors: Mapping[int, LatentFactors], found: Statistics
+) -> Losses:
+    errors = {}
     for layer in sparse_layers(model):
-        order = _order(layer, text, wish.groups)
         before = weight_features(*gated_stacks(layer)).double()
         after = torch.empty_like(before)
-        after[order] = weight_features(*multiplied_out(factors[layer.index].weights)).double()
+        after[orders[layer.index]] = weight_features(*multiplied_out(factors[layer.index].weights)).double()
         errors[layer.index] = (after - before).norm(dim=-1) / before.norm(dim=-1)
     return losses_by_use(found.saliency, errors, "weight error")
 

@@ -140,32 +140,40 @@ def upcycle_folder(
     def feed_forward(index: int) -> GatedMLP:
         return mapped_feed_forward(config.text_config, weights, f"{_LAYERS}{index}.mlp.", Path(folder))
 
-    differences = {index: difference for index, _, difference in _blocks(plan, feed_forward)}
-    dtype = weights[f"{_LAYERS}0.mlp.up_proj.weight"].dtype
-    certificate = _certificate(plan, dtype, str(folder), max(differences.values(), default=0.0))
-    losses: Losses = {index: {"all": {"difference": own}} for index, own in differences.items()}
-    draft = Draft("upcycle", losses, partial(_write, plan, weights, feed_forward))
-    if dry_run:
+    def certify(differences: Mapping[int, float]) -> tuple[Draft, Certificate]:
+        dtype = weights[f"{_LAYERS}0.mlp.up_proj.weight"].dtype
+        certificate = _certificate(plan, dtype, str(folder), max(differences.values(), default=0.0))
+        losses: Losses = {index: {"all": {"difference": own}} for index, own in differences.items()}
+        return Draft("upcycle", losses, partial(_write, plan, weights, feed_forward)), certificate
+
+    if dry_run or (plan.exact and _cures(plan.config.text_config, plan.recipe, plan.noise)):  # which is refused
+        draft, _ = certify({index: difference for index, _, difference in _blocks(plan, feed_forward)})
         return draft, None
     with new_folder(out) as work:
-        draft.write(work)
+        draft, certificate = certify(_write(plan, weights, feed_forward, work))
         copy_settings(folder, work)
         certificate.save(work)
     return draft, certificate
 
 
-def _write(plan: "_Plan", weights: Mapping[str, Tensor], feed_forward: FeedForward, out: Path) -> None:
-    """Write what stays as it is, then layer by layer what is sparse, in the layout of checkpoints."""
+def _write(plan: "_Plan", weights: Mapping[str, Tensor], feed_forward: FeedForward, out: Path) -> dict[int, float]:
+    """Write what stays as it is, then layer by layer what is sparse, in the layout of checkpoints.
+
+    Returns:
+        Layer -> how far it differs from the dense one.
+    """
+    differences: dict[int, float] = {}
     text, writer = plan.config.text_config, ShardWriter(out)
     gone = tuple(f"{_LAYERS}{index}.mlp." for index in range(text.num_hidden_layers) if text.is_sparse(index))
     writer.add({name: tensor for name, tensor in weights.items() if not name.startswith(gone)})
     with torch.device("meta"):
         model = UniMoEForConditionalGeneration(plan.config)
-    for index, block, _ in _blocks(plan, feed_forward):
+    for index, block, differences[index] in _blocks(plan, feed_forward):
         own = {f"{_LAYERS}{index}.mlp.{name}": tensor for name, tensor in block.state_dict().items()}
         writer.add(revert_weight_conversion(model, own))
     writer.close()
     plan.config.save_pretrained(out)
+    return differences
 
 
 class _Plan(NamedTuple):
