@@ -16,10 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from unimoe import UniMoETextConfig
+from unimoe.checkpoint.loading import load_model
 from unimoe.cli import app
 from unimoe.errors import UniMoEError
 from unimoe.surgery.calibration import IGNORED, as_batch
 from unimoe.surgery.choice import Wish, choose
+from unimoe.surgery.extend import extend
 from unimoe.surgery.folders import Rows
 from unimoe.surgery.latent import LatentWish, to_latent
 from unimoe.surgery.merge import MergeWish, merge, merge_folder
@@ -148,3 +150,10 @@ def test_a_divergence_is_no_share(folder: Path, tmp_path: Path) -> None:
     words = ["--like", str(folder), "--data", str(rows), "--dry-run"]
     result = run("recalibrate", str(folder), str(tmp_path / "out"), *words)
     assert result.exit_code == 0 and "%" not in result.output, result.output
+
+
+def test_rows_that_ask_for_nothing_compare_no_models(folder: Path) -> None:
+    model = load_model(folder)
+    batch = as_batch({"input_ids": torch.tensor([[5, 6]]), "labels": torch.full((1, 2), IGNORED)})
+    with pytest.raises(UniMoEError, match="no row asks it for a token"):
+        extend(model, task="ocr", batches=[batch])

@@ -300,10 +300,14 @@ def _difference(
     largest = scale = 0.0
     for batch in batches:
         before = ask(old, batch).double()
+        if not len(before):
+            continue
         after = ask(new, batch)[..., : before.shape[-1]]
         largest = max(largest, float((after - before).abs().max()))
         scale = max(scale, float(before.abs().max()))
-    return largest / max(scale, 1e-30)
+    if not scale:
+        raise UniMoEError(type(old).__name__, "no row asks it for a token.", "Add answers to the rows.")
+    return largest / scale
 
 
 def _certificate(
